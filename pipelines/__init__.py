@@ -1,0 +1,1 @@
+"""The pipeline, one verb a file: prepare, train, evaluate, export, recommend, retrain."""

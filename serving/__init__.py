@@ -1,0 +1,1 @@
+"""Light serving: opens a bundle with numpy and annoy alone."""
