@@ -1,0 +1,318 @@
+"""A bundle: one release folder that is written whole, verified before it is read, and never changed.
+
+Writing, checking and reading stay in one file because each line of the one answers to a line of the others.
+Axes: U users, I items, D coordinates, T seen (user, item) pairs.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recsys.ids import IdMap, Strings, load_array
+from recsys.index import ItemIndex, check_vectors
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+CURRENT = "current"
+CANARIES = 5
+CANARY_K = 10
+
+Manifest = dict[str, Any]
+Ids = NDArray[np.int64] | Sequence[str]
+
+
+class BundleError(ValueError):
+    """A bundle that must not be served: the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One opened bundle; the arrays are read-only maps of its files."""
+
+    folder: Path
+    manifest: Manifest
+    user_vectors: NDArray[np.float32]  # (U, D)
+    item_vectors: NDArray[np.float32]  # (I, D)
+    users: IdMap
+    items: IdMap
+    seen_offsets: NDArray[np.int64]  # (U + 1,)
+    seen_items: NDArray[np.int32]  # (T,)
+    popular: NDArray[np.int32]  # (I,), all items from most to least popular
+    titles: Strings | None
+    index: ItemIndex
+
+    def seen(self, user: int) -> NDArray[np.int32]:
+        """The items that a user took before, ascending."""
+        return self.seen_items[self.seen_offsets[user] : self.seen_offsets[user + 1]]
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    user_vectors: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    user_ids: Ids,
+    item_ids: Ids,
+    seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+    popular: NDArray[np.int32],
+    titles: Sequence[str] | None,
+    trees: int,
+    search_k: int,
+    seed: int,
+    info: dict[str, Any],
+) -> None:
+    """Write, flush and verify a bundle in a hidden sibling folder, then rename it to `folder`.
+
+    Vectors are Euclidean, smaller = closer. info is anything JSON can hold. Nothing is seen under the final
+    name before it is complete. Raises FileExistsError if `folder` exists, ValueError (BundleError where it
+    shows in a written file) on input that cannot be served, TypeError on info that JSON cannot hold.
+    """
+    if folder.exists():
+        raise FileExistsError(f"bundle '{folder}' exists already: bundles are never changed")
+    info = json.loads(json.dumps(info, allow_nan=False))  # as it will be read, or an error before any work
+    index = ItemIndex.build(item_vectors, trees, seed)
+    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    staging.mkdir(parents=True)
+    try:
+        arrays: dict[str, NDArray[Any]] = {
+            "user_vectors": user_vectors,
+            "item_vectors": item_vectors,
+            "seen_offsets": seen[0],
+            "seen_items": seen[1],
+            "popular": popular,
+        }
+        for name, array in arrays.items():
+            np.save(staging / f"{name}.npy", array, allow_pickle=False)
+        IdMap.of(user_ids).save(staging / "user_ids")
+        IdMap.of(item_ids).save(staging / "item_ids")
+        if titles is not None:
+            Strings.pack(titles).save(staging / "titles")
+        index.save(staging / "index.ann")
+        files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "metric": "euclidean",
+            "dim": item_vectors.shape[1],
+            "n_users": len(user_vectors),
+            "n_items": len(item_vectors),
+            "n_seen": len(seen[1]),
+            "trees": trees,
+            "search_k": search_k,
+            "files": files,
+            "canaries": _canaries(user_vectors, index, search_k),
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "info": info,
+        }
+        manifest["checksum"] = _checksum(manifest)
+        for path in staging.iterdir():
+            _flush(path)
+        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _flush(staging / MANIFEST)
+        _flush(staging)
+        verify(staging)
+        os.rename(staging, folder)
+        _flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path) -> Manifest:
+    """Check a bundle from its bytes to its answers and return its manifest; raises BundleError.
+
+    Sizes and hashes come first: only bytes that are as written reach numpy and Annoy.
+    """
+    manifest = _read_manifest(folder)
+    _check_files(folder, manifest)
+    bundle = _open(folder, manifest)
+    _check_values(bundle)
+    _check_index(bundle)
+    return manifest
+
+
+def open_bundle(folder: Path, check: bool = True) -> Bundle:
+    """Map a bundle; check=False is for one that this process has verified already. Raises BundleError."""
+    return _open(folder, verify(folder) if check else _read_manifest(folder))
+
+
+def publish(bundles: Path, version: str) -> None:
+    """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
+    if not _is_plain(version) or version == CURRENT:
+        raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
+    verify(bundles / version)
+    link = bundles / f".{CURRENT}.{secrets.token_hex(4)}"
+    link.symlink_to(version)
+    try:
+        os.replace(link, bundles / CURRENT)
+    except OSError:
+        link.unlink()
+        raise
+    _flush(bundles)
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{path}: missing") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON ({error})") from None
+    if not isinstance(manifest, dict):
+        raise BundleError(f"{path}: holds a {type(manifest).__name__}, expected an object")
+    version = manifest.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise BundleError(f"{path}: format_version {version!r}, this release reads {FORMAT_VERSION}")
+    checksum = manifest.get("checksum")
+    if checksum != _checksum({key: value for key, value in manifest.items() if key != "checksum"}):
+        raise BundleError(f"{path}: changed since it was written (its checksum differs)")
+    if manifest.get("metric") != "euclidean":
+        raise BundleError(f"{path}: metric {manifest.get('metric')!r}, allowed is 'euclidean'")
+    for key, least in {"dim": 1, "n_users": 1, "n_items": 1, "n_seen": 0, "trees": 1, "search_k": 1}.items():
+        if type(manifest.get(key)) is not int or manifest[key] < least:
+            raise BundleError(f"{path}: {key} is {manifest.get(key)!r}, expected a whole number >= {least}")
+    for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
+        if type(manifest.get(key)) is not kind:
+            raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    files = manifest["files"]
+    for name in files:
+        if not _is_plain(name):
+            raise BundleError(f"{folder / MANIFEST}: file name {name!r} is not a plain name")
+    for path in folder.iterdir():
+        if path.name != MANIFEST and path.name not in files:
+            raise BundleError(f"{path}: not listed in the manifest")
+    for name, written in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path}: missing")
+        if not isinstance(written, dict) or written.keys() != {"bytes", "sha256"}:
+            raise BundleError(f"{folder / MANIFEST}: entry of '{name}' is not {{bytes, sha256}}")
+        if path.stat().st_size != written["bytes"]:
+            raise BundleError(f"{path}: {path.stat().st_size} bytes, the manifest says {written['bytes']}")
+        if _fingerprint(path) != written:
+            raise BundleError(f"{path}: SHA-256 differs from the manifest")
+
+
+def _open(folder: Path, manifest: Manifest) -> Bundle:
+    """Map the files; types and shapes are checked before Annoy, which would believe any width."""
+    n_users, n_items, n_seen, dim = (manifest[key] for key in ("n_users", "n_items", "n_seen", "dim"))
+    arrays = {
+        "user_vectors": _map(folder, "user_vectors", np.float32, (n_users, dim)),
+        "item_vectors": _map(folder, "item_vectors", np.float32, (n_items, dim)),
+        "seen_offsets": _map(folder, "seen_offsets", np.int64, (n_users + 1,)),
+        "seen_items": _map(folder, "seen_items", np.int32, (n_seen,)),
+        "popular": _map(folder, "popular", np.int32, (n_items,)),
+    }
+    with _blame(folder / "user_ids"):
+        users = IdMap.open(folder / "user_ids")
+    with _blame(folder / "item_ids"):
+        items = IdMap.open(folder / "item_ids")
+    with _blame(folder / "titles"):
+        titles = Strings.open(folder / "titles") if "titles.bytes.npy" in manifest["files"] else None
+    counts = {"user_ids": (users, n_users), "item_ids": (items, n_items), "titles": (titles, n_items)}
+    for name, (held, count) in counts.items():
+        if held is not None and len(held) != count:
+            raise BundleError(f"{folder / name}: {len(held)} entries, the manifest says {count}")
+    with _blame(folder / "index.ann"):
+        index = ItemIndex.open(folder / "index.ann", n_items, dim)
+    return Bundle(folder, manifest, users=users, items=items, titles=titles, index=index, **arrays)
+
+
+def _map(folder: Path, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    path = folder / f"{name}.npy"
+    with _blame(path):
+        array = load_array(path)
+        if array.dtype != dtype or array.shape != shape:
+            expected = f"{dtype.__name__}{list(shape)}"
+            raise ValueError(f"is {array.dtype}{list(array.shape)}, the manifest says {expected}")
+    return array
+
+
+def _check_values(bundle: Bundle) -> None:
+    """What serving relies on inside the arrays."""
+    n_users, n_items = len(bundle.user_vectors), len(bundle.item_vectors)
+    for name in ("user_vectors", "item_vectors"):
+        with _blame(bundle.folder / f"{name}.npy"):
+            check_vectors("vectors", getattr(bundle, name))
+    offsets, seen = bundle.seen_offsets, bundle.seen_items
+    with _blame(bundle.folder / "seen_offsets.npy"):
+        if offsets[0] != 0 or offsets[-1] != len(seen) or np.any(np.diff(offsets) < 0):
+            raise ValueError(f"does not ascend from 0 to {len(seen)}")
+    with _blame(bundle.folder / "seen_items.npy"):
+        pairs = np.repeat(np.arange(n_users), np.diff(offsets)) * n_items + seen  # (T,)
+        if np.any(np.diff(pairs) <= 0) or np.any((seen < 0) | (seen >= n_items)):
+            raise ValueError(f"expected 0..{n_items - 1}, ascending for each user without repeats")
+    with _blame(bundle.folder / "popular.npy"):
+        if not np.array_equal(np.sort(bundle.popular), np.arange(n_items)):
+            raise ValueError("does not hold every item once")
+
+
+def _check_index(bundle: Bundle) -> None:
+    """The index holds the bundle's vectors and answers as it did when it was written."""
+    index, manifest = bundle.index, bundle.manifest
+    with _blame(bundle.folder / "index.ann"):
+        for item in _spread(index.n_items):
+            if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
+                raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
+        if _canaries(bundle.user_vectors, index, manifest["search_k"]) != manifest["canaries"]:
+            raise ValueError("canary queries are not answered as the manifest expects")
+
+
+def _canaries(user_vectors: NDArray[np.float32], index: ItemIndex, search_k: int) -> list[dict[str, Any]]:
+    """What a few users are answered: items only, as distances may differ in the last bit between CPUs."""
+    canaries = []
+    for user in _spread(len(user_vectors)):
+        items, _ = index.query(user_vectors[user], CANARY_K, search_k)
+        canaries.append({"user": user, "items": items.tolist()})
+    return canaries
+
+
+def _spread(n: int) -> list[int]:
+    """Up to CANARIES different numbers from 0 to n - 1, evenly spread."""
+    return sorted(set(np.linspace(0, n - 1, CANARIES).astype(int).tolist()))
+
+
+@contextmanager
+def _blame(path: Path) -> Iterator[None]:
+    """Name the file in whatever goes wrong while reading it."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not name.startswith(".") and not set(name) & set("/\\\0")
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _checksum(content: Manifest) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Make a file's bytes, or a folder's list of names, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
