@@ -58,9 +58,10 @@ def recall(relevant: Relevant, n_targets: Counts, k: int) -> Values:
 def ndcg(relevant: Relevant, n_targets: Counts, k: int) -> Values:
     """DCG over the best possible DCG: gain 1 / log2(1 + rank), ideal list min(k, n_targets) long."""
     _check_targets(n_targets)
+    first = _first(relevant, k)
     discount = 1 / np.log2(np.arange(2, k + 2))  # (k,)
     ideal = np.cumsum(discount)[np.minimum(k, n_targets) - 1]  # (U,)
-    return np.asarray((_first(relevant, k) @ discount) / ideal)
+    return np.asarray(first @ discount / ideal)
 
 
 def mrr(relevant: Relevant, k: int) -> Values:
