@@ -1,0 +1,10 @@
+-- Grain: one row per part of the split that holds no event.
+-- Allowed: events in each of train, validation and test (see split.* in the config).
+select
+    parts.part,
+    windows.validation_start,
+    windows.test_start
+from (values ('train'), ('validation'), ('test')) as parts (part)
+cross join windows
+anti join events on parts.part = events.part
+order by parts.part desc

@@ -1,0 +1,9 @@
+-- Grain: one row per event without a user or an item.
+-- Allowed: ids are not NULL, and whole numbers fit into 64 bits.
+select
+    source_row,
+    user_id,
+    item_id
+from stg_interactions
+where user_id is null or item_id is null
+order by source_row
