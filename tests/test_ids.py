@@ -109,5 +109,5 @@ def test_arrays_that_do_not_belong_together_are_refused(tmp_path):
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.save(tmp_path / "ids.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="Object arrays"):
+    with pytest.raises(ValueError, match="Python objects"):
         IdMap.open(tmp_path / "ids")

@@ -1,0 +1,102 @@
+"""The shape of the house: which way imports run, which tool lives where, and what serving loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("recsys", "pipelines", "serving")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+SQL = sorted(path for path in (ROOT / "sql").rglob("*.sql"))
+
+NUMPY_HALF = {f"recsys.{name}" for name in ("ids", "interactions", "metrics", "index", "bundle")}
+HOMES = {"duckdb": "pipelines/prepare.py", "mlflow": "pipelines/tracking.py", "annoy": "recsys/index.py"}
+NEVER_IN_RECSYS = {"duckdb", "polars", "pandas", "mlflow", "typer", "pydantic", "pipelines", "serving"}
+NEVER_IN_SERVING = {"torch", "duckdb", "polars", "pandas", "mlflow", "pipelines"}
+
+
+def imports(path):
+    """Every module a file imports, anywhere in it, by full name: `from recsys import ids` is recsys.ids."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def packages(path):
+    return {name.partition(".")[0] for name in imports(path)}
+
+
+def label(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_imports_run_one_way_and_each_tool_has_one_home(path):
+    package, used = label(path).partition("/")[0], packages(path)
+    if package == "recsys":
+        assert not used & NEVER_IN_RECSYS
+    if package == "serving":
+        assert not used & NEVER_IN_SERVING
+    if package == "pipelines":
+        assert "serving" not in used
+    for tool, home in HOMES.items():
+        assert tool not in used or label(path) == home, f"{tool} lives in {home}"
+
+
+@pytest.mark.parametrize("module", sorted(NUMPY_HALF))
+def test_the_numpy_half_stands_alone(module):
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    ours = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("recsys")}
+    assert ours <= NUMPY_HALF
+    assert packages(path) <= sys.stdlib_module_names | {"numpy", "annoy", "recsys"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import duckdb as d, os.path", {"duckdb", "os.path"}),
+        ("def f():\n    from mlflow.tracking import x", {"mlflow.tracking.x"}),
+        ("if x:\n    from recsys import ids, losses", {"recsys.ids", "recsys.losses"}),
+    ],
+)
+def test_the_walk_sees_imports_wherever_they_hide(tmp_path, source, found):
+    (tmp_path / "a.py").write_text(source)
+    assert imports(tmp_path / "a.py") == found
+
+
+def loaded_by(statement):
+    """The top-level packages in sys.modules after one statement in a fresh interpreter."""
+    script = f"import sys; before = set(sys.modules); {statement}; print(*(set(sys.modules) - before))"
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    return {name.partition(".")[0] for name in output.split()}
+
+
+def test_serving_loads_nothing_heavy():
+    loaded = loaded_by("import serving.recommender")
+    assert {"numpy", "annoy", "recsys"} <= loaded
+    assert not loaded & NEVER_IN_SERVING
+
+
+def test_importing_recsys_imports_nothing_else():
+    assert loaded_by("import recsys") == {"recsys"}
+
+
+def test_sql_folder_holds_sql_only():
+    others = [path for path in (ROOT / "sql").rglob("*") if path.is_file() and path.suffix != ".sql"]
+    assert others == []
+
+
+@pytest.mark.parametrize("path", SQL, ids=label)
+def test_sql_says_what_it_selects(path):
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    allowed = ("-- Grain: ", "-- Check: ") if path.parent.name == "checks" else ("-- Grain: ",)
+    assert first_line.startswith(allowed)
