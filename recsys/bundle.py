@@ -99,7 +99,6 @@ def write_bundle(
         if titles is not None:
             Strings.pack(titles).save(staging / "titles")
         index.save(staging / "index.ann")
-        files = {path.name: _fingerprint(path) for path in sorted(staging.iterdir())}
         manifest = {
             "format_version": FORMAT_VERSION,
             "metric": "euclidean",
@@ -109,23 +108,29 @@ def write_bundle(
             "n_seen": len(seen[1]),
             "trees": trees,
             "search_k": search_k,
-            "files": files,
             "canaries": _canaries(user_vectors, index, search_k),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "info": info,
         }
-        manifest["checksum"] = _checksum(manifest)
-        for path in staging.iterdir():
-            _flush(path)
-        (staging / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _flush(staging / MANIFEST)
-        _flush(staging)
+        _seal(staging, manifest)
         verify(staging)
         os.rename(staging, folder)
         _flush(folder.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    """Flush all files, then write the manifest with their sizes and hashes, and its own checksum."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        _flush(path)
+    manifest = manifest | {"files": {path.name: _fingerprint(path) for path in paths}}
+    manifest["checksum"] = _checksum(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _flush(folder / MANIFEST)
+    _flush(folder)
 
 
 def verify(folder: Path) -> Manifest:
@@ -297,7 +302,7 @@ def _blame(path: Path) -> Iterator[None]:
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not name.startswith(".") and not set(name) & set("/\\\0")
+    return name != "" and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

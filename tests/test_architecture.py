@@ -59,6 +59,16 @@ def test_the_numpy_half_stands_alone(module):
     assert packages(path) <= sys.stdlib_module_names | {"numpy", "annoy", "recsys"}
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recsys").glob("[a-z]*.py")), ids=label)
+def test_the_training_half_needs_torch_and_numpy_only(path):
+    """So that it can be carried to a GPU host that has nothing else."""
+    module = f"recsys.{path.stem}"
+    if module not in NUMPY_HALF:
+        ours = {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("recsys")}
+        assert not ours & {"recsys.index", "recsys.bundle"}, "they need annoy"
+        assert packages(path) <= sys.stdlib_module_names | {"torch", "numpy", "recsys"}
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [
@@ -80,9 +90,10 @@ def loaded_by(statement):
     return {name.partition(".")[0] for name in output.split()}
 
 
-def test_serving_loads_nothing_heavy():
-    loaded = loaded_by("import serving.recommender")
-    assert {"numpy", "annoy", "recsys"} <= loaded
+@pytest.mark.parametrize("path", sorted((ROOT / "serving").glob("[a-z]*.py")), ids=label)
+def test_serving_loads_nothing_heavy(path):
+    loaded = loaded_by(f"import serving.{path.stem}")
+    assert "serving" in loaded
     assert not loaded & NEVER_IN_SERVING
 
 
