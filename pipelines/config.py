@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, model_validator
 
 
 class InputError(Exception):
@@ -87,6 +87,75 @@ class Prepare(Section):
     now: datetime | None = Field(None, description="events after this instant are refused; default the clock (UTC)")
 
 
+class Train(Section):
+    """The metric space and how it is learned."""
+
+    dim: int = Field(32, ge=1, description="dimensions of the learned space")
+    start: Literal["random", "spectral"] = Field("random", description="where the embeddings start")
+    start_length: float = Field(0.3, gt=0, le=1, description="length of the rows of a random start")
+    offset: Literal["learned", "fixed", "none"] = Field(
+        "learned", description="an offset per item, so that the space can say how popular an item is"
+    )
+    offset_scale: float = Field(
+        0.1, gt=0, description="squared distance per unit of log popularity in the offset's start"
+    )
+    loss: Literal["triplet_margin", "contrastive"] = "triplet_margin"
+    margin: float = Field(0.5, gt=0, description="margin: squared distance (distance for contrastive)")
+    miner: Literal["hardest", "semi_hard"] = Field("hardest", description="miner once the warm-up is over")
+    warmup_epochs: int = Field(2, ge=0, description="epochs of semi-hard mining before `miner` takes over")
+    rank_weight: bool = Field(True, description="weigh a triplet by CML's log(rank + 1)")
+    batch_size: int = Field(1024, ge=2, description="interactions a step")
+    in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
+    sampled_items: int = Field(256, ge=0, description="candidates drawn uniformly from all items")
+    covariance: float = Field(0.0, ge=0, description="weight of the covariance regularizer")
+    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    max_epochs: int = Field(10, ge=1, description="epochs at the most")
+    patience: int = Field(2, ge=1, description="epochs without a better validation before stopping")
+    spectral_weights: tuple[NonNegativeFloat, ...] = Field(
+        (0.0, 1.0, 2.0, 4.0, 8.0),
+        min_length=1,
+        description="weights tried for spectral coordinates beside the learned ones; 0 leaves them out",
+    )
+    device: str = Field("auto", description="'auto' (CUDA where present), 'cpu', 'cuda' or 'cuda:N'")
+    threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
+
+    @model_validator(mode="after")
+    def _some_candidates(self) -> "Train":
+        if self.in_batch_items + self.sampled_items < 1:
+            raise ValueError("in_batch_items + sampled_items must be >= 1: there is nothing to mine")
+        return self
+
+
+class Spectral(Section):
+    """The untrained baseline; validation chooses among these."""
+
+    dims: tuple[int, ...] = Field((8, 16, 32, 64), min_length=1, description="dimensions tried")
+    item_exponents: tuple[float, ...] = Field((0.3, 0.4, 0.5), min_length=1, description="item exponents tried")
+
+
+class Evaluate(Section):
+    """How rankings are judged."""
+
+    select: str = Field("ndcg@10", description="the metric that validation chooses by")
+    ks: tuple[int, ...] = Field((10, 20), min_length=1, description="cut-offs")
+    exclude_seen: bool = Field(True, description="leave out what the user has; false for repeat purchases")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples for the 95 % intervals")
+
+
+class Export(Section):
+    """The bundle's index."""
+
+    trees: int = Field(50, ge=1, description="Annoy trees: more is a larger file and a better recall")
+    recall: float = Field(0.99, gt=0, le=1, description="share of the exact top 20 that the index must find")
+
+
+class Tracking(Section):
+    """Where MLflow keeps its books."""
+
+    uri: str | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
+    experiment: str = Field("recsys", min_length=1, description="experiment, and name of the registered model")
+
+
 class Config(Section):
     """Everything a run depends on."""
 
@@ -96,6 +165,11 @@ class Config(Section):
     items: Items | None = None
     split: Split = Split()
     prepare: Prepare = Prepare()
+    train: Train = Train()
+    spectral: Spectral = Spectral()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
     def _split_has_its_column(self) -> "Config":

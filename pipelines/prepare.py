@@ -189,7 +189,7 @@ def _no_room(config: Config) -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         limit = f"prepare.memory_limit = '{config.prepare.memory_limit}'"
         raise InputError(f"{limit} is too little: {str(error).splitlines()[0]}") from None
-    except (duckdb.IOException, OSError) as error:
+    except (duckdb.IOException, duckdb.FatalException, OSError) as error:  # Fatal: a checkpoint without room
         raise InputError(f"root = '{config.root}' cannot be written: {str(error).splitlines()[0]}") from None
 
 
@@ -312,7 +312,9 @@ def _shown(value: object) -> str:
 def _fingerprint(con: duckdb.DuckDBPyConnection) -> str:
     """The rows that were read, in any order, as 64 hexadecimal digits."""
     rows = [
-        con.execute(f"select count(*), sum(hash({table})), bit_xor(hash({table})) from {table}").fetchone()
+        con.execute(
+            f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
+        ).fetchone()
         for table in ("source_log", "source_items")
     ]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
@@ -336,11 +338,13 @@ def _read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
             name = getattr(source, key)
             return f"cast({_column('source.' + key, name, types, allowed) if name else 'null'} as {cast})"
 
+        user = _id("source.user", source.user, types)
+        item = _id("source.item", source.item, types)
         time = _column("source.time", source.time, types, TIMES) if source.time else "cast(null as timestamp)"
         weight = column("weight", NUMBERS, "double") if source.weight or source.event else "cast(1 as double)"
         query = f"""select
-    {_id("source.user", source.user, types)} as user_id,
-    {_id("source.item", source.item, types)} as item_id,
+    {user} as user_id,
+    {item} as item_id,
     {time} as event_at,
     {weight} as weight,
     {column("event", WORDS, "varchar")} as event,

@@ -1,0 +1,131 @@
+"""MLflow's one home: a run for each training, its metrics, plots, bundle and registered version."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipelines.config import Config
+from pipelines.prepare import Prepared
+
+CHALLENGER = "challenger"
+
+
+class TrackedRun(NamedTuple):
+    """One MLflow run, whoever opened it."""
+
+    client: Any  # mlflow.MlflowClient; MLflow takes seconds to import, so only calls below do
+    run_id: str
+
+    def metrics(self, values: dict[str, float], step: int = 0) -> None:
+        """Log many values at once; names may hold '@', which MLflow spells '_at_'."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name.replace("@", "_at_"), value, now, step) for name, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=batch)
+
+    def params(self, values: dict[str, object]) -> None:
+        from mlflow.entities import Param
+
+        batch = [Param(name, str(value)[:6000]) for name, value in values.items()]
+        self.client.log_batch(self.run_id, params=batch)
+
+    def files(self, folder: Path, under: str | None = None) -> None:
+        """Log a file, or all files of a folder."""
+        log = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact
+        log(self.run_id, str(folder), under)
+
+
+def uri(config: Config) -> str:
+    return config.tracking.uri or f"sqlite:///{(config.root / 'mlflow.db').resolve()}"
+
+
+@contextmanager
+def new_run(config: Config, name: str, prepared: Prepared) -> Iterator[TrackedRun]:
+    """Open a run with its configuration, data and revision; it ends FINISHED, FAILED or KILLED."""
+    from mlflow.entities import RunTag
+
+    client = _client(config)
+    found = client.get_experiment_by_name(config.tracking.experiment)
+    if found is None:
+        artifacts = None if config.tracking.uri else (config.root / "artifacts").resolve().as_uri()
+        experiment_id = client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
+    else:
+        experiment_id = found.experiment_id
+    run = TrackedRun(client, client.create_run(experiment_id, run_name=name).info.run_id)
+    run.params(_flat(config.model_dump(mode="json")))
+    client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
+    client.log_batch(run.run_id, tags=[RunTag("mlflow.source.git.commit", git_revision())])
+    _log_dataset(run, prepared)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        client.set_terminated(run.run_id, status)
+
+
+def old_run(config: Config, run_id: str) -> TrackedRun:
+    """The run that `new_run` opened earlier, to log more to it."""
+    return TrackedRun(_client(config), run_id)
+
+
+def register(config: Config, run: TrackedRun, under: str) -> str:
+    """Register the run's artifacts under `under` as a model version, alias challenger; returns its number."""
+    name = config.tracking.experiment
+    if not run.client.search_registered_models(f"name = '{name}'"):
+        run.client.create_registered_model(name)
+    source = f"{run.client.get_run(run.run_id).info.artifact_uri}/{under}"
+    version = run.client.create_model_version(name, source=source, run_id=run.run_id).version
+    run.client.set_registered_model_alias(name, CHALLENGER, version)
+    return str(version)
+
+
+def git_revision() -> str:
+    """The commit this code is from, with '-dirty' if it was edited; 'unknown' outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        folder = Path(__file__).parent
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _client(config: Config) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=uri(config))
+
+
+def _log_dataset(run: TrackedRun, prepared: Prepared) -> None:
+    """The log as a logged input: its fingerprint, and the query that DuckDB ran on it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    import json
+
+    dataset = Dataset(
+        name="interaction log",
+        digest=prepared.fingerprint[:32],
+        source_type="duckdb",
+        source=json.dumps({"query": prepared.source_query}),
+        profile=json.dumps(prepared.counts),
+    )
+    run.client.log_inputs(run.run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
+    flat: dict[str, object] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,84 @@
+"""The metric space: users and items as points, an optional offset per item.
+
+Axes: U users, I items, D dimensions, A anchors, C candidates.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from recsys.distances import squared_euclidean, with_offset
+
+
+class MetricSpace(nn.Module):
+    """d(u, i) = |u - i|^2 + offset_i, u and i in the unit ball.
+
+    Hsieh et al. 2017 (CML), eq. 1, and an offset that says how far an item is from everybody: without it a
+    bounded space cannot say that an item is popular. Raises ValueError if widths or lengths disagree.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, offset: Tensor, learn_offset: bool = True) -> None:
+        """Starts at users (U, D), items (I, D) and offset (I,), copied."""
+        super().__init__()
+        if users.shape[1] != items.shape[1] or offset.shape != items.shape[:1]:
+            shapes = [list(part.shape) for part in (users, items, offset)]
+            raise ValueError(f"users, items, offset are {shapes}, expected [U, D], [I, D], [I]")
+        self.users = nn.Parameter(users.detach().clone())
+        self.items = nn.Parameter(items.detach().clone())
+        self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
+
+    def distance(self, users: Tensor, items: Tensor) -> Tensor:
+        """(A,), (C,) numbers -> (A, C)."""
+        return with_offset(squared_euclidean(self.users[users], self.items[items]), self.offset[items])
+
+    def pair_distance(self, users: Tensor, items: Tensor) -> Tensor:
+        """(B,), (B,) numbers -> (B,): the distance of each user to the item beside it."""
+        return (self.users[users] - self.items[items]).square().sum(1) + self.offset[items]
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Pull rows that have left the unit ball back onto it (CML, section 3.3)."""
+        for rows in (self.users, self.items):
+            rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1.0))
+
+    @torch.no_grad()
+    def euclidean_vectors(self) -> tuple[Tensor, Tensor]:
+        """(U, D + 1), (I, D + 1) whose plain Euclidean distance ranks as the model does.
+
+        The offset, less its minimum, is the square of one more coordinate that is 0 for every user.
+        """
+        height = (self.offset - self.offset.min()).sqrt()[:, None]  # (I, 1)
+        zeros = self.users.new_zeros(len(self.users), 1)
+        return torch.cat([self.users, zeros], 1), torch.cat([self.items, height], 1)
+
+
+def random_start(n_users: int, n_items: int, dim: int, length: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Gaussian rows (U, D), (I, D) of about the given length."""
+    scale = length / dim**0.5
+    users = torch.randn(n_users, dim, generator=generator, device=generator.device) * scale
+    items = torch.randn(n_items, dim, generator=generator, device=generator.device) * scale
+    return users, items
+
+
+def inner_product_as_distance(users: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Users (U, D), items (I, D) and offset (I,) in the unit ball that rank as the inner product does.
+
+    Users on the unit sphere, items scaled by one factor: |u - i|^2 + (1 - |i|^2) = 2 - 2 u.i. This is the
+    added coordinate of Bachrach et al. 2014, eq. 3. A user of length 0 stays there and ranks nothing.
+    """
+    users = users / users.norm(dim=1, keepdim=True).clamp_min(torch.finfo(users.dtype).tiny)
+    items = items / items.norm(dim=1).max().clamp_min(torch.finfo(items.dtype).tiny)
+    return users, items, 1 - items.square().sum(1)
+
+
+def add_distances(
+    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], weight: float
+) -> tuple[Tensor, Tensor]:
+    """(U, D), (I, D) and (U, E), (I, E) -> (U, D + E), (I, D + E) with d^2 = d_first^2 + weight d_second^2.
+
+    Two spaces side by side are one: coordinates are concatenated, the second's stretched by sqrt(weight).
+    Raises ValueError if weight < 0.
+    """
+    if weight < 0:
+        raise ValueError(f"weight = {weight}, allowed >= 0")
+    users, items = (torch.cat([a, weight**0.5 * b], 1) for a, b in zip(first, second, strict=True))
+    return users, items
