@@ -186,6 +186,10 @@ def _no_room(config: Config) -> Iterator[None]:
     """What the machine refuses, disk or memory, as an InputError; our own mistakes stay tracebacks."""
     try:
         yield
+    except RuntimeError as error:  # how DuckDB reports Ctrl-C
+        if "Query interrupted" not in str(error):
+            raise
+        raise KeyboardInterrupt from None
     except duckdb.OutOfMemoryException as error:
         limit = f"prepare.memory_limit = '{config.prepare.memory_limit}'"
         raise InputError(f"{limit} is too little: {str(error).splitlines()[0]}") from None

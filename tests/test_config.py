@@ -1,0 +1,129 @@
+"""Configuration files: what is accepted, and the one line that a mistake is answered with."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from pipelines.config import InputError, load_config
+
+GOOD = """
+root = "out"
+[source]
+files = "log.parquet"
+time = "at"
+[split]
+test_start = 2024-02-01
+[prepare]
+mined_negatives = 3
+"""
+
+
+def written(folder: Path, text: str = GOOD) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_values_and_defaults(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path))
+    assert config.root == Path("out")
+    assert config.database == Path("out/recsys.duckdb")
+    assert (config.source.user, config.source.item, config.source.time) == ("user_id", "item_id", "at")
+    assert config.split.test_start == datetime(2024, 2, 1)
+    assert (config.split.kind, config.split.test_days) == ("time", 28)
+    assert (config.prepare.mined_negatives, config.prepare.memory_limit) == (3, "4GB")
+    assert config.items is None
+
+
+def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
+    overrides = [
+        "seed=7",
+        "root=elsewhere/with spaces",
+        'source.user="who"',
+        "source.item=what",
+        "split.test_start=2024-03-01T12:00:00Z",
+        "split.test_days = 2.5",
+        "items.files=items.csv",
+        'items.attributes=["colour", "size"]',
+        "prepare.threads=1",
+        "prepare.threads=2",
+    ]
+    config = load_config(written(tmp_path), overrides)
+    assert (config.seed, config.root, config.prepare.threads) == (7, Path("elsewhere/with spaces"), 2)
+    assert (config.source.user, config.source.item) == ("who", "what")
+    assert config.split.test_start is not None
+    assert config.split.test_start.isoformat() == "2024-03-01T12:00:00+00:00"
+    assert config.split.test_days == 2.5
+    assert config.items is not None
+    assert config.items.attributes == ("colour", "size")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["split.test_day=3"], r"unknown key 'split.test_day' \(did you mean 'test_days'\?\)"),
+        (["sede=3"], r"unknown key 'sede' \(did you mean 'seed'\?\)"),
+        (["items.files=i.csv", "items.titel=name"], r"unknown key 'items.titel' \(did you mean 'title'\?\)"),
+        (
+            ["prepare.xyzzy=1"],
+            r"unknown key 'prepare.xyzzy' \(known: memory_limit, mined_negatives, now, threads\)",
+        ),
+        (["split.test_days=0"], r"'split.test_days' = 0: .*greater than 0"),
+        (["split.min_users_per_item=0"], r"'split.min_users_per_item' = 0: .*greater than or equal to 1"),
+        (["prepare.threads=two"], r"'prepare.threads' = 'two': .*integer"),
+        (["prepare.mined_negatives=-1"], r"'prepare.mined_negatives' = -1: .*greater than or equal to 0"),
+        (["seed=-1"], r"'seed' = -1"),
+        (["split.test_days=nan"], r"'split.test_days' = nan: .*finite"),
+        (["split.kind=random"], r"'split.kind' = 'random': .*'time', 'leave_last_out' or 'predefined'"),
+        (["split.test_start=soon"], r"'split.test_start' = 'soon'"),
+        (["split.kind=predefined"], r"split.kind = 'predefined' needs source.split"),
+        (
+            ["source.query=select 1"],
+            r"'source': name exactly one of query, files, table \(got query, files\)",
+        ),
+        (["items.item=sku"], r"'items': name exactly one of query, files, table \(got none\)"),
+        (["source.weight=w", "source.event=e"], r"'source': name weight or event, not both"),
+        (["source.event=kind"], r"'source': event and event_weights go together"),
+        (
+            ["source.event=kind", "source.event_weights.buy=-1"],
+            r"event_weights must be >= 0 \(got .*'buy': -1",
+        ),
+        (["seed"], r"--set 'seed': write it as name=value"),
+        (["=3"], r"--set '=3': write it as name=value"),
+        (["root.seed=3"], r"--set 'root.seed=3': 'root' is not a section"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(written(tmp_path), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'root' is missing"):
+        load_config(written(tmp_path, GOOD.replace('root = "out"', "")))
+    with pytest.raises(InputError, match=r"'source' is missing"):
+        load_config(written(tmp_path, 'root = "out"'))
+    with pytest.raises(InputError, match=r"split.kind = 'time' needs source.time"):
+        load_config(written(tmp_path, GOOD.replace('time = "at"', "")))
+    table = GOOD.replace('files = "log.parquet"', 'table = "sales"')
+    with pytest.raises(InputError, match=r"table needs database"):
+        load_config(written(tmp_path, table))
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?=.*'sede')(?=.*'split.test_days')(?=.*'prepare.threads')"):
+        load_config(written(tmp_path), ["sede=3", "split.test_days=0", "prepare.threads=0"])
+
+
+def test_files_that_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere.toml' does not exist"):
+        load_config(tmp_path / "nowhere.toml")
+    with pytest.raises(InputError, match=r"' cannot be read: .*directory"):
+        load_config(tmp_path)
+    with pytest.raises(InputError, match=r"config.toml' is not TOML: .*line 1"):
+        load_config(written(tmp_path, "root: out"))
+    (tmp_path / "latin.toml").write_bytes("root = 'żółć'".encode("latin2"))
+    with pytest.raises(InputError, match=r"latin.toml' cannot be read: .*utf-8"):
+        load_config(tmp_path / "latin.toml")
