@@ -113,10 +113,10 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
         _read_items(con, config.items)
         fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
-        stored = _stored(config)
-        if stored is not None and stored.key == key:
+        found = _stored(config)
+        if found is not None and found.key == key:
             say(f"prepare: {config.database} already holds this log, settings and code: reused")
-            return stored
+            return found
         for name, value in _variables(config, key, source_query, fingerprint).items():
             con.execute(f"set variable {name} = ?", [value])
         for step in STEPS:
@@ -126,6 +126,14 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
         con.close()
         os.replace(scratch / "recsys.duckdb", config.database)
     return Prepared(key, False, source_query, fingerprint, counts)
+
+
+def stored(config: Config) -> Prepared:
+    """What prepare made last, whatever the log holds by now. Raises InputError: not prepared, locked."""
+    found = _stored(config)
+    if found is None:
+        raise InputError(f"'{config.database}' does not exist: run prepare first")
+    return found
 
 
 def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
@@ -233,7 +241,7 @@ def _rows(con: duckdb.DuckDBPyConnection, fold: FoldName, query: str) -> pl.Data
 
 
 def _stored(config: Config) -> Prepared | None:
-    """What made the database that is there, or None."""
+    """What made the database that is there; None if there is none, or it is of another layout."""
     if not config.database.exists():
         return None
     with _opened(config) as con:
@@ -241,7 +249,7 @@ def _stored(config: Config) -> Prepared | None:
             row = con.execute("select key, source_query, fingerprint from prepared").fetchone()
             counts = dict(con.execute("select name, value from counts order by name").fetchall())
         except duckdb.CatalogException:
-            return None  # written by another version of these tables
+            return None
     return Prepared(row[0], True, row[1], row[2], counts) if row else None
 
 

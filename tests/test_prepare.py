@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import Config, InputError
-from pipelines.prepare import SQL, STEPS, _variables, load_fold, load_mined_triplets, prepare
+from pipelines.prepare import SQL, STEPS, _variables, load_fold, load_mined_triplets, prepare, stored
 
 START = datetime(2024, 1, 1)
 COLUMNS = ("user_id", "item_id", "at", "weight")
@@ -656,7 +656,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = prepare(
         config_of(tmp_path, LOG[::-1], prepare={"threads": 2, "memory_limit": "1GB"}), said.append
     )
-    assert second == first._replace(reused=True)
+    assert second == stored(config) == first._replace(reused=True)
     assert "reused" in said[-1]
     assert os.stat(config.database).st_mtime_ns == written
 
@@ -740,8 +740,11 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"memory_limit = '12 parrots'"):
         prepare(config_of(tmp_path, prepare={"memory_limit": "12 parrots"}), quiet)
     config = config_of(tmp_path)
-    with pytest.raises(InputError, match=r"recsys.duckdb' does not exist: run prepare first"):
-        load_fold(config, "test")
+    for read in (stored, lambda config: load_fold(config, "test")):
+        with pytest.raises(InputError, match=r"recsys.duckdb' does not exist: run prepare first"):
+            read(config)
+    duckdb.connect(config.database).close()  # a database, but none of ours: made anew
+    assert not prepare(config, quiet).reused
     config.database.write_text("no database " * 999)
     with pytest.raises(InputError, match=r"recsys.duckdb': .*not a valid DuckDB database"):
         prepare(config, quiet)
