@@ -1,10 +1,11 @@
 """What a trained model must beat: popularity, and the truncated spectrum of the interaction matrix.
 
-Axes: U users, I items, K dimensions.
+Axes: U users, I items, N interactions, K dimensions, W dimensions while working (K and a few more).
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from recsys.sampling import DeviceInteractions
 
@@ -20,26 +21,35 @@ def spectral(
     """Users (U, K) and items (I, K) whose inner product ranks; no training.
 
     N = D_u^-1/2 R D_i^-1/2, V its leading right singular vectors (randomised SVD, Halko et al. 2011);
-    user = sum of d_i^-1/2 V_i over the history, item = d_i^e V_i. At e = 1/2 this is the ideal low-pass filter
-    of GF-CF (Shen et al. 2021), eq. 7. Raises ValueError if dim is not in 1..min(U, I).
+    user = sum of d_i^-1/2 V_i over the history, item = d_i^e V_i. At e = 1/2 this is the ideal low-pass
+    filter of GF-CF (Shen et al. 2021), eq. 7. Raises ValueError if dim is not in 1..min(U, I).
     """
     limit = min(data.n_users, data.n_items)
     if not 1 <= dim <= limit:
         raise ValueError(f"spectral dim = {dim}, allowed 1..{limit} (the smaller of users and items)")
-    degree_user = torch.bincount(data.user, minlength=data.n_users).clamp_min(1).float()  # (U,)
+    user, item, by_user = data.user.long(), data.item.long(), data.offsets
     degree_item = popularity(data).clamp_min(1)  # (I,)
-    user, item = data.user.long(), data.item.long()
-    value = degree_user[user].rsqrt() * degree_item[item].rsqrt()  # (N,)
-    shape = (data.n_users, data.n_items)
-    matrix = torch.sparse_coo_tensor(torch.stack([user, item]), value, shape, is_coalesced=True).to_sparse_csr()
-    transposed = torch.sparse_coo_tensor(torch.stack([item, user]), value, shape[::-1]).coalesce().to_sparse_csr()
+    value = by_user.diff()[user].rsqrt() * degree_item[item].rsqrt()  # (N,)
+    order = data.item.argsort(stable=True)  # the interactions item by item, for the transpose
+    by_item = torch.searchsorted(item[order], torch.arange(data.n_items + 1, device=item.device))  # (I + 1,)
     generator = torch.Generator(device=value.device).manual_seed(seed)
     width = min(dim + 16, limit)  # a few more than asked for, so that the last ones are accurate too
     basis = torch.randn(data.n_items, width, generator=generator, device=value.device)  # (I, W)
     for _ in range(iterations):
-        basis = torch.linalg.qr(transposed @ (matrix @ basis)).Q
-    image = matrix @ basis  # (U, W)
+        image = _sums_of_rows(basis, item, by_user, value)  # (U, W): N times the basis
+        basis = torch.linalg.qr(_sums_of_rows(image, user[order], by_item, value[order])).Q  # (I, W)
+        basis = basis.contiguous()  # Q lies column by column, from which rows are gathered ten times slower
+    image = _sums_of_rows(basis, item, by_user, value)  # (U, W)
     right = (basis @ torch.linalg.svd(image, full_matrices=False).Vh.T)[:, :dim]  # (I, K)
-    history = torch.sparse_coo_tensor(torch.stack([user, item]), torch.ones_like(value), shape, is_coalesced=True)
-    users = history.to_sparse_csr() @ (degree_item.rsqrt()[:, None] * right)  # (U, K)
+    users = _sums_of_rows(degree_item.rsqrt()[:, None] * right, item, by_user, torch.ones_like(value))
     return users, degree_item.pow(item_exponent)[:, None] * right
+
+
+def _sums_of_rows(rows: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
+    """(M, W), (N,), (B + 1,), (N,) -> (B, W): sums of weight * rows[index], each from an offset to the next.
+
+    This is a sparse matrix times `rows`, without torch's sparse tensors: faster, and no beta warnings.
+    """
+    return embedding_bag(
+        index, rows, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+    )

@@ -26,20 +26,26 @@ class Interactions:
 
     def __post_init__(self) -> None:
         n = len(self.user)
-        for name, dtype in (("user", np.int32), ("item", np.int32), ("weight", np.float32), ("time", np.int64)):
+        dtypes = {"user": np.int32, "item": np.int32, "weight": np.float32, "time": np.int64}
+        for name, dtype in dtypes.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != (n,):
-                raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, expected {dtype.__name__}[{n}]")
+                kind = f"{array.dtype}{list(array.shape)}"
+                raise ValueError(f"{name} is {kind}, expected {np.dtype(dtype)}[{n}]")
         if n == 0:
             raise ValueError("interactions are empty")
         for name, numbers, size in (("user", self.user, self.n_users), ("item", self.item, self.n_items)):
-            if numbers.min() < 0 or numbers.max() >= size:
-                raise ValueError(f"{name} numbers span {numbers.min()}..{numbers.max()}, allowed 0..{size - 1}")
-        if not np.all(np.isfinite(self.weight)) or self.weight.min() < 0:
-            raise ValueError("weight holds a negative, NaN or infinite value")
+            low, high = numbers.min(), numbers.max()
+            if low < 0 or high >= size:
+                raise ValueError(f"{name} numbers span {low}..{high}, allowed 0..{size - 1}")
+        bad = np.flatnonzero(~(np.isfinite(self.weight) & (self.weight >= 0)))
+        if len(bad):
+            raise ValueError(f"weight[{bad[0]}] = {self.weight[bad[0]]}, allowed finite and >= 0")
         pair = self.user.astype(np.int64) * self.n_items + self.item
-        if np.any(np.diff(pair) <= 0):
-            raise ValueError("interactions are not sorted by (user, item) without repeats")
+        late = np.flatnonzero(np.diff(pair) <= 0) + 1
+        if len(late):
+            this = (int(self.user[late[0]]), int(self.item[late[0]]))
+            raise ValueError(f"(user, item)[{late[0]}] = {this}, allowed only in rising order, no pair twice")
 
     def __len__(self) -> int:
         return len(self.user)

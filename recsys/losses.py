@@ -10,7 +10,8 @@ from torch import Tensor
 def triplet_margin(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
     """(T,), (T,) -> (T,): max(0, m + d(a,p) - d(a,n)).
 
-    Weinberger and Saul 2009, eq. 12; Schroff et al. 2015 (FaceNet), eq. 3. Raises ValueError if margin <= 0.
+    Weinberger and Saul 2009, eq. 12; Schroff et al. 2015 (FaceNet), eq. 3.
+    Raises ValueError unless margin > 0.
     """
     return (_positive("margin", margin) + d_pos - d_neg).clamp_min(0)
 
@@ -19,7 +20,8 @@ def contrastive(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
     """(T,), (T,) squared distances -> (T,): 1/2 d(a,p)^2 + 1/2 max(0, m - d(a,n))^2, d not squared.
 
     Hadsell, Chopra and LeCun 2006, eq. 4, its two kinds of pair taken from one triplet. A negative at
-    distance 0 has gradient 0 (the root's own gradient there is infinite). Raises ValueError if margin <= 0.
+    distance 0 has gradient 0 (the root's own gradient there is infinite).
+    Raises ValueError unless margin > 0.
     """
     away = (d_neg > 0).to(d_neg.dtype)
     root = torch.where(d_neg > 0, d_neg, 1.0).sqrt() * away
@@ -42,18 +44,18 @@ def rank_weight(distance: Tensor, d_pos: Tensor, negative: Tensor, margin: float
 def covariance(rows: Tensor) -> Tensor:
     """(N, D) -> (): (|C|_F^2 - |diag C|^2) / N, C the covariance of the rows.
 
-    Decorrelates the dimensions: Hsieh et al. 2017 (CML), eq. 6, with the squared Frobenius norm, so it cannot
-    go negative. Raises ValueError for fewer than two rows.
+    Decorrelates the dimensions: Hsieh et al. 2017 (CML), eq. 6, with the squared Frobenius norm, summed off
+    the diagonal so that it cannot go negative. Raises ValueError for fewer than two rows.
     """
     n = len(rows)
     if n < 2:
         raise ValueError(f"covariance needs at least 2 rows, got {n}")
     centred = rows - rows.mean(0)
     matrix = centred.T @ centred / n  # (D, D)
-    return (matrix.square().sum() - matrix.diagonal().square().sum()) / n
+    return (matrix - matrix.diagonal().diag()).square().sum() / n
 
 
 def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} = {value}, allowed > 0")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} = {value}, allowed > 0 and finite")
     return value

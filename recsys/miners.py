@@ -43,8 +43,10 @@ def semi_hard(d: Tensor, positive: Tensor, negative: Tensor, margin: float) -> T
     """For each positive pair the nearest negative with d(a,p) < d(a,n) < d(a,p) + m; none, no triplet.
 
     Schroff et al. 2015 (FaceNet), eq. 4: negatives that violate the margin but not the order, which cannot
-    drive the space to a point as the hardest can from a random start.
+    drive the space to a point as the hardest can from a random start. Raises ValueError unless margin > 0.
     """
+    if not margin > 0:
+        raise ValueError(f"margin = {margin}, allowed > 0")
     anchor, column = positive.nonzero(as_tuple=True)  # (P,)
     d_pos = d[anchor, column][:, None]  # (P, 1)
     row = d[anchor]  # (P, C)

@@ -51,7 +51,9 @@ class MetricSpace(nn.Module):
         return torch.cat([self.users, zeros], 1), torch.cat([self.items, height], 1)
 
 
-def random_start(n_users: int, n_items: int, dim: int, length: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_start(
+    n_users: int, n_items: int, dim: int, length: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Gaussian rows (U, D), (I, D) of about the given length."""
     scale = length / dim**0.5
     users = torch.randn(n_users, dim, generator=generator, device=generator.device) * scale

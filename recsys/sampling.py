@@ -1,6 +1,7 @@
 """Batches and negatives, drawn on the device with an explicit generator.
 
-Axes: N interactions, B batch, A anchors, C candidates, S sampled items, U users, I items.
+Axes: N interactions, B batch, A anchors, C candidates, H items of their histories, S sampled items,
+U users, I items.
 """
 
 from collections.abc import Iterator
@@ -26,19 +27,21 @@ class DeviceInteractions(NamedTuple):
 def to_device(interactions: Interactions, device: torch.device) -> DeviceInteractions:
     """Copies the arrays once; nothing else crosses to the device during training."""
     return DeviceInteractions(
-        torch.from_numpy(interactions.user).to(device),
-        torch.from_numpy(interactions.item).to(device),
-        torch.from_numpy(interactions.weight).to(device),
-        torch.from_numpy(interactions.offsets()).to(device),
+        torch.tensor(interactions.user, device=device),
+        torch.tensor(interactions.item, device=device),
+        torch.tensor(interactions.weight, device=device),
+        torch.tensor(interactions.offsets(), device=device),
         interactions.n_users,
         interactions.n_items,
     )
 
 
-def batches(data: DeviceInteractions, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    data: DeviceInteractions, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of (users, items), (B,) int64 each, every interaction once, in random order."""
     order = torch.randperm(len(data.user), generator=generator, device=data.user.device)
-    for rows in order.split(size):
+    for rows in torch.split(order, size):
         yield data.user[rows].long(), data.item[rows].long()
 
 
@@ -47,20 +50,25 @@ def uniform_items(data: DeviceInteractions, size: int, generator: torch.Generato
     return torch.randint(data.n_items, (size,), generator=generator, device=data.user.device)
 
 
+def histories(data: DeviceInteractions, users: Tensor) -> tuple[Tensor, Tensor]:
+    """(A,) users -> (H,), (H,) int64: every item of every users[row], as row and item, in order."""
+    start = data.offsets[users]  # (A,)
+    length = data.offsets[users + 1] - start  # (A,)
+    row = torch.repeat_interleave(length)  # (H,): 0, length[0] times, then 1 ...
+    shift = start - (length.cumsum(0) - length)  # (A,): from a place in the answer to its place in the data
+    place = torch.arange(len(row), device=users.device)
+    return row, data.item[shift[row] + place].long()
+
+
 def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
     """(A,), (C,) -> (A, C) bool: does the interaction (user, candidate) exist anywhere in the data?
 
     Reads the anchors' histories alone: work grows with their length, not with A * C lookups.
     """
-    device = users.device
-    column = torch.full((data.n_items,), -1, dtype=torch.int64, device=device)  # (I,)
-    column[candidates] = torch.arange(len(candidates), device=device)  # a repeated item keeps one column
-    start, end = data.offsets[users], data.offsets[users + 1]  # (A,)
-    length = end - start
-    anchor = torch.repeat_interleave(torch.arange(len(users), device=device), length)  # (H,)
-    first = torch.repeat_interleave(start - (length.cumsum(0) - length), length)  # (H,)
-    seen = column[data.item[first + torch.arange(len(anchor), device=device)].long()]  # (H,)
-    hit = seen >= 0
-    mask = torch.zeros(len(users), len(candidates), dtype=torch.bool, device=device)  # (A, C)
-    mask[anchor[hit], seen[hit]] = True
-    return mask[:, column[candidates]]  # repeated items share their column's answer
+    n = len(candidates)
+    column = torch.full((data.n_items,), n, device=users.device)  # (I,): n for an item that is no candidate
+    column[candidates] = torch.arange(n, device=users.device)  # a repeated item keeps one column
+    row, item = histories(data, users)  # (H,)
+    mask = torch.zeros(n + 1, len(users), dtype=torch.bool, device=users.device)  # (C + 1, A)
+    mask[column[item], row] = True
+    return mask[column[candidates]].T  # whole rows, which is cheaper than columns; repeats share theirs

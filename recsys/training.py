@@ -47,7 +47,7 @@ def train_epoch(
 
     A batch's candidates are `in_batch_items` of its own items and `sampled_items` uniform ones, shared by all
     its users; whatever a user is known to have is no negative. `tick` hears of each step's interactions.
-    Raises ValueError if there are no candidates, and FloatingPointError if the loss is no longer finite.
+    Raises ValueError without candidates, FloatingPointError if the loss or an embedding is no longer finite.
     """
     if in_batch_items + sampled_items < 1:
         raise ValueError("in_batch_items + sampled_items = 0, allowed >= 1: there is nothing to mine")
@@ -76,7 +76,7 @@ def train_epoch(
             objective = objective + covariance_weight * losses.covariance(rows)
 
         optimizer.zero_grad()
-        objective.backward()
+        torch.autograd.backward(objective)
         optimizer.step()
         model.project()
 
@@ -86,7 +86,7 @@ def train_epoch(
             )
         tick(len(users))
     total, mined, active, d_pos_sum, d_neg_sum = totals.tolist()
-    if not torch.isfinite(totals).all():
-        raise FloatingPointError(f"loss is {total} after this epoch: a smaller learning_rate may help")
     n, t = len(data.user), max(mined, 1.0)
+    if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
+        raise FloatingPointError(f"loss = {total / n} or an embedding is not finite: lower the learning_rate")
     return EpochStats(total / n, mined / n, active / t, d_pos_sum / t, d_neg_sum / t)
