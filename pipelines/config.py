@@ -6,7 +6,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
 
 
 class InputError(Exception):
@@ -44,7 +54,9 @@ class Source(Relation):
     weight: str | None = Field(None, description="column: how much, >= 0; without it every event counts 1")
     event: str | None = Field(None, description="column: kind of event, weighted by `event_weights`")
     event_weights: dict[str, float] = Field({}, description="weight of each kind of event, >= 0")
-    split: str | None = Field(None, description="column: 'train', 'validation' or 'test' (split.kind = predefined)")
+    split: str | None = Field(
+        None, description="column: 'train', 'validation' or 'test' (split.kind = predefined)"
+    )
 
     @model_validator(mode="after")
     def _one_weight(self) -> "Source":
@@ -71,12 +83,18 @@ class Split(Section):
 
     kind: Literal["time", "leave_last_out", "predefined"] = "time"
     test_start: datetime | None = Field(None, description="first instant of the test window (UTC)")
-    validation_start: datetime | None = Field(None, description="first instant of the validation window (UTC)")
-    test_days: float = Field(28, gt=0, description="length of the test window in days, if test_start is left out")
+    validation_start: datetime | None = Field(
+        None, description="first instant of the validation window (UTC)"
+    )
+    test_days: float = Field(
+        28, gt=0, description="length of the test window in days, if test_start is left out"
+    )
     validation_days: float = Field(
         28, gt=0, description="length of the validation window in days, if validation_start is left out"
     )
-    min_users_per_item: int = Field(1, ge=1, description="k-core: users an item must have, in the fitted part")
+    min_users_per_item: int = Field(
+        1, ge=1, description="k-core: users an item must have, in the fitted part"
+    )
     min_items_per_user: int = Field(1, ge=1, description="k-core: items a user must have, in the fitted part")
 
 
@@ -84,7 +102,9 @@ class Prepare(Section):
     memory_limit: str = Field("4GB", description="memory DuckDB may use before it spills to disk")
     threads: int | None = Field(None, ge=1, description="DuckDB threads; without it one a core")
     mined_negatives: int = Field(1, ge=0, description="offline-mined negatives for each pair")
-    now: datetime | None = Field(None, description="events after this instant are refused; default the clock (UTC)")
+    now: datetime | None = Field(
+        None, description="events after this instant are refused; default the clock (UTC)"
+    )
 
 
 class Train(Section):
@@ -129,17 +149,28 @@ class Train(Section):
 class Spectral(Section):
     """The untrained baseline; validation chooses among these."""
 
-    dims: tuple[int, ...] = Field((8, 16, 32, 64), min_length=1, description="dimensions tried")
-    item_exponents: tuple[float, ...] = Field((0.3, 0.4, 0.5), min_length=1, description="item exponents tried")
+    dims: tuple[PositiveInt, ...] = Field((8, 16, 32, 64), min_length=1, description="dimensions tried")
+    item_exponents: tuple[float, ...] = Field(
+        (0.3, 0.4, 0.5), min_length=1, description="item exponents tried"
+    )
 
 
 class Evaluate(Section):
     """How rankings are judged."""
 
-    select: str = Field("ndcg@10", description="the metric that validation chooses by")
-    ks: tuple[int, ...] = Field((10, 20), min_length=1, description="cut-offs")
+    select: str = Field(
+        "ndcg@10", description="what validation chooses by: hit_rate, recall, ndcg, mrr or map at one of ks"
+    )
+    ks: tuple[PositiveInt, ...] = Field((10, 20), min_length=1, description="cut-offs")
     exclude_seen: bool = Field(True, description="leave out what the user has; false for repeat purchases")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples for the 95 % intervals")
+
+    @model_validator(mode="after")
+    def _select_is_computed(self) -> "Evaluate":
+        names = [f"{metric}@{k}" for metric in METRICS for k in self.ks]
+        if self.select not in names:
+            raise ValueError(f"select = '{self.select}', allowed: {', '.join(names)}")
+        return self
 
 
 class Export(Section):
@@ -153,7 +184,9 @@ class Tracking(Section):
     """Where MLflow keeps its books."""
 
     uri: str | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
-    experiment: str = Field("recsys", min_length=1, description="experiment, and name of the registered model")
+    experiment: str = Field(
+        "recsys", min_length=1, description="experiment, and name of the registered model"
+    )
 
 
 class Config(Section):
@@ -246,6 +279,8 @@ def _explain(raw: dict[str, Any], problem: Any) -> str:
     if problem["type"] == "missing":
         return f"'{name}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"'{name}' = {problem['input']!r}: {message}" if where and not isinstance(problem["input"], dict) else (
-        f"'{name or 'config'}': {message}"
+    return (
+        f"'{name}' = {problem['input']!r}: {message}"
+        if where and not isinstance(problem["input"], dict)
+        else (f"'{name or 'config'}': {message}")
     )

@@ -106,9 +106,9 @@ def _client(config: Config) -> Any:
 
 def _log_dataset(run: TrackedRun, prepared: Prepared) -> None:
     """The log as a logged input: its fingerprint, and the query that DuckDB ran on it."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     import json
+
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
         name="interaction log",
@@ -117,7 +117,9 @@ def _log_dataset(run: TrackedRun, prepared: Prepared) -> None:
         source=json.dumps({"query": prepared.source_query}),
         profile=json.dumps(prepared.counts),
     )
-    run.client.log_inputs(run.run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
+    run.client.log_inputs(
+        run.run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])]
+    )
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:

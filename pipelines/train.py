@@ -1,34 +1,33 @@
 """train: choose on the validation fold, then fit the chosen model on everything before the test window.
 
-Axes: U users, I items, Q users judged, K ranks.
+Axes: U users, I items.
 """
 
 import hashlib
 import json
 import os
+import pickle
 import shutil
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 import recsys
 from pipelines import prepare, progress, tracking
 from pipelines.config import Config, InputError, Train
-from recsys import baselines, losses, metrics, miners, models, ranking, sampling
+from pipelines.judge import Judge, Vectors
+from recsys import baselines, losses, miners, models, sampling
 from recsys.models import MetricSpace
+from recsys.sampling import DeviceInteractions
 from recsys.training import EpochStats, Loss, Miner, train_epoch
 
 LOSSES: dict[str, Loss] = {"triplet_margin": losses.triplet_margin, "contrastive": losses.contrastive}
 MINERS: dict[str, Miner] = {"hardest": miners.hardest, "semi_hard": miners.semi_hard}
-
-Vectors = tuple[Tensor, Tensor]  # (U, D), (I, D): Euclidean, smaller = closer
 
 
 class Choice(NamedTuple):
@@ -98,22 +97,151 @@ def _choose_and_fit(
     tracked: tracking.TrackedRun,
     say: Callable[[str], None],
 ) -> None:
-    """Write choice.json, history.parquet, model.pt, spectral.pt and plots into the folder, and track them."""
+    """Write choice.json, config.json, history.parquet and model.pt into the folder, and track them."""
     fold = prepare.load_fold(config, "validation", config.evaluate.exclude_seen)
-    judge = Judge(fold, device, config)
-    spectral_choice, tried = _choose_spectral(config, judge, say)
+    judge = Judge(fold, device, config.evaluate)
+    spectral_choice = _choose_spectral(config, judge, say)
     choice, history = _choose_epochs(config, judge, spectral_choice, tracked, say)
 
     say(f"train: fitting {choice.epochs} epochs on everything before the test window")
     fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
-    model, optimizer, generator = _start(config, data, spectral_choice)
+    model, optimizer, generator = _start(config, data, choice)
     for epoch in range(choice.epochs):
-        stats = _epoch(config.train, epoch, model, optimizer, data, generator, f"fit, epoch {epoch + 1}")
-        tracked.metrics({f"fit/{name}": value for name, value in stats._asdict().items()}, epoch + 1)
+        stats = _one_epoch(config.train, epoch, model, optimizer, data, generator)
+        tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
     torch.save(model.cpu().state_dict(), folder / "model.pt")
-    (folder / "choice.json").write_text(json.dumps(choice._asdict() | {"spectral_tried": tried}, indent=1))
+    (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")
     tracked.params({f"choice.{name}": value for name, value in choice._asdict().items()})
+
+
+def _choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
+    """The spectral baseline's best dimension and exponent; the rest of the choice is still open."""
+    select, limit = config.evaluate.select, min(judge.data.n_users, judge.data.n_items)
+    dims = [dim for dim in config.spectral.dims if dim <= limit] or [limit]
+    best, best_score = Choice(dims[0], config.spectral.item_exponents[0], 0, 0.0), -1.0
+    for dim in dims:
+        for exponent in config.spectral.item_exponents:
+            candidate = Choice(dim, exponent, 0, 0.0)
+            score = judge.means(spectral_vectors(config, judge.data, candidate))[select]
+            if score > best_score:
+                best, best_score = candidate, score
+    say(
+        f"train: spectral baseline, validation {select} {best_score:.4f} at {best.spectral_dim} dimensions, "
+        f"item exponent {best.item_exponent}"
+    )
+    return best
+
+
+def _choose_epochs(
+    config: Config, judge: Judge, choice: Choice, tracked: tracking.TrackedRun, say: Callable[[str], None]
+) -> tuple[Choice, list[dict[str, float]]]:
+    """Train until validation stops rising; the best epoch and spectral weight, and a row per epoch."""
+    select, started = config.evaluate.select, time.monotonic()
+    model, optimizer, generator = _start(config, judge.data, choice)
+    spectral = spectral_vectors(config, judge.data, choice)
+    best, best_score, history = choice, -1.0, []
+    for epoch in range(config.train.max_epochs):
+        stats = _one_epoch(config.train, epoch, model, optimizer, judge.data, generator)
+        by_weight = {
+            weight: judge.means(_beside(model.euclidean_vectors(), spectral, weight))
+            for weight in config.train.spectral_weights
+        }
+        weight = max(by_weight, key=lambda weight: by_weight[weight][select])
+        score = by_weight[weight][select]
+        seconds = time.monotonic() - started
+        row = {"epoch": epoch + 1, "seconds": seconds, "spectral_weight": weight} | stats._asdict()
+        row |= {f"validation.{name}": value for name, value in by_weight[weight].items()}
+        history.append(row)
+        tracked.metrics(row, epoch + 1)
+        say(
+            f"train: epoch {epoch + 1}, {seconds:.0f} s: loss {stats.loss:.4f}, active {stats.active:.3f}, "
+            f"validation {select} {score:.4f} (spectral weight {weight:g})"
+        )
+        if score > best_score:
+            best, best_score = choice._replace(epochs=epoch + 1, spectral_weight=weight), score
+        elif epoch + 1 - best.epochs >= config.train.patience:
+            say(
+                f"train: no better validation for {config.train.patience} epochs, keeping epoch {best.epochs}"
+            )
+            break
+    return best, history
+
+
+def _one_epoch(
+    settings: Train,
+    epoch: int,
+    model: MetricSpace,
+    optimizer: torch.optim.Optimizer,
+    data: DeviceInteractions,
+    generator: torch.Generator,
+) -> EpochStats:
+    miner = "semi_hard" if epoch < settings.warmup_epochs else settings.miner
+    with progress.progress(f"epoch {epoch + 1}, {miner}", len(data.user)) as tick:
+        return train_epoch(
+            model,
+            optimizer,
+            data,
+            MINERS[miner],
+            LOSSES[settings.loss],
+            generator,
+            margin=settings.margin,
+            batch_size=settings.batch_size,
+            in_batch_items=settings.in_batch_items,
+            sampled_items=settings.sampled_items,
+            rank_weight=settings.rank_weight,
+            covariance_weight=settings.covariance,
+            tick=tick,
+        )
+
+
+def _start(
+    config: Config, data: DeviceInteractions, choice: Choice
+) -> tuple[MetricSpace, torch.optim.Optimizer, torch.Generator]:
+    """The model before its first step, its optimizer, and the one generator that training draws from."""
+    settings, device = config.train, data.user.device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    if settings.start == "spectral":
+        dim = min(settings.dim, data.n_users, data.n_items)
+        space = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
+        users, items, offset = models.inner_product_as_distance(*space)
+    else:
+        users, items = models.random_start(
+            data.n_users, data.n_items, settings.dim, settings.start_length, generator
+        )
+        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+        offset = settings.offset_scale * (log_count.max() - log_count)
+    if settings.offset == "none":
+        offset = torch.zeros_like(offset)
+    model = MetricSpace(users, items, offset, learn_offset=settings.offset == "learned")
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return model, torch.optim.Adam(learned, lr=settings.learning_rate), generator
+
+
+def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
+    """The spectral baseline as Euclidean vectors."""
+    space = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
+    return MetricSpace(*models.inner_product_as_distance(*space)).euclidean_vectors()
+
+
+def learned_vectors(folder: Path) -> Vectors:
+    """The learned space of a finished run, on the CPU. Raises InputError if its weights cannot be read."""
+    path = folder / "model.pt"
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        return MetricSpace(weights["users"], weights["items"], weights["offset"]).euclidean_vectors()
+    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError, EOFError) as error:
+        raise InputError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def model_vectors(config: Config, folder: Path, data: DeviceInteractions) -> Vectors:
+    """A finished run's model as it is served: learned coordinates, and spectral ones where chosen."""
+    choice = Choice(**json.loads((folder / "choice.json").read_text()))
+    return _beside(learned_vectors(folder), spectral_vectors(config, data, choice), choice.spectral_weight)
+
+
+def _beside(learned: Vectors, spectral: Vectors, weight: float) -> Vectors:
+    return models.add_distances(learned, spectral, weight) if weight > 0 else learned

@@ -41,6 +41,11 @@ class Recommender:
     def version(self) -> str:
         return self._bundle.folder.name
 
+    @property
+    def has_integer_users(self) -> bool:
+        """Whether user ids are integers; else they are strings. Types are never converted."""
+        return isinstance(self._bundle.users.ids, np.ndarray)
+
     def recommend(self, user_id: int | str, k: int = 10, exclude_seen: bool = True) -> list[Recommendation]:
         """The k best items for a user, best first, no item twice.
 

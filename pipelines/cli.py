@@ -1,0 +1,166 @@
+"""The command line: names, help and exit codes; the work is in the module of each verb."""
+
+import os
+import shlex
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from pipelines.config import Config, InputError, load_config
+
+DONE, FAILED, BAD_INPUT = 0, 1, 2
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 1 else.",
+)
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file; its keys and defaults are below")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="override one key, e.g. train.margin=0.5; may be repeated")
+]
+RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default the latest")]
+
+
+def _keys(*sections: str) -> str:
+    """The settings that a command reads: a line each, with default and meaning, straight from the models."""
+    lines = ["\b", "Keys of the config file, with defaults:"]
+    for section in ("", *sections):
+        model: Any = Config
+        if section:
+            model = Config.model_fields[section].annotation
+            if isinstance(model, types.UnionType):
+                model = model.__args__[0]
+        for name, field in model.model_fields.items():
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            if nested or (not section and name == "items"):
+                continue
+            default = "required" if field.is_required() else f"= {field.default!r}"
+            dotted = f"{section}.{name}" if section else name
+            lines.append(f"  {dotted} {default}  {field.description or _choices(field.annotation)}")
+    return "\n".join(lines)
+
+
+def _choices(annotation: Any) -> str:
+    return " or ".join(repr(choice) for choice in getattr(annotation, "__args__", ()))
+
+
+@app.command(epilog=_keys("source", "items", "split", "prepare"))
+def prepare(config: ConfigFile, set_: Overrides = None) -> None:
+    """Read the interaction log, check it, and make the tables that training reads."""
+    from pipelines.prepare import prepare
+    from pipelines.progress import say
+
+    prepare(load_config(config, set_), say)
+
+
+@app.command(epilog=_keys("train", "spectral", "evaluate", "tracking"))
+def train(config: ConfigFile, set_: Overrides = None) -> None:
+    """Choose on the validation window, then fit on everything before the test window."""
+    from pipelines.train import train
+
+    print(train(load_config(config, set_)))
+
+
+@app.command(epilog=_keys("evaluate"))
+def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
+    """Score the test window once: model, served, learned part, spectral and popularity."""
+    from rich.console import Console
+
+    from pipelines.evaluate import evaluate
+    from pipelines.report import results_table
+
+    loaded = load_config(config, set_)
+    Console(width=150).print(results_table(evaluate(loaded, find_run(loaded, run))))
+
+
+@app.command(epilog=_keys("export"))
+def export(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
+    """Write the bundle, point bundles/current at it and register it with MLflow."""
+    from pipelines.retrain import release
+
+    loaded = load_config(config, set_)
+    release(loaded, find_run(loaded, run))
+
+
+@app.command()
+def recommend(
+    config: ConfigFile,
+    user: Annotated[str, typer.Option(help="user id; an unknown one gets the popular items")],
+    k: Annotated[int, typer.Option("-k", help="number of items, >= 1")] = 10,
+    set_: Overrides = None,
+) -> None:
+    """Print the current bundle's items for a user: id, score (minus the distance), title; tabs between."""
+    from pipelines.recommend import recommend
+
+    version, items = recommend(load_config(config, set_), user, k)
+    print(f"# bundle {version}", file=sys.stderr)
+    for item in items:
+        score = "popular" if item.score is None else f"{item.score:.6f}"
+        print(item.item_id, score, item.title or "", sep="\t")
+
+
+@app.command(
+    epilog=_keys("source", "items", "split", "prepare", "train", "spectral", "evaluate", "export", "tracking")
+)
+def retrain(config: ConfigFile, set_: Overrides = None) -> None:
+    """prepare, train, evaluate and export in one go; what is done and still valid is reused."""
+    from pipelines.report import show
+    from pipelines.retrain import retrain
+
+    loaded = load_config(config, set_)
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in set_ or [])
+    run, result = retrain(loaded)
+    show(loaded, run, result, f"recsys recommend --config {shlex.quote(str(config))}{overrides}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which device training would use and why."""
+    from pipelines.doctor import report
+
+    lines, complete = report()
+    print("\n".join(lines))
+    if not complete:
+        raise typer.Exit(FAILED)
+
+
+def find_run(config: Config, name: str | None) -> Path:
+    """The named run, or the latest; raises InputError if there is none."""
+    finished = sorted(path.parent for path in config.runs.glob("[!.]*/train.json"))
+    if name is not None:
+        finished = [folder for folder in finished if folder.name == name]
+    if not finished:
+        raise InputError(f"no finished run '{name or 'at all'}' in '{config.runs}': run train first")
+    return finished[-1]
+
+
+def main() -> None:
+    """Run a command; every error is one message on standard error and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        stop(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        stop("interrupted; what was there before still stands", FAILED)
+    except Exception as error:
+        if os.environ.get("RECSYS_TRACEBACK"):
+            traceback.print_exc()
+        stop(f"{type(error).__name__}: {error} (RECSYS_TRACEBACK=1 shows where)", FAILED)
+
+
+def stop(message: str, code: int) -> None:
+    print(f"recsys: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""evaluate: the test window, scored once: the model, the model as served, and what it must beat.
+
+Axes: U users, Q users judged, K ranks, M metrics.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from pipelines import plots, prepare, progress, tracking
+from pipelines.config import Config
+from pipelines.export import stage
+from pipelines.judge import Judge, Values
+from pipelines.train import Choice, choose_device, learned_vectors, model_vectors, spectral_vectors
+from recsys import baselines
+from recsys.metrics import item_coverage
+from serving.recommender import Recommender
+
+
+def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> dict[str, Any]:
+    """What metrics.json holds; written with per_user.parquet and plots into the run's folder, or found there.
+
+    `served` asks the exported bundle as a shop would, one user after the other.
+    """
+    bundle_folder = stage(config, run, say)
+    path = run / "metrics.json"
+    key = hashlib.sha256((bundle_folder / "manifest.json").read_bytes()).hexdigest()
+    key += f"-{config.evaluate.resamples}"
+    if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
+        say(f"evaluate: {path} is of this bundle: reused")
+        return dict(found)
+    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    judge = Judge(fold, choose_device(config.train.device), config.evaluate)
+    data = judge.data
+    choice = Choice(**json.loads((run / "choice.json").read_text()))
+    model = _on(data.user.device, model_vectors(config, run, data))
+    learned = _on(data.user.device, learned_vectors(run))
+    popular = baselines.popularity(data)  # (I,)
+    nowhere = torch.zeros(data.n_users, 1, device=popular.device)
+    ranked = {
+        "model": judge.rank(model),
+        "served": _served(config, Recommender.open(bundle_folder), fold, judge),
+        "learned": judge.rank(learned),
+        "spectral": judge.rank(spectral_vectors(config, data, choice)),
+        "popularity": judge.rank((nowhere, (popular.max() - popular)[:, None])),
+    }
+    values = {system: judge.values(ranks) for system, ranks in ranked.items()}
+    result = {
+        "key": key,
+        "run": run.name,
+        "users": len(judge.users),
+        "counts": prepare.stored(config).counts,
+        "test": {
+            system: _means(ranked[system], value, data.n_items, judge.ks) for system, value in values.items()
+        },
+        "intervals": {
+            system: _intervals(value, config.evaluate.resamples, config.seed, system, say)
+            for system, value in values.items()
+        },
+    }
+    _write_per_user(run / "per_user.parquet", values, judge, fold)
+    plots.curves(run / "history.parquet", run / "curves.png", config.evaluate.select)
+    plots.distances(model, judge, fold, run / "distances.png", config.seed)
+    plots.results(result, run / "results.png")
+    _write_whole(path, json.dumps(result, indent=1))
+    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
+    tracked.metrics(
+        {
+            f"test.{system}.{name}": value
+            for system in values
+            for name, value in result["test"][system].items()
+        }
+    )
+    tracked.files(run)
+    return result
+
+
+def _on(
+    device: torch.device, vectors: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return vectors[0].to(device), vectors[1].to(device)
+
+
+def _served(config: Config, recommender: Recommender, fold: prepare.Fold, judge: Judge) -> NDArray[np.int32]:
+    """(Q, K) internal numbers of what the recommender answers; the index is part of what is measured."""
+    number = {item_id: item for item, item_id in enumerate(_listed(fold.item_ids))}
+    user_ids, k = _listed(fold.user_ids), max(judge.ks)
+    ranked = np.full((len(judge.users), k), -1, dtype=np.int32)
+    with progress.progress("asking the bundle", len(judge.users)) as tick:
+        for row, user in enumerate(judge.users):
+            answers = recommender.recommend(user_ids[user], k, config.evaluate.exclude_seen)
+            ranked[row, : len(answers)] = [number[answer.item_id] for answer in answers]
+            tick(1)
+    return ranked
+
+
+def _listed(ids: NDArray[np.int64] | list[str]) -> list[Any]:
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+
+
+def _means(ranked: NDArray[np.int32], values: Values, n_items: int, ks: tuple[int, ...]) -> dict[str, float]:
+    means = {name: float(value.mean()) for name, value in values.items()}
+    return means | {f"coverage@{k}": item_coverage(ranked, n_items, k) for k in ks}
+
+
+def _intervals(
+    values: Values, resamples: int, seed: int, system: str, say: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """95 % percentile bootstrap intervals of the means over users."""
+    table = np.stack(list(values.values()))  # (M, Q)
+    if table.shape[1] < 2:
+        say(f"evaluate: one user is too few for an interval of {system}")
+        return {name: [float(value.mean())] * 2 for name, value in values.items()}
+    bootstrap = stats.bootstrap(
+        (table,),
+        np.mean,
+        axis=1,
+        n_resamples=resamples,
+        batch=50,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return {name: [float(bootstrap.low[m]), float(bootstrap.high[m])] for m, name in enumerate(values)}
+
+
+def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: prepare.Fold) -> None:
+    """Grain: one row per system and judged user."""
+    user_ids = [_listed(fold.user_ids)[user] for user in judge.users]
+    tables = [
+        pl.DataFrame({"user_id": user_ids, "n_targets": judge.n_targets, **value}).select(
+            pl.lit(system).alias("system"), pl.all()
+        )
+        for system, value in values.items()
+    ]
+    pl.concat(tables).write_parquet(path)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)

@@ -1,0 +1,123 @@
+"""export: a run's model as a bundle whose index finds what an exact search finds; then `current` moves to it.
+
+Axes: U users, I items, D dimensions, S sampled users, K ranks.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines import prepare, progress
+from pipelines.config import Config, InputError
+from pipelines.train import model_vectors
+from recsys import bundle, sampling
+from recsys.index import ItemIndex, exact_top_k
+
+MEASURED_K = 20
+MEASURED_USERS = 300
+
+
+def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
+    """The run's bundle, written and verified but not yet `current`; one that is there and valid is kept.
+
+    Raises InputError: no index reaches export.recall, the disk is full or the folder cannot be written.
+    """
+    folder = config.bundles / run.name
+    if folder.exists():
+        try:
+            bundle.verify(folder)
+        except bundle.BundleError as error:
+            say(f"export: {error}; writing the bundle again")
+            os.rename(folder, _unused(folder))
+        else:
+            say(f"export: {folder} is valid: reused")
+            return folder
+    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    data = sampling.to_device(fold.fit, torch.device("cpu"))
+    users, items = (part.contiguous().numpy() for part in model_vectors(config, run, data))
+    seen = fold.fit.offsets(), fold.fit.item
+    search_k, curve = _search_k(config, users, items, seen, say)
+    counts = fold.fit.item_counts()  # (I,)
+    try:
+        bundle.write_bundle(
+            folder,
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=fold.user_ids,
+            item_ids=fold.item_ids,
+            seen=seen,
+            popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+            titles=fold.titles,
+            trees=config.export.trees,
+            search_k=search_k,
+            seed=config.seed,
+            info={
+                "run": run.name,
+                "data_fingerprint": prepare.stored(config).fingerprint,
+                "recall_curve": curve,
+                "recall_at": MEASURED_K,
+            },
+        )
+    except OSError as error:
+        raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
+    say(f"export: wrote {folder}")
+    return folder
+
+
+def export(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
+    """Stage the run's bundle and make it `current`; readers see the old one or the new one, whole."""
+    folder = stage(config, run, say)
+    try:
+        bundle.publish(config.bundles, folder.name)
+    except OSError as error:
+        raise InputError(f"'{config.bundles / bundle.CURRENT}' cannot be moved: {error}") from None
+    say(f"export: {config.bundles / bundle.CURRENT} is now {folder.name}")
+    return folder
+
+
+def _search_k(
+    config: Config,
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+    say: Callable[[str], None],
+) -> tuple[int, list[dict[str, Any]]]:
+    """The smallest power-of-two search_k whose unseen top 20 is exact enough, and the recall on the way."""
+    wanted, trees = config.export.recall, config.export.trees
+    sample = np.unique(np.linspace(0, len(users) - 1, MEASURED_USERS).astype(int))  # (S,)
+    own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in sample]
+    excluded = np.concatenate([[0], np.cumsum([len(taken) for taken in own])]), np.concatenate(own)
+    exact, _ = exact_top_k(users[sample], items, MEASURED_K, excluded)  # (S, K)
+    index = ItemIndex.build(items, trees, config.seed)
+    curve: list[dict[str, Any]] = []
+    search_k = 1024
+    while True:
+        found = 0
+        for user, taken, truth in zip(sample, own, exact, strict=True):
+            near, _ = index.query(users[user], MEASURED_K + len(taken), search_k)
+            unseen = near[np.isin(near, taken, invert=True)][:MEASURED_K]
+            found += len(np.intersect1d(unseen, truth[truth >= 0]))
+        recall = found / max(int((exact >= 0).sum()), 1)
+        curve.append({"search_k": search_k, "recall": recall})
+        if recall >= wanted:
+            say(f"export: {trees} trees, search_k {search_k:,}: recall@{MEASURED_K} {recall:.4f} of exact")
+            return search_k, curve
+        if search_k > 2 * trees * len(items):
+            raise InputError(
+                f"export.recall = {wanted} is not reached: {trees} trees find {recall:.4f} of the exact "
+                f"top {MEASURED_K}; allow less, or raise export.trees"
+            )
+        search_k *= 2
+
+
+def _unused(folder: Path) -> Path:
+    """A free name beside a folder that is kept for a look but no longer a release."""
+    number = 1
+    while (name := folder.with_name(f".broken-{folder.name}-{number}")).exists():
+        number += 1
+    return name

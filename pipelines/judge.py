@@ -1,0 +1,60 @@
+"""A fold's judge: full rankings of its users, and each user's metrics.
+
+Axes: U users, I items, Q users with targets, K ranks.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines.config import Evaluate, InputError
+from pipelines.prepare import Fold
+from recsys import metrics, ranking, sampling
+
+Vectors = tuple[Tensor, Tensor]  # (U, D), (I, D): Euclidean, smaller = closer
+Values = dict[str, NDArray[np.float64]]  # "hit_rate@10": (Q,)
+
+
+class Judge:
+    """Judges users who have targets, as `evaluate` in the configuration says."""
+
+    def __init__(self, fold: Fold, device: torch.device, evaluate: Evaluate) -> None:
+        counts = np.diff(fold.target_offsets)  # (U,)
+        self.users = np.flatnonzero(counts)  # (Q,)
+        if len(self.users) == 0:
+            raise InputError("no user of the window has a target: a longer window is needed")
+        self.data = sampling.to_device(fold.fit, device)
+        self.n_targets = counts[self.users]  # (Q,)
+        self.ks = evaluate.ks
+        self._exclude_seen = evaluate.exclude_seen
+        self._targets = fold.target_items  # (T,): users without targets own none of it
+        self._offsets = np.concatenate([[0], np.cumsum(self.n_targets)])  # (Q + 1,)
+
+    def rank(self, vectors: Vectors) -> NDArray[np.int32]:
+        """(Q, max(ks)) items, nearest first, -1 where a catalogue or what is left of it runs out."""
+        users, items = vectors
+        wanted = torch.from_numpy(self.users).to(users.device)
+        ranked = ranking.top_k(users, items, wanted, max(self.ks), self.data if self._exclude_seen else None)
+        return self.padded(ranked)
+
+    def padded(self, ranked: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(Q, K') -> (Q, max(ks)), -1 beyond K'."""
+        missing = max(self.ks) - ranked.shape[1]
+        return np.pad(ranked, ((0, 0), (0, missing)), constant_values=-1) if missing > 0 else ranked
+
+    def values(self, ranked: NDArray[np.int32]) -> Values:
+        """One value per judged user of each metric at each k."""
+        relevant = metrics.relevance(ranked, self._offsets, self._targets)  # (Q, K)
+        values: Values = {}
+        for k in self.ks:
+            values[f"hit_rate@{k}"] = metrics.hit_rate(relevant, k)
+            values[f"recall@{k}"] = metrics.recall(relevant, self.n_targets, k)
+            values[f"ndcg@{k}"] = metrics.ndcg(relevant, self.n_targets, k)
+            values[f"mrr@{k}"] = metrics.mrr(relevant, k)
+            values[f"map@{k}"] = metrics.average_precision(relevant, self.n_targets, k)
+        return values
+
+    def means(self, vectors: Vectors) -> dict[str, float]:
+        """The metrics' means over the judged users."""
+        return {name: float(value.mean()) for name, value in self.values(self.rank(vectors)).items()}

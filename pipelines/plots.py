@@ -1,0 +1,80 @@
+"""The pictures of a run: learning curves, distances of positives and negatives, results with intervals."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from pipelines.judge import Judge, Vectors
+from pipelines.prepare import Fold
+
+SAMPLED_PAIRS = 20_000
+
+
+def curves(history_path: Path, path: Path, select: str) -> None:
+    """Loss and validation by epoch, from history.parquet."""
+    history = pl.read_parquet(history_path)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(history["epoch"], history["loss"], marker="o")
+    left.set(title="Training loss", xlabel="epoch", ylabel="loss per interaction")
+    right.plot(history["epoch"], history[f"validation.{select}"], marker="o", color="tab:green")
+    best = history.sort(f"validation.{select}", descending=True, maintain_order=True).row(0, named=True)
+    right.axvline(best["epoch"], color="grey", linestyle=":", label=f"kept: epoch {best['epoch']}")
+    right.set(title="Validation", xlabel="epoch", ylabel=select)
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)
+
+
+def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int) -> None:
+    """How far held-out items are from their users, beside random items that the users never had."""
+    users, items = (part.cpu().numpy() for part in vectors)
+    generator = np.random.default_rng(seed)
+    rows = np.repeat(np.arange(len(fold.target_offsets) - 1), np.diff(fold.target_offsets))  # (T,)
+    picked = generator.choice(len(rows), min(SAMPLED_PAIRS, len(rows)), replace=False)
+    user, held_out = rows[picked], fold.target_items[picked]
+    drawn = generator.integers(0, len(items), len(picked))
+    known = np.concatenate(
+        [_pairs(fold.fit.user, fold.fit.item, items), _pairs(rows, fold.target_items, items)]
+    )
+    unknown = ~np.isin(_pairs(user, drawn, items), known)
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    groups = {
+        "held out": np.linalg.norm(users[user] - items[held_out], axis=1),
+        "random, never bought": np.linalg.norm(users[user[unknown]] - items[drawn[unknown]], axis=1),
+    }
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=60).tolist()
+    for label, group in groups.items():
+        axes.hist(group, bins=edges, density=True, alpha=0.6, label=f"{label} ({len(group):,} pairs)")
+    axes.set(
+        title="Distance between user and item, test window", xlabel="Euclidean distance", ylabel="density"
+    )
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def results(result: dict[str, Any], path: Path) -> None:
+    """Each system's metrics with their 95 % intervals."""
+    systems = list(result["test"])
+    names = [
+        name for name in result["intervals"]["model"] if name.split("@")[0] in ("hit_rate", "recall", "ndcg")
+    ]
+    figure = Figure(figsize=(2.6 * len(names), 3.6), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        means = np.array([result["test"][system][name] for system in systems])
+        low, high = np.array([result["intervals"][system][name] for system in systems]).T
+        colors = ["tab:blue", "tab:cyan", "tab:green", "tab:orange", "tab:grey"]
+        axes.bar(systems, means, yerr=[means - low, high - means], capsize=3, color=colors[: len(systems)])
+        axes.set_title(name)
+        axes.tick_params(axis="x", rotation=60)
+    figure.suptitle(f"Test window, {result['users']:,} users, 95 % bootstrap intervals")
+    figure.savefig(path, dpi=120)
+
+
+def _pairs(user: Any, item: Any, items: Any) -> Any:
+    return np.asarray(user, np.int64) * len(items) + item

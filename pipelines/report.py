@@ -1,0 +1,109 @@
+"""What people read at the end of a run: the results table, a few users, and where everything lies."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines import prepare, tracking
+from pipelines.config import Config
+from pipelines.recommend import open_current
+from serving.recommender import Recommendation
+
+SHOWN = ("hit_rate", "recall", "ndcg")
+EXAMPLES = 3
+FAVOURITES = 10
+
+
+class Example(NamedTuple):
+    """One user: what they take most, and what they would be shown."""
+
+    user_id: int | str
+    favourites: list[str]
+    recommended: list[Recommendation]
+    taken_later: set[int | str]  # what of it they did take in the test window
+
+
+def results_table(result: dict[str, Any]) -> Table:
+    """System x metric, the mean over users with its 95 % interval."""
+    names = [name for name in result["intervals"]["model"] if name.split("@")[0] in SHOWN]
+    names.sort(key=lambda name: (SHOWN.index(name.split("@")[0]), int(name.split("@")[1])))
+    title = f"Test window, {result['users']:,} users; mean and 95 % interval"
+    table = Table("", *names, title=title, title_justify="left")
+    for system, means in result["test"].items():
+        intervals = result["intervals"][system]
+        cells = ["{:.4f} [{:.4f}, {:.4f}]".format(means[name], *intervals[name]) for name in names]
+        table.add_row(system, *cells)
+    return table
+
+
+def examples(config: Config, k: int = 10) -> list[Example]:
+    """A light, a middling and a heavy user among those with held-out items, by name."""
+    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    recommender = open_current(config.bundles)
+    offsets = fold.fit.offsets()
+    with_targets = [
+        user for user in range(fold.fit.n_users) if fold.target_offsets[user + 1] > fold.target_offsets[user]
+    ]
+    with_targets.sort(key=lambda user: (offsets[user + 1] - offsets[user], user))
+    places = [len(with_targets) * part // (2 * EXAMPLES) for part in range(1, 2 * EXAMPLES, 2)]
+    shown = []
+    for user in dict.fromkeys(with_targets[place] for place in places):
+        rows = slice(offsets[user], offsets[user + 1])
+        order = (-fold.fit.weight[rows]).argsort(kind="stable")[:FAVOURITES]
+        targets = fold.target_items[fold.target_offsets[user] : fold.target_offsets[user + 1]]
+        user_id = _plain(fold.user_ids[user])
+        shown.append(
+            Example(
+                user_id,
+                [fold.titles[item] for item in fold.fit.item[rows][order]],
+                recommender.recommend(user_id, k, config.evaluate.exclude_seen),
+                {_plain(fold.item_ids[item]) for item in targets},
+            )
+        )
+    return shown
+
+
+def example_table(example: Example) -> Table:
+    """Favourites beside recommendations; a star marks what the user did take in the test window."""
+    title = f"User {escape(str(example.user_id))} (* taken in the test window)"
+    table = Table("takes most", "recommended", title=title, title_justify="left")
+    names = [
+        ("* " if item.item_id in example.taken_later else "  ") + (item.title or str(item.item_id))
+        for item in example.recommended
+    ]
+    for row in range(max(len(names), len(example.favourites))):
+        left = example.favourites[row] if row < len(example.favourites) else ""
+        right = names[row] if row < len(names) else ""
+        table.add_row(escape(left), escape(right))
+    return table
+
+
+def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
+    """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
+    shown = examples(config)
+    tracked = json.loads((run / "train.json").read_text())["mlflow_run_id"]
+    with (run / "report.txt").open("w", encoding="utf-8") as file:
+        for console in (Console(width=150), Console(file=file, width=150)):
+            console.print(results_table(result))
+            for example in shown:
+                console.print(example_table(example))
+            lines = {
+                "MLflow run": f"{tracked} in {tracking.uri(config)}",
+                "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
+                "bundle": str(config.bundles / run.name),
+                "serve it": f"{command} --user {example_user(shown)}",
+            }
+            for name, value in lines.items():
+                console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def example_user(shown: list[Example]) -> str:
+    return str(shown[0].user_id) if shown else "ID"
+
+
+def _plain(value: Any) -> int | str:
+    return value if isinstance(value, str) else int(value)

@@ -1,0 +1,35 @@
+"""retrain: the whole chain, from the log to the current bundle; what a scheduler calls."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipelines import progress, tracking
+from pipelines.config import Config
+from pipelines.evaluate import evaluate
+from pipelines.export import export
+from pipelines.prepare import prepare
+from pipelines.train import train
+
+
+def retrain(config: Config, say: Callable[[str], None] = progress.say) -> tuple[Path, dict[str, Any]]:
+    """prepare, train, evaluate, export: the run's folder and its results. What is done already is reused."""
+    prepare(config, say)
+    run = train(config, say)
+    result = evaluate(config, run, say)
+    release(config, run, say)
+    return run, result
+
+
+def release(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> None:
+    """export, then register the bundle with MLflow as the challenger, once."""
+    folder = export(config, run, say)
+    registered = run / "registered.json"
+    if registered.exists():
+        return
+    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
+    tracked.files(folder, "bundle")
+    version = tracking.register(config, tracked, "bundle")
+    registered.write_text(json.dumps({"name": config.tracking.experiment, "version": version}))
+    say(f"export: registered as {config.tracking.experiment} version {version}, alias {tracking.CHALLENGER}")
