@@ -1,0 +1,74 @@
+"""Device top-K against the exact search."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys import sampling
+from recsys.index import exact_top_k
+from recsys.interactions import Interactions
+from recsys.ranking import top_k
+
+N_USERS, N_ITEMS = 12, 30
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def histories(seed):
+    """User 0 has everything, user 1 nothing, the rest about a third."""
+    taken = np.random.default_rng(seed).random((N_USERS, N_ITEMS)) < 0.3
+    taken[0], taken[1] = True, False
+    user, item = np.argwhere(taken).astype(np.int32).T.copy()
+    weight, time = np.ones(len(user), dtype=np.float32), np.zeros(len(user), dtype=np.int64)
+    return Interactions(user, item, weight, time, N_USERS, N_ITEMS)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    users=st.lists(st.integers(0, N_USERS - 1), max_size=15),
+    k=st.integers(1, N_ITEMS + 5),
+    chunk=st.integers(1, 20),
+)
+def test_top_k_equals_the_exact_search(seed, users, k, chunk):
+    """Users repeated, in any order, or none; k beyond the catalogue; with and without what they have seen."""
+    user_vectors, item_vectors = normal(seed, N_USERS, 4), normal(seed + 1, N_ITEMS, 4)
+    interactions = histories(seed)
+    wanted = torch.tensor(users, dtype=torch.int64)
+    everyone, width = user_vectors.numpy(), min(k, N_ITEMS)
+    for seen, excluded in (
+        (None, None),
+        (sampling.to_device(interactions, torch.device("cpu")), (interactions.offsets(), interactions.item)),
+    ):
+        ranked = top_k(user_vectors, item_vectors, wanted, k, seen, chunk)
+        expected, _ = exact_top_k(everyone, item_vectors.numpy(), k, excluded)
+        np.testing.assert_array_equal(ranked, expected[users, :width].reshape(-1, width))
+        assert ranked.dtype == np.int32
+
+
+def test_everything_seen_is_all_padding_and_nothing_seen_is_none():
+    seen = sampling.to_device(histories(0), torch.device("cpu"))
+    ranked = top_k(normal(0, N_USERS, 4), normal(1, N_ITEMS, 4), torch.tensor([0, 1]), 99, seen)
+    assert ranked.shape == (2, N_ITEMS)
+    assert (ranked[0] == -1).all()
+    assert sorted(ranked[1]) == list(range(N_ITEMS))
+
+
+def test_nearest_first_by_hand():
+    items = torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 0.0]])
+    assert top_k(torch.zeros(1, 2), items, torch.tensor([0]), 2).tolist() == [[2, 1]]
+
+
+def test_bad_input_is_refused_by_name():
+    good, bad = torch.zeros(2, 2), torch.tensor([[0.0, torch.nan]])
+    for users, items, k, message in (
+        (good, good, 0, "k = 0, allowed >= 1"),
+        (bad, good, 1, "user vectors hold NaN or Inf"),
+        (good, bad / 0, 1, "item vectors hold NaN or Inf"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            top_k(users, items, torch.tensor([0]), k)
