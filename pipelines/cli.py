@@ -76,10 +76,10 @@ def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) ->
     from rich.console import Console
 
     from pipelines.evaluate import evaluate
-    from pipelines.report import results_table
+    from pipelines.report import results_tables
 
     loaded = load_config(config, set_)
-    Console(width=150).print(results_table(evaluate(loaded, find_run(loaded, run))))
+    Console().print(*results_tables(evaluate(loaded, find_run(loaded, run))), sep="\n")
 
 
 @app.command(epilog=_keys("export"))

@@ -54,7 +54,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         "popularity": judge.rank((nowhere, (popular.max() - popular)[:, None])),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
-    result = {
+    result: dict[str, Any] = {
         "key": key,
         "run": run.name,
         "users": len(judge.users),

@@ -27,17 +27,19 @@ class Example(NamedTuple):
     taken_later: set[int | str]  # what of it they did take in the test window
 
 
-def results_table(result: dict[str, Any]) -> Table:
-    """System x metric, the mean over users with its 95 % interval."""
-    names = [name for name in result["intervals"]["model"] if name.split("@")[0] in SHOWN]
-    names.sort(key=lambda name: (SHOWN.index(name.split("@")[0]), int(name.split("@")[1])))
-    title = f"Test window, {result['users']:,} users; mean and 95 % interval"
-    table = Table("", *names, title=title, title_justify="left")
-    for system, means in result["test"].items():
-        intervals = result["intervals"][system]
-        cells = ["{:.4f} [{:.4f}, {:.4f}]".format(means[name], *intervals[name]) for name in names]
-        table.add_row(system, *cells)
-    return table
+def results_tables(result: dict[str, Any]) -> list[Table]:
+    """One table a cut-off: system x metric, the mean over users with its 95 % interval."""
+    ks = sorted({int(name.split("@")[1]) for name in result["intervals"]["model"]})
+    tables = []
+    for k in ks:
+        names = [f"{metric}@{k}" for metric in SHOWN]
+        title = f"Test window, {result['users']:,} users: mean [95 % interval]"
+        table = Table("", *names, title=title, title_justify="left")
+        for system, means in result["test"].items():
+            intervals = result["intervals"][system]
+            table.add_row(system, *("{:.4f} [{:.4f}, {:.4f}]".format(means[n], *intervals[n]) for n in names))
+        tables.append(table)
+    return tables
 
 
 def examples(config: Config, k: int = 10) -> list[Example]:
@@ -87,22 +89,16 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
     shown = examples(config)
     tracked = json.loads((run / "train.json").read_text())["mlflow_run_id"]
     with (run / "report.txt").open("w", encoding="utf-8") as file:
-        for console in (Console(width=150), Console(file=file, width=150)):
-            console.print(results_table(result))
-            for example in shown:
-                console.print(example_table(example))
+        for console in (Console(), Console(file=file, width=100)):
+            console.print(*results_tables(result), *map(example_table, shown), sep="\n")
             lines = {
                 "MLflow run": f"{tracked} in {tracking.uri(config)}",
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
                 "bundle": str(config.bundles / run.name),
-                "serve it": f"{command} --user {example_user(shown)}",
+                "serve it": f"{command} --user {shown[0].user_id}",
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def example_user(shown: list[Example]) -> str:
-    return str(shown[0].user_id) if shown else "ID"
 
 
 def _plain(value: Any) -> int | str:

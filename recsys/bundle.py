@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.ids import IdMap, Strings, load_array
-from recsys.index import ItemIndex, check_vectors
+from recsys.index import ItemIndex, check_vectors, exact_top_k
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -56,6 +56,13 @@ class Bundle:
         """The items that a user took before, ascending."""
         return self.seen_items[self.seen_offsets[user] : self.seen_offsets[user + 1]]
 
+    def nearest(self, vector: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The k nearest items to a vector (D,), their distances; by the path that the manifest names.
+
+        The index may miss some, and may find fewer than k; an exact search (search_k null) does neither.
+        """
+        return _nearest(self.index, self.item_vectors, self.manifest["search_k"], vector, k)
+
 
 def write_bundle(
     folder: Path,
@@ -68,13 +75,14 @@ def write_bundle(
     popular: NDArray[np.int32],
     titles: Sequence[str] | None,
     trees: int,
-    search_k: int,
+    search_k: int | None,
     seed: int,
     info: dict[str, Any],
 ) -> None:
     """Write, flush and verify a bundle in a hidden sibling folder, then rename it to `folder`.
 
-    Vectors are Euclidean, smaller = closer. info is anything JSON can hold. Nothing is seen under the final
+    Vectors are Euclidean, smaller = closer; with search_k None they are scanned, for where an index is no
+    less work. info is anything JSON can hold. Nothing is seen under the final
     name before it is complete. Raises FileExistsError if `folder` exists, ValueError (BundleError where it
     shows in a written file) on input that cannot be served, TypeError on info that JSON cannot hold.
     """
@@ -108,7 +116,7 @@ def write_bundle(
             "n_seen": len(seen[1]),
             "trees": trees,
             "search_k": search_k,
-            "canaries": _canaries(user_vectors, index, search_k),
+            "canaries": _canaries(index, user_vectors, item_vectors, search_k),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "info": info,
         }
@@ -184,9 +192,14 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: changed since it was written (its checksum differs)")
     if manifest.get("metric") != "euclidean":
         raise BundleError(f"{path}: metric {manifest.get('metric')!r}, allowed is 'euclidean'")
-    for key, least in {"dim": 1, "n_users": 1, "n_items": 1, "n_seen": 0, "trees": 1, "search_k": 1}.items():
+    for key, least in {"dim": 1, "n_users": 1, "n_items": 1, "n_seen": 0, "trees": 1}.items():
         if type(manifest.get(key)) is not int or manifest[key] < least:
             raise BundleError(f"{path}: {key} is {manifest.get(key)!r}, expected a whole number >= {least}")
+    search_k = manifest.get("search_k")
+    if search_k is not None and (type(search_k) is not int or search_k < 1):
+        raise BundleError(
+            f"{path}: search_k is {search_k!r}, expected a whole number >= 1, or null for a scan"
+        )
     for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
         if type(manifest.get(key)) is not kind:
             raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
@@ -274,15 +287,34 @@ def _check_index(bundle: Bundle) -> None:
         for item in _spread(index.n_items):
             if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
                 raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
-        if _canaries(bundle.user_vectors, index, manifest["search_k"]) != manifest["canaries"]:
+        vectors = bundle.user_vectors, bundle.item_vectors
+        if _canaries(index, *vectors, manifest["search_k"]) != manifest["canaries"]:
             raise ValueError("canary queries are not answered as the manifest expects")
 
 
-def _canaries(user_vectors: NDArray[np.float32], index: ItemIndex, search_k: int) -> list[dict[str, Any]]:
+def _nearest(
+    index: ItemIndex,
+    item_vectors: NDArray[np.float32],
+    search_k: int | None,
+    vector: NDArray[np.float32],
+    k: int,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    if search_k is not None:
+        return index.query(vector, k, search_k)
+    items, distances = exact_top_k(vector[None], item_vectors, min(k, len(item_vectors)))
+    return items[0], distances[0]
+
+
+def _canaries(
+    index: ItemIndex,
+    user_vectors: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    search_k: int | None,
+) -> list[dict[str, Any]]:
     """What a few users are answered: items only, as distances may differ in the last bit between CPUs."""
     canaries = []
     for user in _spread(len(user_vectors)):
-        items, _ = index.query(user_vectors[user], CANARY_K, search_k)
+        items, _ = _nearest(index, item_vectors, search_k, user_vectors[user], CANARY_K)
         canaries.append({"user": user, "items": items.tolist()})
     return canaries
 

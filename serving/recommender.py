@@ -70,7 +70,7 @@ class Recommender:
         if k == 0:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
         vector = bundle.user_vectors[user]  # (D,)
-        items, distances = bundle.index.query(vector, k + len(seen), bundle.manifest["search_k"])
+        items, distances = bundle.nearest(vector, k + len(seen))
         unseen = np.isin(items, seen, invert=True)
         if unseen.sum() >= k:
             return items[unseen][:k], distances[unseen][:k]

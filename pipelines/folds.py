@@ -1,0 +1,80 @@
+"""The folds as arrays: what a model fits on, and what it is asked for.
+
+Axes: U users, I items, N interactions, T targets or triplets.
+"""
+
+from typing import Literal, NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.config import Config
+from pipelines.prepare import opened
+from recsys.interactions import Interactions
+
+FoldName = Literal["validation", "test"]
+
+
+class Fold(NamedTuple):
+    """One fold as arrays; the position of an id is its internal number, and ids ascend."""
+
+    fit: Interactions
+    target_offsets: NDArray[np.int64]  # (U + 1,): user u's are target_items[offsets[u] : offsets[u + 1]]
+    target_items: NDArray[np.int32]  # (T,), ascending within a user
+    user_ids: NDArray[np.int64] | list[str]  # (U,)
+    item_ids: NDArray[np.int64] | list[str]  # (I,)
+    titles: list[str]  # (I,)
+    item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
+
+
+def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
+    """One fold as arrays; its targets are the pairs new to the user, or all pairs if not exclude_seen.
+
+    Times are seconds since 1970 UTC, all 0 if the log has none. Raises InputError: not prepared, locked.
+    """
+    new = "and is_new" if exclude_seen else ""
+    with opened(config) as con:
+        users = _rows(con, name, 'select user_id from users where fold = $fold order by "user"')["user_id"]
+        items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
+        triples = _rows(con, name, 'select * from triples where fold = $fold order by "user", item')
+        targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
+    seconds = triples["event_at"].dt.epoch("us").fill_null(0) // 1_000_000
+    fit = Interactions(
+        user=np.array(triples["user"], np.int32),  # (N,)
+        item=np.array(triples["item"], np.int32),  # (N,)
+        weight=np.array(triples["weight"], np.float32),  # (N,)
+        time=np.array(seconds, np.int64),  # (N,)
+        n_users=len(users),
+        n_items=len(items),
+    )
+    offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
+    return Fold(
+        fit=fit,
+        target_offsets=offsets.astype(np.int64),
+        target_items=np.array(targets["item"], np.int32),
+        user_ids=_ids(users),
+        item_ids=_ids(items["item_id"]),
+        titles=items["title"].to_list(),
+        item_table=items,
+    )
+
+
+def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:
+    """(T, 3) internal numbers (user, positive, negative). Raises InputError: not prepared, locked."""
+    with opened(config) as con:
+        query = 'select * from mined_triplets where fold = $fold order by "user", positive, draw'
+        triplets = _rows(con, name, query).select("user", "positive", "negative")
+    return np.stack([np.array(triplets[column], np.int32) for column in triplets.columns], axis=1)  # (T, 3)
+
+
+def _ids(column: pl.Series) -> NDArray[np.int64] | list[str]:
+    return np.array(column, np.int64) if column.dtype == pl.Int64 else column.to_list()
+
+
+def _rows(con: duckdb.DuckDBPyConnection, fold: FoldName, query: str) -> pl.DataFrame:
+    if fold not in ("validation", "test"):
+        raise ValueError(f"fold '{fold}' is unknown, allowed: validation, test")
+    rows: pl.DataFrame = con.sql(query, params={"fold": fold}).pl()
+    return rows

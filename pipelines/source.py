@@ -1,0 +1,157 @@
+"""Reading a configured relation: the log and the item metadata into DuckDB, once, with clear errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from pipelines.config import InputError, Items, Relation, Source
+
+READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".csv.gz": "read_csv", ".json": "read_json"}
+
+# DuckDB's names of the column types each role takes
+WHOLE = {
+    sign + size for sign in ("", "u") for size in ("tinyint", "smallint", "integer", "bigint", "hugeint")
+}
+NUMBERS = WHOLE | {"decimal", "float", "double"}
+TIMES = {
+    "timestamp",
+    "timestamp_s",
+    "timestamp_ms",
+    "timestamp_ns",
+    "timestamp with time zone",
+    "date",
+    "varchar",
+}
+WORDS = {"varchar", "enum"}
+IDS = WHOLE | WORDS | {"uuid"}
+
+ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
+
+
+def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
+    """Make temp table source_log; the log is read this once, so what is fingerprinted is what is built."""
+    with _readable(con, "source", source) as (relation, types):
+
+        def column(key: str, allowed: set[str], cast: str) -> str:
+            name = getattr(source, key)
+            return f"cast({_column('source.' + key, name, types, allowed) if name else 'null'} as {cast})"
+
+        user = _id("source.user", source.user, types)
+        item = _id("source.item", source.item, types)
+        time = _column("source.time", source.time, types, TIMES) if source.time else "cast(null as timestamp)"
+        weight = column("weight", NUMBERS, "double") if source.weight or source.event else "cast(1 as double)"
+        query = f"""select
+    {user} as user_id,
+    {item} as item_id,
+    {time} as event_at,
+    {weight} as weight,
+    {column("event", WORDS, "varchar")} as event,
+    {column("split", WORDS, "varchar")} as part
+from {relation}"""
+        con.execute(f"create temp table source_log as\n{query}")
+    con.execute("create temp table source_event_weights (event varchar, weight double)")
+    for kind in source.event_weights.items():
+        con.execute("insert into source_event_weights values (?, ?)", kind)
+    return query
+
+
+def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:
+    """Make temp table source_items (item_id, title, attributes), empty if there is no metadata."""
+    empty = "select item_id, cast(null as varchar) as title from source_log limit 0"
+    con.execute(f"create temp table source_items as {empty}")
+    if items is None:
+        return
+    with _readable(con, "items", items) as (relation, types):
+        taken = [name for name in items.attributes if name.lower() in ITEM_COLUMNS]
+        if taken:
+            raise InputError(
+                f"items.attributes: {', '.join(taken)} would stand twice, rename them in a query"
+            )
+        title = _column("items.title", items.title, types, WORDS) if items.title else "null"
+        attributes = "".join(f", {_column('items.attributes', name, types)}" for name in items.attributes)
+        con.execute(
+            f"""create or replace temp table source_items as
+select {_id("items.item", items.item, types)} as item_id, cast({title} as varchar) as title{attributes}
+from {relation}"""
+        )
+    log_type, items_type = (
+        con.table(name).select("item_id").types[0] for name in ("source_log", "source_items")
+    )
+    if log_type != items_type:
+        raise InputError(
+            f"items.item is read as {items_type}, source.item as {log_type}: cast one in a query"
+        )
+
+
+@contextmanager
+def _readable(
+    con: duckdb.DuckDBPyConnection, section: str, relation: Relation
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The relation as text for a FROM and its columns with their types, while its database is attached."""
+    database = f"{section}_database"
+    with explained(f"{section}.database = '{relation.database}'"):
+        if relation.database is not None:
+            con.execute(f"attach {_literal(str(relation.database))} as {database} (read_only)")
+            con.execute(f"use {database}")
+    with explained(section):
+        text = _from(con, section, database, relation)
+        found = con.sql(f"select * from {text}")
+        yield text, {name: type_.id for name, type_ in zip(found.columns, found.types, strict=True)}
+    if relation.database is not None:
+        con.execute("use recsys")
+        con.execute(f"detach {database}")
+
+
+def _from(con: duckdb.DuckDBPyConnection, section: str, database: str, relation: Relation) -> str:
+    if relation.table is not None:
+        schema, _, table = relation.table.rpartition(".")
+        return ".".join(_identifier(name) for name in (database, schema or "main", table))
+    if relation.files is not None:
+        reader = next((READERS[end] for end in READERS if relation.files.lower().endswith(end)), None)
+        if reader is None:
+            raise InputError(
+                f"{section}.files = '{relation.files}': it must end in one of {', '.join(READERS)}"
+            )
+        return f"{reader}({_literal(relation.files)})"
+    statements = con.extract_statements(relation.query or "")
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+        raise InputError(f"{section}.query must be a single SELECT, not {kinds}")
+    return f"(\n{statements[0].query.strip().rstrip(';')}\n)"
+
+
+def _column(key: str, name: str, types: dict[str, str], allowed: set[str] | None = None) -> str:
+    """The column's quoted name. Raises InputError: no such column, or not of an allowed type."""
+    type_ = {known.lower(): type_ for known, type_ in types.items()}.get(name.lower())
+    if type_ is None:
+        raise InputError(f"{key} = '{name}': there is no such column, only {', '.join(types)}")
+    if allowed is not None and type_ not in allowed:
+        raise InputError(
+            f"{key} = '{name}' is a column of type {type_}, allowed: {', '.join(sorted(allowed))}"
+        )
+    return _identifier(name)
+
+
+def _id(key: str, name: str, types: dict[str, str]) -> str:
+    """Whole numbers become BIGINT (NULL if too large, which a check finds), all else VARCHAR."""
+    column = _column(key, name, types, IDS)
+    whole = {known.lower(): type_ for known, type_ in types.items()}[name.lower()] in WHOLE
+    return f"try_cast({column} as {'bigint' if whole else 'varchar'})"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """DuckDB's error as an InputError about `what`: the first line of its message says enough."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InputError(f"{what}: {str(error).splitlines()[0]}") from None
