@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import plots, prepare, progress, tracking
+from pipelines import folds, plots, prepare, progress, tracking
 from pipelines.config import Config
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
@@ -38,7 +38,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
-    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     judge = Judge(fold, choose_device(config.train.device), config.evaluate)
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
@@ -90,7 +90,7 @@ def _on(
     return vectors[0].to(device), vectors[1].to(device)
 
 
-def _served(config: Config, recommender: Recommender, fold: prepare.Fold, judge: Judge) -> NDArray[np.int32]:
+def _served(config: Config, recommender: Recommender, fold: folds.Fold, judge: Judge) -> NDArray[np.int32]:
     """(Q, K) internal numbers of what the recommender answers; the index is part of what is measured."""
     number = {item_id: item for item, item_id in enumerate(_listed(fold.item_ids))}
     user_ids, k = _listed(fold.user_ids), max(judge.ks)
@@ -132,7 +132,7 @@ def _intervals(
     return {name: [float(bootstrap.low[m]), float(bootstrap.high[m])] for m, name in enumerate(values)}
 
 
-def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: prepare.Fold) -> None:
+def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: folds.Fold) -> None:
     """Grain: one row per system and judged user."""
     user_ids = [_listed(fold.user_ids)[user] for user in judge.users]
     tables = [

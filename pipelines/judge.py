@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.config import Evaluate, InputError
-from pipelines.prepare import Fold
+from pipelines.folds import Fold
 from recsys import metrics, ranking, sampling
 
 Vectors = tuple[Tensor, Tensor]  # (U, D), (I, D): Euclidean, smaller = closer

@@ -7,8 +7,8 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
+from pipelines.folds import Fold
 from pipelines.judge import Judge, Vectors
-from pipelines.prepare import Fold
 
 SAMPLED_PAIRS = 20_000
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import prepare, tracking
+from pipelines import folds, tracking
 from pipelines.config import Config
 from pipelines.recommend import open_current
 from serving.recommender import Recommendation
@@ -44,7 +44,7 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
 
 def examples(config: Config, k: int = 10) -> list[Example]:
     """A light, a middling and a heavy user among those with held-out items, by name."""
-    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     recommender = open_current(config.bundles)
     offsets = fold.fit.offsets()
     with_targets = [

@@ -26,11 +26,16 @@ TIMES = {
 WORDS = {"varchar", "enum"}
 IDS = WHOLE | WORDS | {"uuid"}
 
+# our own columns of tables stg_items and items, beside which the attributes stand
 ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
 
 
 def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
-    """Make temp table source_log; the log is read this once, so what is fingerprinted is what is built."""
+    """Make temp table source_log, and return its query.
+
+    The log is read this once, so that what is fingerprinted is what is built. Raises InputError: no such
+    file, table or column, a column of the wrong type, a query that is no SELECT or that fails.
+    """
     with _readable(con, "source", source) as (relation, types):
 
         def column(key: str, allowed: set[str], cast: str) -> str:
@@ -57,7 +62,10 @@ from {relation}"""
 
 
 def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:
-    """Make temp table source_items (item_id, title, attributes), empty if there is no metadata."""
+    """Make temp table source_items (item_id, title, attributes), empty if there is no metadata.
+
+    Raises InputError: as for the log; an attribute named like our columns; ids not of the log's type.
+    """
     empty = "select item_id, cast(null as varchar) as title from source_log limit 0"
     con.execute(f"create temp table source_items as {empty}")
     if items is None:
@@ -82,6 +90,15 @@ from {relation}"""
         raise InputError(
             f"items.item is read as {items_type}, source.item as {log_type}: cast one in a query"
         )
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """DuckDB's error as an InputError about `what`: the first line of its message says enough."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise InputError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager
@@ -146,12 +163,3 @@ def _identifier(name: str) -> str:
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """DuckDB's error as an InputError about `what`: the first line of its message says enough."""
-    try:
-        yield
-    except duckdb.Error as error:
-        raise InputError(f"{what}: {str(error).splitlines()[0]}") from None

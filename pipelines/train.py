@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 import recsys
-from pipelines import prepare, progress, tracking
+from pipelines import folds, prepare, progress, tracking
 from pipelines.config import Config, InputError, Train
 from pipelines.judge import Judge, Vectors
 from recsys import baselines, losses, miners, models, sampling
@@ -98,13 +98,13 @@ def _choose_and_fit(
     say: Callable[[str], None],
 ) -> None:
     """Write choice.json, config.json, history.parquet and model.pt into the folder, and track them."""
-    fold = prepare.load_fold(config, "validation", config.evaluate.exclude_seen)
+    fold = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     judge = Judge(fold, device, config.evaluate)
     spectral_choice = _choose_spectral(config, judge, say)
     choice, history = _choose_epochs(config, judge, spectral_choice, tracked, say)
 
     say(f"train: fitting {choice.epochs} epochs on everything before the test window")
-    fold = prepare.load_fold(config, "test", config.evaluate.exclude_seen)
+    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
     model, optimizer, generator = _start(config, data, choice)
     for epoch in range(choice.epochs):
