@@ -75,7 +75,7 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
         read_items(con, config.items)
         fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
-        found = _stored(config)
+        found = _stored(config) if config.database.exists() else None
         if found is not None and found.key == key:
             say(f"prepare: {config.database} already holds this log, settings and code: reused")
             return found
@@ -94,7 +94,7 @@ def stored(config: Config) -> Prepared:
     """What prepare made last, whatever the log holds by now. Raises InputError: not prepared, locked."""
     found = _stored(config)
     if found is None:
-        raise InputError(f"'{config.database}' does not exist: run prepare first")
+        raise InputError(f"'{config.database}' was not made by this prepare: run prepare again")
     return found
 
 
@@ -156,9 +156,7 @@ def opened(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _stored(config: Config) -> Prepared | None:
-    """What made the database that is there; None if there is none, or it is of another layout."""
-    if not config.database.exists():
-        return None
+    """What made the database that is there; None if it is of another layout."""
     with opened(config) as con:
         try:
             row = con.execute("select key, source_query, fingerprint from prepared").fetchone()

@@ -1,0 +1,221 @@
+"""The tables prepare makes, against hand-worked rows and a pure Python oracle."""
+
+import tempfile
+from collections import Counter, defaultdict
+from datetime import timedelta
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_log import COLUMNS, Row, config_of, day, labelled, quiet, rows_of
+
+from pipelines.folds import load_fold, load_mined_triplets
+from pipelines.prepare import prepare
+
+
+def test_golden_time_split(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    made = prepare(config, quiet)
+    assert rows_of(config, "select part, count(*) from events group by part order by part") == [
+        ("test", 3),
+        ("train", 6),
+        ("validation", 6),
+    ]
+    pairs = (
+        "select user_id, item_id, event_count, weight, first_at, last_at from pairs where fold = 'validation'"
+    )
+    assert rows_of(config, f"{pairs} order by all") == [
+        (1, 10, 3, 5.0, day(1), day(2)),
+        (1, 11, 1, 1.0, day(3), day(3)),
+        (2, 10, 1, 1.0, day(4), day(4)),
+        (2, 12, 1, 1.0, day(5), day(5)),
+    ]
+    targets = 'select fold, "user", item, is_new from targets order by all'
+    assert rows_of(config, targets) == [
+        ("test", 0, 3, True),  # 1 takes 13, which fold test has as item 3
+        ("test", 2, 1, True),
+        ("validation", 0, 0, False),
+        ("validation", 0, 2, True),
+        ("validation", 1, 0, False),
+        ("validation", 1, 1, True),
+    ]
+    items = "select item_id, item, title, user_count, first_at, last_at from items where fold = 'test'"
+    assert rows_of(config, f"{items} order by item") == [
+        (10, 0, "10", 3, day(1), day(20) - timedelta(microseconds=1)),
+        (11, 1, "11", 2, day(3), day(10)),
+        (12, 2, "12", 2, day(5), day(12)),
+        (13, 3, "13", 1, day(14), day(14)),
+    ]
+    assert (
+        made.counts
+        | {
+            "log.rows": 16,
+            "events": 15,
+            "events.test": 3,
+            "users": 4,
+            "items": 4,
+            "validation.users": 2,
+            "validation.items": 3,
+            "validation.pairs": 4,
+            "validation.window_users": 3,
+            "validation.window_users_unknown": 1,
+            "validation.window_pairs_item_unknown": 1,
+            "validation.targets": 4,
+            "validation.new_targets": 2,
+            "test.new_target_users": 2,
+            "test.window_users_unknown": 1,
+        }
+        == made.counts
+    )
+
+
+def test_windows_default_to_the_last_days(tmp_path: Path) -> None:
+    split = {"validation_start": None, "test_start": None, "test_days": 2, "validation_days": 10.5}
+    config = config_of(tmp_path, split=split)
+    prepare(config, quiet)
+    assert rows_of(config, "select validation_start, test_start from windows") == [(day(9.5), day(20))]
+
+
+def test_golden_leave_last_out(tmp_path: Path) -> None:
+    rows = [
+        (1, 10, day(1)),
+        (1, 11, day(2)),
+        (1, 12, day(3)),
+        (1, 13, day(3)),  # tie with 12: the larger id counts as later
+        (1, 10, day(9)),  # bought again: its first time decides
+        (1, 13, day(8)),  # goes wherever the pair goes
+        (2, 10, day(1)),
+        (2, 11, day(2)),
+        (3, 13, day(1)),
+        (3, 10, day(2)),
+        (3, 11, day(3)),
+    ]
+    config = config_of(tmp_path, rows, COLUMNS[:3], split={"kind": "leave_last_out"})
+    prepare(config, quiet)
+    parts = "select distinct user_id, item_id, part from events order by all"
+    assert rows_of(config, parts) == [
+        (1, 10, "train"),
+        (1, 11, "train"),
+        (1, 12, "validation"),
+        (1, 13, "test"),
+        (2, 10, "train"),
+        (2, 11, "train"),
+        (3, 10, "validation"),
+        (3, 11, "test"),
+        (3, 13, "train"),
+    ]
+    assert rows_of(config, "select count(*) from events where part = 'test'") == [(3,)]
+    assert rows_of(config, "select count(*) from pairs where fold = 'test'") == [(7,)]
+
+
+def test_predefined_split_without_times(tmp_path: Path) -> None:
+    rows = labelled("train", [(1, 1), (1, 2), (2, 1), (2, 3)])
+    rows += labelled("validation", [(1, 3)]) + labelled("test", [(2, 2), (2, 2), (9, 1)])
+    config = config_of(
+        tmp_path, rows, ("user_id", "item_id", "set"), split={"kind": "predefined"}, source={"split": "set"}
+    )
+    prepare(config, quiet)
+    assert rows_of(config, 'select fold, "user", item, is_new from targets order by all') == [
+        ("test", 1, 1, True),
+        ("validation", 0, 2, True),
+    ]
+    fold = load_fold(config, "test")
+    assert fold.fit.time.tolist() == [0] * 5
+    assert load_mined_triplets(config, "test")[:, 1:].max() <= 2
+
+
+def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
+    train = [(user, item) for user in range(40) for item in range(30)]
+    rows = labelled("train", train + train) + labelled("test", [(1, 40), (2, 0)])
+    columns, changes = (
+        ("user_id", "item_id", "set"),
+        {"split": {"kind": "predefined"}, "source": {"split": "set"}},
+    )
+    chosen = []
+    for seed in (0, 0, 1):
+        config = config_of(tmp_path, rows, columns, seed=seed, **changes)
+        prepare(config, quiet)
+        query = "select user_id, item_id, count(*) from events where part = 'validation' group by all"
+        chosen.append(rows_of(config, f"{query} order by all"))
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert all(count == 2 for _, _, count in chosen[0]), "a pair moves whole"
+    assert 80 < len(chosen[0]) < 160, "one in ten of 1,200"
+
+
+def test_k_core_cascades(tmp_path: Path) -> None:
+    """Item 4 has one user and goes; then user 3 has one item left and goes; then item 3 has one user left."""
+    train = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 3), (3, 4)]
+    rows = [(u, i, day(1)) for u, i in train] + [
+        (1, 3, day(11)),
+        (2, 2, day(12)),
+        (1, 2, day(21)),
+        (3, 1, day(21)),
+    ]
+    split = {"min_users_per_item": 2, "min_items_per_user": 2}
+    config = config_of(tmp_path, rows, COLUMNS[:3], split=split)
+    prepare(config, quiet)
+    assert rows_of(
+        config, "select user_id, item_id from core_pairs where fold = 'validation' order by all"
+    ) == [
+        (1, 1),
+        (1, 2),
+        (2, 1),
+        (2, 2),
+    ]
+    # user 1's item 3 in the validation window makes it two users: fold test keeps 3, user 3 still has but one
+    assert rows_of(config, "select distinct item_id from core_pairs where fold = 'test' order by all") == [
+        (1,),
+        (2,),
+        (3,),
+    ]
+    assert rows_of(config, "select user_id, \"user\" from users where fold = 'test' order by all") == [
+        (1, 0),
+        (2, 1),
+    ]
+
+
+def core_of(pairs: set[tuple[int, int]], users_per_item: int, items_per_user: int) -> set[tuple[int, int]]:
+    while True:
+        of_user, of_item = Counter(u for u, _ in pairs), Counter(i for _, i in pairs)
+        left = {(u, i) for u, i in pairs if of_user[u] >= items_per_user and of_item[i] >= users_per_item}
+        if left == pairs:
+            return left
+        pairs = left
+
+
+events = st.tuples(st.integers(1, 6), st.integers(1, 7), st.integers(0, 29), st.sampled_from([0.0, 1.0, 2.5]))
+
+
+CORE = [(u, i, 1, 1.0) for u in (1, 2, 3) for i in (1, 2)] + [
+    (1, 1, 12, 1.0),
+    (2, 2, 22, 1.0),
+]  # passes all checks
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+@given(st.lists(events, min_size=10, max_size=60), st.integers(1, 3), st.integers(1, 2))
+def test_pairs_and_targets_match_a_python_oracle(
+    log: list[Row], users_per_item: int, items_per_user: int
+) -> None:
+    expected_pairs, expected_targets = [], []
+    for fold, cut, end in (("validation", 10, 20), ("test", 20, 30)):
+        weights: dict[tuple[int, int], float] = defaultdict(float)
+        for u, i, when, weight in log + CORE:
+            if weight > 0 and when < cut:
+                weights[u, i] += weight
+        core = core_of(set(weights), users_per_item, items_per_user)
+        users, items = sorted({u for u, _ in core}), sorted({i for _, i in core})
+        expected_pairs += [(fold, users.index(u), items.index(i), weights[u, i]) for u, i in core]
+        held = {(u, i) for u, i, when, weight in log + CORE if weight > 0 and cut <= when < end}
+        known = {(u, i) for u, i in held if u in users and i in items}
+        expected_targets += [(fold, users.index(u), items.index(i), (u, i) not in core) for u, i in known]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [(u, i, day(when), weight) for u, i, when, weight in log + CORE]
+        split = {"min_users_per_item": users_per_item, "min_items_per_user": items_per_user}
+        config = config_of(Path(folder), rows, split=split)
+        prepare(config, quiet)
+        assert rows_of(config, 'select fold, "user", item, weight from triples order by all') == sorted(
+            expected_pairs
+        )
+        found = rows_of(config, 'select fold, "user", item, is_new from targets order by all')
+        assert found == sorted(expected_targets)
