@@ -50,6 +50,8 @@ def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int)
     }
     edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=60).tolist()
     for label, group in groups.items():
+        if len(group) == 0:  # users of a tiny catalogue may know all of it
+            continue
         axes.hist(group, bins=edges, density=True, alpha=0.6, label=f"{label} ({len(group):,} pairs)")
     axes.set(
         title="Distance between user and item, test window", xlabel="Euclidean distance", ylabel="density"
