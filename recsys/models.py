@@ -10,10 +10,11 @@ from recsys.distances import squared_euclidean, with_offset
 
 
 class MetricSpace(nn.Module):
-    """d(u, i) = |u - i|^2 + offset_i, u and i in the unit ball.
+    """d(u, i) = |u - i|^2 + offset_i >= 0, u and i in the unit ball.
 
     Hsieh et al. 2017 (CML), eq. 1, and an offset that says how far an item is from everybody: without it a
-    bounded space cannot say that an item is popular. Raises ValueError if widths or lengths disagree.
+    bounded space cannot say that an item is popular. Raises ValueError if widths or lengths disagree, or an
+    offset is not >= 0.
     """
 
     def __init__(self, users: Tensor, items: Tensor, offset: Tensor, learn_offset: bool = True) -> None:
@@ -22,6 +23,8 @@ class MetricSpace(nn.Module):
         if users.shape[1] != items.shape[1] or offset.shape != items.shape[:1]:
             shapes = [list(part.shape) for part in (users, items, offset)]
             raise ValueError(f"users, items, offset are {shapes}, expected [U, D], [I, D], [I]")
+        if not (offset >= 0).all():
+            raise ValueError(f"offset starts at {offset.min()}, allowed >= 0")
         self.users = nn.Parameter(users.detach().clone())
         self.items = nn.Parameter(items.detach().clone())
         self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
@@ -36,9 +39,14 @@ class MetricSpace(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Pull rows that have left the unit ball back onto it (CML, section 3.3)."""
+        """Pull rows that have left the unit ball back onto it (CML, section 3.3); raise offsets to 0 and up.
+
+        All offsets rise together, so no order changes. Below 0 the contrastive loss would lower them without
+        end, as it rewards a small d(a,p) whatever d(a,n) is.
+        """
         for rows in (self.users, self.items):
             rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1.0))
+        self.offset.sub_(self.offset.min().clamp_max(0))
 
     @torch.no_grad()
     def euclidean_vectors(self) -> tuple[Tensor, Tensor]:
@@ -69,7 +77,7 @@ def inner_product_as_distance(users: Tensor, items: Tensor) -> tuple[Tensor, Ten
     """
     users = users / users.norm(dim=1, keepdim=True).clamp_min(torch.finfo(users.dtype).tiny)
     items = items / items.norm(dim=1).max().clamp_min(torch.finfo(items.dtype).tiny)
-    return users, items, 1 - items.square().sum(1)
+    return users, items, (1 - items.square().sum(1)).clamp_min(0)
 
 
 def add_distances(

@@ -13,13 +13,21 @@ def normal(seed, *shape):
 
 
 def space(n_users=20, n_items=200, dim=5, learn_offset=True):
-    """Offsets of either sign: only their differences matter."""
-    return MetricSpace(normal(0, n_users, dim), normal(1, n_items, dim), normal(2, n_items), learn_offset)
+    offset = 1 + normal(2, n_items).abs()
+    return MetricSpace(normal(0, n_users, dim), normal(1, n_items, dim), offset, learn_offset)
 
 
 def all_distances(model):
     with torch.no_grad():
         return model.distance(torch.arange(len(model.users)), torch.arange(len(model.items)))  # (U, I)
+
+
+def assert_nearest_first(ranked, distance):
+    """Every item once, in the order of (U, I) distances but for their rounding."""
+    np.testing.assert_array_equal(
+        np.sort(ranked), np.broadcast_to(np.arange(distance.shape[1]), ranked.shape)
+    )
+    assert np.diff(np.take_along_axis(distance.numpy(), ranked, 1)).min() > -1e-5
 
 
 def test_distances_equal_the_naive_loop():
@@ -34,10 +42,12 @@ def test_distances_equal_the_naive_loop():
 
 
 def test_the_start_is_copied():
-    users, items, offset = normal(0, 3, 2), normal(1, 4, 2), normal(2, 4)
+    users, items, offset = normal(0, 3, 2), normal(1, 4, 2), torch.ones(4)
     model = MetricSpace(users, items, offset)
     users.zero_(), items.zero_(), offset.zero_()
-    for kept, start in zip(model.parameters(), (normal(0, 3, 2), normal(1, 4, 2), normal(2, 4)), strict=True):
+    for kept, start in zip(
+        model.parameters(), (normal(0, 3, 2), normal(1, 4, 2), torch.ones(4)), strict=True
+    ):
         assert torch.equal(kept, start)
 
 
@@ -57,17 +67,31 @@ def test_shapes_that_disagree_are_refused(items, offset, shapes):
         MetricSpace(torch.zeros(3, 2), torch.zeros(items), torch.zeros(offset))
 
 
+@pytest.mark.parametrize("lowest", [-0.5, torch.nan])
+def test_an_offset_below_zero_is_refused(lowest):
+    with pytest.raises(ValueError, match=f"offset starts at {lowest}, allowed >= 0"):
+        MetricSpace(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([lowest, 1.0]))
+
+
 def test_project_pulls_rows_onto_the_unit_ball_and_leaves_inner_rows_untouched():
     lengths = torch.tensor([[0.0], [1e-9], [0.5], [0.99], [1.5], [1e6]])
     directions = torch.nn.functional.normalize(normal(0, 6, 4))
     start = directions * lengths
-    model = MetricSpace(start, start.flip(0), torch.full((6,), 7.0))
+    model = MetricSpace(start, start.flip(0), torch.full((6,), 0.1))
     model.project()
     for rows in (model.users.detach(), model.items.detach().flip(0)):
         assert torch.equal(rows[:4], start[:4])
         torch.testing.assert_close(rows[4:], directions[4:])
         assert rows.norm(dim=1).max() <= 1 + 1e-6
-    assert (model.offset == 7).all()
+    assert (model.offset == 0.1).all()
+
+
+def test_project_raises_all_offsets_together_where_one_is_below_zero():
+    model = space(n_items=4)
+    with torch.no_grad():
+        model.offset.copy_(torch.tensor([0.5, -1.5, 0.0, 2.0]))
+    model.project()
+    assert model.offset.tolist() == [2, 0, 1.5, 3.5]
 
 
 def test_exported_vectors_rank_as_the_model_does():
@@ -76,13 +100,11 @@ def test_exported_vectors_rank_as_the_model_does():
     assert (users.shape, items.shape) == ((20, 6), (200, 6))
     distance = all_distances(model)
     torch.testing.assert_close(torch.cdist(users, items).square(), distance - model.offset.detach().min())
-    expected = distance.argsort(1).numpy()
     exact, _ = exact_top_k(users.numpy(), items.numpy(), 200)
-    np.testing.assert_array_equal(exact, expected)
+    assert_nearest_first(exact, distance)
     index = ItemIndex.build(items.numpy(), trees=10, seed=0)
-    for user in range(20):
-        found, _ = index.query(users[user].numpy(), 200, search_k=10**5)
-        np.testing.assert_array_equal(found, expected[user])
+    found = [index.query(user.numpy(), 200, search_k=10**5)[0] for user in users]
+    assert_nearest_first(np.stack(found), distance)
 
 
 def test_random_start_has_the_length_it_is_given_and_comes_from_the_generator():
@@ -102,9 +124,9 @@ def test_an_inner_product_as_a_distance():
     torch.testing.assert_close(all_distances(model), 2 - 2 * cosine)
     vectors = [part.numpy() for part in model.euclidean_vectors()]
     ranked, _ = exact_top_k(*vectors, 200)
-    np.testing.assert_array_equal(ranked, inner.argsort(1, descending=True).numpy())
+    assert_nearest_first(ranked, -cosine)
     assert max(unit.norm(dim=1).max(), scaled.norm(dim=1).max()) <= 1 + 1e-6
-    assert offset.min() >= -1e-6
+    assert offset.min() >= 0
 
 
 def test_an_inner_product_of_zeros_stays_finite():
