@@ -200,18 +200,26 @@ def _run_step(con: duckdb.DuckDBPyConnection, step: str, say: Callable[[str], No
     if folder == "checks":
         _check(con, name, text)
         return
-    if name == "core_pairs":  # it reads itself: each round may push further users and items below the minimum
-        left = _create(con, name, "select * from pairs")
-        while (rows := _create(con, name, text)) < left:
-            left = rows
-    else:
-        rows = _create(con, name, text)
+    rows = _create_core_pairs(con, text) if name == "core_pairs" else _create(con, f"table {name}", text)
     say(f"prepare: {name} has {rows:,} rows ({time.perf_counter() - started:.1f} s)")
 
 
-def _create(con: duckdb.DuckDBPyConnection, name: str, text: str) -> int:
-    """The number of rows of the new table."""
-    return int(con.execute(f"create or replace table {name} as\n{text}").fetchall()[0][0])
+def _create(con: duckdb.DuckDBPyConnection, what: str, text: str) -> int:
+    """Make 'table x' or 'temp table x' and return the number of its rows."""
+    return int(con.execute(f"create or replace {what} as\n{text}").fetchall()[0][0])
+
+
+def _create_core_pairs(con: duckdb.DuckDBPyConnection, text: str) -> int:
+    """Round after round of `text`, which reads itself: each may push more users and items below the minimum.
+
+    The rounds are temp tables, as each one dropped would leave a hole in the file.
+    """
+    left = _create(con, "temp table core_pairs", "from pairs")
+    while (rows := _create(con, "temp table core_pairs", text)) < left:
+        left = rows
+    _create(con, "table core_pairs", "from temp.core_pairs")
+    con.execute("drop table temp.core_pairs")
+    return rows
 
 
 def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:

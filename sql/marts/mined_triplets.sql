@@ -5,7 +5,7 @@ with
 fold_sizes as (
     select
         fold,
-        count(*) as item_count
+        cast(count(*) as ubigint) as item_count -- as hash() is, so that % stays within 64 bits
     from items
     group by fold
 ),
