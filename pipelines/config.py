@@ -117,7 +117,7 @@ class Train(Section):
         "learned", description="an offset per item, so that the space can say how popular an item is"
     )
     offset_scale: float = Field(
-        0.1, gt=0, description="squared distance per unit of log popularity in the offset's start"
+        0.5, gt=0, description="squared distance per unit of log popularity in the offset's start"
     )
     loss: Literal["triplet_margin", "contrastive"] = "triplet_margin"
     margin: float = Field(0.5, gt=0, description="margin: squared distance (distance for contrastive)")
@@ -192,7 +192,7 @@ class Tracking(Section):
 class Config(Section):
     """Everything a run depends on."""
 
-    root: Path = Field(description="folder that holds all a run writes")
+    root: Path = Field(Path("var/recsys"), description="folder that holds all a run writes")
     seed: int = Field(0, ge=0, description="seed of every generator")
     source: Source
     items: Items | None = None

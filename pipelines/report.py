@@ -87,12 +87,15 @@ def example_table(example: Example) -> Table:
 def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
     """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
     shown = examples(config)
-    tracked = json.loads((run / "train.json").read_text())["mlflow_run_id"]
+    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
+    store = tracking.uri(config)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
             console.print(*results_tables(result), *map(example_table, shown), sep="\n")
             lines = {
-                "MLflow run": f"{tracked} in {tracking.uri(config)}",
+                "MLflow": f"run {tracked.run_id} in {store}",
+                "its page": f"http://127.0.0.1:5000/{tracking.page(tracked)}",
+                "after": f"mlflow ui --backend-store-uri {store}",
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
                 "bundle": str(config.bundles / run.name),
                 "serve it": f"{command} --user {shown[0].user_id}",

