@@ -87,8 +87,9 @@ def test_unseen_items_of_a_users_cluster_come_nearer_than_the_other_clusters(los
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("rank_weight", [False, True])
 def test_a_step_equals_the_naive_one(loss, rank_weight):
-    """One batch of everything, hardest negatives, covariance, plain gradient descent."""
+    """One batch of everything, hardest negatives, covariance, plain descent; three users have no triplet."""
     taken = two_clusters()
+    taken[:3] = True
     data, model, start = on_device(taken), new_space(), new_space()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stats = train_epoch(
@@ -99,7 +100,7 @@ def test_a_step_equals_the_naive_one(loss, rank_weight):
     generator = torch.Generator().manual_seed(3)
     ((users, items),) = sampling.batches(data, 10**6, generator)
     candidates = items[:24].tolist() + sampling.uniform_items(data, 24, generator).tolist()
-    total, d_pos_sum, d_neg_sum, active = 0.0, 0.0, 0.0, 0
+    total, d_pos_sum, d_neg_sum, active, mined = 0.0, 0.0, 0.0, 0, 0
 
     def distance(user, item):
         return (start.users[user] - start.items[item]).square().sum() + start.offset[item]
@@ -108,13 +109,15 @@ def test_a_step_equals_the_naive_one(loss, rank_weight):
         d = [[distance(user, item).item() for item in range(N_ITEMS)] for user in range(N_USERS)]
     for user, item in zip(users.tolist(), items.tolist(), strict=True):
         negatives = [candidate for candidate in candidates if not taken[user, candidate]]
+        if not negatives:
+            continue
         nearest = min(negatives, key=lambda candidate: d[user][candidate])
         d_pos, d_neg = distance(user, item), distance(user, nearest)
         impostors = [n for n in negatives if 0.5 + d[user][item] - d[user][n] > 0]
         weight = math.log(N_ITEMS * len(impostors) / len(negatives) + 1) if rank_weight else 1
         each = LOSSES[loss](d_pos[None], d_neg[None], 0.5)[0] * weight
         total, d_pos_sum, d_neg_sum = total + each, d_pos_sum + d_pos.item(), d_neg_sum + d_neg.item()
-        active += each.item() > 0
+        mined, active = mined + 1, active + (each.item() > 0)
     n = len(users)
     rows = torch.cat([start.users[users], start.items[candidates]])
     (total / n + 0.5 * losses.covariance(rows)).backward()
@@ -122,7 +125,8 @@ def test_a_step_equals_the_naive_one(loss, rank_weight):
     start.project()
     for ours, naive in zip(model.parameters(), start.parameters(), strict=True):
         torch.testing.assert_close(ours, naive, rtol=1e-4, atol=1e-6)
-    expected = (total.item() / n, 1, active / n, d_pos_sum / n, d_neg_sum / n)
+    expected = (total.item() / n, mined / n, active / mined, d_pos_sum / mined, d_neg_sum / mined)
+    assert 0 < mined < n
     assert tuple(stats) == pytest.approx(expected, rel=1e-4)
 
 
