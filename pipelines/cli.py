@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pipelines.config import Config, InputError, load_config
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
+INTERRUPTED = 130  # how typer tells of Ctrl-C
 
 app = typer.Typer(
     add_completion=False,
@@ -139,7 +140,8 @@ def find_run(config: Config, name: str | None) -> Path:
     if name is not None:
         finished = [folder for folder in finished if folder.name == name]
     if not finished:
-        raise InputError(f"no finished run '{name or 'at all'}' in '{config.runs}': run train first")
+        run = "run" if name is None else f"run '{name}'"
+        raise InputError(f"no finished {run} in '{config.runs}': run train first")
     return finished[-1]
 
 
@@ -149,12 +151,15 @@ def main() -> None:
         app(standalone_mode=True)
     except InputError as error:
         stop(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
+    except SystemExit as done:
+        if done.code != INTERRUPTED:
+            raise
         stop("interrupted; what was there before still stands", FAILED)
     except Exception as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             traceback.print_exc()
-        stop(f"{type(error).__name__}: {error} (RECSYS_TRACEBACK=1 shows where)", FAILED)
+        first_line = (str(error).splitlines() or ["no message"])[0]
+        stop(f"{type(error).__name__}: {first_line} (RECSYS_TRACEBACK=1 shows where)", FAILED)
 
 
 def stop(message: str, code: int) -> None:

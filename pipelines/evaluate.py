@@ -20,7 +20,14 @@ from pipelines import folds, plots, prepare, progress, tracking
 from pipelines.config import Config
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
-from pipelines.train import Choice, choose_device, learned_vectors, model_vectors, spectral_vectors
+from pipelines.train import (
+    Choice,
+    choose_device,
+    learned_vectors,
+    model_vectors,
+    run_fold,
+    spectral_vectors,
+)
 from recsys import baselines
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
@@ -33,25 +40,26 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     """
     bundle_folder = stage(config, run, say)
     path = run / "metrics.json"
-    key = hashlib.sha256((bundle_folder / "manifest.json").read_bytes()).hexdigest()
-    key += f"-{config.evaluate.resamples}"
+    settings = config.model_dump_json(include={"seed", "evaluate"})
+    key = hashlib.sha256((bundle_folder / "manifest.json").read_bytes() + settings.encode()).hexdigest()
     if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
-    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
+    fold = run_fold(config, run)
     judge = Judge(fold, choose_device(config.train.device), config.evaluate)
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
     model = _on(data.user.device, model_vectors(config, run, data))
     learned = _on(data.user.device, learned_vectors(run))
-    popular = baselines.popularity(data)  # (I,)
+    popular = baselines.popularity(data).argsort(descending=True, stable=True)  # (I,), ties by number
+    height = popular.argsort().sqrt()[:, None]  # (I, 1): places 0, 1 … as squared distances, the same for all
     nowhere = torch.zeros(data.n_users, 1, device=popular.device)
     ranked = {
         "model": judge.rank(model),
         "served": _served(config, Recommender.open(bundle_folder), fold, judge),
         "learned": judge.rank(learned),
         "spectral": judge.rank(spectral_vectors(config, data, choice)),
-        "popularity": judge.rank((nowhere, (popular.max() - popular)[:, None])),
+        "popularity": judge.rank((nowhere, height)),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result: dict[str, Any] = {
@@ -72,15 +80,15 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     plots.distances(model, judge, fold, run / "distances.png", config.seed)
     plots.results(result, run / "results.png")
     _write_whole(path, json.dumps(result, indent=1))
-    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
-    tracked.metrics(
-        {
-            f"test.{system}.{name}": value
-            for system in values
-            for name, value in result["test"][system].items()
-        }
-    )
-    tracked.files(run)
+    with tracking.old_run(config, run) as tracked:
+        tracked.metrics(
+            {
+                f"test.{system}.{name}": value
+                for system in values
+                for name, value in result["test"][system].items()
+            }
+        )
+        tracked.files(run)
     return result
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines import folds, prepare, progress
+from pipelines import prepare, progress
 from pipelines.config import Config, InputError
-from pipelines.train import model_vectors
+from pipelines.train import model_vectors, run_fold
 from recsys import bundle, sampling
 from recsys.index import ItemIndex, exact_top_k
 
@@ -37,7 +37,7 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
         else:
             say(f"export: {folder} is valid: reused")
             return folder
-    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
+    fold = run_fold(config, run)
     data = sampling.to_device(fold.fit, torch.device("cpu"))
     users, items = (part.contiguous().numpy() for part in model_vectors(config, run, data))
     seen = fold.fit.offsets(), fold.fit.item

@@ -1,6 +1,5 @@
 """What people read at the end of a run: the results table, a few users, and where everything lies."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,14 +86,15 @@ def example_table(example: Example) -> Table:
 def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
     """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
     shown = examples(config)
-    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
+    with tracking.old_run(config, run) as tracked:
+        page = tracking.page(tracked)
     store = tracking.uri(config)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
             console.print(*results_tables(result), *map(example_table, shown), sep="\n")
             lines = {
                 "MLflow": f"run {tracked.run_id} in {store}",
-                "its page": f"http://127.0.0.1:5000/{tracking.page(tracked)}",
+                "its page": f"http://127.0.0.1:5000/{page}",
                 "after": f"mlflow ui --backend-store-uri {store}",
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
                 "bundle": str(config.bundles / run.name),

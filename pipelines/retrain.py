@@ -28,8 +28,8 @@ def release(config: Config, run: Path, say: Callable[[str], None] = progress.say
     registered = run / "registered.json"
     if registered.exists():
         return
-    tracked = tracking.old_run(config, json.loads((run / "train.json").read_text())["mlflow_run_id"])
-    tracked.files(folder, "bundle")
-    version = tracking.register(config, tracked, "bundle")
+    with tracking.old_run(config, run) as tracked:
+        tracked.files(folder, "bundle")
+        version = tracking.register(config, tracked, "bundle")
     registered.write_text(json.dumps({"name": config.tracking.experiment, "version": version}))
     say(f"export: registered as {config.tracking.experiment} version {version}, alias {tracking.CHALLENGER}")

@@ -1,5 +1,7 @@
 """MLflow's one home: a run for each training, its metrics, plots, bundle and registered version."""
 
+import json
+import logging
 import subprocess
 import time
 from collections.abc import Iterator
@@ -7,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipelines.config import Config
+from pipelines.config import Config, InputError
 from pipelines.prepare import Prepared
 
 CHALLENGER = "challenger"
@@ -45,7 +47,32 @@ def uri(config: Config) -> str:
 
 @contextmanager
 def new_run(config: Config, name: str, prepared: Prepared) -> Iterator[TrackedRun]:
-    """Open a run with its configuration, data and revision; it ends FINISHED, FAILED or KILLED."""
+    """Open a run with its configuration, data and revision; it ends FINISHED, FAILED or KILLED.
+
+    Raises InputError: MLflow's books cannot be reached or written.
+    """
+    with _explained(config):
+        run = _opened(config, name, prepared)
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            run.client.set_terminated(run.run_id, status)
+
+
+@contextmanager
+def old_run(config: Config, folder: Path) -> Iterator[TrackedRun]:
+    """The run that `new_run` opened, to log more to it. Raises InputError as that does."""
+    run_id = json.loads((folder / "train.json").read_text())["mlflow_run_id"]
+    with _explained(config):
+        yield TrackedRun(_client(config), run_id)
+
+
+def _opened(config: Config, name: str, prepared: Prepared) -> TrackedRun:
     from mlflow.entities import RunTag
 
     client = _client(config)
@@ -60,20 +87,18 @@ def new_run(config: Config, name: str, prepared: Prepared) -> Iterator[TrackedRu
     client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
     client.log_batch(run.run_id, tags=[RunTag("mlflow.source.git.commit", git_revision())])
     _log_dataset(run, prepared)
-    status = "FAILED"
+    return run
+
+
+@contextmanager
+def _explained(config: Config) -> Iterator[None]:
+    """MLflow's own error as one line that names the store."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        yield run
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        client.set_terminated(run.run_id, status)
-
-
-def old_run(config: Config, run_id: str) -> TrackedRun:
-    """The run that `new_run` opened earlier, to log more to it."""
-    return TrackedRun(_client(config), run_id)
+        yield
+    except MlflowException as error:
+        raise InputError(f"MLflow at '{uri(config)}': {str(error).splitlines()[0]}") from None
 
 
 def register(config: Config, run: TrackedRun, under: str) -> str:
@@ -106,13 +131,13 @@ def git_revision() -> str:
 def _client(config: Config) -> Any:
     import mlflow
 
+    # what it would print there, a traceback with each error of the database, is raised as well
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow.MlflowClient(tracking_uri=uri(config))
 
 
 def _log_dataset(run: TrackedRun, prepared: Prepared) -> None:
     """The log as a logged input: its fingerprint, and the query that DuckDB ran on it."""
-    import json
-
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(

@@ -4,6 +4,7 @@ Axes: U users, I items.
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ import torch
 import recsys
 from pipelines import folds, prepare, progress, tracking
 from pipelines.config import Config, InputError, Train
+from pipelines.folds import Fold
 from pipelines.judge import Judge, Vectors
 from recsys import baselines, losses, miners, models, sampling
 from recsys.models import MetricSpace
@@ -42,12 +44,12 @@ class Choice(NamedTuple):
 def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     """The folder of a finished run, made now or found again under the same data, settings and code.
 
-    Raises InputError: nothing prepared, unknown device, a metric that is not computed.
+    Raises InputError: nothing prepared, unknown device, no room on the disk, MLflow's store not reached.
     """
     prepared = prepare.stored(config)
     key = _key(config, prepared.key)
-    for folder in sorted(config.runs.glob(f"*-{key[:8]}"), reverse=True):
-        if (folder / "train.json").exists():
+    for folder in sorted(config.runs.glob(f"[!.]*-{key[:8]}"), reverse=True):
+        if json.loads((folder / "train.json").read_text())["key"] == key:
             say(f"train: {folder} has this data, settings and code: reused")
             return folder
     device = choose_device(config.train.device)
@@ -55,13 +57,16 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
         torch.set_num_threads(config.train.threads)
     name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"
     partial = config.runs / f".partial-{name}"
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         with tracking.new_run(config, name, prepared) as tracked:
             _choose_and_fit(config, device, partial, tracked, say)
-            done = {"key": key, "mlflow_run_id": tracked.run_id, "device": str(device)}
-            (partial / "train.json").write_text(json.dumps(done, indent=1))
+            done = {"key": key, "prepared_key": prepared.key, "mlflow_run_id": tracked.run_id}
+            (partial / "train.json").write_text(json.dumps(done | {"device": str(device)}, indent=1))
         os.rename(partial, config.runs / name)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"run '{partial}' cannot be written: {error}") from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -72,13 +77,22 @@ def choose_device(name: str) -> torch.device:
     """'auto' is CUDA where present; raises InputError for one that is unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"train.device = '{name}', allowed: auto, cpu, cuda, cuda:N")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"train.device = '{name}': {reason} Allowed: auto, cpu, cuda, cuda:N") from None
+        raise InputError(f"train.device = '{name}': {str(error).splitlines()[0]}") from None
     return device
+
+
+def run_fold(config: Config, run: Path) -> Fold:
+    """The test fold that a run was fitted on. Raises InputError if prepare has made another since."""
+    fitted_on = json.loads((run / "train.json").read_text())["prepared_key"]
+    if fitted_on != prepare.stored(config).key:
+        raise InputError(f"run '{run}' is of other data than '{config.database}' holds now: run train again")
+    return folds.load_fold(config, "test", config.evaluate.exclude_seen)
 
 
 def _key(config: Config, prepared_key: str) -> str:
@@ -111,7 +125,9 @@ def _choose_and_fit(
         stats = _one_epoch(config.train, epoch, model, optimizer, data, generator)
         tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
-    torch.save(model.cpu().state_dict(), folder / "model.pt")
+    weights = io.BytesIO()  # torch writing to a full disk itself would not say so
+    torch.save(model.cpu().state_dict(), weights)
+    (folder / "model.pt").write_bytes(weights.getbuffer())
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")

@@ -168,11 +168,10 @@ def failed(ran: Ran, code: int, *words: str) -> None:
         assert word in last, last
 
 
-def copied(shop: Shop, folder: Path, template: Path) -> Shop:
-    """The finished retrain in a root of its own (MLflow starts empty), for tests that change it."""
+def copied(shop: Shop, folder: Path) -> Shop:
+    """The finished retrain in a root of its own, for tests that change it (new artifacts join the old)."""
     root = folder / "root"
     shutil.copytree(shop.config.root, root, symlinks=True)
-    shutil.copy(template, root / "mlflow.db")
     text = shop.config_file.read_text(encoding="utf-8").replace(str(shop.config.root), str(root))
     path = folder / "shop.toml"
     path.write_text(text, encoding="utf-8")
