@@ -44,7 +44,8 @@ def _keys(*sections: str) -> str:
             nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
             if nested or (not section and name == "items"):
                 continue
-            default = "required" if field.is_required() else f"= {field.default!r}"
+            default = str(field.default) if isinstance(field.default, Path) else field.default
+            default = "required" if field.is_required() else f"= {default!r}"
             dotted = f"{section}.{name}" if section else name
             lines.append(f"  {dotted} {default}  {field.description or _choices(field.annotation)}")
     return "\n".join(lines)

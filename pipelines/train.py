@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from recsys.sampling import DeviceInteractions
 from recsys.training import EpochStats, Loss, Miner, train_epoch
 
 LOSSES: dict[str, Loss] = {"triplet_margin": losses.triplet_margin, "contrastive": losses.contrastive}
+WEIGHTS = "model.pt"
 MINERS: dict[str, Miner] = {"hardest": miners.hardest, "semi_hard": miners.semi_hard}
 
 
@@ -61,8 +61,14 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
         partial.mkdir(parents=True)
         with tracking.new_run(config, name, prepared) as tracked:
             _choose_and_fit(config, device, partial, tracked, say)
-            done = {"key": key, "prepared_key": prepared.key, "mlflow_run_id": tracked.run_id}
-            (partial / "train.json").write_text(json.dumps(done | {"device": str(device)}, indent=1))
+            done = {
+                "key": key,
+                "prepared_key": prepared.key,
+                "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
+                "mlflow_run_id": tracked.run_id,
+                "device": str(device),
+            }
+            (partial / "train.json").write_text(json.dumps(done, indent=1))
         os.rename(partial, config.runs / name)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -127,7 +133,7 @@ def _choose_and_fit(
 
     weights = io.BytesIO()  # torch writing to a full disk itself would not say so
     torch.save(model.cpu().state_dict(), weights)
-    (folder / "model.pt").write_bytes(weights.getbuffer())
+    (folder / WEIGHTS).write_bytes(weights.getbuffer())
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")
@@ -245,12 +251,18 @@ def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -
 
 def learned_vectors(folder: Path) -> Vectors:
     """The learned space of a finished run, on the CPU. Raises InputError if its weights cannot be read."""
-    path = folder / "model.pt"
+    path = folder / WEIGHTS
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        return MetricSpace(weights["users"], weights["items"], weights["offset"]).euclidean_vectors()
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"weights '{path}' cannot be read: {str(error).splitlines()[0]}") from None
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"weights '{path}' cannot be read: {error}") from None
+    if (
+        hashlib.sha256(content).hexdigest()
+        != json.loads((folder / "train.json").read_text())["weights_sha256"]
+    ):
+        raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
+    weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return MetricSpace(weights["users"], weights["items"], weights["offset"]).euclidean_vectors()
 
 
 def model_vectors(config: Config, folder: Path, data: DeviceInteractions) -> Vectors:

@@ -168,6 +168,10 @@ def failed(ran: Ran, code: int, *words: str) -> None:
         assert word in last, last
 
 
+def bundle_of(shop: Shop) -> Path:
+    return shop.config.bundles / shop.run.name
+
+
 def copied(shop: Shop, folder: Path) -> Shop:
     """The finished retrain in a root of its own, for tests that change it (new artifacts join the old)."""
     root = folder / "root"

@@ -1,0 +1,306 @@
+"""The command line: exit codes, one message for each error, and what an interruption leaves behind."""
+
+import os
+import re
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from shop import ITEMS, Ran, Shop, bundle_of, failed, recsys
+
+from recsys.bundle import verify
+
+
+@contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: what a write then gets is what a full disk gives."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def interrupted(*arguments: str | Path, when: Callable[[str], bool]) -> Ran:
+    """A command that gets Ctrl-C once `when` holds for what it has said so far."""
+    started = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "pipelines.cli", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        assert process.stderr is not None
+        os.set_blocking(process.stderr.fileno(), False)
+        said = b""
+        while not when(said.decode()):
+            assert process.poll() is None, said.decode()
+            assert time.monotonic() - started < 120, said.decode()
+            said += process.stderr.read() or b""
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        os.set_blocking(process.stderr.fileno(), True)
+        said += process.stderr.read() or b""
+    return Ran(process.returncode, "", said.decode())
+
+
+def folders(parent: Path) -> set[str]:
+    return {path.name for path in parent.iterdir()}
+
+
+def runs_in_mlflow(root: Path) -> list[str]:
+    with closing(sqlite3.connect(root / "mlflow.db")) as books:
+        return [status for (status,) in books.execute("select status from runs order by start_time")]
+
+
+@pytest.fixture
+def prepared(own_shop: Shop) -> Shop:
+    """A shop with its current bundle, where the next `train` has something to do."""
+    text = own_shop.config_file.read_text(encoding="utf-8").replace("max_epochs = 6", "max_epochs = 40")
+    own_shop.config_file.write_text(text, encoding="utf-8")
+    return own_shop
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["train.margni=1"], ["unknown key 'train.margni'", "did you mean 'margin'?"]),
+        (["trian.margin=1"], ["unknown key 'trian'", "did you mean 'train'?"]),
+        (["train.margin"], ["--set 'train.margin'", "name=value"]),
+        (["train.margin=-1"], ["'train.margin' = -1", "greater than 0"]),
+        (["root.x=1"], ["--set 'root.x=1'", "'root' is not a section"]),
+        (["train.loss=hinge"], ["'train.loss' = 'hinge'", "triplet_margin"]),
+        (["train.device=tpu"], ["train.device = 'tpu'", "allowed: auto, cpu, cuda, cuda:N"]),
+        (["train.device=meta"], ["train.device = 'meta'", "allowed: auto, cpu, cuda, cuda:N"]),
+        (["train.device=cuda:77"], ["train.device = 'cuda:77'"]),
+        (["root=/proc/nowhere"], ["'/proc/nowhere/recsys.duckdb' does not exist: run prepare first"]),
+        (["evaluate.select=ndcg@7"], ["select = 'ndcg@7'", "ndcg@10"]),
+    ],
+)
+def test_bad_settings_exit_2_with_one_line(shop: Shop, overrides: list[str], words: list[str]) -> None:
+    options = [part for override in overrides for part in ("--set", override)]
+    ran = recsys("train", "--config", shop.config_file, *options)
+    failed(ran, 2, *words)
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_config_file_missing_broken_or_a_folder(tmp_path: Path) -> None:
+    failed(recsys("prepare", "--config", tmp_path / "no.toml"), 2, "no.toml", "does not exist")
+    failed(recsys("prepare", "--config", tmp_path), 2, str(tmp_path), "cannot be read")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("root = [")
+    failed(recsys("prepare", "--config", broken), 2, "broken.toml", "not TOML")
+
+
+def test_commands_in_the_wrong_order_say_what_to_run_first(shop_file: Any) -> None:
+    path = shop_file()
+    failed(recsys("train", "--config", path), 2, "recsys.duckdb' does not exist: run prepare first")
+    failed(recsys("evaluate", "--config", path), 2, "no finished run in", "run train first")
+    failed(recsys("export", "--config", path), 2, "no finished run in", "run train first")
+    failed(
+        recsys("recommend", "--config", path, "--user", "1"), 2, "current' does not exist: run export first"
+    )
+
+
+def test_unknown_run_is_named(shop: Shop) -> None:
+    ran = recsys("evaluate", "--config", shop.config_file, "--run", "2020")
+    failed(ran, 2, "no finished run '2020' in", str(shop.config.runs))
+
+
+def test_recommend_refuses_k_below_1_and_words_for_numbers(shop: Shop) -> None:
+    ask = ("recommend", "--config", shop.config_file, "--user")
+    failed(recsys(*ask, "1003", "-k", "0"), 2, "k = 0")
+    failed(recsys(*ask, "tom"), 2, "--user 'tom'", "whole numbers")
+    assert recsys(*ask, "1003", "-k", "two").code == 2
+    assert recsys("recommend", "--config", shop.config_file).code == 2
+    assert recsys("recomend").code == 2
+
+
+def test_recommend_gives_all_unseen_items_at_most_and_popular_ones_to_strangers(shop: Shop) -> None:
+    ask = ("recommend", "--config", shop.config_file, "--user")
+    with duckdb.connect(shop.config.database, read_only=True) as con:
+        joined = 'triples join items using (fold, item) join users using (fold, "user")'
+        query = f"select item_id::varchar from {joined} where fold = 'test' and user_id = 1003"
+        seen = {item for (item,) in con.execute(query).fetchall()}
+    everything = [line.split("\t") for line in recsys(*ask, "1003", "-k", "1000").out.splitlines()]
+    shown = [item for item, _, _ in everything]
+    assert len(shown) == len(set(shown)) == ITEMS - len(seen)
+    assert not set(shown) & seen
+    scores = [float(score) for _, score, _ in everything]
+    assert scores == sorted(scores, reverse=True)
+    stranger = recsys(*ask, "424242", "-k", "3")
+    assert [line.split("\t")[1] for line in stranger.out.splitlines()] == ["popular"] * 3
+    assert stranger.err == f"# bundle {shop.run.name}\n"
+    assert all(line.split("\t")[2].startswith("Product ") for line in stranger.out.splitlines())
+
+
+@pytest.mark.parametrize("name", ["item_vectors.npy", "index.ann", "manifest.json", "user_ids.npy"])
+def test_a_damaged_bundle_is_refused_by_name(own_shop: Shop, name: str) -> None:
+    file = bundle_of(own_shop) / name
+    file.write_bytes(file.read_bytes()[:-7])
+    failed(recsys("recommend", "--config", own_shop.config_file, "--user", "1003"), 2, name)
+
+
+def test_weights_that_cannot_be_read_are_named(own_shop: Shop) -> None:
+    weights = own_shop.run / "model.pt"
+    whole = weights.read_bytes()
+    (bundle_of(own_shop) / "manifest.json").unlink()  # so that export needs the weights
+    zeros_inside = whole[:3000] + bytes(50) + whole[3050:]
+    for content in (whole[: len(whole) // 2], b"", b"no weights at all", zeros_inside):
+        weights.write_bytes(content)
+        failed(recsys("export", "--config", own_shop.config_file), 2, "weights", str(weights))
+    weights.unlink()
+    failed(recsys("evaluate", "--config", own_shop.config_file), 2, "weights", str(weights))
+
+
+def test_a_database_that_another_process_writes_is_refused_by_name(own_shop: Shop) -> None:
+    held = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", held, str(own_shop.config.database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        ran = recsys("train", "--config", own_shop.config_file, "--set", "train.max_epochs=1")
+        other.communicate("\n")
+    failed(ran, 2, "recsys.duckdb", "lock")
+
+
+def test_a_root_that_cannot_be_written_is_named(shop_file: Any) -> None:
+    path = shop_file()
+    for root in (path / "below", "/proc/nowhere"):
+        ran = recsys("prepare", "--config", path, "--set", f"root={root}")
+        failed(ran, 2, f"root = '{root}' cannot be written")
+
+
+def test_runs_of_other_data_are_refused(own_shop: Shop, tmp_path: Path) -> None:
+    fewer = tmp_path / "fewer.parquet"
+    query = f"select * from '{own_shop.config.source.files}' where user_id <> 1003"
+    text = own_shop.config_file.read_text(encoding="utf-8")
+    duckdb.execute(f"copy ({query}) to '{fewer}' (format parquet)")
+    own_shop.config_file.write_text(
+        text.replace(str(own_shop.config.source.files), str(fewer)), encoding="utf-8"
+    )
+    assert recsys("prepare", "--config", own_shop.config_file).code == 0
+    (own_shop.run / "metrics.json").unlink()
+    failed(recsys("evaluate", "--config", own_shop.config_file), 2, "is of other data", "run train again")
+    assert recsys("export", "--config", own_shop.config_file).code == 0  # an old release may come back
+
+
+def test_a_full_disk_stops_train_and_leaves_nothing(prepared: Shop) -> None:
+    before = folders(prepared.config.runs)
+    options = ("--set", "train.max_epochs=1", "--set", "train.dim=2048")
+    with no_room_beyond(1_500_000):  # enough for MLflow's database
+        ran = recsys("train", "--config", prepared.config_file, *options)
+    failed(ran, 2, "run '", "cannot be written", "File too large")
+    assert folders(prepared.config.runs) == before
+    assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "FAILED"]
+    assert recsys("recommend", "--config", prepared.config_file, "--user", "1003").code == 0
+
+
+def test_a_full_disk_under_mlflow_is_told_in_one_line(prepared: Shop) -> None:
+    before = folders(prepared.config.runs)
+    with no_room_beyond(300_000):
+        ran = recsys("train", "--config", prepared.config_file)
+    failed(ran, 2, "MLflow at 'sqlite:///", "mlflow.db'", "disk")
+    assert folders(prepared.config.runs) == before
+
+
+def test_a_full_disk_stops_export_and_the_old_bundle_serves(prepared: Shop) -> None:
+    assert recsys("train", "--config", prepared.config_file, "--set", "train.max_epochs=1").code == 0
+    before = folders(prepared.config.bundles)
+    with no_room_beyond(3_000):
+        ran = recsys("export", "--config", prepared.config_file)
+    failed(ran, 2, "bundle '", "cannot be written")
+    assert folders(prepared.config.bundles) == before
+    served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
+    assert served.err == f"# bundle {prepared.run.name}\n"
+
+
+def test_ctrl_c_in_training_leaves_no_run(prepared: Shop) -> None:
+    before = folders(prepared.config.runs)
+    arguments = ("train", "--config", prepared.config_file, "--set", "train.patience=40")
+    ran = interrupted(*arguments, when=lambda said: "train: epoch 2" in said)
+    failed(ran, 1, "interrupted")
+    assert folders(prepared.config.runs) == before
+    assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "KILLED"]
+    assert recsys("recommend", "--config", prepared.config_file, "--user", "1003").code == 0
+
+
+def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
+    assert recsys("train", "--config", prepared.config_file, "--set", "train.max_epochs=1").code == 0
+    before = folders(prepared.config.bundles)
+
+    def writing(said: str) -> bool:
+        """A hidden folder: the new bundle, half written."""
+        return any(re.fullmatch(r"\..*\.[0-9a-f]{8}", name) for name in folders(prepared.config.bundles))
+
+    ran = interrupted("export", "--config", prepared.config_file, "--set", "export.trees=20000", when=writing)
+    failed(ran, 1, "interrupted")
+    assert folders(prepared.config.bundles) == before
+    verify(bundle_of(prepared))
+    served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
+    assert served.err == f"# bundle {prepared.run.name}\n"
+
+
+def test_our_own_mistakes_exit_1_and_show_where_on_request(
+    own_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (own_shop.run / "metrics.json").write_text("[]")  # nothing that we write
+    (own_shop.run / "choice.json").write_text("{}")
+    monkeypatch.delenv("RECSYS_TRACEBACK", raising=False)
+    ran = recsys("evaluate", "--config", own_shop.config_file)
+    failed(ran, 1, "TypeError", "RECSYS_TRACEBACK=1 shows where")
+    monkeypatch.setenv("RECSYS_TRACEBACK", "1")
+    shown = recsys("evaluate", "--config", own_shop.config_file)
+    assert shown.code == 1
+    assert "Traceback (most recent call last)" in shown.err
+    assert "evaluate.py" in shown.err
+
+
+def test_doctor_names_packages_and_the_device() -> None:
+    ran = recsys("doctor")
+    assert ran.code == 0
+    lines = ran.out.splitlines()
+    assert lines[0].startswith("python 3")
+    for package in ("torch", "duckdb", "mlflow", "annoy"):
+        assert any(re.fullmatch(rf"{package} \d[\w.+]*", line) for line in lines)
+    assert re.fullmatch(r"device: (cpu|cuda) \(.*\), because .*", lines[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        (
+            "prepare",
+            ["root = 'var/recsys'", "source.user = 'user_id'", "split.kind = 'time'", "items.title = None"],
+        ),
+        ("train", ["train.margin = 0.5", "spectral.dims = (8, 16, 32, 64)", "tracking.uri = None"]),
+        ("evaluate", ["evaluate.ks = (10, 20)", "evaluate.exclude_seen = True"]),
+        ("export", ["export.trees = 50", "export.recall = 0.99"]),
+        ("retrain", ["source.user = 'user_id'", "train.margin = 0.5", "export.trees = 50", "seed = 0"]),
+        ("recommend", ["--user", "-k", "10"]),
+    ],
+)
+def test_help_shows_the_settings_with_their_defaults(name: str, keys: list[str]) -> None:
+    ran = recsys(name, "--help")
+    assert ran.code == 0
+    for key in keys:
+        assert key in ran.out
+
+
+def test_no_command_shows_the_commands() -> None:
+    ran = recsys()
+    for name in ("prepare", "train", "evaluate", "export", "recommend", "retrain", "doctor"):
+        assert name in ran.out + ran.err
