@@ -1,0 +1,131 @@
+"""train: what is reused, what validation chooses, and every way to train."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from shop import Shop
+
+from pipelines.cli import find_run
+from pipelines.config import Config, InputError
+from pipelines.folds import load_fold
+from pipelines.train import choose_device, learned_vectors, train
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    """The configuration with other settings of train."""
+    return Config.model_validate(config.model_dump() | {"train": config.train.model_dump() | settings})
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return dict(torch.load(run / "model.pt", weights_only=True))
+
+
+def test_a_run_folder_holds_all_that_later_steps_read(shop: Shop) -> None:
+    names = {path.name for path in shop.run.iterdir()}
+    assert {"model.pt", "choice.json", "config.json", "history.parquet", "train.json"} <= names
+    assert Config.model_validate_json((shop.run / "config.json").read_text()) == shop.config
+    choice = json.loads((shop.run / "choice.json").read_text())
+    assert choice["spectral_dim"] in shop.config.spectral.dims
+    assert choice["spectral_weight"] in shop.config.train.spectral_weights
+    learned = weights(shop.run)
+    assert {name: list(part.shape) for name, part in learned.items()} == {
+        "users": [200, 8],
+        "items": [120, 8],
+        "offset": [120],
+    }
+
+
+def test_the_kept_epoch_has_the_best_validation(shop: Shop) -> None:
+    history = pl.read_parquet(shop.run / "history.parquet")
+    choice = json.loads((shop.run / "choice.json").read_text())
+    scores = history["validation.ndcg@10"].to_list()
+    assert history["epoch"].to_list() == list(range(1, len(scores) + 1))
+    assert choice["epochs"] == 1 + scores.index(max(scores))
+    assert choice["spectral_weight"] == history["spectral_weight"][choice["epochs"] - 1]
+    patience = shop.config.train.patience
+    assert len(scores) in (choice["epochs"] + patience, shop.config.train.max_epochs)
+    assert history["seconds"].is_sorted()
+
+
+def test_patience_stops_the_search(own_shop: Shop) -> None:
+    said: list[str] = []
+    config = changed(own_shop.config, max_epochs=30, patience=1, learning_rate=1e-9, spectral_weights=[0.0])
+    run = train(config, said.append)
+    assert len(pl.read_parquet(run / "history.parquet")) < 30
+    assert any("no better validation for 1 epochs, keeping epoch" in line for line in said)
+
+
+def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: Shop) -> None:
+    said: list[str] = []
+    quick = changed(own_shop.config, max_epochs=1)
+    second = train(quick, said.append)
+    assert second != own_shop.run
+    said.clear()
+    assert train(own_shop.config, said.append) == own_shop.run
+    assert train(quick, said.append) == second
+    assert [line.split(": ")[-1] for line in said] == ["reused", "reused"]
+    assert find_run(own_shop.config, None) == second
+    assert find_run(own_shop.config, own_shop.run.name) == own_shop.run
+
+
+def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
+    partial = own_shop.run.with_name(f".partial-{own_shop.run.name}")
+    shutil.move(own_shop.run, partial)
+    with pytest.raises(InputError, match="no finished run"):
+        find_run(own_shop.config, None)
+    again = train(own_shop.config, lambda line: None)
+    assert not again.name.startswith(".")
+    assert all(torch.equal(part, weights(again)[name]) for name, part in weights(partial).items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "contrastive", "margin": 1.0},
+        {"start": "spectral", "offset": "fixed"},
+        {"start": "spectral", "dim": 4096},  # more than the matrix has: as many as there are
+        {"offset": "none", "miner": "hardest", "warmup_epochs": 0},
+        {"rank_weight": False, "covariance": 0.1, "in_batch_items": 0},
+        {"sampled_items": 0, "batch_size": 100_000},
+    ],
+)
+def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict[str, Any]) -> None:
+    said: list[str] = []
+    run = train(changed(own_shop.config, max_epochs=1, spectral_weights=[0.0], **settings), said.append)
+    learned = weights(run)
+    assert all(bool(torch.isfinite(part).all()) for part in learned.values())
+    assert float(torch.cat([learned["users"], learned["items"]]).norm(dim=1).max()) <= 1 + 1e-5
+    assert bool(learned["offset"].any()) == (settings.get("offset") != "none")
+    users, items = learned_vectors(run)
+    assert users.shape[1] == items.shape[1] == learned["users"].shape[1] + 1
+    (score,) = pl.read_parquet(run / "history.parquet")["validation.ndcg@10"]
+    assert score > 0.02
+
+
+def test_a_fixed_offset_stays_at_its_start(own_shop: Shop) -> None:
+    run = train(changed(own_shop.config, max_epochs=1, offset="fixed"), lambda line: None)
+    fold = load_fold(own_shop.config, "test")
+    log_count = torch.from_numpy(fold.fit.item_counts()).log()
+    expected = own_shop.config.train.offset_scale * (log_count.max() - log_count)
+    torch.testing.assert_close(weights(run)["offset"], expected.float())
+    learned = weights(train(changed(own_shop.config, max_epochs=1), lambda line: None))["offset"]
+    assert not torch.equal(weights(run)["offset"], learned)
+
+
+@pytest.mark.parametrize("name", ["tpu", "meta", "mps", "cuda:x", "cpu:x", "cuda:99", ""])
+def test_unknown_devices_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=rf"train.device = '{name}'"):
+        choose_device(name)
+
+
+def test_auto_takes_cuda_where_present() -> None:
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"train.device = 'cuda'"):
+            choose_device("cuda")
