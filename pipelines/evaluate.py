@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -20,15 +19,8 @@ from pipelines import folds, plots, prepare, progress, tracking
 from pipelines.config import Config
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
-from pipelines.train import (
-    Choice,
-    choose_device,
-    learned_vectors,
-    model_vectors,
-    run_fold,
-    spectral_vectors,
-)
-from recsys import baselines
+from pipelines.model import Choice, load, popularity_vectors, spectral_vectors
+from pipelines.train import choose_device, run_fold
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
 
@@ -49,17 +41,13 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     judge = Judge(fold, choose_device(config.train.device), config.evaluate)
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
-    model = _on(data.user.device, model_vectors(config, run, data))
-    learned = _on(data.user.device, learned_vectors(run))
-    popular = baselines.popularity(data).argsort(descending=True, stable=True)  # (I,), ties by number
-    height = popular.argsort().sqrt()[:, None]  # (I, 1): places 0, 1 … as squared distances, the same for all
-    nowhere = torch.zeros(data.n_users, 1, device=popular.device)
+    learned, model = load(run, data.user.device)
     ranked = {
         "model": judge.rank(model),
         "served": _served(config, Recommender.open(bundle_folder), fold, judge),
         "learned": judge.rank(learned),
         "spectral": judge.rank(spectral_vectors(config, data, choice)),
-        "popularity": judge.rank((nowhere, height)),
+        "popularity": judge.rank(popularity_vectors(data)),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result: dict[str, Any] = {
@@ -76,7 +64,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         },
     }
     _write_per_user(run / "per_user.parquet", values, judge, fold)
-    plots.curves(run / "history.parquet", run / "curves.png", config.evaluate.select)
+    chosen_by = json.loads((run / "config.json").read_text())["evaluate"]["select"]
+    plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
     plots.distances(model, judge, fold, run / "distances.png", config.seed)
     plots.results(result, run / "results.png")
     _write_whole(path, json.dumps(result, indent=1))
@@ -90,12 +79,6 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         )
         tracked.files(run)
     return result
-
-
-def _on(
-    device: torch.device, vectors: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return vectors[0].to(device), vectors[1].to(device)
 
 
 def _served(config: Config, recommender: Recommender, fold: folds.Fold, judge: Judge) -> NDArray[np.int32]:
