@@ -132,10 +132,16 @@ class Train(Section):
     max_epochs: int = Field(10, ge=1, description="epochs at the most")
     patience: int = Field(2, ge=1, description="epochs without a better validation before stopping")
     spectral_weights: tuple[NonNegativeFloat, ...] = Field(
-        (0.0, 1.0, 2.0, 4.0, 8.0),
+        (0.0, 2.0, 4.0, 8.0),
         min_length=1,
         description="weights tried for spectral coordinates beside the learned ones; 0 leaves them out",
     )
+    trend_weights: tuple[NonNegativeFloat, ...] = Field(
+        (0.0, 0.5, 1.0),
+        min_length=1,
+        description="weights tried for the items' trend, in squared distance per unit of its logarithm",
+    )
+    trend_half_life_days: float = Field(30, gt=0, description="half-life of an interaction, in days")
     device: str = Field("auto", description="'auto' (CUDA where present), 'cpu', 'cuda' or 'cuda:N'")
     threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
 

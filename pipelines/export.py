@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines import prepare, progress
+from pipelines import model, prepare, progress
 from pipelines.config import Config, InputError
-from pipelines.train import model_vectors, run_fold
-from recsys import bundle, sampling
+from pipelines.train import run_fold
+from recsys import bundle
 from recsys.index import ItemIndex, exact_top_k
 
 MEASURED_K = 20
@@ -38,8 +38,8 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
             say(f"export: {folder} is valid: reused")
             return folder
     fold = run_fold(config, run)
-    data = sampling.to_device(fold.fit, torch.device("cpu"))
-    users, items = (part.contiguous().numpy() for part in model_vectors(config, run, data))
+    _, served = model.load(run, torch.device("cpu"))
+    users, items = (part.numpy() for part in served)
     seen = fold.fit.offsets(), fold.fit.item
     search_k, curve = _search_k(config, users, items, seen, say)
     counts = fold.fit.item_counts()  # (I,)

@@ -1,5 +1,6 @@
 """What people read at the end of a run: the results table, a few users, and where everything lies."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
         table = Table("", *names, title=title, title_justify="left")
         for system, means in result["test"].items():
             intervals = result["intervals"][system]
-            table.add_row(system, *("{:.4f} [{:.4f}, {:.4f}]".format(means[n], *intervals[n]) for n in names))
+            table.add_row(system, *(_cell(means[n], *intervals[n]) for n in names))
         tables.append(table)
     return tables
 
@@ -102,6 +103,11 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _cell(mean: float, low: float, high: float) -> str:
+    """Short enough for a table of three to fit 80 columns."""
+    return re.sub(r"\b0\.", ".", f"{mean:.4f} [{low:.3f}, {high:.3f}]")
 
 
 def _plain(value: Any) -> int | str:

@@ -4,7 +4,7 @@ Axes: U users, I items.
 """
 
 import hashlib
-import io
+import itertools
 import json
 import os
 import shutil
@@ -12,33 +12,23 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 import torch
 
 import recsys
-from pipelines import folds, prepare, progress, tracking
+from pipelines import folds, model, prepare, progress, tracking
 from pipelines.config import Config, InputError, Train
 from pipelines.folds import Fold
-from pipelines.judge import Judge, Vectors
+from pipelines.judge import Judge
+from pipelines.model import Choice
 from recsys import baselines, losses, miners, models, sampling
 from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
 from recsys.training import EpochStats, Loss, Miner, train_epoch
 
 LOSSES: dict[str, Loss] = {"triplet_margin": losses.triplet_margin, "contrastive": losses.contrastive}
-WEIGHTS = "model.pt"
 MINERS: dict[str, Miner] = {"hardest": miners.hardest, "semi_hard": miners.semi_hard}
-
-
-class Choice(NamedTuple):
-    """What validation chose; all that the final fit takes over from it."""
-
-    spectral_dim: int
-    item_exponent: float
-    epochs: int
-    spectral_weight: float
 
 
 def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
@@ -60,11 +50,11 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     try:
         partial.mkdir(parents=True)
         with tracking.new_run(config, name, prepared) as tracked:
-            _choose_and_fit(config, device, partial, tracked, say)
+            digest = _choose_and_fit(config, device, partial, tracked, say)
             done = {
                 "key": key,
                 "prepared_key": prepared.key,
-                "weights_sha256": hashlib.sha256((partial / WEIGHTS).read_bytes()).hexdigest(),
+                "weights_sha256": digest,
                 "mlflow_run_id": tracked.run_id,
                 "device": str(device),
             }
@@ -105,7 +95,8 @@ def _key(config: Config, prepared_key: str) -> str:
     """SHA-256 of everything that the run depends on."""
     settings = config.model_dump_json(include={"seed", "train", "spectral", "evaluate", "tracking"})
     digest = hashlib.sha256(f"{prepared_key}\n{settings}\n{torch.__version__}".encode())
-    for path in (Path(__file__), *sorted(Path(recsys.__file__).parent.glob("*.py"))):
+    ours = [Path(__file__).with_name(f"{name}.py") for name in ("train", "model", "judge", "folds")]
+    for path in (*ours, *sorted(Path(recsys.__file__).parent.glob("*.py"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -116,8 +107,8 @@ def _choose_and_fit(
     folder: Path,
     tracked: tracking.TrackedRun,
     say: Callable[[str], None],
-) -> None:
-    """Write choice.json, config.json, history.parquet and model.pt into the folder, and track them."""
+) -> str:
+    """Write choice.json, config.json, history.parquet and model.pt into the folder; the latter's SHA-256."""
     fold = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     judge = Judge(fold, device, config.evaluate)
     spectral_choice = _choose_spectral(config, judge, say)
@@ -126,29 +117,29 @@ def _choose_and_fit(
     say(f"train: fitting {choice.epochs} epochs on everything before the test window")
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
-    model, optimizer, generator = _start(config, data, choice)
+    space, optimizer, generator = _start(config, data, choice)
     for epoch in range(choice.epochs):
-        stats = _one_epoch(config.train, epoch, model, optimizer, data, generator)
+        stats = _one_epoch(config.train, epoch, space, optimizer, data, generator)
         tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
-    weights = io.BytesIO()  # torch writing to a full disk itself would not say so
-    torch.save(model.cpu().state_dict(), weights)
-    (folder / WEIGHTS).write_bytes(weights.getbuffer())
+    added = model.additions(config, data, choice)
+    digest = model.save(folder, space, model.side_by_side(space.euclidean_vectors(), added, choice))
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")
     tracked.params({f"choice.{name}": value for name, value in choice._asdict().items()})
+    return digest
 
 
 def _choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
     """The spectral baseline's best dimension and exponent; the rest of the choice is still open."""
     select, limit = config.evaluate.select, min(judge.data.n_users, judge.data.n_items)
     dims = [dim for dim in config.spectral.dims if dim <= limit] or [limit]
-    best, best_score = Choice(dims[0], config.spectral.item_exponents[0], 0, 0.0), -1.0
+    best, best_score = Choice(dims[0], config.spectral.item_exponents[0]), -1.0
     for dim in dims:
         for exponent in config.spectral.item_exponents:
-            candidate = Choice(dim, exponent, 0, 0.0)
-            score = judge.means(spectral_vectors(config, judge.data, candidate))[select]
+            candidate = Choice(dim, exponent)
+            score = judge.means(model.spectral_vectors(config, judge.data, candidate))[select]
             if score > best_score:
                 best, best_score = candidate, score
     say(
@@ -161,34 +152,33 @@ def _choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -
 def _choose_epochs(
     config: Config, judge: Judge, choice: Choice, tracked: tracking.TrackedRun, say: Callable[[str], None]
 ) -> tuple[Choice, list[dict[str, float]]]:
-    """Train until validation stops rising; the best epoch and spectral weight, and a row per epoch."""
-    select, started = config.evaluate.select, time.monotonic()
-    model, optimizer, generator = _start(config, judge.data, choice)
-    spectral = spectral_vectors(config, judge.data, choice)
+    """Train until validation stops rising; the best epoch and weights, and a row per epoch."""
+    settings, select, started = config.train, config.evaluate.select, time.monotonic()
+    space, optimizer, generator = _start(config, judge.data, choice)
+    added = model.additions(config, judge.data, choice)
     best, best_score, history = choice, -1.0, []
-    for epoch in range(config.train.max_epochs):
-        stats = _one_epoch(config.train, epoch, model, optimizer, judge.data, generator)
-        by_weight = {
-            weight: judge.means(_beside(model.euclidean_vectors(), spectral, weight))
-            for weight in config.train.spectral_weights
-        }
-        weight = max(by_weight, key=lambda weight: by_weight[weight][select])
-        score = by_weight[weight][select]
-        seconds = time.monotonic() - started
-        row = {"epoch": epoch + 1, "seconds": seconds, "spectral_weight": weight} | stats._asdict()
-        row |= {f"validation.{name}": value for name, value in by_weight[weight].items()}
+    for epoch in range(settings.max_epochs):
+        stats = _one_epoch(settings, epoch, space, optimizer, judge.data, generator)
+        learned, means = space.euclidean_vectors(), {}
+        for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
+            candidate = Choice(choice.spectral_dim, choice.item_exponent, epoch + 1, *weights)
+            means[candidate] = judge.means(model.side_by_side(learned, added, candidate))
+        chosen = max(means, key=lambda candidate: means[candidate][select])
+        score = means[chosen][select]
+        row = {"epoch": epoch + 1, "seconds": time.monotonic() - started} | stats._asdict()
+        row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
+        row |= {f"validation.{name}": value for name, value in means[chosen].items()}
         history.append(row)
         tracked.metrics(row, epoch + 1)
         say(
-            f"train: epoch {epoch + 1}, {seconds:.0f} s: loss {stats.loss:.4f}, active {stats.active:.3f}, "
-            f"validation {select} {score:.4f} (spectral weight {weight:g})"
+            f"train: epoch {epoch + 1}, {row['seconds']:.0f} s: loss {stats.loss:.4f}, "
+            f"active {stats.active:.3f}, validation {select} {score:.4f} "
+            f"(weights: spectral {chosen.spectral_weight:g}, trend {chosen.trend_weight:g})"
         )
         if score > best_score:
-            best, best_score = choice._replace(epochs=epoch + 1, spectral_weight=weight), score
-        elif epoch + 1 - best.epochs >= config.train.patience:
-            say(
-                f"train: no better validation for {config.train.patience} epochs, keeping epoch {best.epochs}"
-            )
+            best, best_score = chosen, score
+        elif epoch + 1 - best.epochs >= settings.patience:
+            say(f"train: no better validation for {settings.patience} epochs, keeping epoch {best.epochs}")
             break
     return best, history
 
@@ -196,7 +186,7 @@ def _choose_epochs(
 def _one_epoch(
     settings: Train,
     epoch: int,
-    model: MetricSpace,
+    space: MetricSpace,
     optimizer: torch.optim.Optimizer,
     data: DeviceInteractions,
     generator: torch.Generator,
@@ -204,7 +194,7 @@ def _one_epoch(
     miner = "semi_hard" if epoch < settings.warmup_epochs else settings.miner
     with progress.progress(f"epoch {epoch + 1}, {miner}", len(data.user)) as tick:
         return train_epoch(
-            model,
+            space,
             optimizer,
             data,
             MINERS[miner],
@@ -223,13 +213,13 @@ def _one_epoch(
 def _start(
     config: Config, data: DeviceInteractions, choice: Choice
 ) -> tuple[MetricSpace, torch.optim.Optimizer, torch.Generator]:
-    """The model before its first step, its optimizer, and the one generator that training draws from."""
+    """The space before its first step, its optimizer, and the one generator that training draws from."""
     settings, device = config.train, data.user.device
     generator = torch.Generator(device).manual_seed(config.seed)
     if settings.start == "spectral":
         dim = min(settings.dim, data.n_users, data.n_items)
-        space = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
-        users, items, offset = models.inner_product_as_distance(*space)
+        spectral = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
+        users, items, offset = models.inner_product_as_distance(*spectral)
     else:
         users, items = models.random_start(
             data.n_users, data.n_items, settings.dim, settings.start_length, generator
@@ -238,38 +228,6 @@ def _start(
         offset = settings.offset_scale * (log_count.max() - log_count)
     if settings.offset == "none":
         offset = torch.zeros_like(offset)
-    model = MetricSpace(users, items, offset, learn_offset=settings.offset == "learned")
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return model, torch.optim.Adam(learned, lr=settings.learning_rate), generator
-
-
-def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
-    """The spectral baseline as Euclidean vectors."""
-    space = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
-    return MetricSpace(*models.inner_product_as_distance(*space)).euclidean_vectors()
-
-
-def learned_vectors(folder: Path) -> Vectors:
-    """The learned space of a finished run, on the CPU. Raises InputError if its weights cannot be read."""
-    path = folder / WEIGHTS
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"weights '{path}' cannot be read: {error}") from None
-    if (
-        hashlib.sha256(content).hexdigest()
-        != json.loads((folder / "train.json").read_text())["weights_sha256"]
-    ):
-        raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
-    weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    return MetricSpace(weights["users"], weights["items"], weights["offset"]).euclidean_vectors()
-
-
-def model_vectors(config: Config, folder: Path, data: DeviceInteractions) -> Vectors:
-    """A finished run's model as it is served: learned coordinates, and spectral ones where chosen."""
-    choice = Choice(**json.loads((folder / "choice.json").read_text()))
-    return _beside(learned_vectors(folder), spectral_vectors(config, data, choice), choice.spectral_weight)
-
-
-def _beside(learned: Vectors, spectral: Vectors, weight: float) -> Vectors:
-    return models.add_distances(learned, spectral, weight) if weight > 0 else learned
+    space = MetricSpace(users, items, offset, learn_offset=settings.offset == "learned")
+    learned = [parameter for parameter in space.parameters() if parameter.requires_grad]
+    return space, torch.optim.Adam(learned, lr=settings.learning_rate), generator

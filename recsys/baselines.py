@@ -1,4 +1,4 @@
-"""What a trained model must beat: popularity, and the truncated spectrum of the interaction matrix.
+"""What needs no training: popularity, its trend, and the truncated spectrum of the interaction matrix.
 
 Axes: U users, I items, N interactions, K dimensions, W dimensions while working (K and a few more).
 """
@@ -13,6 +13,22 @@ from recsys.sampling import DeviceInteractions
 def popularity(data: DeviceInteractions) -> Tensor:
     """(I,) float32: how many users have taken each item."""
     return torch.bincount(data.item, minlength=data.n_items).float()
+
+
+def trend(data: DeviceInteractions, half_life: float) -> Tensor:
+    """(I,) float32: log of an item's recent popularity over its popularity; 0 is the average, > 0 rising.
+
+    Recent popularity counts a user 2^(-age / half_life) times, age and half_life in seconds, back from the
+    last interaction. Both counts get one more user of average trend, so that rare items stay near 0. All 0 if
+    no interaction is later than another. Raises ValueError if half_life <= 0.
+    """
+    if not half_life > 0:
+        raise ValueError(f"half_life = {half_life} seconds, allowed > 0")
+    age = (data.time.max() - data.time).float()  # (N,)
+    weight = torch.exp2(-age / half_life)
+    recent = torch.bincount(data.item, weight, minlength=data.n_items)
+    average = weight.mean()
+    return ((recent + average) / (average * (popularity(data) + 1))).log().float()
 
 
 def spectral(

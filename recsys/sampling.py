@@ -19,6 +19,7 @@ class DeviceInteractions(NamedTuple):
     user: Tensor  # (N,) int32
     item: Tensor  # (N,) int32
     weight: Tensor  # (N,) float32
+    time: Tensor  # (N,) int64 seconds since 1970, of the last event
     offsets: Tensor  # (U + 1,) int64: rows offsets[u]:offsets[u + 1] are user u's
     n_users: int
     n_items: int
@@ -30,6 +31,7 @@ def to_device(interactions: Interactions, device: torch.device) -> DeviceInterac
         torch.tensor(interactions.user, device=device),
         torch.tensor(interactions.item, device=device),
         torch.tensor(interactions.weight, device=device),
+        torch.tensor(interactions.time, device=device),
         torch.tensor(interactions.offsets(), device=device),
         interactions.n_users,
         interactions.n_items,

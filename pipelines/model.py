@@ -1,0 +1,95 @@
+"""The model as it is served: spaces side by side, and what validation chose about them.
+
+Axes: U users, I items, D dimensions.
+"""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from pipelines.config import Config, InputError
+from pipelines.judge import Vectors
+from recsys import baselines, models
+from recsys.models import MetricSpace
+from recsys.sampling import DeviceInteractions
+
+WEIGHTS = "model.pt"
+SECONDS_PER_DAY = 86_400
+
+
+class Choice(NamedTuple):
+    """What validation chose; all that the final fit takes over from it."""
+
+    spectral_dim: int
+    item_exponent: float
+    epochs: int = 0
+    spectral_weight: float = 0.0
+    trend_weight: float = 0.0
+
+
+class Additions(NamedTuple):
+    """Spaces that need no training, to stand beside the learned one."""
+
+    spectral: Vectors
+    trend: Vectors
+
+
+def additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
+    """Both, fitted on the data."""
+    trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)
+    return Additions(
+        spectral_vectors(config, data, choice), (trend.new_zeros(data.n_users, 1), _heights(-trend))
+    )
+
+
+def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
+    """The spectral baseline as Euclidean vectors."""
+    space = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
+    return MetricSpace(*models.inner_product_as_distance(*space)).euclidean_vectors()
+
+
+def popularity_vectors(data: DeviceInteractions) -> Vectors:
+    """Popularity as Euclidean vectors: an item's place in the list is its squared distance to everybody."""
+    places = baselines.popularity(data).argsort(descending=True, stable=True).argsort()  # ties by number
+    return torch.zeros(data.n_users, 1, device=places.device), _heights(places.float())
+
+
+def side_by_side(learned: Vectors, added: Additions, choice: Choice) -> Vectors:
+    """The learned space with the chosen weight of each addition; one of weight 0 adds no coordinates."""
+    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
+        if weight > 0:
+            learned = models.add_distances(learned, space, weight)
+    return learned
+
+
+def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
+    """Write weights and served vectors to the run's folder; returns the file's SHA-256."""
+    tensors = model.state_dict() | {"user_vectors": served[0], "item_vectors": served[1]}
+    buffer = io.BytesIO()  # torch writing to a full disk itself would not say so
+    torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
+    (folder / WEIGHTS).write_bytes(buffer.getbuffer())
+    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+
+
+def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
+    """The learned space and the served one of a finished run. Raises InputError if the file is damaged."""
+    path = folder / WEIGHTS
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"weights '{path}' cannot be read: {error}") from None
+    written = json.loads((folder / "train.json").read_text())["weights_sha256"]
+    if hashlib.sha256(content).hexdigest() != written:
+        raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
+    tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    learned = MetricSpace(tensors["users"], tensors["items"], tensors["offset"]).euclidean_vectors()
+    return learned, (tensors["user_vectors"], tensors["item_vectors"])
+
+
+def _heights(offset: torch.Tensor) -> torch.Tensor:
+    """(I,) -> (I, 1): the coordinate whose square is the offset, less the least of them."""
+    return (offset - offset.min()).sqrt()[:, None]
