@@ -56,7 +56,7 @@ def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int)
     axes.set(
         title="Distance between user and item, test window", xlabel="Euclidean distance", ylabel="density"
     )
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.savefig(path, dpi=120)
 
 

@@ -47,6 +47,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, log: pl.DataFrame, mlflow_tem
 
 
 @pytest.fixture
-def own_shop(shop: Shop, tmp_path: Path) -> Shop:
+def own_shop(shop: Shop, tmp_path: Path, mlflow_template: Path) -> Shop:
     """A copy of the finished retrain, to break or to go on with."""
-    return copied(shop, tmp_path / "own")
+    return copied(shop, tmp_path / "own", mlflow_template)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipelines import cli
+from pipelines import cli, prepare, tracking
 from pipelines.config import Config, load_config
 
 START = datetime(2024, 1, 1)
@@ -172,11 +172,19 @@ def bundle_of(shop: Shop) -> Path:
     return shop.config.bundles / shop.run.name
 
 
-def copied(shop: Shop, folder: Path) -> Shop:
-    """The finished retrain in a root of its own, for tests that change it (new artifacts join the old)."""
+def copied(shop: Shop, folder: Path, template: Path) -> Shop:
+    """The finished retrain in a root of its own, for tests that change it.
+
+    MLflow's books are new and know the run under an id of its own, so that its artifacts lie here too.
+    """
     root = folder / "root"
     shutil.copytree(shop.config.root, root, symlinks=True)
+    shutil.copy(template, root / "mlflow.db")
     text = shop.config_file.read_text(encoding="utf-8").replace(str(shop.config.root), str(root))
-    path = folder / "shop.toml"
+    path, run = folder / "shop.toml", root / "runs" / shop.run.name
     path.write_text(text, encoding="utf-8")
-    return Shop(path, load_config(path), root / "runs" / shop.run.name, shop.ran)
+    config = load_config(path)
+    with tracking.new_run(config, run.name, prepare.stored(config)) as tracked:
+        done = json.loads((run / "train.json").read_text())
+        (run / "train.json").write_text(json.dumps(done | {"mlflow_run_id": tracked.run_id}))
+    return Shop(path, config, run, shop.ran)

@@ -13,7 +13,8 @@ from shop import Shop
 from pipelines.cli import find_run
 from pipelines.config import Config, InputError
 from pipelines.folds import load_fold
-from pipelines.train import choose_device, learned_vectors, train
+from pipelines.model import load
+from pipelines.train import choose_device, train
 
 
 def changed(config: Config, **settings: Any) -> Config:
@@ -33,11 +34,13 @@ def test_a_run_folder_holds_all_that_later_steps_read(shop: Shop) -> None:
     assert choice["spectral_dim"] in shop.config.spectral.dims
     assert choice["spectral_weight"] in shop.config.train.spectral_weights
     learned = weights(shop.run)
-    assert {name: list(part.shape) for name, part in learned.items()} == {
+    assert {name: list(learned[name].shape) for name in ("users", "items", "offset")} == {
         "users": [200, 8],
         "items": [120, 8],
         "offset": [120],
     }
+    assert len(learned["user_vectors"]) == 200
+    assert len(learned["item_vectors"]) == 120
 
 
 def test_the_kept_epoch_has_the_best_validation(shop: Shop) -> None:
@@ -101,8 +104,10 @@ def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict
     assert all(bool(torch.isfinite(part).all()) for part in learned.values())
     assert float(torch.cat([learned["users"], learned["items"]]).norm(dim=1).max()) <= 1 + 1e-5
     assert bool(learned["offset"].any()) == (settings.get("offset") != "none")
-    users, items = learned_vectors(run)
-    assert users.shape[1] == items.shape[1] == learned["users"].shape[1] + 1
+    space, served = load(run, torch.device("cpu"))
+    assert space[0].shape[1] == space[1].shape[1] == learned["users"].shape[1] + 1
+    if json.loads((run / "choice.json").read_text())["trend_weight"] == 0:
+        assert all(torch.equal(part, other) for part, other in zip(space, served, strict=True))
     (score,) = pl.read_parquet(run / "history.parquet")["validation.ndcg@10"]
     assert score > 0.02
 

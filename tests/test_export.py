@@ -1,0 +1,131 @@
+"""export: a bundle that is measured, reused, mended and published."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shop import Shop, bundle_of, recsys
+
+from pipelines.config import Config, InputError
+from pipelines.export import _search_k, export, stage
+from pipelines.folds import load_fold
+from recsys.bundle import CURRENT, open_bundle, verify
+from recsys.index import ItemIndex, exact_top_k
+
+
+def nothing_seen(n_users: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(n_users + 1, np.int64), np.empty(0, np.int32)
+
+
+def test_the_bundle_says_where_it_comes_from(shop: Shop) -> None:
+    manifest = verify(bundle_of(shop))
+    assert manifest["info"]["run"] == shop.run.name
+    assert len(manifest["info"]["data_fingerprint"]) == 64
+    assert (manifest["n_users"], manifest["n_items"], manifest["trees"]) == (200, 120, 5)
+    assert manifest["search_k"] is None  # a scan of 120 items is less work than any search
+
+
+def test_the_bundle_holds_the_fold(shop: Shop) -> None:
+    bundle, fold = open_bundle(bundle_of(shop)), load_fold(shop.config, "test")
+    assert np.array_equal(bundle.seen_items, fold.fit.item)
+    assert np.array_equal(bundle.seen_offsets, fold.fit.offsets())
+    assert [bundle.items.external(item) for item in range(120)] == np.asarray(fold.item_ids).tolist()
+    counts = fold.fit.item_counts()[bundle.popular].tolist()
+    assert counts == sorted(counts, reverse=True)
+    assert bundle.titles is not None
+    assert list(bundle.titles) == fold.titles
+
+
+def test_a_valid_bundle_is_kept_and_a_damaged_one_written_again(own_shop: Shop) -> None:
+    folder, said = bundle_of(own_shop), []
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert stage(own_shop.config, own_shop.run, said.append) == folder
+    assert said == [f"export: {folder} is valid: reused"]
+    (folder / "index.ann").write_bytes(b"")
+    stage(own_shop.config, own_shop.run, said.append)
+    assert "index.ann" in said[1]
+    assert said[1].endswith("writing the bundle again")
+    for name, content in before.items():
+        if name != "manifest.json":  # which holds the instant
+            assert (folder / name).read_bytes() == content
+    kept = folder.with_name(f".broken-{folder.name}-1")
+    assert (kept / "index.ann").read_bytes() == b""
+
+
+def test_staging_leaves_current_and_export_moves_it_back_and_forth(own_shop: Shop) -> None:
+    current = own_shop.config.bundles / CURRENT
+    train = own_shop.config.train.model_dump() | {"max_epochs": 1}
+    quick = Config.model_validate(own_shop.config.model_dump() | {"train": train})
+    assert recsys("train", "--config", own_shop.config_file, "--set", "train.max_epochs=1").code == 0
+    (second,) = set(own_shop.config.runs.iterdir()) - {own_shop.run}
+    stage(quick, second, lambda line: None)
+    assert current.readlink() == Path(own_shop.run.name)
+    export(quick, second, lambda line: None)
+    assert current.readlink() == Path(second.name)
+    ran = recsys("export", "--config", own_shop.config_file, "--run", own_shop.run.name)  # the way back
+    assert ran.code == 0, ran.err
+    assert current.readlink() == Path(own_shop.run.name)
+
+
+def test_current_that_cannot_be_moved_is_told(own_shop: Shop) -> None:
+    current = own_shop.config.bundles / CURRENT
+    current.unlink()
+    (current / "occupied").mkdir(parents=True)
+    with pytest.raises(InputError, match="current' cannot be moved"):
+        export(own_shop.config, own_shop.run, lambda line: None)
+
+
+def test_search_k_is_the_smallest_that_finds_enough(shop: Shop) -> None:
+    generator = np.random.default_rng(0)
+    items = generator.normal(size=(6_000, 8)).astype(np.float32)
+    users = generator.normal(size=(400, 8)).astype(np.float32)
+    said: list[str] = []
+    search_k, curve = _search_k(shop.config, users, items, nothing_seen(400), said.append)
+    assert search_k is not None
+    assert [point["search_k"] for point in curve] == [1024 * 2**n for n in range(len(curve))]
+    assert curve[-1]["search_k"] == search_k
+    assert (
+        curve[-1]["recall"] >= shop.config.export.recall > max([p["recall"] for p in curve[:-1]], default=0)
+    )
+    index = ItemIndex.build(items, shop.config.export.trees, shop.config.seed)
+    exact, _ = exact_top_k(users, items, 20)
+    found = [
+        len(np.intersect1d(index.query(u, 20, search_k)[0], own)) for u, own in zip(users, exact, strict=True)
+    ]
+    assert sum(found) / exact.size == pytest.approx(curve[-1]["recall"], abs=0.02)
+    assert f"search_k {search_k:,}" in said[-1]
+
+
+def test_what_a_user_has_does_not_count_as_found(shop: Shop) -> None:
+    generator = np.random.default_rng(0)
+    items = generator.normal(size=(3_000, 4)).astype(np.float32)
+    users = generator.normal(size=(50, 4)).astype(np.float32)
+    near, _ = exact_top_k(users, items, 200)  # everybody has the 200 nearest
+    seen = np.arange(0, 50 * 200 + 1, 200, dtype=np.int64), np.sort(near, axis=1).ravel()
+    search_k, curve = _search_k(shop.config, users, items, seen, lambda line: None)
+    assert search_k is not None
+    assert curve[-1]["recall"] >= shop.config.export.recall
+
+
+def test_where_the_index_is_no_less_work_the_vectors_are_scanned(shop: Shop) -> None:
+    generator = np.random.default_rng(0)
+    items = generator.normal(size=(3_000, 64)).astype(np.float32)  # far too many dimensions for one tree
+    users = generator.normal(size=(50, 64)).astype(np.float32)
+    one_tree = shop.config.export.model_copy(update={"trees": 1, "recall": 1.0})
+    said: list[str] = []
+    search_k, curve = _search_k(
+        shop.config.model_copy(update={"export": one_tree}), users, items, nothing_seen(50), said.append
+    )
+    assert search_k is None
+    assert [point["search_k"] for point in curve] == [1024, 2048]
+    assert max(point["recall"] for point in curve) < 1
+    assert "serving scans the vectors" in said[-1]
+
+
+def test_registered_once(own_shop: Shop) -> None:
+    registered = json.loads((own_shop.run / "registered.json").read_text())
+    assert registered == {"name": "shop", "version": "1"}
+    ran = recsys("export", "--config", own_shop.config_file)
+    assert ran.code == 0
+    assert "registered as" not in ran.err
