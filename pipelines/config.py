@@ -182,8 +182,8 @@ class Evaluate(Section):
 class Export(Section):
     """The bundle's index."""
 
-    trees: int = Field(50, ge=1, description="Annoy trees: more is a larger file and a better recall")
-    recall: float = Field(0.99, gt=0, le=1, description="share of the exact top 20 that the index must find")
+    trees: int = Field(10, ge=1, description="Annoy trees")
+    recall: float = Field(0.98, gt=0, le=1, description="share of the exact top 20 that the index must find")
 
 
 class Tracking(Section):
