@@ -5,6 +5,7 @@ Axes: U users, I items, D dimensions, A anchors, C candidates.
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from recsys.distances import squared_euclidean, with_offset
 
@@ -31,11 +32,13 @@ class MetricSpace(nn.Module):
 
     def distance(self, users: Tensor, items: Tensor) -> Tensor:
         """(A,), (C,) numbers -> (A, C)."""
-        return with_offset(squared_euclidean(self.users[users], self.items[items]), self.offset[items])
+        between = squared_euclidean(rows(self.users, users), rows(self.items, items))  # (A, C)
+        return with_offset(between, rows(self.offset, items))
 
     def pair_distance(self, users: Tensor, items: Tensor) -> Tensor:
         """(B,), (B,) numbers -> (B,): the distance of each user to the item beside it."""
-        return (self.users[users] - self.items[items]).square().sum(1) + self.offset[items]
+        between = (rows(self.users, users) - rows(self.items, items)).square().sum(1)  # (B,)
+        return between + rows(self.offset, items)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -44,8 +47,8 @@ class MetricSpace(nn.Module):
         All offsets rise together, so no order changes. Below 0 the contrastive loss would lower them without
         end, as it rewards a small d(a,p) whatever d(a,n) is.
         """
-        for rows in (self.users, self.items):
-            rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(1.0))
+        for table in (self.users, self.items):
+            table.div_(table.norm(dim=1, keepdim=True).clamp_min(1.0))
         self.offset.sub_(self.offset.min().clamp_max(0))
 
     @torch.no_grad()
@@ -57,6 +60,16 @@ class MetricSpace(nn.Module):
         height = (self.offset - self.offset.min()).sqrt()[:, None]  # (I, 1)
         zeros = self.users.new_zeros(len(self.users), 1)
         return torch.cat([self.users, zeros], 1), torch.cat([self.items, height], 1)
+
+
+def rows(table: Tensor, numbers: Tensor) -> Tensor:
+    """(N, D) or (N,), (B,) numbers -> (B, D) or (B,), with a gradient that is the same bits each time.
+
+    The gradient of plain indexing adds up repeated rows in the order in which CPU threads get there.
+    """
+    if table.dim() == 1:
+        return embedding(numbers, table[:, None])[:, 0]
+    return embedding(numbers, table)
 
 
 def random_start(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys import losses, miners, sampling
+from recsys import losses, miners, models, sampling
 from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
 
@@ -72,8 +72,8 @@ def train_epoch(
             weighted = each * weights[triplets.anchor]
         objective = weighted.sum() / len(users)
         if covariance_weight > 0:
-            rows = torch.cat([model.users[users], model.items[candidates]])
-            objective = objective + covariance_weight * losses.covariance(rows)
+            learned = torch.cat([models.rows(model.users, users), models.rows(model.items, candidates)])
+            objective = objective + covariance_weight * losses.covariance(learned)
 
         optimizer.zero_grad()
         torch.autograd.backward(objective)

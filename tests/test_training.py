@@ -209,3 +209,21 @@ def test_no_candidates_are_refused():
 def test_the_margin_is_refused_by_name():
     with pytest.raises(ValueError, match="margin = 0, allowed > 0"):
         run(new_space(), on_device(two_clusters()), [miners.hardest], margin=0)
+
+
+def test_same_bits_where_threads_share_the_gradient():
+    """Batches large enough for torch to add up a table's gradient on several threads."""
+    torch.set_num_threads(4)
+    chosen = np.random.default_rng(0)
+    taken = np.zeros((500, 3000), dtype=bool)
+    taken[chosen.integers(0, 500, 8000), np.minimum(chosen.geometric(0.005, 8000), 2999)] = True
+    data, tables = on_device(taken), []
+    for _ in range(3):
+        generator = torch.Generator().manual_seed(0)
+        users, items = random_start(500, 3000, 64, 0.3, generator)
+        model = MetricSpace(users, items, torch.rand(3000, generator=generator))
+        large = {"batch_size": 2048, "in_batch_items": 1024, "sampled_items": 1024}
+        run(model, data, [miners.semi_hard], **large)
+        tables.append([part.detach().clone() for part in model.parameters()])
+    for again in tables[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(tables[0], again, strict=True))
