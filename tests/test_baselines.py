@@ -97,3 +97,36 @@ def test_same_seed_same_bits():
 def test_dimensions_are_refused_by_name(dim):
     with pytest.raises(ValueError, match=rf"spectral dim = {dim}, allowed 1\.\.9 "):
         baselines.spectral(on_device(clusters(0, 14, 9, 2)), dim)
+
+
+def dated(rows, n_items):
+    """(user, item, seconds) rows, sorted -> interactions on the device."""
+    user, item, time = (np.array(column) for column in zip(*rows, strict=True))
+    taken = Interactions(
+        user.astype(np.int32),
+        item.astype(np.int32),
+        np.ones(len(rows), np.float32),
+        time,
+        user.max() + 1,
+        n_items,
+    )
+    return sampling.to_device(taken, torch.device("cpu"))
+
+
+def test_trend_by_hand():
+    """One half-life ago counts one half; the last item was never taken."""
+    data = dated([(0, 0, 1000), (0, 1, 900), (1, 0, 1000), (2, 1, 1000)], n_items=3)
+    average = (1 + 0.5 + 1 + 1) / 4
+    expected = np.log([(2 + average) / (3 * average), (1.5 + average) / (3 * average), 1.0])
+    np.testing.assert_allclose(baselines.trend(data, half_life=100), expected, rtol=1e-6)
+
+
+def test_without_times_nothing_rises():
+    data = on_device(clusters(0, 30, 20, 3))
+    np.testing.assert_allclose(baselines.trend(data, half_life=1.0), np.zeros(20), atol=1e-6)
+
+
+@pytest.mark.parametrize("half_life", [0.0, -1.0, float("nan")])
+def test_trend_refuses_a_half_life(half_life):
+    with pytest.raises(ValueError, match=r"half_life = .* allowed > 0"):
+        baselines.trend(on_device(clusters(0, 30, 20, 3)), half_life)

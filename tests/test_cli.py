@@ -1,14 +1,12 @@
 """The command line: exit codes, one message for each error, and what an interruption leaves behind."""
 
-import os
 import re
 import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import duckdb
 import pytest
 from shop import ITEMS, Ran, Shop, bundle_of, failed, recsys
 
+from pipelines.config import Config
 from recsys.bundle import verify
 
 
@@ -29,28 +28,6 @@ def no_room_beyond(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def interrupted(*arguments: str | Path, when: Callable[[str], bool]) -> Ran:
-    """A command that gets Ctrl-C once `when` holds for what it has said so far."""
-    started = time.monotonic()
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "pipelines.cli", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    ) as process:
-        assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
-        said = b""
-        while not when(said.decode()):
-            assert process.poll() is None, said.decode()
-            assert time.monotonic() - started < 120, said.decode()
-            said += process.stderr.read() or b""
-            time.sleep(0.002)
-        process.send_signal(signal.SIGINT)
-        os.set_blocking(process.stderr.fileno(), True)
-        said += process.stderr.read() or b""
-    return Ran(process.returncode, "", said.decode())
 
 
 def folders(parent: Path) -> set[str]:
@@ -230,24 +207,43 @@ def test_a_full_disk_stops_export_and_the_old_bundle_serves(prepared: Shop) -> N
 
 def test_ctrl_c_in_training_leaves_no_run(prepared: Shop) -> None:
     before = folders(prepared.config.runs)
-    arguments = ("train", "--config", prepared.config_file, "--set", "train.patience=40")
-    ran = interrupted(*arguments, when=lambda said: "train: epoch 2" in said)
-    failed(ran, 1, "interrupted")
+    endless = ("--set", "train.max_epochs=100000", "--set", "train.patience=100000")
+    arguments = ("train", "--config", str(prepared.config_file), *endless)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("train: epoch 2,"):
+                process.send_signal(signal.SIGINT)
+    failed(Ran(process.returncode, "", "".join(said)), 1, "interrupted")
     assert folders(prepared.config.runs) == before
     assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "KILLED"]
     assert recsys("recommend", "--config", prepared.config_file, "--user", "1003").code == 0
 
 
+CTRL_C_AT_THE_MANIFEST = """
+import os, signal, sys
+
+def interrupt(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("manifest.json") and arguments[1] == "w":
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(interrupt)
+from pipelines.cli import main
+main()
+"""
+
+
 def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
+    """It comes when all files of the new bundle but the last are written."""
     assert recsys("train", "--config", prepared.config_file, "--set", "train.max_epochs=1").code == 0
     before = folders(prepared.config.bundles)
-
-    def writing(said: str) -> bool:
-        """A hidden folder: the new bundle, half written."""
-        return any(re.fullmatch(r"\..*\.[0-9a-f]{8}", name) for name in folders(prepared.config.bundles))
-
-    ran = interrupted("export", "--config", prepared.config_file, "--set", "export.trees=20000", when=writing)
-    failed(ran, 1, "interrupted")
+    command = [sys.executable, "-c", CTRL_C_AT_THE_MANIFEST, "export", "--config", str(prepared.config_file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    failed(Ran(done.returncode, done.stdout, done.stderr), 1, "interrupted")
     assert folders(prepared.config.bundles) == before
     verify(bundle_of(prepared))
     served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
@@ -280,24 +276,25 @@ def test_doctor_names_packages_and_the_device() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "keys"),
+    ("name", "sections"),
     [
-        (
-            "prepare",
-            ["root = 'var/recsys'", "source.user = 'user_id'", "split.kind = 'time'", "items.title = None"],
-        ),
-        ("train", ["train.margin = 0.5", "spectral.dims = (8, 16, 32, 64)", "tracking.uri = None"]),
-        ("evaluate", ["evaluate.ks = (10, 20)", "evaluate.exclude_seen = True"]),
-        ("export", ["export.trees = 50", "export.recall = 0.99"]),
-        ("retrain", ["source.user = 'user_id'", "train.margin = 0.5", "export.trees = 50", "seed = 0"]),
-        ("recommend", ["--user", "-k", "10"]),
+        ("prepare", "source split prepare"),
+        ("train", "train spectral evaluate tracking"),
+        ("evaluate", "evaluate"),
+        ("export", "export"),
+        ("retrain", "source split prepare train spectral evaluate export tracking"),
     ],
 )
-def test_help_shows_the_settings_with_their_defaults(name: str, keys: list[str]) -> None:
+def test_help_shows_every_setting_with_its_default(name: str, sections: str) -> None:
     ran = recsys(name, "--help")
     assert ran.code == 0
-    for key in keys:
-        assert key in ran.out
+    defaults = Config.model_validate({"source": {"files": "x.csv"}})
+    for section in sections.split():
+        for key, value in dict(getattr(defaults, section)).items():
+            default = None if key == "files" else value
+            assert f"  {section}.{key} = {default!r}  " in ran.out
+    assert "  root = 'var/recsys'  " in ran.out
+    assert "  seed = 0  " in ran.out
 
 
 def test_no_command_shows_the_commands() -> None:
