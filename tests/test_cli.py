@@ -288,10 +288,10 @@ def test_doctor_names_packages_and_the_device() -> None:
 def test_help_shows_every_setting_with_its_default(name: str, sections: str) -> None:
     ran = recsys(name, "--help")
     assert ran.code == 0
-    defaults = Config.model_validate({"source": {"files": "x.csv"}})
+    defaults = Config.model_validate({"source": {"files": "x.csv", "time": "at"}})
     for section in sections.split():
         for key, value in dict(getattr(defaults, section)).items():
-            default = None if key == "files" else value
+            default = None if (section, key) in (("source", "files"), ("source", "time")) else value
             assert f"  {section}.{key} = {default!r}  " in ran.out
     assert "  root = 'var/recsys'  " in ran.out
     assert "  seed = 0  " in ran.out
