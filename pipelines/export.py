@@ -3,6 +3,7 @@
 Axes: U users, I items, D dimensions, S sampled users, K ranks.
 """
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,18 @@ MEASURED_K = 20
 MEASURED_USERS = 300
 
 
+def bundle_folder(config: Config, run: Path) -> Path:
+    """Where the run's bundle is: its version is the run and a digest of the export settings."""
+    settings = config.export.model_dump_json().encode()
+    return config.bundles / f"{run.name}-{hashlib.sha256(settings).hexdigest()[:4]}"
+
+
 def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
     """The run's bundle, written and verified but not yet `current`; one that is there and valid is kept.
 
     Raises InputError: the disk is full or the folder cannot be written.
     """
-    folder = config.bundles / run.name
+    folder = bundle_folder(config, run)
     if folder.exists():
         try:
             bundle.verify(folder)

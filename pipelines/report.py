@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines import folds, tracking
 from pipelines.config import Config
+from pipelines.export import bundle_folder
 from pipelines.recommend import open_current
 from serving.recommender import Recommendation
 
@@ -98,7 +99,7 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
                 "its page": f"http://127.0.0.1:5000/{page}",
                 "after": f"mlflow ui --backend-store-uri {store}",
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
-                "bundle": str(config.bundles / run.name),
+                "bundle": str(bundle_folder(config, run)),
                 "serve it": f"{command} --user {shown[0].user_id}",
             }
             for name, value in lines.items():

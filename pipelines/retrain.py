@@ -26,10 +26,13 @@ def release(config: Config, run: Path, say: Callable[[str], None] = progress.say
     """export, then register the bundle with MLflow as the challenger, once."""
     folder = export(config, run, say)
     registered = run / "registered.json"
-    if registered.exists():
+    if registered.exists() and json.loads(registered.read_text())["bundle"] == folder.name:
         return
     with tracking.old_run(config, run) as tracked:
-        tracked.files(folder, "bundle")
-        version = tracking.register(config, tracked, "bundle")
-    registered.write_text(json.dumps({"name": config.tracking.experiment, "version": version}))
+        under = f"bundles/{folder.name}"
+        tracked.files(folder, under)
+        version = tracking.register(config, tracked, under)
+    registered.write_text(
+        json.dumps({"name": config.tracking.experiment, "version": version, "bundle": folder.name})
+    )
     say(f"export: registered as {config.tracking.experiment} version {version}, alias {tracking.CHALLENGER}")

@@ -14,6 +14,7 @@ import polars as pl
 
 from pipelines import cli, prepare, tracking
 from pipelines.config import Config, load_config
+from pipelines.export import bundle_folder
 
 START = datetime(2024, 1, 1)
 DAYS, WINDOW = 100, 20  # the test window is the last 20 days, validation the 20 before
@@ -169,7 +170,7 @@ def failed(ran: Ran, code: int, *words: str) -> None:
 
 
 def bundle_of(shop: Shop) -> Path:
-    return shop.config.bundles / shop.run.name
+    return bundle_folder(shop.config, shop.run)
 
 
 def copied(shop: Shop, folder: Path, template: Path) -> Shop:

@@ -116,7 +116,7 @@ def test_recommend_gives_all_unseen_items_at_most_and_popular_ones_to_strangers(
     assert scores == sorted(scores, reverse=True)
     stranger = recsys(*ask, "424242", "-k", "3")
     assert [line.split("\t")[1] for line in stranger.out.splitlines()] == ["popular"] * 3
-    assert stranger.err == f"# bundle {shop.run.name}\n"
+    assert stranger.err == f"# bundle {bundle_of(shop).name}\n"
     assert all(line.split("\t")[2].startswith("Product ") for line in stranger.out.splitlines())
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_stops_export_and_the_old_bundle_serves(prepared: Shop) -> N
     failed(ran, 2, "bundle '", "cannot be written")
     assert folders(prepared.config.bundles) == before
     served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
-    assert served.err == f"# bundle {prepared.run.name}\n"
+    assert served.err == f"# bundle {bundle_of(prepared).name}\n"
 
 
 def test_ctrl_c_in_training_leaves_no_run(prepared: Shop) -> None:
@@ -247,7 +247,7 @@ def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
     assert folders(prepared.config.bundles) == before
     verify(bundle_of(prepared))
     served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
-    assert served.err == f"# bundle {prepared.run.name}\n"
+    assert served.err == f"# bundle {bundle_of(prepared).name}\n"
 
 
 def test_our_own_mistakes_exit_1_and_show_where_on_request(

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from shop import DAYS, ITEMS, START, WINDOW, Shop, recsys
+from shop import DAYS, ITEMS, START, WINDOW, Shop, bundle_of, recsys
 
 from pipelines import tracking
 from pipelines.cli import find_run
@@ -48,7 +48,7 @@ def test_retrain_prints_tables_users_and_paths(shop: Shop) -> None:
         assert word in shop.ran.out
     assert shop.ran.out.count("taken in the test window") == 3
     assert str(shop.run) in shop.ran.out
-    assert str(shop.config.bundles / shop.run.name) in shop.ran.out
+    assert str(bundle_of(shop)) in shop.ran.out
     (command,) = (line for line in shop.ran.out.splitlines() if "serve it" in line)
     shown = recsys(*command.split("recsys ")[1].split())
     assert shown.code == 0, shown.err
@@ -97,7 +97,7 @@ print(*(item.item_id for item in shown))
 print(*sorted({"torch", "duckdb", "polars", "mlflow", "pandas"} & set(sys.modules)))
 """
     current = shop.config.bundles / "current"
-    assert current.readlink() == Path(shop.run.name)
+    assert current.readlink() == Path(bundle_of(shop).name)
     done = subprocess.run(
         [sys.executable, "-c", program, str(current)], capture_output=True, text=True, check=True
     )
@@ -142,7 +142,8 @@ def test_same_seed_same_bits_and_a_second_retrain_reuses_everything(
 
 
 def test_another_setting_and_other_data_make_new_runs(own_shop: Shop, log: pl.DataFrame) -> None:
-    current, before = own_shop.config.bundles / "current", own_shop.run.name
+    current = own_shop.config.bundles / "current"
+    before = current.readlink().name
     quick = ["--set", "train.max_epochs=1", "--set", "evaluate.ks=[10]"]
     ran = recsys("retrain", "--config", own_shop.config_file, *quick)
     assert ran.code == 0, ran.err
@@ -158,7 +159,7 @@ def test_another_setting_and_other_data_make_new_runs(own_shop: Shop, log: pl.Da
     assert "reused" not in ran.err.split("train: ")[0]
     third = current.readlink().name
     assert len({before, second, third}) == 3
-    assert {folder.name for folder in own_shop.config.runs.iterdir()} == {before, second, third}
+    assert len(list(own_shop.config.runs.iterdir())) == 3
     for version in (before, second, third):  # older releases are still there to go back to
         assert (own_shop.config.bundles / version / "manifest.json").exists()
     assert len(mlflow_runs(own_shop)) == 3

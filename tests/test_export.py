@@ -8,7 +8,7 @@ import pytest
 from shop import Shop, bundle_of, recsys
 
 from pipelines.config import Config, InputError
-from pipelines.export import _search_k, export, stage
+from pipelines.export import _search_k, bundle_folder, export, stage
 from pipelines.folds import load_fold
 from recsys.bundle import CURRENT, open_bundle, verify
 from recsys.index import ItemIndex, exact_top_k
@@ -60,12 +60,12 @@ def test_staging_leaves_current_and_export_moves_it_back_and_forth(own_shop: Sho
     assert recsys("train", "--config", own_shop.config_file, "--set", "train.max_epochs=1").code == 0
     (second,) = set(own_shop.config.runs.iterdir()) - {own_shop.run}
     stage(quick, second, lambda line: None)
-    assert current.readlink() == Path(own_shop.run.name)
+    assert current.readlink() == Path(bundle_of(own_shop).name)
     export(quick, second, lambda line: None)
-    assert current.readlink() == Path(second.name)
+    assert current.readlink() == Path(bundle_folder(quick, second).name)
     ran = recsys("export", "--config", own_shop.config_file, "--run", own_shop.run.name)  # the way back
     assert ran.code == 0, ran.err
-    assert current.readlink() == Path(own_shop.run.name)
+    assert current.readlink() == Path(bundle_of(own_shop).name)
 
 
 def test_current_that_cannot_be_moved_is_told(own_shop: Shop) -> None:
@@ -125,7 +125,20 @@ def test_where_the_index_is_no_less_work_the_vectors_are_scanned(shop: Shop) -> 
 
 def test_registered_once(own_shop: Shop) -> None:
     registered = json.loads((own_shop.run / "registered.json").read_text())
-    assert registered == {"name": "shop", "version": "1"}
+    assert registered == {"name": "shop", "version": "1", "bundle": bundle_of(own_shop).name}
     ran = recsys("export", "--config", own_shop.config_file)
     assert ran.code == 0
     assert "registered as" not in ran.err
+
+
+def test_other_export_settings_make_another_version_of_the_run(own_shop: Shop) -> None:
+    command = ("export", "--config", own_shop.config_file)
+    before = bundle_of(own_shop)
+    ran = recsys(*command, "--set", "export.trees=3")
+    assert ran.code == 0, ran.err
+    current = own_shop.config.bundles / CURRENT
+    assert current.resolve() != before.resolve()
+    assert verify(current.resolve())["trees"] == 3
+    assert verify(before)["trees"] == own_shop.config.export.trees
+    assert recsys(*command).code == 0
+    assert current.resolve() == before.resolve()

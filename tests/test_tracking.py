@@ -79,7 +79,7 @@ def test_settings_results_and_pictures_are_artifacts(
     shop: Shop, tracked: Any, client: mlflow.MlflowClient
 ) -> None:
     names = {file.path for file in client.list_artifacts(tracked.info.run_id)}
-    assert names >= {"config.json", "metrics.json", "per_user.parquet", "model.pt", "bundle"}
+    assert names >= {"config.json", "metrics.json", "per_user.parquet", "model.pt", "bundles"}
     assert names >= {"curves.png", "distances.png", "results.png"}
     artifacts = Path(tracked.info.artifact_uri.removeprefix("file://"))
     assert Config.model_validate_json((artifacts / "config.json").read_text()) == shop.config
