@@ -14,7 +14,7 @@ import torch
 from pipelines.config import Config, InputError
 from pipelines.judge import Vectors
 from recsys import baselines, models
-from recsys.models import MetricSpace
+from recsys.models import MetricSpace, Space
 from recsys.sampling import DeviceInteractions
 
 WEIGHTS = "model.pt"
@@ -34,36 +34,33 @@ class Choice(NamedTuple):
 class Additions(NamedTuple):
     """Spaces that need no training, to stand beside the learned one."""
 
-    spectral: Vectors
-    trend: Vectors
+    spectral: Space
+    trend: Space
 
 
 def additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
     """Both, fitted on the data."""
     trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)
-    return Additions(
-        spectral_vectors(config, data, choice), (trend.new_zeros(data.n_users, 1), _heights(-trend))
-    )
+    return Additions(_spectral(config, data, choice), models.same_for_all(-trend, data.n_users))
+
+
+def side_by_side(learned: Space, added: Additions, choice: Choice) -> Vectors:
+    """The learned space with the chosen weight of each addition, as it is served."""
+    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
+        if weight > 0:  # at 0 its coordinates would only be carried along
+            learned = models.add_distances(learned, space, weight)
+    return models.euclidean_vectors(learned)
 
 
 def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
     """The spectral baseline as Euclidean vectors."""
-    space = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
-    return MetricSpace(*models.inner_product_as_distance(*space)).euclidean_vectors()
+    return models.euclidean_vectors(_spectral(config, data, choice))
 
 
 def popularity_vectors(data: DeviceInteractions) -> Vectors:
     """Popularity as Euclidean vectors: an item's place in the list is its squared distance to everybody."""
     places = baselines.popularity(data).argsort(descending=True, stable=True).argsort()  # ties by number
-    return torch.zeros(data.n_users, 1, device=places.device), _heights(places.float())
-
-
-def side_by_side(learned: Vectors, added: Additions, choice: Choice) -> Vectors:
-    """The learned space with the chosen weight of each addition; one of weight 0 adds no coordinates."""
-    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
-        if weight > 0:
-            learned = models.add_distances(learned, space, weight)
-    return learned
+    return models.euclidean_vectors(models.same_for_all(places.float(), data.n_users))
 
 
 def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
@@ -86,10 +83,10 @@ def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
     if hashlib.sha256(content).hexdigest() != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
     tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    learned = MetricSpace(tensors["users"], tensors["items"], tensors["offset"]).euclidean_vectors()
+    learned = models.euclidean_vectors(Space(tensors["users"], tensors["items"], tensors["offset"]))
     return learned, (tensors["user_vectors"], tensors["item_vectors"])
 
 
-def _heights(offset: torch.Tensor) -> torch.Tensor:
-    """(I,) -> (I, 1): the coordinate whose square is the offset, less the least of them."""
-    return (offset - offset.min()).sqrt()[:, None]
+def _spectral(config: Config, data: DeviceInteractions, choice: Choice) -> Space:
+    users, items = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
+    return models.inner_product_as_distance(users, items)

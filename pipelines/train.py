@@ -123,7 +123,7 @@ def _choose_and_fit(
         tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
     added = model.additions(config, data, choice)
-    digest = model.save(folder, space, model.side_by_side(space.euclidean_vectors(), added, choice))
+    digest = model.save(folder, space, model.side_by_side(space.space(), added, choice))
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")
@@ -159,10 +159,10 @@ def _choose_epochs(
     best, best_score, history = choice, -1.0, []
     for epoch in range(settings.max_epochs):
         stats = _one_epoch(settings, epoch, space, optimizer, judge.data, generator)
-        learned, means = space.euclidean_vectors(), {}
+        means = {}
         for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
             candidate = Choice(choice.spectral_dim, choice.item_exponent, epoch + 1, *weights)
-            means[candidate] = judge.means(model.side_by_side(learned, added, candidate))
+            means[candidate] = judge.means(model.side_by_side(space.space(), added, candidate))
         chosen = max(means, key=lambda candidate: means[candidate][select])
         score = means[chosen][select]
         row = {"epoch": epoch + 1, "seconds": time.monotonic() - started} | stats._asdict()

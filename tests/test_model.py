@@ -12,7 +12,7 @@ from pipelines.config import InputError
 from pipelines.folds import load_fold
 from pipelines.model import Choice
 from recsys import baselines, sampling
-from recsys.models import MetricSpace
+from recsys.models import MetricSpace, Space, euclidean_vectors
 
 CHOICE = Choice(spectral_dim=4, item_exponent=0.5, epochs=1, spectral_weight=2.0, trend_weight=0.5)
 
@@ -27,20 +27,27 @@ def squared(vectors: model.Vectors) -> torch.Tensor:
     return torch.cdist(vectors[0].double(), vectors[1].double()).square()
 
 
+def distances(space: Space) -> torch.Tensor:
+    """(U, I)"""
+    return squared((space.users, space.items)) + space.offset
+
+
 def test_the_served_distance_is_the_weighted_sum(shop: Shop, data: sampling.DeviceInteractions) -> None:
-    learned = torch.rand(data.n_users, 3), torch.rand(data.n_items, 3)
+    learned = Space(torch.rand(data.n_users, 3), torch.rand(data.n_items, 3), torch.rand(data.n_items))
     added = model.additions(shop.config, data, CHOICE)
-    served = model.side_by_side(learned, added, CHOICE)
-    expected = squared(learned) + 2.0 * squared(added.spectral) + 0.5 * squared(added.trend)
-    torch.testing.assert_close(squared(served), expected, rtol=1e-5, atol=1e-5)
-    assert model.side_by_side(learned, added, Choice(4, 0.5)) is learned
+    expected = distances(learned) + 2.0 * distances(added.spectral) + 0.5 * distances(added.trend)
+    served = squared(model.side_by_side(learned, added, CHOICE))
+    constant = (expected - served).mean()  # the least offset is taken off: no order changes
+    torch.testing.assert_close(served + constant, expected, rtol=1e-5, atol=1e-5)
+    alone = model.side_by_side(learned, added, Choice(4, 0.5))
+    assert torch.equal(alone[0][:, :-1], learned.users)
 
 
 def test_a_rising_item_is_nearer_to_everybody(shop: Shop, data: sampling.DeviceInteractions) -> None:
     trend = baselines.trend(data, shop.config.train.trend_half_life_days * 86_400).double()
-    distance = squared(model.additions(shop.config, data, CHOICE).trend)  # (U, I)
+    distance = distances(model.additions(shop.config, data, CHOICE).trend)  # (U, I)
     assert trend.std() > 0
-    torch.testing.assert_close(distance, (trend.max() - trend).expand_as(distance), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(distance, (-trend).expand_as(distance), rtol=1e-5, atol=1e-5)
 
 
 def test_popularity_ranks_by_users_then_number(data: sampling.DeviceInteractions) -> None:
@@ -57,7 +64,7 @@ def test_weights_come_back_and_damage_is_named(
     digest = model.save(tmp_path, space, served)
     (tmp_path / "train.json").write_text(json.dumps({"weights_sha256": digest}))
     learned, again = model.load(tmp_path, torch.device("cpu"))
-    torch.testing.assert_close(squared(learned), squared(space.euclidean_vectors()))
+    torch.testing.assert_close(squared(learned), squared(euclidean_vectors(space.space())))
     assert all(torch.equal(a, b) for a, b in zip(served, again, strict=True))
     content = bytearray((tmp_path / model.WEIGHTS).read_bytes())
     content[len(content) // 2] ^= 1

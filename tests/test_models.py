@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from recsys.index import ItemIndex, exact_top_k
-from recsys.models import MetricSpace, add_distances, inner_product_as_distance, random_start
+from recsys.models import (
+    MetricSpace,
+    Space,
+    add_distances,
+    euclidean_vectors,
+    inner_product_as_distance,
+    random_start,
+    same_for_all,
+)
 
 
 def normal(seed, *shape):
@@ -96,7 +104,7 @@ def test_project_raises_all_offsets_together_where_one_is_below_zero():
 
 def test_exported_vectors_rank_as_the_model_does():
     model = space()
-    users, items = model.euclidean_vectors()
+    users, items = euclidean_vectors(model.space())
     assert (users.shape, items.shape) == ((20, 6), (200, 6))
     distance = all_distances(model)
     torch.testing.assert_close(torch.cdist(users, items).square(), distance - model.offset.detach().min())
@@ -122,7 +130,7 @@ def test_an_inner_product_as_a_distance():
     model = MetricSpace(unit, scaled, offset)
     cosine = inner / users.norm(dim=1, keepdim=True) / items.norm(dim=1).max()
     torch.testing.assert_close(all_distances(model), 2 - 2 * cosine)
-    vectors = [part.numpy() for part in model.euclidean_vectors()]
+    vectors = [part.numpy() for part in euclidean_vectors(model.space())]
     ranked, _ = exact_top_k(*vectors, 200)
     assert_nearest_first(ranked, -cosine)
     assert max(unit.norm(dim=1).max(), scaled.norm(dim=1).max()) <= 1 + 1e-6
@@ -134,12 +142,28 @@ def test_an_inner_product_of_zeros_stays_finite():
         assert all(torch.isfinite(part).all() for part in inner_product_as_distance(users, items))
 
 
+def all_of(space):
+    """(U, I): the distances of a space."""
+    return torch.cdist(space.users, space.items).square() + space.offset
+
+
 def test_added_distances_are_sums():
-    first, second = (normal(0, 4, 3), normal(1, 6, 3)), (normal(2, 4, 5), normal(3, 6, 5))
+    first = Space(normal(0, 4, 3), normal(1, 6, 3), torch.rand(6))
+    second = Space(normal(2, 4, 5), normal(3, 6, 5), torch.rand(6))
     for weight in (0.0, 0.25, 9.0):
-        users, items = add_distances(first, second, weight)
-        assert (users.shape, items.shape) == ((4, 8), (6, 8))
-        expected = torch.cdist(*first).square() + weight * torch.cdist(*second).square()
-        torch.testing.assert_close(torch.cdist(users, items).square(), expected)
-    with pytest.raises(ValueError, match=r"weight = -0\.1, allowed >= 0"):
-        add_distances(first, second, -0.1)
+        both = add_distances(first, second, weight)
+        assert (both.users.shape, both.items.shape) == ((4, 8), (6, 8))
+        torch.testing.assert_close(all_of(both), all_of(first) + weight * all_of(second))
+    for bad in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"weight = {bad}, allowed >= 0"):
+            add_distances(first, second, bad)
+
+
+def test_the_same_for_all_adds_an_offset_and_no_coordinates():
+    first, offset = Space(normal(0, 4, 3), normal(1, 6, 3), torch.rand(6)), torch.rand(6)
+    both = add_distances(first, same_for_all(offset, n_users=4), 2.0)
+    assert torch.equal(both.users, first.users)
+    torch.testing.assert_close(both.offset, first.offset + 2 * offset)
+    users, items = euclidean_vectors(same_for_all(offset, n_users=4))
+    assert users.tolist() == [[0]] * 4
+    torch.testing.assert_close(items[:, 0].square(), offset - offset.min())
