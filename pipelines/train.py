@@ -111,8 +111,8 @@ def _choose_and_fit(
     """Write choice.json, config.json, history.parquet and model.pt into the folder; the latter's SHA-256."""
     fold = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     judge = Judge(fold, device, config.evaluate)
-    spectral_choice = _choose_spectral(config, judge, say)
-    choice, history = _choose_epochs(config, judge, spectral_choice, tracked, say)
+    spectral_choice = choose_spectral(config, judge, say)
+    choice, history = choose_epochs(config, judge, spectral_choice, tracked.metrics, say)
 
     say(f"train: fitting {choice.epochs} epochs on everything before the test window")
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
@@ -131,7 +131,7 @@ def _choose_and_fit(
     return digest
 
 
-def _choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
+def choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
     """The spectral baseline's best dimension and exponent; the rest of the choice is still open."""
     select, limit = config.evaluate.select, min(judge.data.n_users, judge.data.n_items)
     dims = [dim for dim in config.spectral.dims if dim <= limit] or [limit]
@@ -149,10 +149,17 @@ def _choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -
     return best
 
 
-def _choose_epochs(
-    config: Config, judge: Judge, choice: Choice, tracked: tracking.TrackedRun, say: Callable[[str], None]
+def choose_epochs(
+    config: Config,
+    judge: Judge,
+    choice: Choice,
+    record: Callable[[dict[str, float], int], None],
+    say: Callable[[str], None],
 ) -> tuple[Choice, list[dict[str, float]]]:
-    """Train until validation stops rising; the best epoch and weights, and a row per epoch."""
+    """Train until validation stops rising; the best epoch and weights, and a row per epoch.
+
+    `record` hears of each row as soon as it is known.
+    """
     settings, select, started = config.train, config.evaluate.select, time.monotonic()
     space, optimizer, generator = _start(config, judge.data, choice)
     added = model.additions(config, judge.data, choice)
@@ -169,7 +176,7 @@ def _choose_epochs(
         row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
         row |= {f"validation.{name}": value for name, value in means[chosen].items()}
         history.append(row)
-        tracked.metrics(row, epoch + 1)
+        record(row, epoch + 1)
         say(
             f"train: epoch {epoch + 1}, {row['seconds']:.0f} s: loss {stats.loss:.4f}, "
             f"active {stats.active:.3f}, validation {select} {score:.4f} "

@@ -1,0 +1,55 @@
+"""What settings do on the validation fold, over seeds; the test window is not read.
+
+    python benchmarks/validation.py configs/demo.toml --seeds 3 --set train.margin=0.3
+
+Needs `recsys prepare` with the same config before. Prints each seed's best epoch, then mean and standard
+deviation.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+
+from pipelines.config import load_config
+from pipelines.folds import load_fold
+from pipelines.judge import Judge
+from pipelines.progress import say
+from pipelines.train import choose_device, choose_epochs, choose_spectral
+
+SHOWN = ("hit_rate@10", "ndcg@10", "recall@20")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    best_rows = []
+    for seed in range(arguments.seeds):
+        config = load_config(arguments.config, [*arguments.overrides, f"seed={seed}"])
+        if config.train.threads is not None:
+            torch.set_num_threads(config.train.threads)
+        fold = load_fold(config, "validation", config.evaluate.exclude_seen)
+        judge = Judge(fold, choose_device(config.train.device), config.evaluate)
+        choice, history = choose_epochs(
+            config, judge, choose_spectral(config, judge, say), lambda *_: None, say
+        )
+        best_rows.append(history[choice.epochs - 1])
+        print(
+            seed, choice, *(f"{name} {best_rows[-1][f'validation.{name}']:.4f}" for name in SHOWN), flush=True
+        )
+    for name in SHOWN:
+        values = [row[f"validation.{name}"] for row in best_rows]
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        print(
+            f"{' '.join(arguments.overrides) or 'as configured'}: {name} {statistics.mean(values):.4f} ± {spread:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
