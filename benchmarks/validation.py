@@ -46,9 +46,8 @@ def main() -> None:
     for name in SHOWN:
         values = [row[f"validation.{name}"] for row in best_rows]
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(
-            f"{' '.join(arguments.overrides) or 'as configured'}: {name} {statistics.mean(values):.4f} ± {spread:.4f}"
-        )
+        settings = " ".join(arguments.overrides) or "as configured"
+        print(f"{settings}: {name} {statistics.mean(values):.4f} ± {spread:.4f}")
 
 
 if __name__ == "__main__":
