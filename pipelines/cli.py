@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 import types
@@ -28,7 +29,9 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file; its keys 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override one key, e.g. train.margin=0.5; may be repeated")
 ]
-RunName = Annotated[str | None, typer.Option("--run", help="name of the run; default the latest")]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="name of the run; default the latest of this config")
+]
 
 
 def _keys(*sections: str) -> str:
@@ -136,18 +139,26 @@ def doctor() -> None:
 
 
 def find_run(config: Config, name: str | None) -> Path:
-    """The named run, or the latest; raises InputError if there is none."""
-    finished = sorted(path.parent for path in config.runs.glob("[!.]*/train.json"))
-    if name is not None:
-        finished = [folder for folder in finished if folder.name == name]
-    if not finished:
-        run = "run" if name is None else f"run '{name}'"
-        raise InputError(f"no finished {run} in '{config.runs}': run train first")
-    return finished[-1]
+    """The named run, or the latest of these data and settings; raises InputError if there is none."""
+    from pipelines.prepare import stored
+    from pipelines.train import finished_run, run_key
+
+    if name is None:
+        run = finished_run(config, run_key(config, stored(config)))
+        if run is None:
+            raise InputError(
+                f"no finished run of these data and settings in '{config.runs}': run train first"
+            )
+        return run
+    run = config.runs / name
+    if name.startswith(".") or not (run / "train.json").exists():
+        raise InputError(f"no finished run '{name}' in '{config.runs}': run train first")
+    return run
 
 
 def main() -> None:
     """Run a command; every error is one message on standard error and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is cleaned up like Ctrl-C
     try:
         app(standalone_mode=True)
     except InputError as error:

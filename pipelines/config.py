@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveInt,
+    SecretStr,
     ValidationError,
     model_validator,
 )
@@ -51,7 +52,9 @@ class Source(Relation):
     user: str = Field("user_id", description="column: who; integers or strings")
     item: str = Field("item_id", description="column: what; integers or strings")
     time: str | None = Field(None, description="column: when; a timestamp, date or ISO 8601 text")
-    weight: str | None = Field(None, description="column: how much, >= 0; without it every event counts 1")
+    weight: str | None = Field(
+        None, description="column: how much, >= 0 (0 is no interaction); without it each event counts 1"
+    )
     event: str | None = Field(None, description="column: kind of event, weighted by `event_weights`")
     event_weights: dict[str, float] = Field({}, description="weight of each kind of event, >= 0")
     split: str | None = Field(
@@ -81,7 +84,10 @@ class Items(Relation):
 class Split(Section):
     """Which interactions are fitted, which choose (validation), which are scored once (test)."""
 
-    kind: Literal["time", "leave_last_out", "predefined"] = "time"
+    kind: Literal["time", "leave_last_out", "predefined"] = Field(
+        "time",
+        description="time leaks nothing; leave_last_out fits other users' later events; predefined may leak",
+    )
     test_start: datetime | None = Field(None, description="first instant of the test window (UTC)")
     validation_start: datetime | None = Field(
         None, description="first instant of the validation window (UTC)"
@@ -111,19 +117,27 @@ class Train(Section):
     """The metric space and how it is learned."""
 
     dim: int = Field(32, ge=1, description="dimensions of the learned space")
-    start: Literal["random", "spectral"] = Field("random", description="where the embeddings start")
+    start: Literal["random", "spectral"] = Field(
+        "random", description="random, or the spectrum's own space with its own offset"
+    )
     start_length: float = Field(0.3, gt=0, le=1, description="length of the rows of a random start")
     offset: Literal["learned", "fixed", "none"] = Field(
         "learned", description="an offset per item, so that the space can say how popular an item is"
     )
     offset_scale: float = Field(
-        0.5, gt=0, description="squared distance per unit of log popularity in the offset's start"
+        0.5, gt=0, description="squared distance per unit of log popularity in the offset's random start"
     )
     loss: Literal["triplet_margin", "contrastive"] = "triplet_margin"
-    margin: float = Field(0.5, gt=0, description="margin: squared distance (distance for contrastive)")
+    margin: float = Field(0.5, gt=0, description="margin, in squared distance")
     miner: Literal["hardest", "semi_hard"] = Field("hardest", description="miner once the warm-up is over")
     warmup_epochs: int = Field(2, ge=0, description="epochs of semi-hard mining before `miner` takes over")
     rank_weight: bool = Field(True, description="weigh a triplet by CML's log(rank + 1)")
+    weight_power: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="a pair's loss counts its summed weight to this power; 0 counts all alike",
+    )
     batch_size: int = Field(1024, ge=2, description="interactions a step")
     in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
     sampled_items: int = Field(256, ge=0, description="candidates drawn uniformly from all items")
@@ -189,9 +203,11 @@ class Export(Section):
 class Tracking(Section):
     """Where MLflow keeps its books."""
 
-    uri: str | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
+    uri: SecretStr | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
     experiment: str = Field(
-        "recsys", min_length=1, description="experiment, and name of the registered model"
+        "recsys",
+        pattern=r"^[^/:'\"]+$",
+        description="experiment, and name of the registered model; no / : or quotes",
     )
 
 

@@ -3,9 +3,7 @@
 Axes: U users, Q users judged, K ranks, M metrics.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +13,23 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import folds, plots, prepare, progress, tracking
-from pipelines.config import Config
+from pipelines import files, folds, plots, prepare, progress, tracking
+from pipelines.config import Config, InputError
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
 from pipelines.model import Choice, load, popularity_vectors, spectral_vectors
 from pipelines.train import choose_device, run_fold
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
+
+SERVED_WITHIN = 0.01
+BOOTSTRAP_VALUES = 2**23
+
+LEAKS = {
+    "time": "none: all of the test window is later than all that was fitted",
+    "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
+    "predefined": "whatever its maker let through; for comparison with papers, not for a release",
+}
 
 
 def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> dict[str, Any]:
@@ -32,8 +39,11 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     """
     bundle_folder = stage(config, run, say)
     path = run / "metrics.json"
-    settings = config.model_dump_json(include={"seed", "evaluate"})
-    key = hashlib.sha256((bundle_folder / "manifest.json").read_bytes() + settings.encode()).hexdigest()
+    settings = (bundle_folder / "manifest.json").read_text() + config.model_dump_json(
+        include={"seed", "evaluate"}
+    )
+    code = [f"pipelines/{name}.py" for name in ("evaluate", "judge", "model", "plots")]
+    key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
     if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
@@ -53,6 +63,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     result: dict[str, Any] = {
         "key": key,
         "run": run.name,
+        "split": config.split.kind,
+        "leaks": LEAKS[config.split.kind],
         "users": len(judge.users),
         "counts": prepare.stored(config).counts,
         "test": {
@@ -63,21 +75,29 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
             for system, value in values.items()
         },
     }
-    _write_per_user(run / "per_user.parquet", values, judge, fold)
-    chosen_by = json.loads((run / "config.json").read_text())["evaluate"]["select"]
-    plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
-    plots.distances(model, judge, fold, run / "distances.png", config.seed)
-    plots.results(result, run / "results.png")
-    _write_whole(path, json.dumps(result, indent=1))
-    with tracking.old_run(config, run) as tracked:
-        tracked.metrics(
-            {
-                f"test.{system}.{name}": value
-                for system in values
-                for name, value in result["test"][system].items()
-            }
-        )
-        tracked.files(run)
+    exact, served = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
+    if abs(served - exact) > SERVED_WITHIN * exact:
+        say(f"evaluate: served {config.evaluate.select} {served:.4f} is not within 1 % of exact {exact:.4f}")
+    try:
+        _write_per_user(run / "per_user.parquet", values, judge, fold)
+        chosen_by = json.loads((run / "config.json").read_text())["evaluate"]["select"]
+        plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
+        plots.distances(model, judge, fold, run / "distances.png", config.seed)
+        plots.results(result, run / "results.png")
+        with tracking.old_run(config, run) as tracked:
+            tracked.metrics(
+                {
+                    f"test.{system}.{name}": value
+                    for system in values
+                    for name, value in result["test"][system].items()
+                }
+            )
+            tracked.files(run)
+        files.write_whole(path, json.dumps(result, indent=1))  # last: it says that the rest is done
+        with tracking.old_run(config, run) as tracked:
+            tracked.files(path)
+    except (OSError, pl.exceptions.ComputeError) as error:
+        raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
 
 
@@ -116,7 +136,7 @@ def _intervals(
         np.mean,
         axis=1,
         n_resamples=resamples,
-        batch=50,
+        batch=max(1, BOOTSTRAP_VALUES // table.size),  # bounds memory
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -125,7 +145,8 @@ def _intervals(
 
 def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: folds.Fold) -> None:
     """Grain: one row per system and judged user."""
-    user_ids = [_listed(fold.user_ids)[user] for user in judge.users]
+    known = _listed(fold.user_ids)
+    user_ids = [known[user] for user in judge.users]
     tables = [
         pl.DataFrame({"user_id": user_ids, "n_targets": judge.n_targets, **value}).select(
             pl.lit(system).alias("system"), pl.all()
@@ -133,9 +154,3 @@ def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: f
         for system, value in values.items()
     ]
     pl.concat(tables).write_parquet(path)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

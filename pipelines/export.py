@@ -3,7 +3,6 @@
 Axes: U users, I items, D dimensions, S sampled users, K ranks.
 """
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines import model, prepare, progress
+from pipelines import files, model, prepare, progress
 from pipelines.config import Config, InputError
 from pipelines.train import run_fold
 from recsys import bundle
@@ -24,9 +23,10 @@ MEASURED_USERS = 300
 
 
 def bundle_folder(config: Config, run: Path) -> Path:
-    """Where the run's bundle is: its version is the run and a digest of the export settings."""
-    settings = config.export.model_dump_json().encode()
-    return config.bundles / f"{run.name}-{hashlib.sha256(settings).hexdigest()[:4]}"
+    """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
+    settings = config.model_dump_json(include={"seed": True, "export": True, "evaluate": {"exclude_seen"}})
+    code = ("pipelines/export.py", *(f"recsys/{name}.py" for name in ("bundle", "ids", "index")))
+    return config.bundles / f"{run.name}-{files.digest(settings, *code)[:6]}"
 
 
 def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
@@ -48,7 +48,8 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
     _, served = model.load(run, torch.device("cpu"))
     users, items = (part.numpy() for part in served)
     seen = fold.fit.offsets(), fold.fit.item
-    search_k, curve = _search_k(config, users, items, seen, say)
+    nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
+    search_k, curve = _search_k(config, users, items, seen if config.evaluate.exclude_seen else nothing, say)
     counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(

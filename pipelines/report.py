@@ -34,7 +34,7 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
     tables = []
     for k in ks:
         names = [f"{metric}@{k}" for metric in SHOWN]
-        title = f"Test window, {result['users']:,} users: mean [95 % interval]"
+        title = f"Test ({result['split']} split), {result['users']:,} users: mean [95 % interval]"
         table = Table("", *names, title=title, title_justify="left")
         for system, means in result["test"].items():
             intervals = result["intervals"][system]
@@ -90,11 +90,12 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
     shown = examples(config)
     with tracking.old_run(config, run) as tracked:
         page = tracking.page(tracked)
-    store = tracking.uri(config)
+    store = tracking.shown_uri(config)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
             console.print(*results_tables(result), *map(example_table, shown), sep="\n")
             lines = {
+                "leaks": result["leaks"],
                 "MLflow": f"run {tracked.run_id} in {store}",
                 "its page": f"http://127.0.0.1:5000/{page}",
                 "after": f"mlflow ui --backend-store-uri {store}",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines import progress, tracking
+from pipelines import files, progress, tracking
 from pipelines.config import Config
 from pipelines.evaluate import evaluate
 from pipelines.export import export
@@ -32,7 +32,6 @@ def release(config: Config, run: Path, say: Callable[[str], None] = progress.say
         under = f"bundles/{folder.name}"
         tracked.files(folder, under)
         version = tracking.register(config, tracked, under)
-    registered.write_text(
-        json.dumps({"name": config.tracking.experiment, "version": version, "bundle": folder.name})
-    )
+    done = {"name": config.tracking.experiment, "version": version, "bundle": folder.name}
+    files.write_whole(registered, json.dumps(done))
     say(f"export: registered as {config.tracking.experiment} version {version}, alias {tracking.CHALLENGER}")

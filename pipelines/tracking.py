@@ -2,10 +2,11 @@
 
 import json
 import logging
+import re
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,15 @@ class TrackedRun(NamedTuple):
 
 
 def uri(config: Config) -> str:
-    return config.tracking.uri or f"sqlite:///{(config.root / 'mlflow.db').resolve()}"
+    """Where MLflow's books are. It may hold a password: use `shown_uri` for people."""
+    if config.tracking.uri is not None:
+        return config.tracking.uri.get_secret_value()
+    return f"sqlite:///{(config.root / 'mlflow.db').resolve()}"
+
+
+def shown_uri(config: Config) -> str:
+    """The same without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//***@", uri(config))
 
 
 @contextmanager
@@ -66,10 +75,12 @@ def new_run(config: Config, name: str, prepared: Prepared) -> Iterator[TrackedRu
 
 @contextmanager
 def old_run(config: Config, folder: Path) -> Iterator[TrackedRun]:
-    """The run that `new_run` opened, to log more to it. Raises InputError as that does."""
+    """The run that `new_run` opened, to log more to it. Raises InputError as that does, or if it is gone."""
     run_id = json.loads((folder / "train.json").read_text())["mlflow_run_id"]
     with _explained(config):
-        yield TrackedRun(_client(config), run_id)
+        client = _client(config)
+        client.get_run(run_id)  # fails here if the books were lost
+        yield TrackedRun(client, run_id)
 
 
 def _opened(config: Config, name: str, prepared: Prepared) -> TrackedRun:
@@ -98,13 +109,16 @@ def _explained(config: Config) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise InputError(f"MLflow at '{uri(config)}': {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"MLflow at '{shown_uri(config)}': {reason}") from None
 
 
 def register(config: Config, run: TrackedRun, under: str) -> str:
     """Register the run's artifacts under `under` as a model version, alias challenger; returns its number."""
+    from mlflow.exceptions import MlflowException
+
     name = config.tracking.experiment
-    if not run.client.search_registered_models(f"name = '{name}'"):
+    with suppress(MlflowException):  # it is there already, or the next call says what is wrong
         run.client.create_registered_model(name)
     source = f"{run.client.get_run(run.run_id).info.artifact_uri}/{under}"
     version = run.client.create_model_version(name, source=source, run_id=run.run_id).version
@@ -156,7 +170,7 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:
     """{'train': {'dim': 32}} -> {'train.dim': 32}."""
     flat: dict[str, object] = {}
     for key, value in section.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and key != "event_weights":  # whose keys are the log's own words
             flat |= _flat(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

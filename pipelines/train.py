@@ -3,7 +3,6 @@
 Axes: U users, I items.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -16,12 +15,12 @@ from pathlib import Path
 import polars as pl
 import torch
 
-import recsys
-from pipelines import folds, model, prepare, progress, tracking
+from pipelines import files, folds, model, prepare, progress, tracking
 from pipelines.config import Config, InputError, Train
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.model import Choice
+from pipelines.prepare import Prepared
 from recsys import baselines, losses, miners, models, sampling
 from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
@@ -37,11 +36,11 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     Raises InputError: nothing prepared, unknown device, no room on the disk, MLflow's store not reached.
     """
     prepared = prepare.stored(config)
-    key = _key(config, prepared.key)
-    for folder in sorted(config.runs.glob(f"[!.]*-{key[:8]}"), reverse=True):
-        if json.loads((folder / "train.json").read_text())["key"] == key:
-            say(f"train: {folder} has this data, settings and code: reused")
-            return folder
+    key = run_key(config, prepared)
+    found = finished_run(config, key)
+    if found is not None:
+        say(f"train: {found} has this data, settings and code: reused")
+        return found
     device = choose_device(config.train.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -91,14 +90,20 @@ def run_fold(config: Config, run: Path) -> Fold:
     return folds.load_fold(config, "test", config.evaluate.exclude_seen)
 
 
-def _key(config: Config, prepared_key: str) -> str:
-    """SHA-256 of everything that the run depends on."""
-    settings = config.model_dump_json(include={"seed", "train", "spectral", "evaluate", "tracking"})
-    digest = hashlib.sha256(f"{prepared_key}\n{settings}\n{torch.__version__}".encode())
-    ours = [Path(__file__).with_name(f"{name}.py") for name in ("train", "model", "judge", "folds")]
-    for path in (*ours, *sorted(Path(recsys.__file__).parent.glob("*.py"))):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def run_key(config: Config, prepared: Prepared) -> str:
+    """SHA-256 of everything that a run depends on."""
+    whole = dict.fromkeys(("seed", "train", "spectral", "tracking"), True)
+    settings = config.model_dump_json(include=whole | {"evaluate": {"select", "exclude_seen"}})
+    code = [f"pipelines/{name}.py" for name in ("train", "model", "judge", "folds")]
+    return files.digest(f"{prepared.key}\n{settings}\n{torch.__version__}", "recsys/*.py", *code)
+
+
+def finished_run(config: Config, key: str) -> Path | None:
+    """The latest finished run of this key."""
+    for folder in sorted(config.runs.glob(f"[!.]*-{key[:8]}"), reverse=True):
+        if json.loads((folder / "train.json").read_text())["key"] == key:
+            return folder
+    return None
 
 
 def _choose_and_fit(
@@ -212,6 +217,7 @@ def _one_epoch(
             in_batch_items=settings.in_batch_items,
             sampled_items=settings.sampled_items,
             rank_weight=settings.rank_weight,
+            weight_power=settings.weight_power,
             covariance_weight=settings.covariance,
             tick=tick,
         )

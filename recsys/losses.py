@@ -3,6 +3,8 @@
 Axes: T triplets, A anchors, C candidates, N rows, D dimensions. Distances here are squared.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,13 +21,15 @@ def triplet_margin(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
 def contrastive(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
     """(T,), (T,) squared distances -> (T,): 1/2 d(a,p)^2 + 1/2 max(0, m - d(a,n))^2, d not squared.
 
+    `margin` is m^2: the same number then means the same to a miner and to rank_weight.
     Hadsell, Chopra and LeCun 2006, eq. 4, its two kinds of pair taken from one triplet. A negative at
     distance 0 has gradient 0 (the root's own gradient there is infinite).
     Raises ValueError unless margin > 0.
     """
     away = (d_neg > 0).to(d_neg.dtype)
     root = torch.where(d_neg > 0, d_neg, 1.0).sqrt() * away
-    return 0.5 * d_pos + 0.5 * (_positive("margin", margin) - root).clamp_min(0).square()
+    m = math.sqrt(_positive("margin", margin))
+    return 0.5 * d_pos + 0.5 * (m - root).clamp_min(0).square()
 
 
 def rank_weight(distance: Tensor, d_pos: Tensor, negative: Tensor, margin: float, n_items: int) -> Tensor:

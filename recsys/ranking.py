@@ -10,6 +10,8 @@ from torch import Tensor
 
 from recsys.sampling import DeviceInteractions, histories
 
+SCORES_AT_ONCE = 2**24
+
 
 @torch.no_grad()
 def top_k(
@@ -18,11 +20,12 @@ def top_k(
     users: Tensor,
     k: int,
     seen: DeviceInteractions | None = None,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> NDArray[np.int32]:
     """(U, D), (I, D), (Q,) users -> (Q, min(k, I)) int32, nearest first by Euclidean distance.
 
-    With `seen`, a user's own items are left out; where fewer than k remain the row ends in -1.
+    `chunk` users at a time, by default as many as SCORES_AT_ONCE allows. With `seen`, a user's own items are
+    left out; where fewer than k remain the row ends in -1.
     Raises ValueError on k < 1 and on vectors that are not finite.
     """
     if k < 1:
@@ -31,6 +34,7 @@ def top_k(
         if not torch.isfinite(vectors).all():
             raise ValueError(f"{name} hold NaN or Inf, allowed finite values")
     k = min(k, len(item_vectors))
+    chunk = chunk or max(1, SCORES_AT_ONCE // len(item_vectors))
     half_squares = 0.5 * item_vectors.square().sum(1)  # (I,)
     ranked = []
     for part in torch.split(users, chunk):

@@ -40,11 +40,11 @@ def to_device(interactions: Interactions, device: torch.device) -> DeviceInterac
 
 def batches(
     data: DeviceInteractions, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of (users, items), (B,) int64 each, every interaction once, in random order."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch of (users, items, rows of the data), (B,) int64 each, every row once, in random order."""
     order = torch.randperm(len(data.user), generator=generator, device=data.user.device)
     for rows in torch.split(order, size):
-        yield data.user[rows].long(), data.item[rows].long()
+        yield data.user[rows].long(), data.item[rows].long(), rows
 
 
 def uniform_items(data: DeviceInteractions, size: int, generator: torch.Generator) -> Tensor:

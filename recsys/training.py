@@ -40,19 +40,23 @@ def train_epoch(
     in_batch_items: int,
     sampled_items: int,
     rank_weight: bool,
+    weight_power: float,
     covariance_weight: float,
     tick: Callable[[int], None] = lambda interactions: None,
 ) -> EpochStats:
     """Learn once from every interaction.
 
     A batch's candidates are `in_batch_items` of its own items and `sampled_items` uniform ones, shared by all
-    its users; whatever a user is known to have is no negative. `tick` hears of each step's interactions.
+    its users; whatever a user is known to have is no negative. A triplet counts its interaction's weight to
+    the power `weight_power`, over their mean. `tick` hears of each step's interactions.
     Raises ValueError without candidates, FloatingPointError if the loss or an embedding is no longer finite.
     """
     if in_batch_items + sampled_items < 1:
         raise ValueError("in_batch_items + sampled_items = 0, allowed >= 1: there is nothing to mine")
-    totals = torch.zeros(5, device=data.user.device)  # the sums behind EpochStats; no step waits for them
-    for users, items in sampling.batches(data, batch_size, generator):
+    totals = torch.zeros(5, device=data.user.device)  # the sums behind EpochStats, read once at the end
+    importance = data.weight.pow(weight_power)  # (N,)
+    importance = importance / importance.mean()
+    for users, items, interactions in sampling.batches(data, batch_size, generator):
         candidates = torch.cat(
             [items[:in_batch_items], sampling.uniform_items(data, sampled_items, generator)]
         )  # (C,)
@@ -66,10 +70,10 @@ def train_epoch(
         triplets = mine(d, positive, negative, margin)
         d_pos, d_neg = triplets.distances(d)  # (T,)
         each = loss(d_pos, d_neg, margin)  # (T,)
-        weighted = each
+        weights = importance[interactions]  # (B,)
         if rank_weight:
-            weights = losses.rank_weight(d, d_own[:, 0], negative, margin, data.n_items)  # (B,)
-            weighted = each * weights[triplets.anchor]
+            weights = weights * losses.rank_weight(d, d_own[:, 0], negative, margin, data.n_items)
+        weighted = each * weights[triplets.anchor]  # (T,)
         objective = weighted.sum() / len(users)
         if covariance_weight > 0:
             learned = torch.cat([models.rows(model.users, users), models.rows(model.items, candidates)])

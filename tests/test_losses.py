@@ -24,7 +24,7 @@ def naive_triplet_margin(d_pos, d_neg, margin):
 def naive_contrastive(d_pos, d_neg, margin):
     """Hadsell et al., eq. 4, on distances that are not squared: once with Y = 0, once with Y = 1."""
     similar, dissimilar = math.sqrt(d_pos), math.sqrt(d_neg)
-    return 0.5 * similar**2 + 0.5 * max(0.0, margin - dissimilar) ** 2
+    return 0.5 * similar**2 + 0.5 * max(0.0, math.sqrt(margin) - dissimilar) ** 2
 
 
 NAIVE = [(losses.triplet_margin, naive_triplet_margin), (losses.contrastive, naive_contrastive)]
@@ -88,7 +88,7 @@ def test_margins_are_refused_by_name(loss, margin):
 def test_losses_by_hand():
     d_pos, d_neg = torch.tensor([1.0, 4.0, 0.0]), torch.tensor([1.0, 1.0, 9.0])
     assert losses.triplet_margin(d_pos, d_neg, 2.0).tolist() == [2, 5, 0]
-    assert losses.contrastive(d_pos, d_neg, 2.0).tolist() == [0.5 + 0.5, 2 + 0.5, 0]
+    assert losses.contrastive(d_pos, d_neg, 4.0).tolist() == [0.5 + 0.5, 2 + 0.5, 0]
 
 
 def test_rank_weight_equals_the_naive_loop():

@@ -74,10 +74,12 @@ def test_histories_equal_the_naive_loop():
 def test_an_epoch_is_every_interaction_once(size):
     pairs = random_pairs(1, 8, 12, 0.3)
     batches = list(sampling.batches(on_device(pairs, 8, 12), size, generator(0)))
-    drawn = [pair for users, items in batches for pair in zip(users.tolist(), items.tolist(), strict=True)]
+    rows = torch.cat([rows for _, _, rows in batches])
+    assert sorted(rows.tolist()) == list(range(len(pairs)))
+    drawn = [pair for users, items, _ in batches for pair in zip(users.tolist(), items.tolist(), strict=True)]
     assert sorted(drawn) == pairs
     assert drawn != pairs
-    sizes = [len(users) for users, _ in batches]
+    sizes = [len(users) for users, _, _ in batches]
     assert sizes == [size] * (len(pairs) // size) + [len(pairs) % size] * (len(pairs) % size > 0)
     assert all(part.dtype == torch.int64 for batch in batches for part in batch)
 
@@ -122,4 +124,4 @@ def test_to_device_copies_and_takes_arrays_that_cannot_be_written():
     assert values == [[0, 1], [1, 0], [0.5, 2], [0, 1, 2, 2]]
     assert (data.n_users, data.n_items) == (3, 2)
     pairs = list(itertools.chain.from_iterable(sampling.batches(data, 9, generator(0))))
-    assert [len(part) for part in pairs] == [2, 2]
+    assert [len(part) for part in pairs] == [2, 2, 2]

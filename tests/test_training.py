@@ -18,6 +18,7 @@ SETTINGS = {
     "in_batch_items": 24,
     "sampled_items": 24,
     "rank_weight": True,
+    "weight_power": 0.0,
     "covariance_weight": 0.0,
 }
 LOSSES = {"triplet_margin": losses.triplet_margin, "contrastive": losses.contrastive}
@@ -98,7 +99,7 @@ def test_a_step_equals_the_naive_one(loss, rank_weight):
     )  # fmt: skip
 
     generator = torch.Generator().manual_seed(3)
-    ((users, items),) = sampling.batches(data, 10**6, generator)
+    ((users, items, _),) = sampling.batches(data, 10**6, generator)
     candidates = items[:24].tolist() + sampling.uniform_items(data, 24, generator).tolist()
     total, d_pos_sum, d_neg_sum, active, mined = 0.0, 0.0, 0.0, 0, 0
 

@@ -1,0 +1,23 @@
+"""Files that appear whole, and digests of the code that made them."""
+
+import hashlib
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name, then rename it: a reader sees all of it or none."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def digest(settings: str, *code: str) -> str:
+    """SHA-256 of settings and of source files: paths or globs from the folder that holds the packages."""
+    total = hashlib.sha256(settings.encode())
+    for pattern in code:
+        for path in sorted(ROOT.glob(pattern)):
+            total.update(path.read_bytes())
+    return total.hexdigest()
