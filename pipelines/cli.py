@@ -122,7 +122,9 @@ def retrain(config: ConfigFile, set_: Overrides = None) -> None:
     from pipelines.retrain import retrain
 
     loaded = load_config(config, set_)
-    overrides = "".join(f" --set {shlex.quote(override)}" for override in set_ or [])
+    # recommend opens none of MLflow's books, whose URI may hold a password
+    kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
     run, result = retrain(loaded)
     show(loaded, run, result, f"recsys recommend --config {shlex.quote(str(config))}{overrides}")
 

@@ -44,7 +44,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     )
     code = [f"pipelines/{name}.py" for name in ("evaluate", "judge", "model", "plots")]
     key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
-    if path.exists() and (found := json.loads(path.read_text()))["key"] == key:
+    found = files.read_json(path)
+    if found is not None and found["key"] == key:
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
     fold = run_fold(config, run)
@@ -78,7 +79,9 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     exact, served = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
     if abs(served - exact) > SERVED_WITHIN * exact:
         say(f"evaluate: served {config.evaluate.select} {served:.4f} is not within 1 % of exact {exact:.4f}")
+    text = json.dumps(result, indent=1)
     try:
+        path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
         _write_per_user(run / "per_user.parquet", values, judge, fold)
         chosen_by = json.loads((run / "config.json").read_text())["evaluate"]["select"]
         plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
@@ -93,9 +96,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
                 }
             )
             tracked.files(run)
-        files.write_whole(path, json.dumps(result, indent=1))  # last: it says that the rest is done
-        with tracking.old_run(config, run) as tracked:
-            tracked.files(path)
+            tracked.text(path.name, text)
+        files.write_whole(path, text)
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result

@@ -1,8 +1,10 @@
 """Files that appear whole, and digests of the code that made them."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -12,6 +14,14 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is no file, or one that a crash left empty or cut short."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def digest(settings: str, *code: str) -> str:

@@ -26,7 +26,8 @@ def release(config: Config, run: Path, say: Callable[[str], None] = progress.say
     """export, then register the bundle with MLflow as the challenger, once."""
     folder = export(config, run, say)
     registered = run / "registered.json"
-    if registered.exists() and json.loads(registered.read_text())["bundle"] == folder.name:
+    done = files.read_json(registered)
+    if done is not None and done["bundle"] == folder.name:
         return
     with tracking.old_run(config, run) as tracked:
         under = f"bundles/{folder.name}"

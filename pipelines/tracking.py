@@ -41,6 +41,10 @@ class TrackedRun(NamedTuple):
         log = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact
         log(self.run_id, str(folder), under)
 
+    def text(self, name: str, text: str) -> None:
+        """Log a file that is not there yet."""
+        self.client.log_text(self.run_id, text, name)
+
 
 def uri(config: Config) -> str:
     """Where MLflow's books are. It may hold a password: use `shown_uri` for people."""
@@ -51,7 +55,12 @@ def uri(config: Config) -> str:
 
 def shown_uri(config: Config) -> str:
     """The same without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//***@", uri(config))
+    return _masked(uri(config))
+
+
+def _masked(text: str) -> str:
+    """Without what stands before the '@' of its URIs, and without their queries, which may hold more."""
+    return re.sub(r"(://\S*?)\?\S+", r"\1?***", re.sub(r"://[^/\s]\S*@", "://***@", text))
 
 
 @contextmanager
@@ -109,7 +118,7 @@ def _explained(config: Config) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        reason = str(error).splitlines()[0]
+        reason = _masked(str(error).splitlines()[0])
         raise InputError(f"MLflow at '{shown_uri(config)}': {reason}") from None
 
 

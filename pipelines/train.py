@@ -94,15 +94,18 @@ def run_key(config: Config, prepared: Prepared) -> str:
     """SHA-256 of everything that a run depends on."""
     whole = dict.fromkeys(("seed", "train", "spectral", "tracking"), True)
     settings = config.model_dump_json(include=whole | {"evaluate": {"select", "exclude_seen"}})
+    if config.tracking.uri is not None:  # which is masked there
+        settings += tracking.shown_uri(config)
     code = [f"pipelines/{name}.py" for name in ("train", "model", "judge", "folds")]
     return files.digest(f"{prepared.key}\n{settings}\n{torch.__version__}", "recsys/*.py", *code)
 
 
 def finished_run(config: Config, key: str) -> Path | None:
     """The latest finished run of this key."""
-    for folder in sorted(config.runs.glob(f"[!.]*-{key[:8]}"), reverse=True):
-        if json.loads((folder / "train.json").read_text())["key"] == key:
-            return folder
+    for path in sorted(config.runs.glob(f"[!.]*-{key[:8]}/train.json"), reverse=True):
+        done = files.read_json(path)
+        if done is not None and done["key"] == key:
+            return path.parent
     return None
 
 

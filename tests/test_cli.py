@@ -81,8 +81,11 @@ def test_config_file_missing_broken_or_a_folder(tmp_path: Path) -> None:
 def test_commands_in_the_wrong_order_say_what_to_run_first(shop_file: Any) -> None:
     path = shop_file()
     failed(recsys("train", "--config", path), 2, "recsys.duckdb' does not exist: run prepare first")
-    failed(recsys("evaluate", "--config", path), 2, "no finished run in", "run train first")
-    failed(recsys("export", "--config", path), 2, "no finished run in", "run train first")
+    failed(recsys("evaluate", "--config", path), 2, "recsys.duckdb' does not exist: run prepare first")
+    assert recsys("prepare", "--config", path).code == 0
+    for command in ("evaluate", "export"):
+        ran = recsys(command, "--config", path)
+        failed(ran, 2, "no finished run of these data and settings in '", "root/runs': run train first")
     failed(
         recsys("recommend", "--config", path, "--user", "1"), 2, "current' does not exist: run export first"
     )
@@ -171,8 +174,11 @@ def test_runs_of_other_data_are_refused(own_shop: Shop, tmp_path: Path) -> None:
     )
     assert recsys("prepare", "--config", own_shop.config_file).code == 0
     (own_shop.run / "metrics.json").unlink()
-    failed(recsys("evaluate", "--config", own_shop.config_file), 2, "is of other data", "run train again")
-    assert recsys("export", "--config", own_shop.config_file).code == 0  # an old release may come back
+    command, by_name = ("--config", own_shop.config_file), ("--run", own_shop.run.name)
+    for verb in ("evaluate", "export"):
+        failed(recsys(verb, *command), 2, "no finished run of these data and settings", "run train first")
+    failed(recsys("evaluate", *command, *by_name), 2, "is of other data", "run train again")
+    assert recsys("export", *command, *by_name).code == 0  # an old release may come back
 
 
 def test_a_full_disk_stops_train_and_leaves_nothing(prepared: Shop) -> None:
@@ -194,18 +200,42 @@ def test_a_full_disk_under_mlflow_is_told_in_one_line(prepared: Shop) -> None:
     assert folders(prepared.config.runs) == before
 
 
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        (3_000, ["results in '", "cannot be written"]),
+        (60_000, ["results in '", "cannot be written"]),
+        (300_000, ["MLflow at 'sqlite:///", "mlflow.db'", "disk"]),
+    ],
+    ids=["the table", "the pictures", "MLflow"],
+)
+def test_a_full_disk_stops_evaluate_and_the_next_one_succeeds(
+    own_shop: Shop, room: int, words: list[str]
+) -> None:
+    command = ("evaluate", "--config", own_shop.config_file, "--set", "evaluate.resamples=200")
+    with no_room_beyond(room):
+        ran = recsys(*command)
+    failed(ran, 2, *words)
+    assert not (own_shop.run / "metrics.json").exists()
+    ran = recsys(*command)
+    assert ran.code == 0, ran.err
+    assert (own_shop.run / "metrics.json").exists()
+
+
 def test_a_full_disk_stops_export_and_the_old_bundle_serves(prepared: Shop) -> None:
-    assert recsys("train", "--config", prepared.config_file, "--set", "train.max_epochs=1").code == 0
+    command = ("--config", prepared.config_file, "--set", "train.max_epochs=1")
+    assert recsys("train", *command).code == 0
     before = folders(prepared.config.bundles)
     with no_room_beyond(3_000):
-        ran = recsys("export", "--config", prepared.config_file)
+        ran = recsys("export", *command)
     failed(ran, 2, "bundle '", "cannot be written")
     assert folders(prepared.config.bundles) == before
     served = recsys("recommend", "--config", prepared.config_file, "--user", "1003")
     assert served.err == f"# bundle {bundle_of(prepared).name}\n"
 
 
-def test_ctrl_c_in_training_leaves_no_run(prepared: Shop) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_schedulers_stop_in_training_leave_no_run(prepared: Shop, stop: signal.Signals) -> None:
     before = folders(prepared.config.runs)
     endless = ("--set", "train.max_epochs=100000", "--set", "train.patience=100000")
     arguments = ("train", "--config", str(prepared.config_file), *endless)
@@ -217,7 +247,7 @@ def test_ctrl_c_in_training_leaves_no_run(prepared: Shop) -> None:
         for line in process.stderr:
             said.append(line)
             if line.startswith("train: epoch 2,"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(stop)
     failed(Ran(process.returncode, "", "".join(said)), 1, "interrupted")
     assert folders(prepared.config.runs) == before
     assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "KILLED"]
@@ -239,10 +269,11 @@ main()
 
 def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
     """It comes when all files of the new bundle but the last are written."""
-    assert recsys("train", "--config", prepared.config_file, "--set", "train.max_epochs=1").code == 0
+    command = ("--config", str(prepared.config_file), "--set", "train.max_epochs=1")
+    assert recsys("train", *command).code == 0
     before = folders(prepared.config.bundles)
-    command = [sys.executable, "-c", CTRL_C_AT_THE_MANIFEST, "export", "--config", str(prepared.config_file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    exporting = [sys.executable, "-c", CTRL_C_AT_THE_MANIFEST, "export", *command]
+    done = subprocess.run(exporting, capture_output=True, text=True, check=False)
     failed(Ran(done.returncode, done.stdout, done.stderr), 1, "interrupted")
     assert folders(prepared.config.bundles) == before
     verify(bundle_of(prepared))

@@ -2,21 +2,25 @@
 
 import json
 import math
+import shutil
 from collections import defaultdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import polars as pl
 import pytest
 from matplotlib.image import imread
-from shop import DAYS, START, WINDOW, Shop, recsys
+from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 
-from pipelines import plots
+from pipelines import plots, tracking
 from pipelines.cli import find_run
-from pipelines.config import Config
-from pipelines.evaluate import _intervals, evaluate
+from pipelines.config import Config, load_config
+from pipelines.evaluate import LEAKS, _intervals, evaluate
+from pipelines.export import bundle_folder
+from recsys.bundle import CURRENT, verify
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)
 
@@ -62,11 +66,14 @@ def test_popularity_equals_a_naive_count(shop: Shop, log: pl.DataFrame, k: int) 
 
 
 def test_popularity_equals_a_naive_count_with_repeat_purchases(own_shop: Shop, log: pl.DataFrame) -> None:
-    ran = recsys("evaluate", "--config", own_shop.config_file, "--set", "evaluate.exclude_seen=false")
-    assert ran.code == 0, ran.err
+    changes = ("--set", "evaluate.exclude_seen=false", "--set", "train.max_epochs=1")
+    for command in ("train", "evaluate"):
+        ran = recsys(command, "--config", own_shop.config_file, *changes)
+        assert ran.code == 0, ran.err
+    (run,) = set(own_shop.config.runs.iterdir()) - {own_shop.run}
     naive = naive_popularity(log, 10, exclude_seen=False)
-    assert metrics(own_shop.run)["users"] == naive.pop("users")
-    popularity = metrics(own_shop.run)["test"]["popularity"]
+    assert metrics(run)["users"] == naive.pop("users")
+    popularity = metrics(run)["test"]["popularity"]
     assert {name: popularity[name] for name in naive} == pytest.approx(naive, abs=1e-12)
     assert naive != naive_popularity(log, 10, exclude_seen=True)
 
@@ -118,5 +125,99 @@ def test_results_of_a_single_system_and_metric_can_be_drawn(tmp_path: Path) -> N
     assert imread(tmp_path / "x.png")[..., :3].std() > 0.02
 
 
-def test_find_run_takes_the_latest(own_shop: Shop) -> None:
-    assert find_run(own_shop.config, None) == own_shop.run
+def test_evaluate_and_export_take_the_run_of_their_settings_not_the_newest(own_shop: Shop) -> None:
+    command = ("--config", own_shop.config_file)
+    first = metrics(own_shop.run)
+    assert recsys("train", *command, "--set", "train.max_epochs=1").code == 0
+    (newer,) = set(own_shop.config.runs.iterdir()) - {own_shop.run}
+    assert newer.name > own_shop.run.name
+    (own_shop.run / "metrics.json").unlink()
+    assert recsys("evaluate", *command).code == 0
+    assert metrics(own_shop.run) == first
+    assert not (newer / "metrics.json").exists()
+    (own_shop.config.bundles / CURRENT).unlink()
+    assert recsys("export", *command).code == 0
+    assert (own_shop.config.bundles / CURRENT).readlink() == Path(bundle_of(own_shop).name)
+    assert not bundle_folder(own_shop.config, newer).exists()
+
+
+def test_of_several_runs_of_the_same_settings_the_latest_is_found(own_shop: Shop) -> None:
+    key = own_shop.run.name.split("-")[-1]
+    later, cut_short = (own_shop.run.with_name(f"{when}-{key}") for when in ("20990101-000000", "20990102-0"))
+    for folder in (later, cut_short):
+        shutil.copytree(own_shop.run, folder)
+    (cut_short / "train.json").write_text("")
+    assert find_run(own_shop.config, None) == later
+    assert find_run(own_shop.config, own_shop.run.name) == own_shop.run
+
+
+@pytest.mark.parametrize("step", ["metrics", "files", "text"])
+def test_an_evaluate_interrupted_while_logging_is_redone_and_logged(
+    own_shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    client = mlflow.MlflowClient(tracking_uri=tracking.uri(own_shop.config))
+    run_id = json.loads((own_shop.run / "train.json").read_text())["mlflow_run_id"]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    command = ("evaluate", "--config", own_shop.config_file, "--set", "evaluate.resamples=200")
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking.TrackedRun, step, interrupted)
+        failed(recsys(*command), 1, "interrupted")
+    assert not (own_shop.run / "metrics.json").exists()
+    assert recsys(*command).code == 0
+    logged = client.get_run(run_id)
+    means = metrics(own_shop.run)["test"]["model"]
+    assert logged.data.metrics["test.model.ndcg_at_10"] == means["ndcg@10"]
+    artifacts = Path(logged.info.artifact_uri.removeprefix("file://"))
+    for name in ("metrics.json", "per_user.parquet", "results.png"):
+        assert (artifacts / name).read_bytes() == (own_shop.run / name).read_bytes()
+
+
+def many_items(n_items: int = 3_000, n_users: int = 300, groups: int = 10) -> pl.DataFrame:
+    """Users who take 33 products of their own group of `n_items / groups`, the first of them more often."""
+    generator = np.random.default_rng(0)
+    size = n_items // groups
+    appeal = 1 / (10 + np.arange(size))
+    rows = [
+        (user, user % groups * size + int(item), START + timedelta(days=day, seconds=user))
+        for user in range(n_users)
+        for item, day in zip(
+            generator.choice(size, 36, replace=False, p=appeal / appeal.sum()),
+            [*range(30), 70, 71, 72, 90, 91, 92],
+            strict=True,
+        )
+    ]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
+
+
+def test_what_annoy_serves_is_within_1_percent_of_the_model(shop_file: Any) -> None:
+    path = shop_file(many_items(), items=None, train={"max_epochs": 1}, export={"trees": None})
+    ran = recsys("retrain", "--config", path)
+    assert ran.code == 0, ran.err
+    config = load_config(path)
+    run = find_run(config, None)
+    manifest = verify(bundle_folder(config, run))
+    assert manifest["search_k"] is not None
+    assert manifest["search_k"] < manifest["n_items"]
+    test = metrics(run)["test"]
+    assert test["model"]["ndcg@10"] > 0
+    assert test["served"]["ndcg@10"] == pytest.approx(test["model"]["ndcg@10"], rel=0.01)
+    assert "is not within 1 %" not in ran.err
+
+
+@pytest.mark.parametrize("kind", ["time", "leave_last_out"])
+def test_results_say_what_the_split_leaks(shop: Shop, shop_file: Any, kind: str) -> None:
+    run, ran = shop.run, shop.ran
+    if kind != "time":
+        split = {"kind": kind, "test_start": None, "validation_start": None}
+        path = shop_file(split=split, train={"max_epochs": 1})
+        ran = recsys("retrain", "--config", path)
+        run = find_run(load_config(path), None)
+    result, report = metrics(run), (run / "report.txt").read_text(encoding="utf-8")
+    assert (result["split"], result["leaks"]) == (kind, LEAKS[kind])
+    for text in (report, ran.out):
+        assert f"Test ({kind} split)" in text
+        assert f"leaks: {LEAKS[kind]}\n" in text
+    assert len(set(LEAKS.values())) == 3

@@ -131,6 +131,16 @@ def test_registered_once(own_shop: Shop) -> None:
     assert "registered as" not in ran.err
 
 
+@pytest.mark.parametrize("left", ["", '{"name": "sh'])
+def test_a_cut_short_registration_is_done_again(own_shop: Shop, left: str) -> None:
+    path = own_shop.run / "registered.json"
+    path.write_text(left)
+    ran = recsys("export", "--config", own_shop.config_file)
+    assert ran.code == 0, ran.err
+    assert "registered as shop version" in ran.err
+    assert json.loads(path.read_text())["bundle"] == bundle_of(own_shop).name
+
+
 def test_other_export_settings_make_another_version_of_the_run(own_shop: Shop) -> None:
     command = ("export", "--config", own_shop.config_file)
     before = bundle_of(own_shop)

@@ -40,6 +40,7 @@ def test_a_table_for_each_cut_off_with_means_and_intervals(shop: Shop) -> None:
 def test_a_row_of_a_table_fits_80_columns() -> None:
     names = ("hit_rate@10", "recall@10", "ndcg@10")
     result = {
+        "split": "leave_last_out",
         "users": 2,
         "test": {system: dict.fromkeys(names, 0.52914) for system in ("model", "popularity")},
         "intervals": {
@@ -49,6 +50,7 @@ def test_a_row_of_a_table_fits_80_columns() -> None:
     }
     shown = printed(results_tables(result)[0], width=80)
     assert "│ model      │ .5291 [.050, .950] │ .5291 [.050, .950] │ .5291 [.050, .950] │" in shown
+    assert shown.startswith("Test (leave_last_out split), 2 users: mean [95 % interval]")
 
 
 def test_examples_are_a_light_a_middling_and_a_heavy_user(shop: Shop, log: pl.DataFrame) -> None:

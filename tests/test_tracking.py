@@ -11,7 +11,6 @@ import pytest
 from shop import Shop, bundle_of
 
 from pipelines import prepare, tracking
-from pipelines.cli import find_run
 from pipelines.config import Config, InputError
 from recsys.bundle import verify
 from serving.recommender import Recommender
@@ -121,4 +120,3 @@ def test_what_mlflow_refuses_is_one_line_that_names_the_store(own_shop: Shop) ->
     ):
         run.metrics({"x": 1.0})
     assert "\n" not in str(refused.value)
-    assert find_run(own_shop.config, None) == own_shop.run

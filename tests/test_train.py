@@ -72,8 +72,9 @@ def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: S
     assert train(own_shop.config, said.append) == own_shop.run
     assert train(quick, said.append) == second
     assert [line.split(": ")[-1] for line in said] == ["reused", "reused"]
-    assert find_run(own_shop.config, None) == second
-    assert find_run(own_shop.config, own_shop.run.name) == own_shop.run
+    assert find_run(quick, None) == second
+    assert find_run(own_shop.config, None) == own_shop.run
+    assert find_run(quick, own_shop.run.name) == own_shop.run
 
 
 def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
