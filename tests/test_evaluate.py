@@ -193,7 +193,8 @@ def many_items(n_items: int = 3_000, n_users: int = 300, groups: int = 10) -> pl
 
 
 def test_what_annoy_serves_is_within_1_percent_of_the_model(shop_file: Any) -> None:
-    path = shop_file(many_items(), items=None, train={"max_epochs": 1}, export={"trees": None})
+    train, spectral = {"max_epochs": 1, "dim": 4}, {"dims": [4]}  # nine coordinates in all
+    path = shop_file(many_items(), items=None, train=train, spectral=spectral, export={"trees": None})
     ran = recsys("retrain", "--config", path)
     assert ran.code == 0, ran.err
     config = load_config(path)

@@ -123,6 +123,18 @@ def test_sources_that_cannot_be_read(tmp_path: Path, source: dict[str, Any], mes
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("table", "named"), [("sales", "sales"), ("cash.the sales", "the sales")])
+@pytest.mark.parametrize("section", ["source", "items"])
+def test_a_table_that_a_database_lacks_is_named(tmp_path: Path, section: str, table: str, named: str) -> None:
+    shop = tmp_path / "shop.duckdb"
+    with duckdb.connect(shop) as con:
+        con.execute("create table pairs (user_id int); create schema cash")
+    lacking = {"table": table, "database": str(shop)} | ({"files": None} if section == "source" else {})
+    with pytest.raises(InputError, match=f"{section}: .*{named}.* does not exist") as caught:
+        prepare(config_of(tmp_path, **{section: lacking}), quiet)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [

@@ -8,10 +8,11 @@ from typing import Any
 import mlflow
 import polars as pl
 import pytest
-from shop import Shop, bundle_of
+from shop import Shop, bundle_of, failed, recsys
 
 from pipelines import prepare, tracking
-from pipelines.config import Config, InputError
+from pipelines.cli import find_run
+from pipelines.config import Config, InputError, load_config
 from recsys.bundle import verify
 from serving.recommender import Recommender
 
@@ -120,3 +121,75 @@ def test_what_mlflow_refuses_is_one_line_that_names_the_store(own_shop: Shop) ->
     ):
         run.metrics({"x": 1.0})
     assert "\n" not in str(refused.value)
+
+
+def test_odd_kinds_of_event_train_and_are_one_parameter(shop_file: Any, log: pl.DataFrame) -> None:
+    kinds = pl.when(pl.col("item_id") % 3 == 0).then(pl.lit("add+cart")).otherwise(pl.lit('a/b: "ü"'))
+    path = shop_file(log.with_columns(kind=kinds), source={"event": "kind"})
+    event_weights = '{"add+cart" = 2.0, "a/b: \\"ü\\"" = 0.5}'
+    options = ("--set", f"source.event_weights={event_weights}", "--set", "train.max_epochs=1")
+    for command in ("prepare", "train"):
+        ran = recsys(command, "--config", path, *options)
+        assert ran.code == 0, ran.err
+    config = load_config(path, list(options[1::2]))
+    run = find_run(config, None)
+    run_id = json.loads((run / "train.json").read_text())["mlflow_run_id"]
+    params = mlflow.MlflowClient(tracking_uri=tracking.uri(config)).get_run(run_id).data.params
+    assert params["source.event_weights"] == str({"add+cart": 2.0, 'a/b: "ü"': 0.5})
+    assert [name for name in params if name.startswith("source.event_weights")] == ["source.event_weights"]
+
+
+def with_uri(config: Config, uri: str) -> Config:
+    return Config.model_validate(config.model_dump() | {"tracking": {"uri": uri, "experiment": "shop"}})
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://anna:hush@host:5432/books", "postgresql://***@host:5432/books"),
+        ("postgresql://anna:hush@h/ush@host/books", "postgresql://***@host/books"),
+        ("postgresql://host/books?user=anna&password=hush", "postgresql://host/books?***"),
+        ("http://anna:hush@127.0.0.1:5000", "http://***@127.0.0.1:5000"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("sqlite:////data/a@b/mlflow.db", "sqlite:////data/a@b/mlflow.db"),
+    ],
+)
+def test_a_shown_uri_has_no_password(shop: Shop, uri: str, shown: str) -> None:
+    config = with_uri(shop.config, uri)
+    assert tracking.uri(config) == uri
+    assert tracking.shown_uri(config) == shown
+    for text in (config.model_dump_json(), str(config.model_dump(mode="json")), repr(config)):
+        assert "hush" not in text
+
+
+def test_a_password_is_nowhere_but_in_the_config(own_shop: Shop) -> None:
+    """SQLite ignores what it does not know of a URI's query, such as a password."""
+    uri = f"sqlite:///file:{own_shop.config.root}/mlflow.db?uri=true&password=hush"
+    ran = recsys(
+        "retrain", "--config", own_shop.config_file, "--set", f"tracking.uri={uri}",
+        "--set", "train.max_epochs=1", "--set", f"root={own_shop.config.root}",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    (run,) = set(own_shop.config.runs.iterdir()) - {own_shop.run}
+    report = (run / "report.txt").read_text(encoding="utf-8")
+    assert "mlflow.db?***" in report
+    assert f"--set train.max_epochs=1 --set root={own_shop.config.root} --user" in report
+    assert "hush" not in ran.out + ran.err
+    run_id = json.loads((run / "train.json").read_text())["mlflow_run_id"]
+    logged = mlflow.MlflowClient(tracking_uri=uri).get_run(run_id)
+    assert logged.data.params["tracking.uri"] == "**********"
+    artifacts = Path(logged.info.artifact_uri.removeprefix("file://"))
+    written = [*run.iterdir(), *bundle_of(own_shop).parent.rglob("*"), *artifacts.rglob("*")]
+    assert {"config.json", "metrics.json"} <= {file.name for file in artifacts.iterdir()}
+    assert not [file for file in written if file.is_file() and b"hush" in file.read_bytes()]
+
+
+def test_an_unreachable_store_is_named_without_its_password(
+    own_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = "http://anna:hush@127.0.0.1:9/books"
+    ran = recsys("train", "--config", own_shop.config_file, "--set", f"tracking.uri={uri}")
+    failed(ran, 2, "MLflow at 'http://***@127.0.0.1:9/books'", "Connection refused")
+    assert "hush" not in ran.out + ran.err
+    assert "anna" not in ran.err

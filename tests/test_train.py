@@ -11,10 +11,12 @@ import torch
 from shop import Shop
 
 from pipelines.cli import find_run
-from pipelines.config import Config, InputError
+from pipelines.config import Config, InputError, load_config
 from pipelines.folds import load_fold
 from pipelines.model import load
-from pipelines.train import choose_device, train
+from pipelines.prepare import prepare
+from pipelines.prepare import stored as prepare_stored
+from pipelines.train import choose_device, run_key, train
 
 
 def changed(config: Config, **settings: Any) -> Config:
@@ -121,6 +123,32 @@ def test_a_fixed_offset_stays_at_its_start(own_shop: Shop) -> None:
     torch.testing.assert_close(weights(run)["offset"], expected.float())
     learned = weights(train(changed(own_shop.config, max_epochs=1), lambda line: None))["offset"]
     assert not torch.equal(weights(run)["offset"], learned)
+
+
+def test_weights_count_to_their_power(shop_file: Any, log: pl.DataFrame) -> None:
+    quiet = {"max_epochs": 1, "spectral_weights": [0.0], "trend_weights": [0.0]}
+    alike = log.with_columns(quantity=pl.lit(1.0))
+    unlike = log.with_columns(quantity=1.0 + pl.col("item_id").cast(pl.Float64) % 7)
+    learned = {}
+    for name, frame in (("alike", alike), ("unlike", unlike)):
+        config = load_config(shop_file(frame, name, source={"weight": "quantity"}))
+        prepare(config, lambda line: None)
+        for power in (0.0, 0.5):
+            run = train(changed(config, weight_power=power, **quiet), lambda line: None)
+            learned[name, power] = weights(run)["users"]
+    assert torch.equal(learned["alike", 0.0], learned["unlike", 0.0])
+    assert not torch.equal(learned["alike", 0.5], learned["unlike", 0.5])
+
+
+def test_other_books_are_another_run_and_another_password_is_not(own_shop: Shop) -> None:
+    def key(uri: str | None) -> str:
+        tracking = {"uri": uri, "experiment": "shop"}
+        config = Config.model_validate(own_shop.config.model_dump() | {"tracking": tracking})
+        return run_key(config, prepare_stored(config))
+
+    keys = [key(uri) for uri in (None, "http://books:5000", "http://a:1@other:5000", "http://a:2@other:5000")]
+    assert len(set(keys[:3])) == 3
+    assert keys[2] == keys[3]
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "mps", "cuda:x", "cpu:x", "cuda:99", ""])

@@ -34,10 +34,11 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def on_device(taken):
-    """(U, I) bool -> its interactions."""
+def on_device(taken, weights=None):
+    """(U, I) bool and weights (U, I), by default 1 -> its interactions."""
     user, item = np.argwhere(taken).astype(np.int32).T.copy()
-    weight, time = np.ones(len(user), dtype=np.float32), np.zeros(len(user), dtype=np.int64)
+    weight = (np.ones(taken.shape) if weights is None else weights)[taken].astype(np.float32)
+    time = np.zeros(len(user), dtype=np.int64)
     return sampling.to_device(Interactions(user, item, weight, time, *taken.shape), torch.device("cpu"))
 
 
@@ -86,16 +87,21 @@ def test_unseen_items_of_a_users_cluster_come_nearer_than_the_other_clusters(los
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("rank_weight", [False, True])
-def test_a_step_equals_the_naive_one(loss, rank_weight):
+@pytest.mark.parametrize(
+    ("rank_weight", "weight_power"), [(False, 0.0), (True, 0.0), (False, 1.0), (True, 0.5)]
+)
+def test_a_step_equals_the_naive_one(loss, rank_weight, weight_power):
     """One batch of everything, hardest negatives, covariance, plain descent; three users have no triplet."""
     taken = two_clusters()
     taken[:3] = True
-    data, model, start = on_device(taken), new_space(), new_space()
+    weights = np.random.default_rng(1).integers(1, 30, taken.shape)  # (U, I)
+    powers = [float(weight) ** weight_power for weight in weights[taken]]
+    data, model, start = on_device(taken, weights), new_space(), new_space()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     stats = train_epoch(
         model, optimizer, data, miners.hardest, LOSSES[loss], torch.Generator().manual_seed(3),
-        **SETTINGS | {"batch_size": 10**6, "rank_weight": rank_weight, "covariance_weight": 0.5},
+        **SETTINGS | {"batch_size": 10**6, "rank_weight": rank_weight, "weight_power": weight_power,
+                      "covariance_weight": 0.5},
     )  # fmt: skip
 
     generator = torch.Generator().manual_seed(3)
@@ -116,6 +122,7 @@ def test_a_step_equals_the_naive_one(loss, rank_weight):
         d_pos, d_neg = distance(user, item), distance(user, nearest)
         impostors = [n for n in negatives if 0.5 + d[user][item] - d[user][n] > 0]
         weight = math.log(N_ITEMS * len(impostors) / len(negatives) + 1) if rank_weight else 1
+        weight *= float(weights[user, item]) ** weight_power / (sum(powers) / len(powers))
         each = LOSSES[loss](d_pos[None], d_neg[None], 0.5)[0] * weight
         total, d_pos_sum, d_neg_sum = total + each, d_pos_sum + d_pos.item(), d_neg_sum + d_neg.item()
         mined, active = mined + 1, active + (each.item() > 0)
