@@ -1,6 +1,6 @@
 """What settings do on the validation fold, over seeds; the test window is not read.
 
-    python benchmarks/validation.py configs/demo.toml --seeds 3 --set train.margin=0.3
+    python benchmarks/validation.py configs/demo.toml --seeds 0 1 2 --set train.margin=0.3
 
 Needs `recsys prepare` with the same config before. Prints each seed's best epoch, then mean and standard
 deviation.
@@ -27,10 +27,10 @@ def main() -> None:
     )
     parser.add_argument("config", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     best_rows = []
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         config = load_config(arguments.config, [*arguments.overrides, f"seed={seed}"])
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)

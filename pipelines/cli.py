@@ -126,7 +126,7 @@ def retrain(config: ConfigFile, set_: Overrides = None) -> None:
     kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
     overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
     run, result = retrain(loaded)
-    show(loaded, run, result, f"recsys recommend --config {shlex.quote(str(config))}{overrides}")
+    show(loaded, run, result, f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}")
 
 
 @app.command()
