@@ -81,10 +81,10 @@ def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) ->
     from rich.console import Console
 
     from pipelines.evaluate import evaluate
-    from pipelines.report import results_tables
+    from pipelines.report import show_results
 
     loaded = load_config(config, set_)
-    Console().print(*results_tables(evaluate(loaded, find_run(loaded, run))), sep="\n")
+    show_results(evaluate(loaded, find_run(loaded, run)), Console())
 
 
 @app.command(epilog=_keys("export"))

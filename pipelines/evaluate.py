@@ -75,6 +75,10 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
             system: _intervals(value, config.evaluate.resamples, config.seed, system, say)
             for system, value in values.items()
         },
+        "model_minus": {
+            system: _differences(values["model"], values[system], config.evaluate.resamples, config.seed, say)
+            for system in ("spectral", "popularity")
+        },
     }
     exact, served = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
     if abs(served - exact) > SERVED_WITHIN * exact:
@@ -143,6 +147,15 @@ def _intervals(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return {name: [float(bootstrap.low[m]), float(bootstrap.high[m])] for m, name in enumerate(values)}
+
+
+def _differences(
+    model: Values, other: Values, resamples: int, seed: int, say: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Mean, low and high of model - other, user by user; overlapping intervals of the two say less."""
+    paired = {name: value - other[name] for name, value in model.items()}
+    intervals = _intervals(paired, resamples, seed, "a difference", say)
+    return {name: [float(value.mean()), *intervals[name]] for name, value in paired.items()}
 
 
 def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: folds.Fold) -> None:

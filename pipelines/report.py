@@ -43,6 +43,23 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def differences(result: dict[str, Any]) -> list[str]:
+    """A line for each baseline: by how much the model is above it, user by user."""
+    names = [name for name in result["intervals"]["model"] if name.split("@")[0] in ("hit_rate", "ndcg")]
+    return [
+        f"model - {system}: "
+        + ", ".join("{} {:+.4f} [{:+.4f}, {:+.4f}]".format(name, *paired[name]) for name in names)
+        for system, paired in result["model_minus"].items()
+    ]
+
+
+def show_results(result: dict[str, Any], console: Console) -> None:
+    """Print the tables, and the model's lead over the baselines."""
+    console.print(*results_tables(result), sep="\n")
+    for line in differences(result):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def examples(config: Config, k: int = 10) -> list[Example]:
     """A light, a middling and a heavy user among those with held-out items, by name."""
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
@@ -93,7 +110,8 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
     store = tracking.shown_uri(config)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
-            console.print(*results_tables(result), *map(example_table, shown), sep="\n")
+            show_results(result, console)
+            console.print(*map(example_table, shown), sep="\n")
             lines = {
                 "leaks": result["leaks"],
                 "MLflow": f"run {tracked.run_id} in {store}",

@@ -222,3 +222,22 @@ def test_results_say_what_the_split_leaks(shop: Shop, shop_file: Any, kind: str)
         assert f"Test ({kind} split)" in text
         assert f"leaks: {LEAKS[kind]}\n" in text
     assert len(set(LEAKS.values())) == 3
+
+
+def test_differences_are_paired_over_users(shop: Shop) -> None:
+    result = json.loads((shop.run / "metrics.json").read_text())
+    values = pl.read_parquet(shop.run / "per_user.parquet")
+    for system, differences in result["model_minus"].items():
+        model, other = (values.filter(pl.col("system") == name)["ndcg@10"] for name in ("model", system))
+        mean, low, high = differences["ndcg@10"]
+        assert mean == pytest.approx((model - other).mean(), abs=1e-12)
+        assert low <= mean <= high
+    mean, low, high = result["model_minus"]["popularity"]["ndcg@10"]
+    wide = result["intervals"]["model"]["ndcg@10"]
+    assert low > 0, "the planted tastes are found"
+    assert high - low < 2 * (wide[1] - wide[0])
+    shown = (shop.run / "report.txt").read_text()
+    assert (
+        f"model - popularity: hit_rate@10 {result['model_minus']['popularity']['hit_rate@10'][0]:+.4f}"
+        in shown
+    )
