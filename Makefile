@@ -39,4 +39,4 @@ mlflow: .venv/installed ## MLflow's pages on the demo's runs
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///var/demo/mlflow.db --port $(PORT)
 
 clean: ## forget the demo's and the smoke run's results
-	rm -rf var
+	rm -rf var/demo var/small var/completejourney

@@ -108,6 +108,8 @@ def recommend(
 
     version, items = recommend(load_config(config, set_), user, k)
     print(f"# bundle {version}", file=sys.stderr)
+    if items and items[0].score is None:
+        print(f"# user {user!r} is unknown to it: popular items", file=sys.stderr)
     for item in items:
         score = "popular" if item.score is None else f"{item.score:.6f}"
         print(item.item_id, score, item.title or "", sep="\t")
@@ -149,7 +151,8 @@ def find_run(config: Config, name: str | None) -> Path:
         run = finished_run(config, run_key(config, stored(config)))
         if run is None:
             raise InputError(
-                f"no finished run of these data and settings in '{config.runs}': run train first"
+                f"no finished run of these data and settings in '{config.runs}': run train first, or name "
+                "a run of others with --run"
             )
         return run
     run = config.runs / name

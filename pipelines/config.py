@@ -32,7 +32,9 @@ class Relation(Section):
     """Anything DuckDB reads: exactly one of `query`, `files`, or `table` (of `database`)."""
 
     query: str | None = Field(None, description="a SELECT; relative paths in it start where the command runs")
-    files: str | None = Field(None, description="a path or glob of .parquet, .csv, .csv.gz or .json files")
+    files: str | None = Field(
+        None, description="a path or glob of .parquet, .csv, .csv.gz or .json; relative ones as in query"
+    )
     table: str | None = Field(None, description="a table or view of `database`, e.g. 'sales' or 'main.sales'")
     database: Path | None = Field(None, description="a DuckDB database file, opened read-only")
 
@@ -260,13 +262,14 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
         raise InputError(f"config file '{path}' cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"config file '{path}' is not TOML: {error}") from None
+    where = f"config file '{path}'" + (" with --set" if overrides else "")
     for override in overrides or []:
         _override(raw, override)
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(raw, problem) for problem in error.errors()]
-        raise InputError(f"config file '{path}': " + "; ".join(lines)) from None
+        raise InputError(f"{where}: " + "; ".join(lines)) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

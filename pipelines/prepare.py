@@ -91,10 +91,20 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
 
 
 def stored(config: Config) -> Prepared:
-    """What prepare made last, whatever the log holds by now. Raises InputError: not prepared, locked."""
+    """What prepare made last, whatever the log holds by now.
+
+    Raises InputError: not prepared, prepared with other settings of source, items or split, locked.
+    """
     found = _stored(config)
     if found is None:
         raise InputError(f"'{config.database}' was not made by this prepare: run prepare again")
+    with opened(config) as con:
+        settings = con.execute("select settings from prepared").fetchall()[0][0]
+    if settings != _settings(config):
+        raise InputError(
+            f"'{config.database}' was prepared with other settings of source, items or split: "
+            "run prepare again"
+        )
     return found
 
 
@@ -159,9 +169,9 @@ def _stored(config: Config) -> Prepared | None:
     """What made the database that is there; None if it is of another layout."""
     with opened(config) as con:
         try:
-            row = con.execute("select key, source_query, fingerprint from prepared").fetchone()
+            row = con.execute("select key, source_query, fingerprint, settings from prepared").fetchone()
             counts = dict(con.execute("select name, value from counts order by name").fetchall())
-        except duckdb.CatalogException:
+        except (duckdb.CatalogException, duckdb.BinderException):
             return None
     return Prepared(row[0], True, row[1], row[2], counts) if row else None
 
@@ -173,6 +183,7 @@ def _variables(config: Config, key: str, source_query: str, fingerprint: str) ->
         "key": key,
         "source_query": source_query,
         "fingerprint": fingerprint,
+        "settings": _settings(config),
         "seed": config.seed,
         "now": _utc(config.prepare.now or datetime.now(UTC)),
         "has_time": config.source.time is not None,
@@ -201,7 +212,8 @@ def _run_step(con: duckdb.DuckDBPyConnection, step: str, say: Callable[[str], No
         _check(con, name, text)
         return
     rows = _create_core_pairs(con, text) if name == "core_pairs" else _create(con, f"table {name}", text)
-    say(f"prepare: {name} has {rows:,} rows ({time.perf_counter() - started:.1f} s)")
+    folds = " over both folds" if "fold" in text.split() else ""
+    say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
 
 
 def _create(con: duckdb.DuckDBPyConnection, what: str, text: str) -> int:
@@ -253,9 +265,14 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
+def _settings(config: Config) -> str:
+    """What decides the tables beside the log itself, as JSON."""
+    return config.model_dump_json(include={"source", "items", "split"})
+
+
 def _key(config: Config, fingerprint: str) -> str:
     """SHA-256 of everything that the tables depend on: rows, settings, SQL, Python code, DuckDB itself."""
-    settings = config.model_dump_json(include={"seed", "source", "items", "split"})
+    settings = f"{config.seed}\n{_settings(config)}\n"
     settings += config.prepare.model_dump_json(include={"mined_negatives", "now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import time
@@ -152,6 +153,7 @@ def git_revision() -> str:
 
 
 def _client(config: Config) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a shop's runs are nobody else's business
     import mlflow
 
     # what it would print there, a traceback with each error of the database, is raised as well

@@ -1,5 +1,6 @@
 """The command line: exit codes, one message for each error, and what an interruption leaves behind."""
 
+import os
 import re
 import resource
 import signal
@@ -120,7 +121,8 @@ def test_recommend_gives_all_unseen_items_at_most_and_popular_ones_to_strangers(
     assert scores == sorted(scores, reverse=True)
     stranger = recsys(*ask, "424242", "-k", "3")
     assert [line.split("\t")[1] for line in stranger.out.splitlines()] == ["popular"] * 3
-    assert stranger.err == f"# bundle {bundle_of(shop).name}\n"
+    unknown = "# user '424242' is unknown to it: popular items"
+    assert stranger.err == f"# bundle {bundle_of(shop).name}\n{unknown}\n"
     assert all(line.split("\t")[2].startswith("Product ") for line in stranger.out.splitlines())
 
 
@@ -333,3 +335,20 @@ def test_no_command_shows_the_commands() -> None:
     ran = recsys()
     for name in ("prepare", "train", "evaluate", "export", "recommend", "retrain", "doctor"):
         assert name in ran.out + ran.err
+
+
+def test_train_refuses_tables_that_were_prepared_with_another_split(own_shop: Shop) -> None:
+    ran = recsys("train", "--config", own_shop.config_file, "--set", "split.test_days=10")
+    failed(ran, 2, "prepared with other settings of source, items or split: run prepare again")
+
+
+def test_without_the_training_half_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\")")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "pipelines", "--help"]
+    ran = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("recsys: No module named 'typer': this install can only serve")
+    assert "Traceback" not in ran.stderr

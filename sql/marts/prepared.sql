@@ -2,4 +2,5 @@
 select
     getvariable('key') as key,
     getvariable('source_query') as source_query,
-    getvariable('fingerprint') as fingerprint
+    getvariable('fingerprint') as fingerprint,
+    getvariable('settings') as settings

@@ -1,0 +1,19 @@
+"""The entry point: says what to install where only the serving half is."""
+
+import sys
+
+
+def main() -> None:
+    try:
+        from pipelines import cli
+    except ModuleNotFoundError as error:
+        print(
+            f"recsys: {error}: this install can only serve; pip install '.[train]' for the rest",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
