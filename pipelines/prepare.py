@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
     source_query: str
     fingerprint: str
     counts: dict[str, int]
+    settings: str  # of source, items and split, as JSON
 
 
 def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
@@ -87,7 +88,7 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
         con.execute("checkpoint")
         con.close()
         os.replace(scratch / "recsys.duckdb", config.database)
-    return Prepared(key, False, source_query, fingerprint, counts)
+    return Prepared(key, False, source_query, fingerprint, counts, _settings(config))
 
 
 def stored(config: Config) -> Prepared:
@@ -98,9 +99,7 @@ def stored(config: Config) -> Prepared:
     found = _stored(config)
     if found is None:
         raise InputError(f"'{config.database}' was not made by this prepare: run prepare again")
-    with opened(config) as con:
-        settings = con.execute("select settings from prepared").fetchall()[0][0]
-    if settings != _settings(config):
+    if found.settings != _settings(config):
         raise InputError(
             f"'{config.database}' was prepared with other settings of source, items or split: "
             "run prepare again"
@@ -173,7 +172,7 @@ def _stored(config: Config) -> Prepared | None:
             counts = dict(con.execute("select name, value from counts order by name").fetchall())
         except (duckdb.CatalogException, duckdb.BinderException):
             return None
-    return Prepared(row[0], True, row[1], row[2], counts) if row else None
+    return Prepared(row[0], True, row[1], row[2], counts, row[3]) if row else None
 
 
 def _variables(config: Config, key: str, source_query: str, fingerprint: str) -> dict[str, object]:

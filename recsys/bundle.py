@@ -154,9 +154,9 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def open_bundle(folder: Path, check: bool = True) -> Bundle:
-    """Map a bundle; check=False is for one that this process has verified already. Raises BundleError."""
-    return _open(folder, verify(folder) if check else _read_manifest(folder))
+def open_bundle(folder: Path) -> Bundle:
+    """Verify a bundle, then map it; raises BundleError."""
+    return _open(folder, verify(folder))
 
 
 def publish(bundles: Path, version: str) -> None:
