@@ -13,8 +13,9 @@ import torch
 
 from pipelines.config import Config, InputError
 from pipelines.judge import Vectors
-from recsys import baselines, models
-from recsys.models import MetricSpace, Space
+from recsys import baselines, spaces
+from recsys.models import MetricSpace
+from recsys.spaces import Space
 from recsys.sampling import DeviceInteractions
 
 WEIGHTS = "model.pt"
@@ -41,26 +42,26 @@ class Additions(NamedTuple):
 def additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
     """Both, fitted on the data."""
     trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)
-    return Additions(_spectral(config, data, choice), models.same_for_all(-trend, data.n_users))
+    return Additions(_spectral(config, data, choice), spaces.same_for_all(-trend, data.n_users))
 
 
 def side_by_side(learned: Space, added: Additions, choice: Choice) -> Vectors:
     """The learned space with the chosen weight of each addition, as it is served."""
     for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
         if weight > 0:  # at 0 its coordinates would only be carried along
-            learned = models.add_distances(learned, space, weight)
-    return models.euclidean_vectors(learned)
+            learned = spaces.add_distances(learned, space, weight)
+    return spaces.euclidean_vectors(learned)
 
 
 def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
     """The spectral baseline as Euclidean vectors."""
-    return models.euclidean_vectors(_spectral(config, data, choice))
+    return spaces.euclidean_vectors(_spectral(config, data, choice))
 
 
 def popularity_vectors(data: DeviceInteractions) -> Vectors:
     """Popularity as Euclidean vectors: an item's place in the list is its squared distance to everybody."""
     places = baselines.popularity(data).argsort(descending=True, stable=True).argsort()  # ties by number
-    return models.euclidean_vectors(models.same_for_all(places.float(), data.n_users))
+    return spaces.euclidean_vectors(spaces.same_for_all(places.float(), data.n_users))
 
 
 def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
@@ -83,10 +84,10 @@ def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
     if hashlib.sha256(content).hexdigest() != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
     tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    learned = models.euclidean_vectors(Space(tensors["users"], tensors["items"], tensors["offset"]))
+    learned = spaces.euclidean_vectors(Space(tensors["users"], tensors["items"], tensors["offset"]))
     return learned, (tensors["user_vectors"], tensors["item_vectors"])
 
 
 def _spectral(config: Config, data: DeviceInteractions, choice: Choice) -> Space:
     users, items = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
-    return models.inner_product_as_distance(users, items)
+    return spaces.inner_product_as_distance(users, items)

@@ -21,7 +21,7 @@ from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
-from recsys import baselines, losses, miners, models, sampling
+from recsys import baselines, losses, miners, models, sampling, spaces
 from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
 from recsys.training import EpochStats, Loss, Miner, train_epoch
@@ -235,7 +235,7 @@ def _start(
     if settings.start == "spectral":
         dim = min(settings.dim, data.n_users, data.n_items)
         spectral = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
-        users, items, offset = models.inner_product_as_distance(*spectral)
+        users, items, offset = spaces.inner_product_as_distance(*spectral)
     else:
         users, items = models.random_start(
             data.n_users, data.n_items, settings.dim, settings.start_length, generator

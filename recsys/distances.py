@@ -21,6 +21,6 @@ def with_offset(distance: Tensor, offset: Tensor) -> Tensor:
     """(A, C), (C,) -> (A, C): adds to each candidate's distance how far off it is for everybody.
 
     An offset >= 0 is the square of one more item coordinate that is 0 for every user, so the space stays
-    Euclidean (see models.euclidean_vectors).
+    Euclidean (see spaces.euclidean_vectors).
     """
     return distance + offset[None, :]

@@ -1,23 +1,14 @@
-"""The metric space: users and items as points, an offset per item; and what can be made of such spaces.
+"""The metric space: users and items as points, an offset per item.
 
 Axes: U users, I items, D dimensions, A anchors, C candidates.
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from recsys.distances import squared_euclidean, with_offset
-
-
-class Space(NamedTuple):
-    """Points and offsets: d(u, i) = |u - i|^2 + offset_i ranks the items of a user, smaller is closer."""
-
-    users: Tensor  # (U, D)
-    items: Tensor  # (I, D)
-    offset: Tensor  # (I,)
+from recsys.spaces import Space
 
 
 class MetricSpace(nn.Module):
@@ -84,45 +75,3 @@ def random_start(
     users = torch.randn(n_users, dim, generator=generator, device=generator.device) * scale
     items = torch.randn(n_items, dim, generator=generator, device=generator.device) * scale
     return users, items
-
-
-def inner_product_as_distance(users: Tensor, items: Tensor) -> Space:
-    """Users (U, D) and items (I, D) -> a space in the unit ball that ranks as their inner product does.
-
-    Users on the unit sphere, items scaled by one factor: |u - i|^2 + (1 - |i|^2) = 2 - 2 u.i. This is the
-    added coordinate of Bachrach et al. 2014, eq. 3. A user of length 0 stays there and ranks nothing.
-    """
-    users = users / users.norm(dim=1, keepdim=True).clamp_min(torch.finfo(users.dtype).tiny)
-    items = items / items.norm(dim=1).max().clamp_min(torch.finfo(items.dtype).tiny)
-    return Space(users, items, (1 - items.square().sum(1)).clamp_min(0))
-
-
-def same_for_all(offset: Tensor, n_users: int) -> Space:
-    """Offset (I,) -> a space of no coordinates, in which an item is as far from one user as from another."""
-    return Space(offset.new_zeros(n_users, 0), offset.new_zeros(len(offset), 0), offset)
-
-
-def add_distances(first: Space, second: Space, weight: float) -> Space:
-    """(D coordinates), (E coordinates) -> D + E coordinates with d = d_first + weight d_second.
-
-    Two spaces side by side are one: coordinates are concatenated, the second's stretched by sqrt(weight).
-    Raises ValueError if weight < 0.
-    """
-    if not weight >= 0:
-        raise ValueError(f"weight = {weight}, allowed >= 0")
-    return Space(
-        torch.cat([first.users, weight**0.5 * second.users], 1),
-        torch.cat([first.items, weight**0.5 * second.items], 1),
-        first.offset + weight * second.offset,
-    )
-
-
-def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
-    """(U, D + 1), (I, D + 1) whose plain Euclidean distance ranks as the space does.
-
-    The offset, less its minimum, is the square of one more coordinate that is 0 for every user. One for all
-    offsets together: an index that cuts through three such coordinates finds far less.
-    """
-    height = (space.offset - space.offset.min()).sqrt()[:, None]  # (I, 1)
-    zeros = space.users.new_zeros(len(space.users), 1)
-    return torch.cat([space.users, zeros], 1), torch.cat([space.items, height], 1)

@@ -12,7 +12,8 @@ from pipelines.config import InputError
 from pipelines.folds import load_fold
 from pipelines.model import Choice
 from recsys import baselines, sampling
-from recsys.models import MetricSpace, Space, euclidean_vectors
+from recsys.models import MetricSpace
+from recsys.spaces import Space, euclidean_vectors
 
 CHOICE = Choice(spectral_dim=4, item_exponent=0.5, epochs=1, spectral_weight=2.0, trend_weight=0.5)
 

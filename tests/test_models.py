@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from recsys.index import ItemIndex, exact_top_k
-from recsys.models import (
-    MetricSpace,
+from recsys.models import MetricSpace, random_start
+from recsys.spaces import (
     Space,
     add_distances,
     euclidean_vectors,
     inner_product_as_distance,
-    random_start,
     same_for_all,
 )
 
