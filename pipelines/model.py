@@ -15,8 +15,8 @@ from pipelines.config import Config, InputError
 from pipelines.judge import Vectors
 from recsys import baselines, spaces
 from recsys.models import MetricSpace
-from recsys.spaces import Space
 from recsys.sampling import DeviceInteractions
+from recsys.spaces import Space
 
 WEIGHTS = "model.pt"
 SECONDS_PER_DAY = 86_400
