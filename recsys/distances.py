@@ -1,26 +1,139 @@
 """Distances between anchors and candidates: smaller is always closer.
 
-Axes: A anchors, C candidates, D dimensions.
+Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items.
+
+Each is one matrix product and a few sums, no (A, C, D) array. The price is rounding: the error of a squared
+distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows may come out a little apart, and
+their root more so. Between unit rows in bfloat16 that is up to .03 squared and .18 as a root: keep tables and
+distances in float32 (tests/test_distances.py has the bounds).
 """
 
+import math
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from recsys.spaces import Space, euclidean_space, unit_rows
+
+# (A, D) anchors, (C, D) candidates, (C,) offsets or None -> (A, C)
+Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def squared_euclidean(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """(A, D), (C, D) -> (A, C): |a - c|^2, never below 0.
+def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(A, D), (C, D), (C,) -> (A, C): |a - c|^2 + offset, never below the offset.
 
-    Expanded as |a|^2 + |c|^2 - 2 a.c, so that the work is one matrix product and no (A, C, D) array is made;
-    the clamp takes off what rounding leaves below zero.
+    Expanded as |a|^2 + |c|^2 - 2 a.c; the clamp takes off what rounding leaves below zero. An offset says how
+    far a candidate is from everybody: up to a constant it is the square of one more candidate coordinate that
+    is 0 for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
     """
     squares = anchors.square().sum(1)[:, None] + candidates.square().sum(1)[None, :]  # (A, C)
-    return torch.addmm(squares, anchors, candidates.T, alpha=-2).clamp_min(0)
+    square = torch.addmm(squares, anchors, candidates.T, alpha=-2).clamp_min(0)  # (A, C)
+    return with_offset(square, offset)
 
 
-def with_offset(distance: Tensor, offset: Tensor) -> Tensor:
-    """(A, C), (C,) -> (A, C): adds to each candidate's distance how far off it is for everybody.
+def euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(A, D), (C, D), (C,) >= 0 -> (A, C): sqrt(|a - c|^2 + offset), with gradient 0 at distance 0.
 
-    An offset >= 0 is the square of one more item coordinate that is 0 for every user, so the space stays
-    Euclidean (see spaces.euclidean_vectors).
+    The root's own gradient there is infinite. An offset that takes the sum below 0 makes the distance NaN.
     """
+    square = squared_euclidean(anchors, candidates, offset)  # (A, C)
+    apart = square != 0  # (A, C)
+    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+
+
+def cosine(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(A, D), (C, D), (C,) -> (A, C): 1 - a.c / |a||c| + offset, 1 - cos never below 0.
+
+    A row of length 0 has cosine 0 to all; its gradient is that of a division by 1, so it can leave.
+    """
+    turned = (1 - unit_rows(anchors) @ unit_rows(candidates).T).clamp_min(0)  # (A, C)
+    return with_offset(turned, offset)
+
+
+def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(A, D), (C, D), (C,) -> (A, C): -a.c + offset; orders candidates, but is no metric and goes below 0."""
+    return with_offset(-(anchors @ candidates.T), offset)
+
+
+def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
+    """(A, C), (C,) or None -> (A, C): adds to each candidate's distance how far off it is for everybody.
+
+    Raises ValueError unless there is one offset a candidate.
+    """
+    if offset is None:
+        return distance
+    if offset.shape != distance.shape[1:]:
+        n = distance.shape[1]
+        raise ValueError(f"offset is {list(offset.shape)}, expected [{n}]: one a candidate")
     return distance + offset[None, :]
+
+
+def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
+    """(B, D), (B, D), (B,) -> (B,): the distance of each row of x to the row of y beside it.
+
+    The diagonal of distance(x, y, offset) without the rest, for any distance that torch.vmap can map: one
+    that does not read a tensor's value in Python. Raises ValueError where lengths differ.
+    """
+
+    def one(a: Tensor, c: Tensor, o: Tensor | None) -> Tensor:
+        return distance(a[None], c[None], None if o is None else o[None])[0, 0]  # ()
+
+    d: Tensor = torch.vmap(one, in_dims=(0, 0, None if offset is None else 0))(x, y, offset)  # (B,)
+    return d
+
+
+class Mahalanobis(nn.Module):
+    """(a - c)^T M (a - c) + offset, M = L^T L learned: squared Euclidean after a linear map L.
+
+    M is positive semi-definite whatever L is. L starts at the identity, so training starts at
+    squared_euclidean. Weinberger and Saul 2009, eq. 2 and 4.
+    """
+
+    def __init__(self, dim: int, form: str, rank: int = 8) -> None:
+        """L (D, D) by its form: "diagonal", diag(s); "low_rank", I + B C; "full".
+
+        rank is that of B C, (D, R) and (R, D); the other forms have no use for it.
+        Raises ValueError on dim < 1, an unknown form, and a low_rank's rank outside 1..dim.
+        """
+        super().__init__()
+        if dim < 1:
+            raise ValueError(f"dim = {dim}, allowed >= 1")
+        self.form = form
+        match form:
+            case "diagonal":
+                self.scale = nn.Parameter(torch.ones(dim))  # (D,)
+            case "low_rank":
+                if not 1 <= rank <= dim:
+                    raise ValueError(f"rank = {rank}, allowed 1..{dim}, the dimension")
+                self.outer = nn.Parameter(torch.zeros(dim, rank))  # (D, R), B
+                self.inner = nn.Parameter(_waves(dim, rank))  # (R, D), C: were it 0 too, so were B's gradient
+            case "full":
+                self.linear = nn.Parameter(torch.eye(dim))  # (D, D)
+            case _:
+                raise ValueError(f"form = '{form}', allowed 'diagonal', 'low_rank', 'full'")
+
+    def forward(self, anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
+        """(A, D), (C, D), (C,) -> (A, C): |La - Lc|^2 + offset."""
+        return squared_euclidean(self.map(anchors), self.map(candidates), offset)
+
+    def map(self, rows: Tensor) -> Tensor:
+        """(N, D) -> (N, D): L times each row."""
+        if self.form == "diagonal":
+            return rows * self.scale
+        if self.form == "low_rank":
+            return rows + rows @ self.inner.T @ self.outer.T
+        return rows @ self.linear.T
+
+    @torch.no_grad()
+    def space(self, users: Tensor, items: Tensor, offset: Tensor | None = None) -> Space:
+        """(U, D), (I, D), (I,) -> the same distances, between mapped points, so that no index needs L."""
+        return euclidean_space(self.map(users), self.map(items), offset)
+
+
+def _waves(dim: int, rank: int) -> Tensor:
+    """(R, D): the R slowest cosine waves over the coordinates (DCT-II), orthonormal."""
+    frequency = torch.arange(rank, dtype=torch.float64)[:, None]  # (R, 1)
+    place = torch.arange(dim, dtype=torch.float64)[None, :] + 0.5  # (1, D)
+    waves = torch.cos(math.pi / dim * frequency * place)  # (R, D)
+    return unit_rows(waves).to(torch.get_default_dtype())

@@ -1,6 +1,9 @@
 """Spaces as they are served: points and an offset per item, what makes one, and what can be made of them.
 
-Axes: U users, I items, D dimensions.
+Each distance of distances.py has its space here or as its own method (Mahalanobis.space): the same order of
+items for every user, in Euclidean terms, so that an index can serve it.
+
+Axes: U users, I items, N rows, D dimensions.
 """
 
 from typing import NamedTuple
@@ -15,6 +18,33 @@ class Space(NamedTuple):
     users: Tensor  # (U, D)
     items: Tensor  # (I, D)
     offset: Tensor  # (I,)
+
+
+def euclidean_space(users: Tensor, items: Tensor, offset: Tensor | None = None) -> Space:
+    """(U, D), (I, D), (I,) -> the space of squared_euclidean, and of euclidean, which is its root."""
+    return Space(users.detach(), items.detach(), _or_zeros(offset, items))
+
+
+@torch.no_grad()
+def cosine_space(users: Tensor, items: Tensor, offset: Tensor | None = None) -> Space:
+    """(U, D), (I, D), (I,) -> a space with twice the distances of cosine: |u - i|^2 = 2 - 2 cos on unit rows.
+
+    An item of length 0 stays there, nearer to all than a right angle; its offset makes up for it. A user of
+    length 0 stays too, and ranks by the offset alone.
+    """
+    nowhere = (items.norm(dim=1) == 0).to(items.dtype)  # (I,)
+    return Space(unit_rows(users), unit_rows(items), 2 * _or_zeros(offset, items) + nowhere)
+
+
+@torch.no_grad()
+def inner_product_space(users: Tensor, items: Tensor, offset: Tensor | None = None) -> Space:
+    """(U, D), (I, D), (I,) -> a space that ranks as inner_product: twice it, and a constant per user.
+
+    |u - i|^2 + 2 offset - |i|^2 = 2 (offset - u.i) + |u|^2: the added coordinate of Bachrach et al. 2014,
+    eq. 3. Offsets are raised together until the least is 0.
+    """
+    height = 2 * _or_zeros(offset, items) - items.square().sum(1)  # (I,)
+    return Space(users.detach(), items.detach(), height - height.min())
 
 
 def inner_product_as_distance(users: Tensor, items: Tensor) -> Space:
@@ -57,3 +87,13 @@ def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
     height = (space.offset - space.offset.min()).sqrt()[:, None]  # (I, 1)
     zeros = space.users.new_zeros(len(space.users), 1)
     return torch.cat([space.users, zeros], 1), torch.cat([space.items, height], 1)
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """(N, D) -> (N, D): each row over its length; a row of length 0 over 1, for a finite gradient."""
+    length = rows.norm(dim=1, keepdim=True)  # (N, 1)
+    return rows / torch.where(length > 0, length, 1.0)
+
+
+def _or_zeros(offset: Tensor | None, items: Tensor) -> Tensor:
+    return items.new_zeros(len(items)) if offset is None else offset.detach()  # (I,)
