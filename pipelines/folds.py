@@ -32,7 +32,8 @@ class Fold(NamedTuple):
 def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
     """One fold as arrays; its targets are the pairs new to the user, or all pairs if not exclude_seen.
 
-    Times are seconds since 1970 UTC, all 0 if the log has none. Raises InputError: not prepared, locked.
+    Times are whole seconds since 1970 UTC, all 0 if the log has none. An item is on sale from its first to
+    its last fitted event, of anybody, in or out of the k-core. Raises InputError: not prepared, locked.
     """
     new = "and is_new" if exclude_seen else ""
     with opened(config) as con:
@@ -40,14 +41,15 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, 'select * from triples where fold = $fold order by "user", item')
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
-    seconds = triples["event_at"].dt.epoch("us").fill_null(0) // 1_000_000
     fit = Interactions(
         user=np.array(triples["user"], np.int32),  # (N,)
         item=np.array(triples["item"], np.int32),  # (N,)
         weight=np.array(triples["weight"], np.float32),  # (N,)
-        time=np.array(seconds, np.int64),  # (N,)
+        time=_seconds(triples["event_at"]),  # (N,)
         n_users=len(users),
         n_items=len(items),
+        first_seen=_seconds(items["first_at"]),  # (I,)
+        last_seen=_seconds(items["last_at"]),  # (I,)
     )
     offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
     return Fold(
@@ -67,6 +69,10 @@ def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:
         query = 'select * from mined_triplets where fold = $fold order by "user", positive, draw'
         triplets = _rows(con, name, query).select("user", "positive", "negative")
     return np.stack([np.array(triplets[column], np.int32) for column in triplets.columns], axis=1)  # (T, 3)
+
+
+def _seconds(column: pl.Series) -> NDArray[np.int64]:
+    return np.array(column.dt.epoch("us").fill_null(0) // 1_000_000, np.int64)
 
 
 def _ids(column: pl.Series) -> NDArray[np.int64] | list[str]:

@@ -14,7 +14,8 @@ class Interactions:
     """One row per (user, item), sorted by user then item, no pair twice.
 
     user, item: (N,) int32 internal numbers; weight: (N,) float32, finite and >= 0;
-    time: (N,) int64 seconds since 1970, of the last event. Raises ValueError on anything else.
+    time: (N,) int64 seconds since 1970, of the last event. first_seen, last_seen: (I,) int64 seconds, between
+    which an item was on sale, given together, first <= last. Raises ValueError on anything else.
     """
 
     user: NDArray[np.int32]  # (N,)
@@ -23,6 +24,8 @@ class Interactions:
     time: NDArray[np.int64]  # (N,)
     n_users: int
     n_items: int
+    first_seen: NDArray[np.int64] | None = None  # (I,)
+    last_seen: NDArray[np.int64] | None = None  # (I,)
 
     def __post_init__(self) -> None:
         n = len(self.user)
@@ -46,6 +49,22 @@ class Interactions:
         if len(late):
             this = (int(self.user[late[0]]), int(self.item[late[0]]))
             raise ValueError(f"(user, item)[{late[0]}] = {this}, allowed only in rising order, no pair twice")
+        if self.first_seen is not None and self.last_seen is not None:
+            self._check_spans(self.first_seen, self.last_seen)
+        elif self.first_seen is not None or self.last_seen is not None:
+            raise ValueError("one of first_seen, last_seen is None, allowed only both")
+
+    def _check_spans(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> None:
+        for name, array in (("first_seen", first), ("last_seen", last)):
+            if array.dtype != np.int64 or array.shape != (self.n_items,):
+                kind = f"{array.dtype}{list(array.shape)}"
+                raise ValueError(f"{name} is {kind}, expected int64[{self.n_items}]")
+        late = np.flatnonzero(first > last)
+        if len(late):
+            item = late[0]
+            raise ValueError(
+                f"first_seen[{item}] = {first[item]}, allowed <= last_seen[{item}] = {last[item]}"
+            )
 
     def __len__(self) -> int:
         return len(self.user)
@@ -57,3 +76,19 @@ class Interactions:
     def item_counts(self) -> NDArray[np.int64]:
         """(I,): users of each item."""
         return np.bincount(self.item, minlength=self.n_items).astype(np.int64)
+
+    def spans(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(I,), (I,): first_seen and last_seen; where they are not given, the span of each item's pairs.
+
+        Nothing then says when an item without interactions was on sale: its span is all of int64.
+        """
+        if self.first_seen is not None and self.last_seen is not None:
+            return self.first_seen, self.last_seen
+        always = np.iinfo(np.int64)
+        first = np.full(self.n_items, always.max, np.int64)  # (I,)
+        last = np.full(self.n_items, always.min, np.int64)  # (I,)
+        np.minimum.at(first, self.item, self.time)
+        np.maximum.at(last, self.item, self.time)
+        nobody = self.item_counts() == 0  # (I,)
+        first[nobody], last[nobody] = always.min, always.max
+        return first, last

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_log import COLUMNS, config_of, day, quiet, write
+import torch
+from small_log import COLUMNS, config_of, day, labelled, quiet, write
 
 from pipelines.config import Config
 from pipelines.folds import load_fold, load_mined_triplets
 from pipelines.prepare import prepare
+from recsys.sampling import available, mined_table, to_device
+
+CPU = torch.device("cpu")
 
 
 def test_fold_arrays(tmp_path: Path) -> None:
@@ -20,6 +24,8 @@ def test_fold_arrays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fold.fit.item, [0, 1, 0, 2])
     np.testing.assert_array_equal(fold.fit.weight, [5, 1, 1, 1])
     np.testing.assert_array_equal(fold.fit.time, [1704067200 + 86400 * n for n in (2, 3, 4, 5)])
+    np.testing.assert_array_equal(fold.fit.first_seen, [1704067200 + 86400 * n for n in (1, 3, 5)])
+    np.testing.assert_array_equal(fold.fit.last_seen, [1704067200 + 86400 * n for n in (4, 3, 5)])
     np.testing.assert_array_equal(fold.user_ids, [1, 2])
     np.testing.assert_array_equal(fold.item_ids, [10, 11, 12])
     np.testing.assert_array_equal(fold.target_offsets, [0, 1, 2])
@@ -137,3 +143,52 @@ def test_mined_negatives_follow_the_seed(tmp_path: Path) -> None:
     prepare(none, quiet)
     assert load_mined_triplets(none, "test").shape == (0, 3)
     assert load_mined_triplets(none, "test").dtype == np.int32
+
+
+def test_availability_equals_the_naive_loop(tmp_path: Path) -> None:
+    config = mined_config(tmp_path)
+    prepare(config, quiet)
+    for name in ("validation", "test"):
+        fold = load_fold(config, name)
+        first, last = fold.item_table["first_at"].to_list(), fold.item_table["last_at"].to_list()
+        times = [datetime(1970, 1, 1) + timedelta(seconds=seconds) for seconds in fold.fit.time.tolist()]
+        expected = [[a <= at <= b for a, b in zip(first, last, strict=True)] for at in times]
+        data = to_device(fold.fit, CPU)
+        on_sale = available(data, torch.arange(data.n_items), data.time)
+        assert on_sale.tolist() == expected
+        assert 0.1 < on_sale.float().mean() < 0.9
+
+
+def test_a_pair_is_on_sale_when_it_is_taken(tmp_path: Path) -> None:
+    """To the second, though events have microseconds: item 10's last is one before midnight."""
+    config = config_of(tmp_path)
+    prepare(config, quiet)
+    fold = load_fold(config, "test")
+    data = to_device(fold.fit, CPU)
+    assert (fold.item_ids[0], data.last_seen[0].item()) == (10, 1704067200 + 86400 * 20 - 1)
+    assert available(data, data.item, data.time).diagonal().all()
+
+
+def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
+    rows = labelled("train", [(1, 1), (1, 2), (2, 1), (2, 3)])
+    rows += labelled("validation", [(1, 3)]) + labelled("test", [(2, 2)])
+    config = config_of(
+        tmp_path, rows, ("user_id", "item_id", "set"), split={"kind": "predefined"}, source={"split": "set"}
+    )
+    prepare(config, quiet)
+    data = to_device(load_fold(config, "test").fit, CPU)
+    assert data.first_seen.tolist() == data.last_seen.tolist() == [0, 0, 0]
+    assert available(data, torch.arange(3), data.time).all()
+
+
+def test_mined_negatives_lie_beside_their_interactions(tmp_path: Path) -> None:
+    config = mined_config(tmp_path)
+    prepare(config, quiet)
+    fold, mined = load_fold(config, "test"), load_mined_triplets(config, "test")
+    pairs = zip(fold.fit.user.tolist(), fold.fit.item.tolist(), strict=True)
+    own = [[n for u, p, n in mined.tolist() if (u, p) == pair] for pair in pairs]
+    table = mined_table(mined, to_device(fold.fit, CPU))
+    assert table.shape == (len(fold.fit), 2)
+    assert [[n for n in row if n >= 0] for row in table.tolist()] == own
+    assert sum(map(len, own)) == len(mined)
+    assert mined_table(mined[:0], to_device(fold.fit, CPU)).shape == (len(fold.fit), 0)

@@ -20,6 +20,10 @@ def columns(**changes):
     } | changes
 
 
+def spans(first, last):
+    return {"first_seen": np.array(first), "last_seen": np.array(last)}
+
+
 def test_counts_and_offsets_by_hand():
     interactions = Interactions(**columns())
     assert len(interactions) == 3
@@ -63,6 +67,11 @@ def test_fields_cannot_be_replaced():
         ({"user": np.array([0, 2, 0], dtype=np.int32)}, r"\(user, item\)\[2\] = \(0, 2\), .*rising order"),
         ({"item": np.array([2, 0, 2], dtype=np.int32)}, r"\(user, item\)\[1\] = \(0, 0\)"),
         ({"item": np.array([2, 2, 2], dtype=np.int32)}, r"\(user, item\)\[1\] = \(0, 2\), .*no pair twice"),
+        ({"first_seen": np.zeros(4, np.int64)}, r"one of first_seen, last_seen is None"),
+        ({"last_seen": np.zeros(4, np.int64)}, r"one of first_seen, last_seen is None"),
+        (spans([0.0, 0, 0, 0], [0, 0, 0, 0]), r"first_seen is float64\[4\], expected int64\[4\]"),
+        (spans([0, 0, 0, 0], [0, 0, 0]), r"last_seen is int64\[3\], expected int64\[4\]"),
+        (spans([0, 5, 6, 0], [0, 5, 5, 0]), r"first_seen\[2\] = 6, allowed <= last_seen\[2\] = 5"),
     ],
 )
 def test_bad_columns_are_refused_by_name(changes, message):
@@ -74,3 +83,14 @@ def test_no_interactions_are_refused():
     nothing = {name: column[:0] for name, column in columns().items() if isinstance(column, np.ndarray)}
     with pytest.raises(ValueError, match="interactions are empty"):
         Interactions(**columns(**nothing))
+
+
+def test_spans_are_as_given_or_those_of_the_pairs():
+    """An item that nobody has was on sale whenever one asks."""
+    first, last = Interactions(**columns(time=np.array([5, 7, -1]))).spans()
+    always = np.iinfo(np.int64)
+    assert first.tolist() == [5, always.min, -1, always.min]
+    assert last.tolist() == [5, always.max, 7, always.max]
+    assert (first.dtype, last.dtype) == (np.int64, np.int64)
+    given = Interactions(**columns(**spans([0, 1, 2, 3], [9, 1, 8, 7]))).spans()
+    assert [part.tolist() for part in given] == [[0, 1, 2, 3], [9, 1, 8, 7]]
