@@ -1,10 +1,10 @@
 """Miners: which triplets of a distance matrix to learn from.
 
-Each is a function (d, positive, negative, margin, generator) -> Triplets over one (A, C) distance matrix, where
-smaller is closer, and two masks: `positive` holds the pairs to pull together, `negative` the pairs that may be
-pushed apart (a candidate the anchor is known to like is in neither, unless it is the drawn positive). A miner
-that needs no margin or no generator leaves it unread; of equal distances the first column is taken. Mining
-sees no gradient, and nothing larger than (A, C) is made, except by `every`.
+Each is a function (d, positive, negative, margin, generator) -> Triplets over one (A, C) distance matrix, in
+which smaller is closer, and two masks: `positive` holds the pairs to pull together, `negative` the pairs that
+may be pushed apart (a candidate the anchor is known to like is in neither, unless it is the drawn positive).
+A miner that needs no margin or no generator leaves it unread; of equal distances the first column is taken.
+Mining sees no gradient, and nothing larger than (A, C) is made, except by `every`.
 Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of a row, T triplets.
 """
 
@@ -93,12 +93,11 @@ def semi_hard(
         raise ValueError(f"margin = {margin}, allowed > 0")
     if d.numel() == 0:
         return _compact(d, [])
-    away = torch.where(negative, d, INF)  # (A, C)
     slots = []
     for real, column in _each_positive(positive):  # (A, 1), (A, 1)
         d_pos = d.gather(1, column)  # (A, 1)
         # the nearest of those behind the positive is inside the margin, or none is
-        near_d, near = torch.where(away > d_pos, away, INF).min(1, keepdim=True)  # (A, 1)
+        near_d, near = torch.where(negative & (d > d_pos), d, INF).min(1, keepdim=True)  # (A, 1)
         slots.append((real & (near_d < d_pos + margin), column, near))
     return _compact(d, slots)
 
