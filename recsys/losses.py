@@ -1,12 +1,30 @@
-"""Losses over the distances of triplets, and regularizers over embeddings.
+"""Losses over distances, and regularizers over embeddings.
 
-Axes: T triplets, A anchors, C candidates, N rows, D dimensions. Distances here are squared.
+Two kinds of loss. Over mined triplets: (T,) d(a,p) and (T,) d(a,n) -> (T,). Over whole rows: an (A, C) matrix
+`d` and two disjoint (A, C) bool masks -> (A,); a pair in neither mask has gradient 0 whatever its distance,
+and a row without positives, or without the negatives that a loss needs, has loss 0 and gradient 0.
+Distances are taken as given, squared or not, and a margin, alpha or beta is in their units. Where a paper has
+a score, s = -d. At distance 0 gradients are finite.
+Axes: T triplets, A anchors, C candidates, N rows, D dimensions.
 """
-
-import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid, softplus
+
+INF = float("inf")
+
+# Triplets: (T,), (T,) -> (T,)
+
+
+def contrastive(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
+    """(T,), (T,) -> (T,): 1/2 d(a,p)^2 + 1/2 max(0, m - d(a,n))^2.
+
+    Hadsell, Chopra and LeCun 2006, eq. 4, its two kinds of pair taken from one triplet. Their d is Euclidean,
+    not squared: of squared distances this is a quartic.
+    Raises ValueError unless margin > 0.
+    """
+    return 0.5 * d_pos.square() + 0.5 * (_positive("margin", margin) - d_neg).clamp_min(0).square()
 
 
 def triplet_margin(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
@@ -18,31 +36,156 @@ def triplet_margin(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
     return (_positive("margin", margin) + d_pos - d_neg).clamp_min(0)
 
 
-def contrastive(d_pos: Tensor, d_neg: Tensor, margin: float) -> Tensor:
-    """(T,), (T,) squared distances -> (T,): 1/2 d(a,p)^2 + 1/2 max(0, m - d(a,n))^2, d not squared.
+def triplet_soft_margin(d_pos: Tensor, d_neg: Tensor) -> Tensor:
+    """(T,), (T,) -> (T,): log(1 + exp(d(a,p) - d(a,n))), the hinge with its corner rounded off.
 
-    `margin` is m^2: the same number then means the same to a miner and to rank_weight.
-    Hadsell, Chopra and LeCun 2006, eq. 4, its two kinds of pair taken from one triplet. A negative at
-    distance 0 has gradient 0 (the root's own gradient there is infinite).
+    Hermans, Beyer and Leibe 2017, section 2. The same function as bpr, under the name it has there.
+    """
+    return softplus(d_pos - d_neg)
+
+
+def bpr(d_pos: Tensor, d_neg: Tensor) -> Tensor:
+    """(T,), (T,) -> (T,): -log sigmoid(s(a,p) - s(a,n)), s = -d.
+
+    Rendle et al. 2009, BPR-OPT without its regularizer (see l2). The same function as triplet_soft_margin.
+    """
+    return -logsigmoid(d_neg - d_pos)
+
+
+def margin(d_pos: Tensor, d_neg: Tensor, alpha: float, beta_pos: Tensor, beta_neg: Tensor) -> Tensor:
+    """(T,), (T,), beta () or (T,) -> (T,): max(0, d(a,p) - beta + alpha) + max(0, beta - d(a,n) + alpha).
+
+    Wu et al. 2017 (Sampling Matters), eq. 5, for Euclidean distances of unit vectors. beta is the border
+    between near and far; it may be learned, and be another for the two pairs. alpha is half the gap.
+    Raises ValueError unless alpha >= 0.
+    """
+    _not_negative("alpha", alpha)
+    return (d_pos - beta_pos + alpha).clamp_min(0) + (beta_neg - d_neg + alpha).clamp_min(0)
+
+
+def manifold(d_pos: Tensor, d_neg: Tensor, margin: float, separation: float) -> Tensor:
+    """(T,), (T,) -> (T,): f(d(a,p)) + separation * g(d(a,p), d(a,n)), f pulls within, g separates between.
+
+    f(d) = d and g = max(0, m + d(a,p) - d(a,n)): Weinberger and Saul 2009, eq. 11 to 13, separation =
+    mu / (1 - mu). f goes on pulling where the hinge has gone flat, so that a class lies as flat and close as
+    the data allow, and is bounded by 0; g ends once a pair is separated, so that classes do not fly apart
+    without end. The sum over i, j counts f once a pair, as a miner of one negative a positive does; with
+    every negative mined f counts once for each.
+    Raises ValueError unless margin > 0 and separation >= 0.
+    """
+    return d_pos + _not_negative("separation", separation) * triplet_margin(d_pos, d_neg, margin)
+
+
+def warp(d_pos: Tensor, d_neg: Tensor, margin: float, rank: Tensor) -> Tensor:
+    """(T,), (T,), rank (T,) -> (T,): log(1 + rank) * max(0, m + d(a,p) - d(a,n)).
+
+    Hsieh et al. 2017 (CML), section 3.2, after WARP (Weston et al. 2010). No gradient flows to the rank.
     Raises ValueError unless margin > 0.
     """
-    away = (d_neg > 0).to(d_neg.dtype)
-    root = torch.where(d_neg > 0, d_neg, 1.0).sqrt() * away
-    m = math.sqrt(_positive("margin", margin))
-    return 0.5 * d_pos + 0.5 * (m - root).clamp_min(0).square()
+    hinge = triplet_margin(d_pos, d_neg, margin)  # (T,)
+    return torch.log1p(rank.detach()).to(hinge.dtype) * hinge
+
+
+@torch.no_grad()
+def estimated_rank(d: Tensor, d_pos: Tensor, negative: Tensor, margin: float, n_items: int) -> Tensor:
+    """(A, C), (A,), (A, C) bool -> (A,): the positive's rank among all, I * impostors / negatives seen.
+
+    An impostor is a negative inside the margin; the candidates are taken for a uniform sample of all items.
+    Hsieh et al. 2017 (CML), section 3.2. An anchor without negatives has rank 0.
+    Raises ValueError unless margin > 0 and n_items >= 1.
+    """
+    if n_items < 1:
+        raise ValueError(f"n_items = {n_items}, allowed >= 1")
+    impostors = (negative & (d < d_pos[:, None] + _positive("margin", margin))).sum(1)  # (A,)
+    return n_items * impostors / negative.sum(1).clamp_min(1)
 
 
 def rank_weight(distance: Tensor, d_pos: Tensor, negative: Tensor, margin: float, n_items: int) -> Tensor:
-    """(A, C), (A,), (A, C) bool -> (A,): log(rank + 1), rank = I * impostors / negatives seen.
+    """(A, C), (A,), (A, C) bool -> (A,): log(1 + rank), without gradient; see estimated_rank and warp."""
+    return torch.log1p(estimated_rank(distance, d_pos, negative, margin, n_items))
 
-    An impostor is a negative inside the margin: the rank of the positive in the whole catalogue is estimated
-    from the sampled candidates. Hsieh et al. 2017 (CML), section 3.2, after WARP (Weston et al. 2010).
-    No gradient flows through it. An anchor without negatives has weight 0.
+
+# Rows: (A, C) and masks -> (A,)
+
+
+def sampled_softmax(
+    d: Tensor, positive: Tensor, negative: Tensor, temperature: float, log_q: Tensor | None = None
+) -> Tensor:
+    """(A, C), masks -> (A,): mean over p of -log(e^l_p / (e^l_p + sum over n of e^l_n)).
+
+    l = -d / temperature - log_q, log_q (C,) or (A, C). Each positive stands against the row's negatives, not
+    against the other positives: InfoNCE (van den Oord et al. 2018, eq. 4), NT-Xent (Chen et al. 2020, eq. 1).
+    log_q is the log of the probability with which a column was drawn, up to a constant: an item drawn often
+    would otherwise be pushed away for being popular. It comes off every column, the positive's too (Yi et al.
+    2019).
+    Raises ValueError unless temperature > 0.
     """
-    with torch.no_grad():
-        impostors = (negative & (distance < d_pos[:, None] + margin)).sum(1)  # (A,)
-        seen = negative.sum(1).clamp_min(1)  # (A,)
-        return torch.log1p(n_items * impostors / seen)
+    positive, negative = _complete(positive, negative)
+    logits = -d / _positive("temperature", temperature)  # (A, C)
+    if log_q is not None:
+        logits = logits - log_q
+    rest = _log_sum_exp(logits, negative)  # (A,)
+    return _row_mean(softplus(torch.where(positive, rest[:, None] - logits, 0)), positive)
+
+
+def bsl(
+    d: Tensor, positive: Tensor, negative: Tensor, temperature: float, temperature_negative: float
+) -> Tensor:
+    """(A, C), masks -> (A,): -log mean over p of e^(-d / t) + t_neg log mean over n of e^(-d / t).
+
+    Bilateral softmax loss, Wu et al. 2024: the positives, too, stand under a log-mean-exp, which goes easy on
+    a far one among several, as it may be noise. As in the authors' code, t is one temperature for both sides
+    and t_neg the weight of the negative side (Gowalla .08 and 1.22). The loss can be negative.
+    Raises ValueError unless both temperatures > 0.
+    """
+    _positive("temperature_negative", temperature_negative)
+    positive, negative = _complete(positive, negative)
+    logits = -d / _positive("temperature", temperature)  # (A, C)
+    return temperature_negative * _log_mean_exp(logits, negative) - _log_mean_exp(logits, positive)
+
+
+def cosine_contrastive(d: Tensor, positive: Tensor, negative: Tensor, margin: float, weight: float) -> Tensor:
+    """(A, C), masks -> (A,): mean over p of d + weight * mean over n of max(0, m - d).
+
+    CCL, Mao et al. 2021 (SimpleX), with d = 1 - cos: the margin is a distance, 1 minus the paper's cosine
+    (its .9 on Gowalla is .1 here).
+    Raises ValueError unless margin > 0 and weight >= 0.
+    """
+    _not_negative("weight", weight)
+    positive, negative = _complete(positive, negative)
+    hinge = (_positive("margin", margin) - d).clamp_min(0)  # (A, C)
+    return _row_mean(d, positive) + weight * _row_mean(hinge, negative)
+
+
+def alignment(d: Tensor, positive: Tensor) -> Tensor:
+    """(A, C), mask -> (A,): the mean distance of a row's positives.
+
+    Wang and Isola 2020; DirectAU (Wang et al. 2022), where d is squared and the rows have unit length. Alone
+    it draws all to one point: uniformity holds against it.
+    """
+    return _row_mean(d, positive)
+
+
+# Regularizers over rows (N, D)
+
+
+def uniformity(rows: Tensor, t: float = 2.0) -> Tensor:
+    """(N, D) -> (): log mean over i < j of exp(-t |x_i - x_j|^2), x the rows at unit length.
+
+    Wang and Isola 2020; with alignment it makes DirectAU (Wang et al. 2022). A row of length 0 stays there.
+    Raises ValueError for fewer than two rows or unless t > 0.
+    """
+    n = len(rows)
+    if n < 2:
+        raise ValueError(f"uniformity needs at least 2 rows, got {n}")
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # (N, 1)
+    unit = rows / torch.where(length > 0, length, 1)  # (N, D)
+    squares = unit.square().sum(1)  # (N,)
+    d = torch.addmm(squares[:, None] + squares[None, :], unit, unit.T, alpha=-2).clamp_min(0)  # (N, N)
+    upper = torch.ones_like(d, dtype=torch.bool).triu(1)  # (N, N): i < j
+    # half precision would not hold a sum of N^2 terms
+    logits = -_positive("t", t) * d.to(torch.promote_types(d.dtype, torch.float32))  # (N, N)
+    return _log_mean_exp(logits.reshape(1, -1), upper.reshape(1, -1))[0].to(rows.dtype)
 
 
 def covariance(rows: Tensor) -> Tensor:
@@ -59,7 +202,55 @@ def covariance(rows: Tensor) -> Tensor:
     return (matrix - matrix.diagonal().diag()).square().sum() / n
 
 
+def l2(rows: Tensor) -> Tensor:
+    """(N, D) -> (): mean over rows of |x|^2 / 2. Raises ValueError without rows."""
+    if len(rows) == 0:
+        raise ValueError("l2 needs at least 1 row, got 0")
+    return rows.square().sum(1).mean() / 2
+
+
+def unit_ball(rows: Tensor) -> Tensor:
+    """(N, D) -> (N, D): rows longer than 1 pulled back to length 1, others as they are (CML, section 3.3)."""
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # (N, 1)
+    return rows / length.clamp_min(1)
+
+
+# Reductions over a mask. What is masked is replaced before it is used, never multiplied by 0: 0 * inf is NaN.
+
+
+def _complete(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, C) bool masks -> the same without the rows that lack positives or negatives."""
+    both = positive.any(1, keepdim=True) & negative.any(1, keepdim=True)  # (A, 1)
+    return positive & both, negative & both
+
+
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(A, C), (A, C) bool -> (A,): the mean over the mask, 0 where it is empty."""
+    return torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)
+
+
+def _log_sum_exp(values: Tensor, mask: Tensor) -> Tensor:
+    """(A, C), (A, C) bool -> (A,): log of the sum of exp over the mask, 0 where it is empty.
+
+    A row of nothing but -inf would put NaN into the backward pass.
+    """
+    some = mask.any(1, keepdim=True)  # (A, 1)
+    kept = torch.where(mask, values, -INF).masked_fill(~some, 0)  # (A, C)
+    return torch.where(some[:, 0], kept.logsumexp(1), 0)
+
+
+def _log_mean_exp(values: Tensor, mask: Tensor) -> Tensor:
+    """(A, C), (A, C) bool -> (A,): log of the mean of exp over the mask, 0 where it is empty."""
+    return _log_sum_exp(values, mask) - mask.sum(1).clamp_min(1).to(values.dtype).log()
+
+
 def _positive(name: str, value: float) -> float:
-    if not 0 < value < float("inf"):
+    if not 0 < value < INF:
         raise ValueError(f"{name} = {value}, allowed > 0 and finite")
+    return value
+
+
+def _not_negative(name: str, value: float) -> float:
+    if not 0 <= value < INF:
+        raise ValueError(f"{name} = {value}, allowed >= 0 and finite")
     return value
