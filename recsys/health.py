@@ -180,10 +180,10 @@ def collapse(now: Health, before: Health | None, margin: float) -> str | None:
 
     Two signs. The hardest hinge sits at the margin while the distances of positives and negatives are nearly
     one number: everything is at one point, where the hardest triplets drive a random start (Schroff et al.
-    2015, section 3.2). Or half of the effective rank is gone since `before`, the last healthy epoch. Either is
-    enough: a space that shrinks alike in all directions keeps its rank, and where an offset or a length keeps
-    the distances apart, directions can still be lost. A random start is as full as a space can be, and learning
-    alone may take nearly half of that: `before` is better an epoch that has learned.
+    2015, section 3.2). Or half of the effective rank is gone since `before`, the last healthy epoch. Either
+    is enough: a space that shrinks alike in all directions keeps its rank, and where an offset or a length
+    keeps the distances apart, directions can still be lost. A random start is as full as a space can be, and
+    learning alone may take nearly half of that: `before` is better an epoch that has learned.
     Mining false negatives is no collapse and moves neither sign: it shows in false_negatives and validation.
     Raises ValueError unless margin > 0.
     """
