@@ -1,6 +1,6 @@
 """What settings do on the validation fold, over seeds; the test window is not read.
 
-    python benchmarks/validation.py configs/demo.toml --seeds 0 1 2 --set train.margin=0.3
+    python benchmarks/validation.py configs/demo.toml --seeds 0 1 2 --set loss.margin=0.3
 
 Needs `recsys prepare` with the same config before. Prints each seed's best epoch, then mean and standard
 deviation.

@@ -27,7 +27,7 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file; its keys and defaults are below")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="override one key, e.g. train.margin=0.5; may be repeated")
+    list[str] | None, typer.Option("--set", help="override one key, e.g. loss.margin=0.5; may be repeated")
 ]
 RunName = Annotated[
     str | None, typer.Option("--run", help="name of the run; default the latest of this config")

@@ -115,10 +115,26 @@ class Prepare(Section):
     )
 
 
-class Train(Section):
-    """The metric space and how it is learned."""
+class Space(Section):
+    """The metric space: its towers, its distance, where it starts."""
 
     dim: int = Field(32, ge=1, description="dimensions of the learned space")
+    tower: Literal["two_tables", "siamese"] = Field(
+        "two_tables",
+        description="a free point a user, or the mean of his items' points in the one table there is",
+    )
+    history_items: int = Field(
+        50,
+        ge=1,
+        description="siamese: items drawn from a history in a step; the whole of it counts in the end",
+    )
+    distance: Literal["euclidean", "squared_euclidean", "cosine", "inner_product", "mahalanobis"] = Field(
+        "squared_euclidean", description="smaller is closer; the offset is under the root of euclidean"
+    )
+    mahalanobis: Literal["diagonal", "low_rank", "full"] = Field(
+        "diagonal", description="form of the learned map of distance = mahalanobis"
+    )
+    rank: int = Field(8, ge=1, description="rank of what low_rank adds to the identity")
     start: Literal["random", "spectral"] = Field(
         "random", description="random, or the spectrum's own space with its own offset"
     )
@@ -127,13 +143,79 @@ class Train(Section):
         "learned", description="an offset per item, so that the space can say how popular an item is"
     )
     offset_scale: float = Field(
-        0.5, gt=0, description="squared distance per unit of log popularity in the offset's random start"
+        0.5, gt=0, description="distance per unit of log popularity in the offset's random start"
     )
-    loss: Literal["triplet_margin", "contrastive"] = "triplet_margin"
-    margin: float = Field(0.5, gt=0, description="margin, in squared distance")
-    miner: Literal["hardest", "semi_hard"] = Field("hardest", description="miner once the warm-up is over")
-    warmup_epochs: int = Field(2, ge=0, description="epochs of semi-hard mining before `miner` takes over")
-    rank_weight: bool = Field(True, description="weigh a triplet by CML's log(rank + 1)")
+    unit_ball: bool = Field(True, description="regularizer: pull points back into the unit ball")
+
+    @model_validator(mode="after")
+    def _rank_fits(self) -> "Space":
+        if self.distance == "mahalanobis" and self.mahalanobis == "low_rank" and self.rank > self.dim:
+            raise ValueError(f"rank = {self.rank} must be <= dim = {self.dim}")
+        return self
+
+
+class Loss(Section):
+    """What is minimised. The first seven names are losses of mined triplets, the rest of whole lists."""
+
+    name: Literal[
+        "contrastive",
+        "triplet_margin",
+        "triplet_soft_margin",
+        "margin",
+        "manifold",
+        "warp",
+        "bpr",
+        "sampled_softmax",
+        "bsl",
+        "cosine_contrastive",
+        "align_uniform",
+    ] = Field("warp", description="losses of mined triplets up to bpr; the others take every candidate")
+    margin: float = Field(
+        0.5, gt=0, description="in units of the distance; of the semi_hard miner too; of `margin` its alpha"
+    )
+    beta: float = Field(1.2, description="margin: the boundary between near and far, where it starts")
+    beta_per_item: bool = Field(False, description="margin: each item learns a boundary of its own")
+    separation: float = Field(
+        1.0, ge=0, description="manifold: weight of separation between over pull within"
+    )
+    temperature: float = Field(0.1, gt=0, description="sampled_softmax, bsl: distance per unit of logit")
+    negative_temperature: float = Field(1.2, gt=0, description="bsl: temperature of the negatives, relative")
+    log_q: bool = Field(
+        False, description="sampled_softmax: correct for how often an item is among the candidates"
+    )
+    negative_weight: float = Field(100.0, ge=0, description="cosine_contrastive: weight of the negatives")
+    uniformity: float = Field(1.0, ge=0, description="align_uniform: weight of uniformity")
+    covariance: float = Field(0.0, ge=0, description="weight of the covariance regularizer")
+    l2: float = Field(0.0, ge=0, description="weight of the mean squared length of points as a regularizer")
+
+
+class Mining(Section):
+    """Which candidates a batch meets, and which of them make triplets."""
+
+    miner: Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"] = Field(
+        "hardest", description="offline takes the negatives that prepare mined (prepare.mined_negatives)"
+    )
+    warmup_epochs: int = Field(2, ge=0, description="epochs of semi_hard before hardest")
+    in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
+    uniform_items: int = Field(256, ge=0, description="candidates drawn uniformly from all items")
+    popular_items: int = Field(0, ge=0, description="candidates drawn by popularity ^ popularity_power")
+    popularity_power: float = Field(0.75, ge=0, le=1, description="0 is uniform, 1 as often as in the log")
+    memory_items: int = Field(0, ge=0, description="candidates kept from recent batches (cross-batch memory)")
+    user_balance: float = Field(
+        0.0, ge=0, le=1, description="0: interactions as in the log; 1: every user as often as any other"
+    )
+    item_balance: float = Field(0.0, ge=0, le=1, description="the same of items")
+
+    @model_validator(mode="after")
+    def _some_candidates(self) -> "Mining":
+        if self.in_batch_items + self.uniform_items + self.popular_items + self.memory_items < 1:
+            raise ValueError("in_batch_, uniform_, popular_ and memory_items are 0: there is nothing to mine")
+        return self
+
+
+class Train(Section):
+    """How long and in what steps it is learned, and what is added to it."""
+
     weight_power: float = Field(
         0.5,
         ge=0,
@@ -141,9 +223,6 @@ class Train(Section):
         description="a pair's loss counts its summed weight to this power; 0 counts all alike",
     )
     batch_size: int = Field(1024, ge=2, description="interactions a step")
-    in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
-    sampled_items: int = Field(256, ge=0, description="candidates drawn uniformly from all items")
-    covariance: float = Field(0.0, ge=0, description="weight of the covariance regularizer")
     learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
     max_epochs: int = Field(10, ge=1, description="epochs at the most")
     patience: int = Field(2, ge=1, description="epochs without a better validation before stopping")
@@ -160,12 +239,6 @@ class Train(Section):
     trend_half_life_days: float = Field(30, gt=0, description="half-life of an interaction, in days")
     device: str = Field("auto", description="'auto' (CUDA where present), 'cpu', 'cuda' or 'cuda:N'")
     threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
-
-    @model_validator(mode="after")
-    def _some_candidates(self) -> "Train":
-        if self.in_batch_items + self.sampled_items < 1:
-            raise ValueError("in_batch_items + sampled_items must be >= 1: there is nothing to mine")
-        return self
 
 
 class Spectral(Section):
@@ -222,6 +295,9 @@ class Config(Section):
     items: Items | None = None
     split: Split = Split()
     prepare: Prepare = Prepare()
+    space: Space = Space()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
     train: Train = Train()
     spectral: Spectral = Spectral()
     evaluate: Evaluate = Evaluate()
@@ -234,6 +310,17 @@ class Config(Section):
             raise ValueError("split.kind = 'predefined' needs source.split, the column that names the part")
         if self.split.kind != "predefined" and self.source.time is None:
             raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column that says when")
+        return self
+
+    @model_validator(mode="after")
+    def _miner_has_what_it_needs(self) -> "Config":
+        if self.mining.miner == "offline" and self.prepare.mined_negatives < 1:
+            raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
+        if self.mining.miner == "distance_weighted" and self.space.distance == "inner_product":
+            raise ValueError(
+                "mining.miner = 'distance_weighted' needs distances of unit vectors: "
+                "space.distance = 'inner_product' has none"
+            )
         return self
 
     @property
@@ -275,7 +362,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 def _override(raw: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
-        raise InputError(f"--set '{override}': write it as name=value, e.g. train.margin=0.5")
+        raise InputError(f"--set '{override}': write it as name=value, e.g. loss.margin=0.5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

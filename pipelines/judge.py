@@ -11,6 +11,7 @@ from torch import Tensor
 from pipelines.config import Evaluate, InputError
 from pipelines.folds import Fold
 from recsys import metrics, ranking, sampling
+from recsys.interactions import Interactions
 
 Vectors = tuple[Tensor, Tensor]  # (U, D), (I, D): Euclidean, smaller = closer
 Values = dict[str, NDArray[np.float64]]  # "hit_rate@10": (Q,)
@@ -30,6 +31,7 @@ class Judge:
         self._exclude_seen = evaluate.exclude_seen
         self._targets = fold.target_items  # (T,): users without targets own none of it
         self._offsets = np.concatenate([[0], np.cumsum(self.n_targets)])  # (Q + 1,)
+        self.held_out = sampling.to_device(_as_interactions(fold), device)
 
     def rank(self, vectors: Vectors) -> NDArray[np.int32]:
         """(Q, max(ks)) items, nearest first, -1 where a catalogue or what is left of it runs out."""
@@ -58,3 +60,11 @@ class Judge:
     def means(self, vectors: Vectors) -> dict[str, float]:
         """The metrics' means over the judged users."""
         return {name: float(value.mean()) for name, value in self.values(self.rank(vectors)).items()}
+
+
+def _as_interactions(fold: Fold) -> Interactions:
+    """The targets, without weights and times."""
+    n = len(fold.target_items)
+    user = np.repeat(np.arange(fold.fit.n_users, dtype=np.int32), np.diff(fold.target_offsets))  # (T,)
+    nothing = np.zeros(n, np.float32), np.zeros(n, np.int64)
+    return Interactions(user, fold.target_items, *nothing, fold.fit.n_users, fold.fit.n_items)

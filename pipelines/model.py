@@ -30,6 +30,7 @@ class Choice(NamedTuple):
     epochs: int = 0
     spectral_weight: float = 0.0
     trend_weight: float = 0.0
+    hardest_until: int | None = None  # epochs after which semi_hard took over, where the hardest collapsed
 
 
 class Additions(NamedTuple):
@@ -65,8 +66,9 @@ def popularity_vectors(data: DeviceInteractions) -> Vectors:
 
 
 def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
-    """Write weights and served vectors to the run's folder; returns the file's SHA-256."""
-    tensors = model.state_dict() | {"user_vectors": served[0], "item_vectors": served[1]}
+    """Write weights, the learned space and the served vectors to the run's folder; the file's SHA-256."""
+    space = {f"space.{name}": part for name, part in model.space()._asdict().items()}
+    tensors = model.state_dict() | space | {"user_vectors": served[0], "item_vectors": served[1]}
     buffer = io.BytesIO()  # torch writing to a full disk itself would not say so
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
     (folder / WEIGHTS).write_bytes(buffer.getbuffer())
@@ -84,7 +86,7 @@ def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
     if hashlib.sha256(content).hexdigest() != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
     tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    learned = spaces.euclidean_vectors(Space(tensors["users"], tensors["items"], tensors["offset"]))
+    learned = spaces.euclidean_vectors(Space(*(tensors[f"space.{name}"] for name in Space._fields)))
     return learned, (tensors["user_vectors"], tensors["item_vectors"])
 
 

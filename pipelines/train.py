@@ -3,6 +3,7 @@
 Axes: U users, I items.
 """
 
+import copy
 import itertools
 import json
 import os
@@ -11,23 +12,20 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
-from pipelines import files, folds, model, prepare, progress, tracking
-from pipelines.config import Config, InputError, Train
+from pipelines import files, folds, learner, model, prepare, progress, tracking
+from pipelines.config import Config, InputError
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
-from recsys import baselines, losses, miners, models, sampling, spaces
-from recsys.models import MetricSpace
-from recsys.sampling import DeviceInteractions
-from recsys.training import EpochStats, Loss, Miner, train_epoch
-
-LOSSES: dict[str, Loss] = {"triplet_margin": losses.triplet_margin, "contrastive": losses.contrastive}
-MINERS: dict[str, Miner] = {"hardest": miners.hardest, "semi_hard": miners.semi_hard}
+from recsys import health, sampling
 
 
 def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
@@ -92,11 +90,11 @@ def run_fold(config: Config, run: Path) -> Fold:
 
 def run_key(config: Config, prepared: Prepared) -> str:
     """SHA-256 of everything that a run depends on."""
-    whole = dict.fromkeys(("seed", "train", "spectral", "tracking"), True)
+    whole = dict.fromkeys(("seed", "space", "loss", "mining", "train", "spectral", "tracking"), True)
     settings = config.model_dump_json(include=whole | {"evaluate": {"select", "exclude_seen"}})
     if config.tracking.uri is not None:  # which is masked there
         settings += tracking.shown_uri(config)
-    code = [f"pipelines/{name}.py" for name in ("train", "model", "judge", "folds")]
+    code = [f"pipelines/{name}.py" for name in ("train", "learner", "model", "judge", "folds")]
     return files.digest(f"{prepared.key}\n{settings}\n{torch.__version__}", "recsys/*.py", *code)
 
 
@@ -122,16 +120,16 @@ def _choose_and_fit(
     spectral_choice = choose_spectral(config, judge, say)
     choice, history = choose_epochs(config, judge, spectral_choice, tracked.metrics, say)
 
-    say(f"train: fitting {choice.epochs} epochs on everything before the test window")
+    say(f"train: fitting on everything before the test window, epochs: {choice.epochs}")
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
-    space, optimizer, generator = _start(config, data, choice)
+    fitted = learner.start(config, data, choice, _mined(config, "test"))
     for epoch in range(choice.epochs):
-        stats = _one_epoch(config.train, epoch, space, optimizer, data, generator)
+        stats = learner.one_epoch(config, fitted, epoch, _miner(config, epoch, choice.hardest_until))
         tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
     added = model.additions(config, data, choice)
-    digest = model.save(folder, space, model.side_by_side(space.space(), added, choice))
+    digest = model.save(folder, fitted.model, model.side_by_side(fitted.model.space(), added, choice))
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
     pl.DataFrame(history).write_parquet(folder / "history.parquet")
@@ -166,21 +164,40 @@ def choose_epochs(
 ) -> tuple[Choice, list[dict[str, float]]]:
     """Train until validation stops rising; the best epoch and weights, and a row per epoch.
 
-    `record` hears of each row as soon as it is known.
+    `record` hears of each row as soon as it is known. Where the space collapses under the hardest
+    miner, that epoch is undone and semi_hard takes over.
     """
     settings, select, started = config.train, config.evaluate.select, time.monotonic()
-    space, optimizer, generator = _start(config, judge.data, choice)
+    learned = learner.start(config, judge.data, choice, _mined(config, "validation"))
     added = model.additions(config, judge.data, choice)
     best, best_score, history = choice, -1.0, []
+    hardest_until, healthy = None, None
     for epoch in range(settings.max_epochs):
-        stats = _one_epoch(settings, epoch, space, optimizer, judge.data, generator)
+        miner = _miner(config, epoch, hardest_until)
+        before = _state(learned) if miner == "hardest" else None
+        stats = learner.one_epoch(config, learned, epoch, miner)
+        now = learner.health_now(config, learned, miner, judge.held_out)
+        if before is not None and now is not None:
+            reason = health.collapse(now, healthy, config.loss.margin)
+            if reason is not None:
+                say(
+                    f"train: WARNING: under the hardest miner {reason}; epoch {epoch + 1} again with semi_hard"
+                )
+                hardest_until, miner = epoch, "semi_hard"
+                _restore(learned, before)
+                stats = learner.one_epoch(config, learned, epoch, miner)
+                now = learner.health_now(config, learned, miner, judge.held_out)
+        healthy = now
         means = {}
         for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
-            candidate = Choice(choice.spectral_dim, choice.item_exponent, epoch + 1, *weights)
-            means[candidate] = judge.means(model.side_by_side(space.space(), added, candidate))
+            candidate = Choice(
+                choice.spectral_dim, choice.item_exponent, epoch + 1, *weights, hardest_until=hardest_until
+            )
+            means[candidate] = judge.means(model.side_by_side(learned.model.space(), added, candidate))
         chosen = max(means, key=lambda candidate: means[candidate][select])
         score = means[chosen][select]
         row = {"epoch": epoch + 1, "seconds": time.monotonic() - started} | stats._asdict()
+        row |= {f"health.{name}": value for name, value in (now._asdict() if now else {}).items()}
         row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
         row |= {f"validation.{name}": value for name, value in means[chosen].items()}
         history.append(row)
@@ -198,52 +215,28 @@ def choose_epochs(
     return best, history
 
 
-def _one_epoch(
-    settings: Train,
-    epoch: int,
-    space: MetricSpace,
-    optimizer: torch.optim.Optimizer,
-    data: DeviceInteractions,
-    generator: torch.Generator,
-) -> EpochStats:
-    miner = "semi_hard" if epoch < settings.warmup_epochs else settings.miner
-    with progress.progress(f"epoch {epoch + 1}, {miner}", len(data.user)) as tick:
-        return train_epoch(
-            space,
-            optimizer,
-            data,
-            MINERS[miner],
-            LOSSES[settings.loss],
-            generator,
-            margin=settings.margin,
-            batch_size=settings.batch_size,
-            in_batch_items=settings.in_batch_items,
-            sampled_items=settings.sampled_items,
-            rank_weight=settings.rank_weight,
-            weight_power=settings.weight_power,
-            covariance_weight=settings.covariance,
-            tick=tick,
-        )
+def _miner(config: Config, epoch: int, hardest_until: int | None) -> str:
+    """The name of an epoch's miner; the hardest one has a warm-up, and an end where it collapsed."""
+    mining = config.mining
+    if mining.miner == "hardest" and (
+        epoch < mining.warmup_epochs or (hardest_until is not None and epoch >= hardest_until)
+    ):
+        return "semi_hard"
+    return mining.miner
 
 
-def _start(
-    config: Config, data: DeviceInteractions, choice: Choice
-) -> tuple[MetricSpace, torch.optim.Optimizer, torch.Generator]:
-    """The space before its first step, its optimizer, and the one generator that training draws from."""
-    settings, device = config.train, data.user.device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    if settings.start == "spectral":
-        dim = min(settings.dim, data.n_users, data.n_items)
-        spectral = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
-        users, items, offset = spaces.inner_product_as_distance(*spectral)
-    else:
-        users, items = models.random_start(
-            data.n_users, data.n_items, settings.dim, settings.start_length, generator
-        )
-        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
-        offset = settings.offset_scale * (log_count.max() - log_count)
-    if settings.offset == "none":
-        offset = torch.zeros_like(offset)
-    space = MetricSpace(users, items, offset, learn_offset=settings.offset == "learned")
-    learned = [parameter for parameter in space.parameters() if parameter.requires_grad]
-    return space, torch.optim.Adam(learned, lr=settings.learning_rate), generator
+def _mined(config: Config, fold: folds.FoldName) -> NDArray[np.int32] | None:
+    return folds.load_mined_triplets(config, fold) if config.mining.miner == "offline" else None
+
+
+def _state(learned: learner.Learner) -> Any:
+    """All that an epoch changes, but for the generator: a second try draws other batches."""
+    return copy.deepcopy((learned.model.state_dict(), learned.beta, learned.optimizer.state_dict()))
+
+
+def _restore(learned: learner.Learner, state: Any) -> None:
+    model_state, beta, optimizer_state = state
+    learned.model.load_state_dict(model_state)
+    with torch.no_grad():
+        learned.beta.copy_(beta)
+    learned.optimizer.load_state_dict(optimizer_state)

@@ -100,11 +100,6 @@ def estimated_rank(d: Tensor, d_pos: Tensor, negative: Tensor, margin: float, n_
     return n_items * impostors / negative.sum(1).clamp_min(1)
 
 
-def rank_weight(distance: Tensor, d_pos: Tensor, negative: Tensor, margin: float, n_items: int) -> Tensor:
-    """(A, C), (A,), (A, C) bool -> (A,): log(1 + rank), without gradient; see estimated_rank and warp."""
-    return torch.log1p(estimated_rank(distance, d_pos, negative, margin, n_items))
-
-
 # Rows: (A, C) and masks -> (A,)
 
 

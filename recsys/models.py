@@ -1,60 +1,144 @@
-"""The metric space: users and items as points, an offset per item.
+"""The metric space: items as points with an offset each, users as points of a tower, and a distance.
 
-Axes: U users, I items, D dimensions, A anchors, C candidates.
+Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items of a history.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, embedding_bag
 
-from recsys.distances import squared_euclidean, with_offset
-from recsys.spaces import Space
+from recsys import losses
+from recsys.distances import Distance, pairs, squared_euclidean
+from recsys.sampling import DeviceInteractions
+from recsys.spaces import Space, euclidean_space
+
+
+class UserTable(nn.Module):
+    """A tower of one free point a user: the model of two tables."""
+
+    def __init__(self, start: Tensor) -> None:
+        """Starts at (U, D), copied."""
+        super().__init__()
+        self.table = nn.Parameter(start.detach().clone())
+
+    def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
+        """(I, D), (B,) users -> (B, D); what is left out changes nothing here."""
+        return rows(self.table, users)
+
+    def everybody(self, items: Tensor) -> Tensor:
+        """(I, D) -> (U, D)."""
+        return self.table
+
+
+class HistoryMean(nn.Module):
+    """A siamese tower: the item table serves both sides, a user is the mean of his items' points.
+
+    A new user needs no training, only a history (see `fold_in`); one without a history is at the origin.
+    As in FISM (Kabbur et al. 2013), eq. 3, the item that is to be told from the others is left out.
+    """
+
+    def __init__(self, data: DeviceInteractions, drawn: int) -> None:
+        """Users are those of the data; in training a mean is over `drawn` random items of the history.
+
+        Raises ValueError if drawn < 1.
+        """
+        super().__init__()
+        if drawn < 1:
+            raise ValueError(f"drawn = {drawn} items of a history, allowed >= 1")
+        self.data = data
+        self.drawn = drawn
+
+    def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
+        """(I, D), (B,) users, (B,) items left out -> (B, D): means over H items drawn with replacement.
+
+        A draw keeps a step's work and shapes the same for every user, however long his history is.
+        """
+        start = self.data.offsets[users][:, None]  # (B, 1)
+        length = self.data.offsets[users + 1][:, None] - start  # (B, 1)
+        random = torch.rand(len(users), self.drawn, generator=generator, device=users.device)
+        place = start + (random * length).long().clamp_max(length - 1)  # (B, H)
+        drawn = self.data.item[place].long()  # (B, H)
+        kept = (drawn != left_out[:, None]).to(items.dtype)  # (B, H)
+        share = kept / kept.sum(1, keepdim=True).clamp_min(1)  # (B, H)
+        return embedding_bag(drawn, items, mode="sum", per_sample_weights=share)
+
+    def everybody(self, items: Tensor) -> Tensor:
+        """(I, D) -> (U, D): means over whole histories."""
+        return fold_in(items, self.data.item.long(), self.data.offsets)
 
 
 class MetricSpace(nn.Module):
-    """d(u, i) = |u - i|^2 + offset_i >= 0, u and i in the unit ball.
+    """d(u, i) = distance(u, i) with offset_i; users come from the tower, items from a table.
 
-    Hsieh et al. 2017 (CML), eq. 1, and an offset that says how far an item is from everybody: without it a
-    bounded space cannot say that an item is popular. Raises ValueError if widths or lengths disagree, or an
-    offset is not >= 0.
+    Collaborative metric learning (Hsieh et al. 2017, eq. 1) with an offset that says how far an item is from
+    everybody: without it a bounded space cannot say that an item is popular. Raises ValueError if lengths
+    disagree, or an offset is not >= 0.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, offset: Tensor, learn_offset: bool = True) -> None:
-        """Starts at users (U, D), items (I, D) and offset (I,), copied."""
+    def __init__(
+        self,
+        tower: UserTable | HistoryMean,
+        items: Tensor,
+        offset: Tensor,
+        *,
+        distance: Distance = squared_euclidean,
+        to_space: Callable[[Tensor, Tensor, Tensor], Space] = euclidean_space,
+        learn_offset: bool = True,
+        in_unit_ball: bool = True,
+    ) -> None:
+        """Starts at items (I, D) and offset (I,), copied; `to_space` is how the distance maps to an index."""
         super().__init__()
-        if users.shape[1] != items.shape[1] or offset.shape != items.shape[:1]:
-            shapes = [list(part.shape) for part in (users, items, offset)]
-            raise ValueError(f"users, items, offset are {shapes}, expected [U, D], [I, D], [I]")
+        if offset.shape != items.shape[:1]:
+            shapes = [list(part.shape) for part in (items, offset)]
+            raise ValueError(f"items, offset are {shapes}, expected [I, D], [I]")
         if not (offset >= 0).all():
             raise ValueError(f"offset starts at {offset.min()}, allowed >= 0")
-        self.users = nn.Parameter(users.detach().clone())
+        self.tower = tower
         self.items = nn.Parameter(items.detach().clone())
         self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
+        self.distance = distance
+        self._to_space = to_space
+        self._in_unit_ball = in_unit_ball
 
-    def distance(self, users: Tensor, items: Tensor) -> Tensor:
-        """(A,), (C,) numbers -> (A, C)."""
-        between = squared_euclidean(rows(self.users, users), rows(self.items, items))  # (A, C)
-        return with_offset(between, rows(self.offset, items))
+    def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
+        """(B,) users, (B,) the items they are to be told by -> (B, D)."""
+        return self.tower(self.items, users, left_out, generator)  # type: ignore[no-any-return]
 
-    def pair_distance(self, users: Tensor, items: Tensor) -> Tensor:
-        """(B,), (B,) numbers -> (B,): the distance of each user to the item beside it."""
-        between = (rows(self.users, users) - rows(self.items, items)).square().sum(1)  # (B,)
-        return between + rows(self.offset, items)
+    def points(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """(C,) numbers -> (C, D) and offsets (C,)."""
+        return rows(self.items, items), rows(self.offset, items)
+
+    def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
+        """(B, D), (B,) numbers -> (B,): the distance of each anchor to the item beside it."""
+        points, offset = self.points(items)
+        return pairs(self.distance, anchors, points, offset)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Pull rows that have left the unit ball back onto it (CML, section 3.3); raise offsets to 0 and up.
+        """Pull points that left the unit ball back onto it (CML, section 3.3); raise offsets to 0 and up.
 
         All offsets rise together, so no order changes. Below 0 the contrastive loss would lower them without
         end, as it rewards a small d(a,p) whatever d(a,n) is.
         """
-        for table in (self.users, self.items):
-            table.div_(table.norm(dim=1, keepdim=True).clamp_min(1.0))
+        if self._in_unit_ball:
+            for table in (self.items, *self.tower.parameters()):
+                table.copy_(losses.unit_ball(table))
         self.offset.sub_(self.offset.min().clamp_max(0))
 
+    @torch.no_grad()
     def space(self) -> Space:
-        """What has been learned so far, without gradient."""
-        return Space(self.users.detach(), self.items.detach(), self.offset.detach())
+        """What has been learned so far, as an index can search it."""
+        return self._to_space(self.tower.everybody(self.items), self.items, self.offset)
+
+
+def fold_in(items: Tensor, history: Tensor, offsets: Tensor) -> Tensor:
+    """(I, D), (H,) item numbers, (B + 1,) where each history starts and ends -> (B, D): their means.
+
+    The formula of HistoryMean for anybody's history; an empty one is at the origin.
+    """
+    return embedding_bag(history, items, offsets, mode="mean", include_last_offset=True)
 
 
 def rows(table: Tensor, numbers: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The training loop: one epoch of triplets, mined in the batch.
+"""The training loop: one epoch, mined in the batch.
 
-Axes: B batch, C candidates, T triplets.
+Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a pair, D dimensions.
 """
 
 from collections.abc import Callable
@@ -9,88 +9,170 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys import losses, miners, models, sampling
-from recsys.models import MetricSpace
-from recsys.sampling import DeviceInteractions
+from recsys import miners, sampling
+from recsys.miners import Triplets
+from recsys.models import MetricSpace, rows
+from recsys.sampling import CandidateSampler, DeviceInteractions
 
-Miner = Callable[[Tensor, Tensor, Tensor, float], miners.Triplets]
-Loss = Callable[[Tensor, Tensor, float], Tensor]
+
+class Lists(NamedTuple):
+    """A batch's distances: column 0 of `d` is the row's own positive, then come its candidates."""
+
+    user: Tensor  # (B,)
+    item: Tensor  # (B,) the own positive
+    candidate: Tensor  # (B, C) item numbers
+    anchor: Tensor  # (B, D) points
+    d_own: Tensor  # (B,), always with gradient
+    d: Tensor  # (B, 1 + C), with gradient where the loss looks at whole lists
+    positive: Tensor  # (B, 1 + C) bool
+    negative: Tensor  # (B, 1 + C) bool
+
+
+class Mined(NamedTuple):
+    """Triplets of a batch, in its lists and by number."""
+
+    triplets: Triplets
+    d_pos: Tensor  # (T,), with gradient
+    d_neg: Tensor  # (T,)
+    user: Tensor  # (T,)
+    positive: Tensor  # (T,) items
+    negative: Tensor  # (T,)
+
+
+Miner = Callable[[Tensor, Tensor, Tensor, float, torch.Generator], Triplets]
+
+
+class Objective(NamedTuple):
+    """What is minimised: a loss of mined triplets, or of whole lists."""
+
+    mine: Miner
+    margin: float  # the miner's
+    loss: Callable[[Lists, Mined | None], Tensor]  # -> (T,), or (B,) of whole lists
+    whole_lists: bool = False  # every candidate counts, nothing is mined
+    regularize: Callable[[Tensor, Tensor], Tensor] | None = None  # points of anchors, of own items -> ()
 
 
 class EpochStats(NamedTuple):
-    """Means over an epoch's steps; distances are squared and include the offset."""
+    """Means over an epoch."""
 
-    loss: float
-    mined: float  # share of the interactions that found a triplet
-    active: float  # share of the mined triplets with a loss above 0
-    positive_distance: float
-    negative_distance: float
+    loss: float  # of an interaction, or of a triplet if there are more of them
+    mined: float  # triplets an interaction; lists have no need of any
+    active: float  # share of the triplets, or of the lists, with a loss above 0
 
 
 def train_epoch(
     model: MetricSpace,
     optimizer: torch.optim.Optimizer,
     data: DeviceInteractions,
-    mine: Miner,
-    loss: Loss,
+    sampler: CandidateSampler,
+    objective: Objective,
     generator: torch.Generator,
     *,
-    margin: float,
     batch_size: int,
-    in_batch_items: int,
-    sampled_items: int,
-    rank_weight: bool,
     weight_power: float,
-    covariance_weight: float,
+    row_weights: Tensor | None = None,
+    offline: Tensor | None = None,
     tick: Callable[[int], None] = lambda interactions: None,
 ) -> EpochStats:
-    """Learn once from every interaction.
+    """Learn from every interaction.
 
-    A batch's candidates are `in_batch_items` of its own items and `sampled_items` uniform ones, shared by all
-    its users; whatever a user is known to have is no negative. A triplet counts its interaction's weight to
-    the power `weight_power`, over their mean. `tick` hears of each step's interactions.
-    Raises ValueError without candidates, FloatingPointError if the loss or an embedding is no longer finite.
+    Each row of a batch has its own positive, and candidates that all rows share; whatever a user is known to
+    have is no negative, nor what was not yet or no longer there at the time. With `offline` (N, M) item
+    numbers, -1 for none, a row's candidates are these alone. With `row_weights` (N,) interactions are drawn
+    in proportion to them. A loss counts its interaction's weight to the power `weight_power`, over their mean.
+    `tick` hears of each step's interactions.
+    Raises FloatingPointError if the loss or an embedding is no longer finite.
     """
-    if in_batch_items + sampled_items < 1:
-        raise ValueError("in_batch_items + sampled_items = 0, allowed >= 1: there is nothing to mine")
-    totals = torch.zeros(5, device=data.user.device)  # the sums behind EpochStats, read once at the end
     importance = data.weight.pow(weight_power)  # (N,)
     importance = importance / importance.mean()
-    for users, items, interactions in sampling.batches(data, batch_size, generator):
-        candidates = torch.cat(
-            [items[:in_batch_items], sampling.uniform_items(data, sampled_items, generator)]
-        )  # (C,)
-        d_own = model.pair_distance(users, items)[:, None]  # (B, 1): each row's drawn positive
-        d = torch.cat([d_own, model.distance(users, candidates)], 1)  # (B, 1 + C)
-        positive = torch.zeros_like(d, dtype=torch.bool)
-        positive[:, 0] = True
-        negative = ~positive
-        negative[:, 1:] &= ~sampling.known(data, users, candidates)
-
-        triplets = mine(d, positive, negative, margin)
-        d_pos, d_neg = triplets.distances(d)  # (T,)
-        each = loss(d_pos, d_neg, margin)  # (T,)
-        weights = importance[interactions]  # (B,)
-        if rank_weight:
-            weights = weights * losses.rank_weight(d, d_own[:, 0], negative, margin, data.n_items)
-        weighted = each * weights[triplets.anchor]  # (T,)
-        objective = weighted.sum() / len(users)
-        if covariance_weight > 0:
-            learned = torch.cat([models.rows(model.users, users), models.rows(model.items, candidates)])
-            objective = objective + covariance_weight * losses.covariance(learned)
+    totals = torch.zeros(2, device=data.user.device)  # sums over the epoch, read once at its end
+    n, found = 0, 0
+    for batch in sampling.batches(data, batch_size, generator, row_weights):
+        lists = _lists(model, data, sampler, objective, batch, offline, generator)
+        weight = importance[batch[2]]  # (B,)
+        mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
+        each = objective.loss(lists, mined)  # (T,), or (B,) of whole lists
+        weighted = each * (weight if mined is None else weight[mined.triplets.anchor])
+        # A row without a triplet counts as one without loss; several triplets a row count their mean.
+        loss = weighted.sum() * min(1.0, len(lists.user) / max(len(weighted), 1))
+        mean = loss / len(lists.user)
+        if objective.regularize is not None:
+            mean = mean + objective.regularize(lists.anchor, model.points(lists.item)[0])
 
         optimizer.zero_grad()
-        torch.autograd.backward(objective)
+        torch.autograd.backward(mean)
         optimizer.step()
         model.project()
 
         with torch.no_grad():
-            totals += torch.stack(
-                [weighted.sum(), d.new_tensor(len(each)), (each > 0).sum(), d_pos.sum(), d_neg.sum()]
-            )
-        tick(len(users))
-    total, mined, active, d_pos_sum, d_neg_sum = totals.tolist()
-    n, t = len(data.user), max(mined, 1.0)
+            totals += torch.stack([loss, (each > 0).sum()])
+        n, found = n + len(lists.user), found + len(each)
+        tick(len(lists.user))
+    total, active = totals.tolist()
     if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
         raise FloatingPointError(f"loss = {total / n} or an embedding is not finite: lower the learning_rate")
-    return EpochStats(total / n, mined / n, active / t, d_pos_sum / t, d_neg_sum / t)
+    return EpochStats(total / n, found / n, active / max(found, 1))
+
+
+@torch.no_grad()
+def sample_triplets(
+    model: MetricSpace,
+    data: DeviceInteractions,
+    sampler: CandidateSampler,
+    objective: Objective,
+    generator: torch.Generator,
+    *,
+    size: int,
+    offline: Tensor | None = None,
+) -> tuple[Mined, Lists]:
+    """What would be mined now from one batch of `size` interactions; nothing is learned."""
+    batch = next(sampling.batches(data, size, generator))
+    lists = _lists(model, data, sampler, objective, batch, offline, generator)
+    return _mined(model, lists, objective, generator), lists
+
+
+def _lists(
+    model: MetricSpace,
+    data: DeviceInteractions,
+    sampler: CandidateSampler,
+    objective: Objective,
+    batch: tuple[Tensor, Tensor, Tensor],
+    offline: Tensor | None,
+    generator: torch.Generator,
+) -> Lists:
+    users, items, interactions = batch  # (B,)
+    anchor = model.anchors(users, items, generator)  # (B, D)
+    d_own = model.pair_distance(anchor, items)  # (B,)
+    if offline is None:
+        candidates = sampler.draw(items, generator)  # (C,)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns_from_all(objective)):
+            d = model.distance(anchor, *model.points(candidates))  # (B, C)
+        allowed = ~sampling.known(data, users, candidates)  # (B, C)
+        allowed &= sampling.available(data, candidates, data.time[interactions])
+        candidate = candidates.expand(len(users), -1)  # (B, C)
+    else:
+        candidate = offline[interactions]  # (B, M), and M is C from here on
+        allowed = candidate >= 0
+        candidate = candidate.clamp_min(0)
+        row = torch.arange(len(users), device=users.device).repeat_interleave(candidate.shape[1])
+        d = model.pair_distance(rows(anchor, row), candidate.flatten()).view_as(candidate)
+    d = torch.cat([d_own[:, None], d], 1)  # (B, 1 + C)
+    own = torch.ones_like(d_own, dtype=torch.bool)[:, None]  # (B, 1)
+    positive = torch.cat([own, torch.zeros_like(allowed)], 1)
+    return Lists(users, items, candidate, anchor, d_own, d, positive, torch.cat([~own, allowed], 1))
+
+
+def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
+    triplets = objective.mine(lists.d.detach(), lists.positive, lists.negative, objective.margin, generator)
+    negative = lists.candidate[triplets.anchor, triplets.negative - 1]  # (T,)
+    if _learns_from_all(objective):
+        d_pos, d_neg = triplets.distances(lists.d)
+    else:  # few entries of the matrix are chosen: their distances again, rather than its whole gradient
+        d_pos = rows(lists.d_own, triplets.anchor)
+        d_neg = model.pair_distance(rows(lists.anchor, triplets.anchor), negative)
+    user, positive = lists.user[triplets.anchor], lists.item[triplets.anchor]
+    return Mined(triplets, d_pos, d_neg, user, positive, negative)
+
+
+def _learns_from_all(objective: Objective) -> bool:
+    return objective.whole_lists or objective.mine is miners.every

@@ -93,11 +93,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "test_start": (START + timedelta(days=DAYS - WINDOW)).isoformat(),
     },
     "prepare": {"threads": 1, "memory_limit": "1GB"},
+    "space": {"dim": 8},
+    "mining": {"in_batch_items": 32, "uniform_items": 32},
     "train": {
-        "dim": 8,
         "batch_size": 128,
-        "in_batch_items": 32,
-        "sampled_items": 32,
         "learning_rate": 0.02,
         "max_epochs": 6,
         "device": "cpu",

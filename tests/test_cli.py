@@ -51,12 +51,15 @@ def prepared(own_shop: Shop) -> Shop:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["train.margni=1"], ["unknown key 'train.margni'", "did you mean 'margin'?"]),
-        (["trian.margin=1"], ["unknown key 'trian'", "did you mean 'train'?"]),
-        (["train.margin"], ["--set 'train.margin'", "name=value"]),
-        (["train.margin=-1"], ["'train.margin' = -1", "greater than 0"]),
+        (["loss.margni=1"], ["unknown key 'loss.margni'", "did you mean 'margin'?"]),
+        (["trian.threads=1"], ["unknown key 'trian'", "did you mean 'train'?"]),
+        (["loss.margin"], ["--set 'loss.margin'", "name=value"]),
+        (["loss.margin=-1"], ["'loss.margin' = -1", "greater than 0"]),
         (["root.x=1"], ["--set 'root.x=1'", "'root' is not a section"]),
-        (["train.loss=hinge"], ["'train.loss' = 'hinge'", "triplet_margin"]),
+        (["loss.name=hinge"], ["'loss.name' = 'hinge'", "'triplet_margin', ", "'align_uniform'"]),
+        (["mining.miner=semihard"], ["'mining.miner' = 'semihard'", "'semi_hard', ", "'offline'"]),
+        (["space.distance=l1"], ["'space.distance' = 'l1'", "'cosine', ", "'mahalanobis'"]),
+        (["space.tower=graph"], ["'space.tower' = 'graph'", "'siamese'"]),
         (["train.device=tpu"], ["train.device = 'tpu'", "allowed: auto, cpu, cuda, cuda:N"]),
         (["train.device=meta"], ["train.device = 'meta'", "allowed: auto, cpu, cuda, cuda:N"]),
         (["train.device=cuda:77"], ["train.device = 'cuda:77'"]),
@@ -186,7 +189,7 @@ def test_runs_of_other_data_are_refused(own_shop: Shop, tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_train_and_leaves_nothing(prepared: Shop) -> None:
     before = folders(prepared.config.runs)
-    options = ("--set", "train.max_epochs=1", "--set", "train.dim=2048")
+    options = ("--set", "train.max_epochs=1", "--set", "space.dim=2048")
     with no_room_beyond(1_500_000):  # enough for MLflow's database
         ran = recsys("train", "--config", prepared.config_file, *options)
     failed(ran, 2, "run '", "cannot be written", "File too large")

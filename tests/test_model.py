@@ -12,7 +12,7 @@ from pipelines.config import InputError
 from pipelines.folds import load_fold
 from pipelines.model import Choice
 from recsys import baselines, sampling
-from recsys.models import MetricSpace
+from recsys.models import MetricSpace, UserTable
 from recsys.spaces import Space, euclidean_vectors
 
 CHOICE = Choice(spectral_dim=4, item_exponent=0.5, epochs=1, spectral_weight=2.0, trend_weight=0.5)
@@ -60,7 +60,7 @@ def test_popularity_ranks_by_users_then_number(data: sampling.DeviceInteractions
 def test_weights_come_back_and_damage_is_named(
     shop: Shop, tmp_path, data: sampling.DeviceInteractions
 ) -> None:
-    space = MetricSpace(torch.rand(5, 3), torch.rand(7, 3), torch.rand(7))
+    space = MetricSpace(UserTable(torch.rand(5, 3)), torch.rand(7, 3), torch.rand(7))
     served = torch.rand(5, 4), torch.rand(7, 4)
     digest = model.save(tmp_path, space, served)
     (tmp_path / "train.json").write_text(json.dumps({"weights_sha256": digest}))

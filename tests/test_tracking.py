@@ -37,8 +37,8 @@ def test_the_run_is_finished_and_named_like_its_folder(shop: Shop, tracked: Any)
 
 def test_every_setting_is_a_parameter(shop: Shop, tracked: Any) -> None:
     params = tracked.data.params
-    assert params["train.dim"] == "8"
-    assert params["train.margin"] == "0.5"  # a default
+    assert params["space.dim"] == "8"
+    assert params["loss.margin"] == "0.5"  # a default
     assert params["split.test_start"] == "2024-03-21T00:00:00"
     assert params["spectral.dims"] == "[4, 8]"
     choice = json.loads((shop.run / "choice.json").read_text())

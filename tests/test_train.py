@@ -20,8 +20,12 @@ from pipelines.train import choose_device, run_key, train
 
 
 def changed(config: Config, **settings: Any) -> Config:
-    """The configuration with other settings of train."""
-    return Config.model_validate(config.model_dump() | {"train": config.train.model_dump() | settings})
+    """The configuration with other settings: section={key: value}."""
+    whole = config.model_dump()
+    return Config.model_validate(whole | {name: whole[name] | change for name, change in settings.items()})
+
+
+ONE_EPOCH = {"max_epochs": 1, "spectral_weights": [0.0]}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -36,11 +40,9 @@ def test_a_run_folder_holds_all_that_later_steps_read(shop: Shop) -> None:
     assert choice["spectral_dim"] in shop.config.spectral.dims
     assert choice["spectral_weight"] in shop.config.train.spectral_weights
     learned = weights(shop.run)
-    assert {name: list(learned[name].shape) for name in ("users", "items", "offset")} == {
-        "users": [200, 8],
-        "items": [120, 8],
-        "offset": [120],
-    }
+    shapes = {"tower.table": [200, 8], "items": [120, 8], "offset": [120]}
+    assert {name: list(learned[name].shape) for name in shapes} == shapes
+    assert torch.equal(learned["space.users"], learned["tower.table"])
     assert len(learned["user_vectors"]) == 200
     assert len(learned["item_vectors"]) == 120
 
@@ -59,7 +61,10 @@ def test_the_kept_epoch_has_the_best_validation(shop: Shop) -> None:
 
 def test_patience_stops_the_search(own_shop: Shop) -> None:
     said: list[str] = []
-    config = changed(own_shop.config, max_epochs=30, patience=1, learning_rate=1e-9, spectral_weights=[0.0])
+    config = changed(
+        own_shop.config,
+        train={"max_epochs": 30, "patience": 1, "learning_rate": 1e-9, "spectral_weights": [0.0]},
+    )
     run = train(config, said.append)
     assert len(pl.read_parquet(run / "history.parquet")) < 30
     assert any("no better validation for 1 epochs, keeping epoch" in line for line in said)
@@ -67,7 +72,7 @@ def test_patience_stops_the_search(own_shop: Shop) -> None:
 
 def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: Shop) -> None:
     said: list[str] = []
-    quick = changed(own_shop.config, max_epochs=1)
+    quick = changed(own_shop.config, train={"max_epochs": 1})
     second = train(quick, said.append)
     assert second != own_shop.run
     said.clear()
@@ -92,23 +97,28 @@ def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss": "contrastive", "margin": 1.0},
-        {"start": "spectral", "offset": "fixed"},
-        {"start": "spectral", "dim": 4096},  # more than the matrix has: as many as there are
-        {"offset": "none", "miner": "hardest", "warmup_epochs": 0},
-        {"rank_weight": False, "covariance": 0.1, "in_batch_items": 0},
-        {"sampled_items": 0, "batch_size": 100_000},
+        {"loss": {"name": "triplet_margin", "covariance": 0.1, "l2": 0.1}, "mining": {"in_batch_items": 0}},
+        {"space": {"start": "spectral", "offset": "fixed"}},
+        {"space": {"start": "spectral", "dim": 4096}},  # more than the matrix has: as many as there are
+        {"space": {"offset": "none"}, "mining": {"miner": "hardest", "warmup_epochs": 0}},
+        {"mining": {"uniform_items": 0}, "train": {"batch_size": 100_000}},
+        {"mining": {"popular_items": 16, "memory_items": 64, "user_balance": 0.5, "item_balance": 0.5}},
+        {"loss": {"name": "sampled_softmax", "log_q": True}, "mining": {"memory_items": 64}},
+        {"loss": {"name": "margin", "beta_per_item": True}, "space": {"distance": "cosine"}},
+        {"space": {"unit_ball": False}},
     ],
+    ids=str,
 )
 def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict[str, Any]) -> None:
     said: list[str] = []
-    run = train(changed(own_shop.config, max_epochs=1, spectral_weights=[0.0], **settings), said.append)
+    run = train(changed(own_shop.config, **settings | {"train": ONE_EPOCH | settings.get("train", {})}), said.append)
     learned = weights(run)
     assert all(bool(torch.isfinite(part).all()) for part in learned.values())
-    assert float(torch.cat([learned["users"], learned["items"]]).norm(dim=1).max()) <= 1 + 1e-5
-    assert bool(learned["offset"].any()) == (settings.get("offset") != "none")
+    longest = float(torch.cat([learned["tower.table"], learned["items"]]).norm(dim=1).max())
+    assert longest <= 1 + 1e-5 or not settings["space"]["unit_ball"]
+    assert bool(learned["offset"].any()) == (settings.get("space", {}).get("offset") != "none")
     space, served = load(run, torch.device("cpu"))
-    assert space[0].shape[1] == space[1].shape[1] == learned["users"].shape[1] + 1
+    assert space[0].shape[1] == space[1].shape[1] == learned["items"].shape[1] + 1
     if json.loads((run / "choice.json").read_text())["trend_weight"] == 0:
         assert all(torch.equal(part, other) for part, other in zip(space, served, strict=True))
     (score,) = pl.read_parquet(run / "history.parquet")["validation.ndcg@10"]
@@ -116,12 +126,12 @@ def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict
 
 
 def test_a_fixed_offset_stays_at_its_start(own_shop: Shop) -> None:
-    run = train(changed(own_shop.config, max_epochs=1, offset="fixed"), lambda line: None)
+    run = train(changed(own_shop.config, train={"max_epochs": 1}, space={"offset": "fixed"}), lambda line: None)
     fold = load_fold(own_shop.config, "test")
     log_count = torch.from_numpy(fold.fit.item_counts()).log()
-    expected = own_shop.config.train.offset_scale * (log_count.max() - log_count)
+    expected = own_shop.config.space.offset_scale * (log_count.max() - log_count)
     torch.testing.assert_close(weights(run)["offset"], expected.float())
-    learned = weights(train(changed(own_shop.config, max_epochs=1), lambda line: None))["offset"]
+    learned = weights(train(changed(own_shop.config, train={"max_epochs": 1}), lambda line: None))["offset"]
     assert not torch.equal(weights(run)["offset"], learned)
 
 
@@ -134,8 +144,8 @@ def test_weights_count_to_their_power(shop_file: Any, log: pl.DataFrame) -> None
         config = load_config(shop_file(frame, name, source={"weight": "quantity"}))
         prepare(config, lambda line: None)
         for power in (0.0, 0.5):
-            run = train(changed(config, weight_power=power, **quiet), lambda line: None)
-            learned[name, power] = weights(run)["users"]
+            run = train(changed(config, train=quiet | {"weight_power": power}), lambda line: None)
+            learned[name, power] = weights(run)["tower.table"]
     assert torch.equal(learned["alike", 0.0], learned["unlike", 0.0])
     assert not torch.equal(learned["alike", 0.5], learned["unlike", 0.5])
 

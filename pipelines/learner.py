@@ -1,0 +1,266 @@
+"""The parts of a training by their names in the configuration, and a learner put together from them.
+
+Axes: U users, I items, N interactions, M mined negatives of a pair, T triplets, D dimensions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines import progress
+from pipelines.config import Config, Loss
+from pipelines.model import Choice
+from recsys import baselines, distances, health, losses, miners, models, sampling, spaces
+from recsys.distances import Distance, Mahalanobis
+from recsys.health import Health
+from recsys.models import HistoryMean, MetricSpace, UserTable
+from recsys.sampling import CandidateSampler, DeviceInteractions
+from recsys.training import EpochStats, Lists, Mined, Miner, Objective, sample_triplets, train_epoch
+
+LOOKED_AT = 4096  # interactions whose triplets tell how mining fares
+LOOKED_AT_USERS = 256  # of theirs, whose histories tell how compact they are
+
+
+class Learner(NamedTuple):
+    """All that an epoch needs; what it holds changes as it learns."""
+
+    model: MetricSpace
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    data: DeviceInteractions
+    sampler: CandidateSampler
+    beta: Tensor  # (1,) or (I,): the boundary of the margin loss
+    row_weights: Tensor | None  # (N,)
+    offline: Tensor | None  # (N, M) items
+
+
+# How a distance is computed, and how it maps to an index; mahalanobis has both as methods.
+DISTANCES = {
+    "euclidean": (distances.euclidean, spaces.euclidean_space),
+    "squared_euclidean": (distances.squared_euclidean, spaces.euclidean_space),
+    "cosine": (distances.cosine, spaces.cosine_space),
+    "inner_product": (distances.inner_product, spaces.inner_product_space),
+}
+MINERS: dict[str, Miner] = {
+    "random": miners.random,
+    "all": miners.every,
+    "semi_hard": miners.semi_hard,
+    "hardest": miners.hardest,
+    "offline": miners.every,  # of the candidates, which are the mined ones alone
+}
+TRIPLET_LOSSES: dict[str, Callable[[Loss, Learner, Mined, Lists], Tensor]] = {
+    "contrastive": lambda s, _, m, __: losses.contrastive(m.d_pos, m.d_neg, s.margin),
+    "triplet_margin": lambda s, _, m, __: losses.triplet_margin(m.d_pos, m.d_neg, s.margin),
+    "triplet_soft_margin": lambda s, _, m, __: losses.triplet_soft_margin(m.d_pos, m.d_neg),
+    "margin": lambda s, learner, m, _: losses.margin(
+        m.d_pos, m.d_neg, s.margin, boundary(learner, m.positive), boundary(learner, m.negative)
+    ),
+    "manifold": lambda s, _, m, __: losses.manifold(m.d_pos, m.d_neg, s.margin, s.separation),
+    "warp": lambda s, learner, m, lists: losses.warp(
+        m.d_pos, m.d_neg, s.margin, rank(s, learner, lists)[m.triplets.anchor]
+    ),
+    "bpr": lambda s, _, m, __: losses.bpr(m.d_pos, m.d_neg),
+}
+LIST_LOSSES: dict[str, Callable[[Loss, Learner, Lists], Tensor]] = {
+    "sampled_softmax": lambda s, learner, x: losses.sampled_softmax(
+        x.d, x.positive, x.negative, s.temperature, log_q(learner, x) if s.log_q else None
+    ),
+    "bsl": lambda s, _, x: losses.bsl(x.d, x.positive, x.negative, s.temperature, s.negative_temperature),
+    "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(
+        x.d, x.positive, x.negative, s.margin, s.negative_weight
+    ),
+    "align_uniform": lambda s, _, x: x.d_own,  # alignment; uniformity is a regularizer
+}
+
+
+def boundary(learner: Learner, items: Tensor) -> Tensor:
+    """(T,) items -> (T,) or (): where near ends and far begins."""
+    return learner.beta[0] if len(learner.beta) == 1 else models.rows(learner.beta, items)
+
+
+def rank(settings: Loss, learner: Learner, lists: Lists) -> Tensor:
+    """(B,): each own positive's rank in the whole catalogue, estimated."""
+    own = lists.d_own.detach()
+    return losses.estimated_rank(lists.d, own, lists.negative, settings.margin, learner.data.n_items)
+
+
+def log_q(learner: Learner, lists: Lists) -> Tensor:
+    """(B, 1 + C): how often each column's item is expected among a batch's candidates, as a logarithm."""
+    q = learner.sampler.log_q
+    return torch.cat([q(lists.item)[:, None], q(lists.candidate[0]).expand(len(lists.item), -1)], 1)
+
+
+def start(
+    config: Config, data: DeviceInteractions, choice: Choice, mined: NDArray[np.int32] | None = None
+) -> Learner:
+    """The learner before its first step; `mined` (T, 3) are the triplets for the miner `offline`."""
+    settings, device = config.space, data.user.device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    if settings.start == "spectral":
+        dim = min(settings.dim, data.n_users, data.n_items)
+        spectral = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
+        users, items, offset = spaces.inner_product_as_distance(*spectral)
+    else:
+        users, items = models.random_start(
+            data.n_users, data.n_items, settings.dim, settings.start_length, generator
+        )
+        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+        offset = settings.offset_scale * (log_count.max() - log_count)
+    if settings.offset == "none":
+        offset = torch.zeros_like(offset)
+    if settings.distance == "mahalanobis":
+        linear = Mahalanobis(items.shape[1], settings.mahalanobis, settings.rank).to(device)
+        distance: Distance = linear
+        to_space = linear.space
+    else:
+        distance, to_space = DISTANCES[settings.distance]
+    model = MetricSpace(
+        UserTable(users) if settings.tower == "two_tables" else HistoryMean(data, settings.history_items),
+        items,
+        offset,
+        distance=distance,
+        to_space=to_space,
+        learn_offset=settings.offset == "learned",
+        in_unit_ball=settings.unit_ball,
+    )
+    beta = torch.full((data.n_items if config.loss.beta_per_item else 1,), config.loss.beta, device=device)
+    learned: list[Tensor] = [part for part in model.parameters() if part.requires_grad]
+    if config.loss.name == "margin":
+        learned.append(beta.requires_grad_())
+    # fused where torch has it: one pass over the tables instead of several
+    optimizer = torch.optim.Adam(learned, lr=config.train.learning_rate, fused=device.type in ("cpu", "cuda"))
+    mining = config.mining
+    balanced = mining.user_balance > 0 or mining.item_balance > 0
+    row_weights = sampling.balance(data, mining.user_balance, mining.item_balance) if balanced else None
+    sampler = CandidateSampler(
+        data,
+        in_batch=mining.in_batch_items,
+        uniform=mining.uniform_items,
+        popular=mining.popular_items,
+        popularity_power=mining.popularity_power,
+        memory=mining.memory_items,
+        weights=row_weights,
+    )
+    return Learner(
+        model,
+        optimizer,
+        generator,
+        data,
+        sampler,
+        beta,
+        row_weights,
+        None if mined is None else sampling.mined_table(mined, data),
+    )
+
+
+def one_epoch(config: Config, learner: Learner, epoch: int, miner: str) -> EpochStats:
+    """Learn once from every interaction, mining as named; `epoch` counts from 0 and is shown."""
+    shown = miner if config.loss.name in TRIPLET_LOSSES else config.loss.name
+    with progress.progress(f"epoch {epoch + 1}, {shown}", len(learner.data.user)) as tick:
+        return train_epoch(
+            learner.model,
+            learner.optimizer,
+            learner.data,
+            learner.sampler,
+            objective(config, learner, miner),
+            learner.generator,
+            batch_size=config.train.batch_size,
+            weight_power=config.train.weight_power,
+            row_weights=learner.row_weights,
+            offline=learner.offline,
+            tick=tick,
+        )
+
+
+def health_now(
+    config: Config, learner: Learner, miner: str, held_out: DeviceInteractions | None = None
+) -> Health | None:
+    """How mining fares, from one batch drawn apart from the training's own generator; nothing is learned.
+
+    held_out: what the users go on to take, where that is known. Classes are users, their members the items of
+    their histories. None if the batch has no negative at all.
+    """
+    model, data = learner.model, learner.data
+    apart = torch.Generator(data.user.device).manual_seed(config.seed)
+    goal = objective(config, learner, miner)
+    mined, lists = sample_triplets(
+        model, data, learner.sampler, goal, apart, size=LOOKED_AT, offline=learner.offline
+    )
+    if not lists.negative.any():
+        return None
+    with torch.no_grad():
+        each = goal.loss(lists, mined)  # (T,), or (B,) of whole lists
+        of_user, member = sampling.histories(data, torch.unique(lists.user[:LOOKED_AT_USERS]))  # (H,)
+        return health.measure(
+            rows=torch.cat([lists.anchor, model.points(lists.item)[0]]),
+            members=model.points(member)[0],
+            labels=of_user,
+            d=lists.d,
+            positive=lists.positive,
+            negative=lists.negative,
+            triplets=mined.triplets,
+            each=each,
+            margin=config.loss.margin,
+            false_negatives=None
+            if held_out is None
+            else health.false_negative_rate(mined.user, mined.negative, held_out),
+        )
+
+
+def objective(config: Config, learner: Learner, miner: str) -> Objective:
+    """The configured loss and regularizers; where whole lists are learned from, mining is only to look at."""
+    settings = config.loss
+    if settings.name in LIST_LOSSES:
+        list_loss = LIST_LOSSES[settings.name]
+        return Objective(
+            miners.random,
+            settings.margin,
+            lambda lists, _: list_loss(settings, learner, lists),
+            whole_lists=True,
+            regularize=_regularizer(settings),
+        )
+    triplet_loss = TRIPLET_LOSSES[settings.name]
+
+    def loss(lists: Lists, mined: Mined | None) -> Tensor:
+        assert mined is not None
+        return triplet_loss(settings, learner, mined, lists)
+
+    mine = _distance_weighted(config) if miner == "distance_weighted" else MINERS[miner]
+    return Objective(mine, settings.margin, loss, regularize=_regularizer(settings))
+
+
+def _distance_weighted(config: Config) -> Miner:
+    """The miner asks for Euclidean distances of unit vectors; ours are monotone in those, or squares."""
+    scale = {"squared_euclidean": 1.0, "mahalanobis": 1.0, "cosine": 2.0}.get(config.space.distance)
+
+    def mine(
+        d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
+    ) -> miners.Triplets:
+        euclidean = d if scale is None else (scale * d).sqrt()
+        return miners.distance_weighted(
+            euclidean, positive, negative, margin, generator, dim=config.space.dim
+        )
+
+    return mine
+
+
+def _regularizer(settings: Loss) -> Callable[[Tensor, Tensor], Tensor] | None:
+    uniform = settings.uniformity if settings.name == "align_uniform" else 0.0
+    if settings.covariance == settings.l2 == uniform == 0:
+        return None
+
+    def regularize(anchors: Tensor, items: Tensor) -> Tensor:
+        total = anchors.new_zeros(())
+        if settings.covariance > 0:
+            total = total + settings.covariance * losses.covariance(torch.cat([anchors, items]))
+        if settings.l2 > 0:
+            total = total + settings.l2 * (losses.l2(anchors) + losses.l2(items))
+        if uniform > 0:
+            total = total + uniform * (losses.uniformity(anchors) + losses.uniformity(items)) / 2
+        return total
+
+    return regularize
