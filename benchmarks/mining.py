@@ -1,13 +1,14 @@
-"""Seconds and memory of a training step on mined triplets, beside pytorch-metric-learning's and a bare matrix.
+"""Seconds and memory of a step on mined triplets, beside pytorch-metric-learning's and a bare matrix.
 
 python benchmarks/mining.py [--threads 2] [--device cpu] [--repeats 7]
 
 2,048 anchors x 4,096 candidates x 64 dimensions, one positive an anchor. A step starts at embeddings and
-labels, ends at the gradient of both embeddings, and takes turns with all the others. `bare` is what a step over
-the whole matrix costs at least: squared_euclidean, its sum, backward. Ours makes the matrix without gradient,
-mines it, and computes the mined pairs' distances again with gradient. Theirs (squared, not normalised, the
-mean over triplets, like ours) keeps every semi-hard negative, ours the nearest of them. Memory is what a first
-step adds to a fresh process at its peak: VmHWM - VmRSS (Linux); on CUDA, what the allocator holds.
+labels, ends at the gradient of both embeddings, and takes turns with the others in random order. `bare` is
+what a step over the whole matrix costs at least: squared_euclidean, its sum, backward. Ours makes the matrix
+without gradient, mines it, and computes the mined pairs' distances again with gradient. Theirs (squared, not
+normalised, the mean over triplets, like ours) keeps every semi-hard negative, ours the nearest of them.
+Memory is what a first step adds to a fresh process at its peak: VmHWM - VmRSS (Linux); on CUDA, what the
+allocator held.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 from statistics import median
 
 import torch
@@ -57,11 +59,12 @@ def main() -> None:
 
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     triplets: dict[str, int] = {}
+    order = Random(0)
     for repeat in range(args.repeats + 1):
         losses = {}
-        for name, step in steps.items():
+        for name in order.sample(list(steps), len(steps)):
             started = time.perf_counter()
-            losses[name], triplets[name] = step(*batch)
+            losses[name], triplets[name] = steps[name](*batch)
             synchronize(device)
             if repeat > 0:  # the first warms up
                 seconds[name].append(time.perf_counter() - started)

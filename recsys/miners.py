@@ -4,11 +4,11 @@ Each is a function (d, positive, negative, margin, generator) -> Triplets over o
 which smaller is closer, and two masks: `positive` holds the pairs to pull together, `negative` the pairs that
 may be pushed apart (a candidate the anchor is known to like is in neither, unless it is the drawn positive).
 A miner that needs no margin or no generator leaves it unread; of equal distances the first column is taken.
-Mining sees no gradient, and nothing larger than (A, C) is made, except by `every`.
+Mining sees no gradient. Masks of (A, C) are made, other arrays of that size or larger only by `every`.
 Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of a row, T triplets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import embedding
 
 INF = float("inf")
 MOST_TRIPLETS = 2**24  # of `every`: its three indices then take 384 MiB
+BLOCK = 2**20  # distances reduced at a time: 4 MiB, which stay in a CPU's cache
 CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REACH and beyond is not drawn
 
 
@@ -46,15 +47,18 @@ def random(
     """
     generator = _given(generator)
     if d.numel() == 0:
-        return _compact(d, [])
-    nth = negative.cumsum(1, dtype=torch.int32).contiguous()  # (A, C): how many negatives up to here
-    seen = nth[:, -1:]  # (A, 1)
-    slots = []
-    for found, column in _each_positive(positive):  # (A, 1), (A, 1)
-        u = torch.rand(len(d), 1, dtype=torch.float64, generator=generator, device=d.device)  # (A, 1)
-        drawn = torch.searchsorted(nth, (u * seen).to(torch.int32), right=True)  # (A, 1), C if there is none
-        slots.append((found & (seen > 0), column, drawn))
-    return _compact(d, slots)
+        return _no_triplets(d)
+    real, column = _positives(positive)  # (A, K)
+    u = torch.rand(column.shape, dtype=torch.float64, generator=generator, device=d.device)  # (A, K)
+
+    def draw(negative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        nth = negative.cumsum(1, dtype=torch.int32).contiguous()  # (A, C): how many negatives up to here
+        seen = nth[:, -1:]  # (A, 1)
+        drawn = torch.searchsorted(nth, (u * seen).to(torch.int32), right=True)  # (A, K), C if there is none
+        return (seen > 0).expand_as(drawn), drawn
+
+    found, drawn = _by_rows(draw, negative, u)  # (A, K)
+    return _compact(real & found, column, drawn)
 
 
 @torch.no_grad()
@@ -92,14 +96,16 @@ def semi_hard(
     if not margin > 0:
         raise ValueError(f"margin = {margin}, allowed > 0")
     if d.numel() == 0:
-        return _compact(d, [])
-    slots = []
-    for real, column in _each_positive(positive):  # (A, 1), (A, 1)
-        d_pos = d.gather(1, column)  # (A, 1)
-        # the nearest of those behind the positive is inside the margin, or none is
-        near_d, near = torch.where(negative & (d > d_pos), d, INF).min(1, keepdim=True)  # (A, 1)
-        slots.append((real & (near_d < d_pos + margin), column, near))
-    return _compact(d, slots)
+        return _no_triplets(d)
+    real, column = _positives(positive)  # (A, K)
+    d_pos = d.gather(1, column)  # (A, K)
+
+    def nearest_behind(d: Tensor, negative: Tensor, d_pos: Tensor) -> tuple[Tensor, Tensor]:
+        each = [torch.where(negative & (d > k[:, None]), d, INF).min(1) for k in d_pos.T]
+        return torch.stack([at.values for at in each], 1), torch.stack([at.indices for at in each], 1)
+
+    near_d, near = _by_rows(nearest_behind, d, negative, d_pos)  # (A, K): inside the margin, or none is
+    return _compact(real & (near_d < d_pos + margin), column, near)
 
 
 @torch.no_grad()
@@ -111,10 +117,19 @@ def hardest(
     Batch-hard: Hermans, Beyer and Leibe 2017, eq. 5.
     """
     if d.numel() == 0:
-        return _compact(d, [])
-    far_d, far = torch.where(positive, d, -INF).max(1, keepdim=True)  # (A, 1)
-    near_d, near = torch.where(negative, d, INF).min(1, keepdim=True)  # (A, 1)
-    return _compact(d, [((far_d > -INF) & (near_d < INF), far, near)])
+        return _no_triplets(d)
+
+    def farthest(d: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+        far = torch.where(positive, d, -INF).max(1, keepdim=True)
+        return far.values, far.indices
+
+    def nearest(d: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        near = torch.where(negative, d, INF).min(1, keepdim=True)
+        return near.values, near.indices
+
+    far_d, far = _by_rows(farthest, d, positive)  # (A, 1)
+    near_d, near = _by_rows(nearest, d, negative)  # (A, 1)
+    return _compact((far_d > -INF) & (near_d < INF), far, near)
 
 
 @torch.no_grad()
@@ -139,44 +154,60 @@ def distance_weighted(
     if dim < 2:
         raise ValueError(f"dim = {dim}, allowed >= 2")
     if d.numel() == 0:
-        return _compact(d, [])
-    clipped = d.clamp(CUTOFF, REACH)  # (A, C)
-    log_w = clipped.log().mul_(2 - dim)  # (A, C)
-    log_w.add_(clipped.square_().mul_(-0.25).log1p_(), alpha=-(dim - 3) / 2)
-    log_w.masked_fill_(~(negative & (d < REACH)), -INF)
+        return _no_triplets(d)
+    real, column = _positives(positive)  # (A, K)
+    u = torch.rand(column.shape, dtype=d.dtype, generator=generator, device=d.device)  # (A, K)
     lowest = torch.finfo(d.dtype).min
-    top = log_w.amax(1, keepdim=True).clamp_min(lowest)  # (A, 1), finite in a row without weight too
-    weight = log_w.sub_(top).exp_()  # (A, C)
-    up_to = weight.cumsum(1).contiguous()  # (A, C)
-    slots = []
-    for real, column in _each_positive(positive):  # (A, 1), (A, 1)
-        u = torch.rand(len(d), 1, dtype=d.dtype, generator=generator, device=d.device)  # (A, 1)
-        drawn = torch.searchsorted(up_to, u * up_to[:, -1:], right=True).clamp_max(d.shape[1] - 1)  # (A, 1)
-        slots.append((real & (weight.gather(1, drawn) > 0), column, drawn))
-    return _compact(d, slots)
+
+    def draw(d: Tensor, negative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        clipped = d.clamp(CUTOFF, REACH)  # (A, C)
+        log_w = clipped.log().mul_(2 - dim)  # (A, C)
+        log_w.add_(clipped.square_().mul_(-0.25).log1p_(), alpha=-(dim - 3) / 2)
+        log_w.masked_fill_(~(negative & (d < REACH)), -INF)
+        top = log_w.amax(1, keepdim=True).clamp_min(lowest)  # (A, 1), finite in a row without weight too
+        weight = log_w.sub_(top).exp_()  # (A, C)
+        up_to = weight.cumsum(1).contiguous()  # (A, C)
+        drawn = torch.searchsorted(up_to, u * up_to[:, -1:], right=True)  # (A, K), C if there is no weight
+        drawn = drawn.clamp_max(d.shape[1] - 1)
+        return weight.gather(1, drawn) > 0, drawn
+
+    found, drawn = _by_rows(draw, d, negative, u)  # (A, K)
+    return _compact(real & found, column, drawn)
 
 
-def _each_positive(positive: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """(A, C) -> every row's first positive, then its second ...: is there one, and its column, (A, 1) each.
+def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, C) -> (A, K), (A, K): has the row a k-th positive, and its column; K >= 1 is the most of a row.
 
     K passes over the mask, and the host waits once a pass, to ask whether there is another.
     """
+    real, column = positive.max(1, keepdim=True)  # (A, 1), the first
+    reals, columns = [real], [column]
     while True:
-        real, column = positive.max(1, keepdim=True)  # (A, 1)
-        yield real, column
         positive = positive.scatter(1, column, False)  # (A, C)
         if not positive.any():
-            return
+            return torch.cat(reals, 1), torch.cat(columns, 1)
+        real, column = positive.max(1, keepdim=True)  # (A, 1), the next
+        reals.append(real)
+        columns.append(column)
 
 
-def _compact(d: Tensor, slots: list[tuple[Tensor, Tensor, Tensor]]) -> Triplets:
-    """K times (is there a triplet, its positive, its negative), (A, 1) each -> Triplets, row after row."""
-    if not slots:
-        none = torch.empty(0, dtype=torch.int64, device=d.device)
-        return Triplets(none, none, none)
-    found, column, negative = (torch.cat(parts, 1) for parts in zip(*slots, strict=True))  # (A, K)
-    anchor, slot = found.nonzero(as_tuple=True)  # (T,)
-    return Triplets(anchor, column[anchor, slot], negative[anchor, slot])
+def _by_rows(reduce: Callable[..., tuple[Tensor, Tensor]], *parts: Tensor) -> tuple[Tensor, Tensor]:
+    """reduce(*parts), a block of rows at a time, so that what it makes on the way stays small."""
+    rows = max(1, BLOCK // parts[0].shape[1])
+    blocks = zip(*(torch.split(part, rows) for part in parts), strict=True)
+    first, second = zip(*(reduce(*block) for block in blocks), strict=True)
+    return torch.cat(first), torch.cat(second)
+
+
+def _compact(found: Tensor, column: Tensor, negative: Tensor) -> Triplets:
+    """(A, K) is there a triplet, its positive, its negative -> Triplets, row after row."""
+    anchor, k = found.nonzero(as_tuple=True)  # (T,)
+    return Triplets(anchor, column[anchor, k], negative[anchor, k])
+
+
+def _no_triplets(d: Tensor) -> Triplets:
+    none = torch.empty(0, dtype=torch.int64, device=d.device)  # (0,)
+    return Triplets(none, none, none)
 
 
 def _given(generator: torch.Generator | None) -> torch.Generator:

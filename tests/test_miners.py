@@ -170,6 +170,20 @@ def test_negatives_are_drawn_with_the_probabilities_of_the_formula(dim, dtype):
             assert chi2_contingency(both[often][:, often].numpy()).pvalue > LEAST_P
 
 
+@pytest.mark.parametrize("mine", [miners.hardest, miners.semi_hard, miners.random, distance_weighted])
+@pytest.mark.parametrize("c", [400_000, 1_200_000])
+def test_rows_mined_in_blocks_are_mined_as_each_alone(mine, c):
+    """Blocks of two rows and one, and rows longer than a block."""
+    assert 3 * c > miners.BLOCK
+    d = torch.rand(3, c, generator=seeded(0)) + 0.5
+    positive = (torch.arange(c) < 2).expand(3, c)
+    together = as_list(mine(d, positive, ~positive, 1e-4, seeded(1)))
+    one = seeded(1)
+    alone = [mine(d[a : a + 1], positive[:1], ~positive[:1], 1e-4, one) for a in range(3)]
+    assert together == [(a, p, n) for a in range(3) for _, p, n in as_list(alone[a])]
+    assert {a for a, _, _ in together} == {0, 1, 2}
+
+
 @drawing
 def test_same_seed_same_triplets(mine):
     case = random_case(0, 40, 30)
