@@ -171,7 +171,7 @@ def test_negatives_are_drawn_with_the_probabilities_of_the_formula(dim, dtype):
 
 
 @pytest.mark.parametrize("mine", [miners.hardest, miners.semi_hard, miners.random, distance_weighted])
-@pytest.mark.parametrize("c", [400_000, 1_200_000])
+@pytest.mark.parametrize("c", [800_000, 2_200_000])
 def test_rows_mined_in_blocks_are_mined_as_each_alone(mine, c):
     """Blocks of two rows and one, and rows longer than a block."""
     assert 3 * c > miners.BLOCK
