@@ -60,7 +60,7 @@ class HistoryMean(nn.Module):
         random = torch.rand(len(users), self.drawn, generator=generator, device=users.device)
         place = start + (random * length).long().clamp_max(length - 1)  # (B, H)
         drawn = self.data.item[place].long()  # (B, H)
-        kept = (drawn != left_out[:, None]).to(items.dtype)  # (B, H)
+        kept = ((drawn != left_out[:, None]) & (length > 0)).to(items.dtype)  # (B, H)
         share = kept / kept.sum(1, keepdim=True).clamp_min(1)  # (B, H)
         return embedding_bag(drawn, items, mode="sum", per_sample_weights=share)
 

@@ -3,6 +3,7 @@
 Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a pair, D dimensions.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,8 +80,8 @@ def train_epoch(
     Each row of a batch has its own positive, and candidates that all rows share; whatever a user is known to
     have is no negative, nor what was not yet or no longer there at the time. With `offline` (N, M) item
     numbers, -1 for none, a row's candidates are these alone. With `row_weights` (N,) interactions are drawn
-    in proportion to them. A loss counts its interaction's weight to the power `weight_power`, over their mean.
-    `tick` hears of each step's interactions.
+    in proportion to them. A loss counts its interaction's weight to the power `weight_power`, over the mean
+    of all. `tick` hears of each step's interactions.
     Raises FloatingPointError if the loss or an embedding is no longer finite.
     """
     importance = data.weight.pow(weight_power)  # (N,)
@@ -125,8 +126,9 @@ def sample_triplets(
     size: int,
     offline: Tensor | None = None,
 ) -> tuple[Mined, Lists]:
-    """What would be mined now from one batch of `size` interactions; nothing is learned."""
+    """What would be mined now from one batch of `size` interactions; nothing is learned or remembered."""
     batch = next(sampling.batches(data, size, generator))
+    sampler = copy.copy(sampler)  # a draw puts another memory in its place
     lists = _lists(model, data, sampler, objective, batch, offline, generator)
     return _mined(model, lists, objective, generator), lists
 
@@ -147,8 +149,8 @@ def _lists(
         candidates = sampler.draw(items, generator)  # (C,)
         with torch.set_grad_enabled(torch.is_grad_enabled() and _learns_from_all(objective)):
             d = model.distance(anchor, *model.points(candidates))  # (B, C)
-        allowed = ~sampling.known(data, users, candidates)  # (B, C)
-        allowed &= sampling.available(data, candidates, data.time[interactions])
+        on_sale = sampling.available(data, candidates, data.time[interactions])  # (B, C)
+        allowed = on_sale > sampling.known(data, users, candidates)  # (B, C): on sale and not known
         candidate = candidates.expand(len(users), -1)  # (B, C)
     else:
         candidate = offline[interactions]  # (B, M), and M is C from here on
@@ -157,9 +159,11 @@ def _lists(
         row = torch.arange(len(users), device=users.device).repeat_interleave(candidate.shape[1])
         d = model.pair_distance(rows(anchor, row), candidate.flatten()).view_as(candidate)
     d = torch.cat([d_own[:, None], d], 1)  # (B, 1 + C)
-    own = torch.ones_like(d_own, dtype=torch.bool)[:, None]  # (B, 1)
-    positive = torch.cat([own, torch.zeros_like(allowed)], 1)
-    return Lists(users, items, candidate, anchor, d_own, d, positive, torch.cat([~own, allowed], 1))
+    positive = torch.zeros_like(d, dtype=torch.bool)  # (B, 1 + C)
+    negative = torch.zeros_like(positive)  # (B, 1 + C)
+    positive[:, 0] = True
+    negative[:, 1:] = allowed
+    return Lists(users, items, candidate, anchor, d_own, d, positive, negative)
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:

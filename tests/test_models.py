@@ -1,32 +1,42 @@
-"""The metric space against naive loops, and its exported vectors against the exact search and the index."""
+"""The metric space and its towers against naive loops, and its exported vectors against the exact search."""
 
 import numpy as np
 import pytest
 import torch
 
+from recsys import distances, sampling, spaces
+from recsys.distances import Mahalanobis
 from recsys.index import ItemIndex, exact_top_k
-from recsys.models import MetricSpace, random_start
-from recsys.spaces import (
-    Space,
-    add_distances,
-    euclidean_vectors,
-    inner_product_as_distance,
-    same_for_all,
-)
+from recsys.interactions import Interactions
+from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start, rows
+from recsys.spaces import euclidean_vectors
 
 
 def normal(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def space(n_users=20, n_items=200, dim=5, learn_offset=True):
+def fresh(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def space(n_users=20, n_items=200, dim=5, **changes):
     offset = 1 + normal(2, n_items).abs()
-    return MetricSpace(normal(0, n_users, dim), normal(1, n_items, dim), offset, learn_offset)
+    return MetricSpace(UserTable(normal(0, n_users, dim)), normal(1, n_items, dim), offset, **changes)
+
+
+def with_histories(histories, n_items):
+    """Lists of items, one a user -> the interactions."""
+    pairs = [(user, item) for user, items in enumerate(histories) for item in sorted(items)]
+    user, item = np.array(pairs, dtype=np.int32).T.copy()
+    rest = np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
+    return sampling.to_device(Interactions(user, item, *rest, len(histories), n_items), torch.device("cpu"))
 
 
 def all_distances(model):
     with torch.no_grad():
-        return model.distance(torch.arange(len(model.users)), torch.arange(len(model.items)))  # (U, I)
+        everybody = model.tower.everybody(model.items)
+        return model.distance(everybody, *model.points(torch.arange(len(model.items))))  # (U, I)
 
 
 def assert_nearest_first(ranked, distance):
@@ -37,23 +47,50 @@ def assert_nearest_first(ranked, distance):
     assert np.diff(np.take_along_axis(distance.numpy(), ranked, 1)).min() > -1e-5
 
 
+# Lookups
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (6,)])
+def test_rows_are_those_of_the_table_and_so_is_their_gradient(shape):
+    ours, plain = normal(0, *shape).requires_grad_(), normal(0, *shape).requires_grad_()
+    numbers, weight = torch.tensor([5, 0, 5, 5]), normal(1, 4, *shape[1:])
+    assert torch.equal(rows(ours, numbers), plain[numbers])
+    (rows(ours, numbers) * weight).sum().backward()
+    (plain[numbers] * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
+def test_random_start_has_the_length_it_is_given_and_comes_from_the_generator():
+    start = [random_start(500, 300, 16, 0.3, fresh()) for _ in range(2)]
+    for points, again, n in zip(*start, (500, 300), strict=True):
+        assert torch.equal(points, again)
+        assert points.shape == (n, 16)
+        assert points.square().sum(1).mean().sqrt().item() == pytest.approx(0.3, rel=0.05)
+
+
+# The space
+
+
 def test_distances_equal_the_naive_loop():
     model = space(6, 9, 3)
     users, items = torch.tensor([5, 0, 5]), torch.tensor([8, 1, 1])
-    distance, of_pairs = model.distance(users, items), model.pair_distance(users, items)
+    anchors = model.anchors(users, items, fresh())
+    distance, of_pairs = model.distance(anchors, *model.points(items)), model.pair_distance(anchors, items)
     for a, user in enumerate(users):
         for c, item in enumerate(items):
-            square = sum((model.users[user, k] - model.items[item, k]).item() ** 2 for k in range(3))
+            square = sum((model.tower.table[user, k] - model.items[item, k]).item() ** 2 for k in range(3))
             assert distance[a, c].item() == pytest.approx(square + model.offset[item].item(), abs=1e-5)
     torch.testing.assert_close(of_pairs, distance.diagonal())
 
 
 def test_the_start_is_copied():
     users, items, offset = normal(0, 3, 2), normal(1, 4, 2), torch.ones(4)
-    model = MetricSpace(users, items, offset)
+    model = MetricSpace(UserTable(users), items, offset)
     users.zero_(), items.zero_(), offset.zero_()
-    for kept, start in zip(
-        model.parameters(), (normal(0, 3, 2), normal(1, 4, 2), torch.ones(4)), strict=True
+    for kept, start in (
+        (model.tower.table, normal(0, 3, 2)),
+        (model.items, normal(1, 4, 2)),
+        (model.offset, torch.ones(4)),
     ):
         assert torch.equal(kept, start)
 
@@ -61,108 +98,165 @@ def test_the_start_is_copied():
 def test_the_offset_is_learned_only_where_it_is_to_be():
     for learn in (True, False):
         model = space(learn_offset=learn)
-        model.distance(torch.arange(3), torch.arange(4)).sum().backward()
+        model.distance(
+            model.anchors(torch.arange(3), torch.arange(3), fresh()), *model.points(torch.arange(4))
+        ).sum().backward()
         assert (model.offset.grad is not None) == learn
 
 
-@pytest.mark.parametrize(
-    ("items", "offset", "shapes"),
-    [((4, 3), 4, r"\[3, 2\], \[4, 3\], \[4\]"), ((4, 2), 3, r"\[3, 2\], \[4, 2\], \[3\]")],
-)
-def test_shapes_that_disagree_are_refused(items, offset, shapes):
-    with pytest.raises(ValueError, match=shapes):
-        MetricSpace(torch.zeros(3, 2), torch.zeros(items), torch.zeros(offset))
+@pytest.mark.parametrize("n", [3, 5])
+def test_shapes_that_disagree_are_refused(n):
+    with pytest.raises(
+        ValueError, match=rf"items, offset are \[\[4, 2\], \[{n}\]\], expected \[I, D\], \[I\]"
+    ):
+        MetricSpace(UserTable(torch.zeros(3, 2)), torch.zeros(4, 2), torch.zeros(n))
 
 
 @pytest.mark.parametrize("lowest", [-0.5, torch.nan])
 def test_an_offset_below_zero_is_refused(lowest):
     with pytest.raises(ValueError, match=f"offset starts at {lowest}, allowed >= 0"):
-        MetricSpace(torch.zeros(3, 2), torch.zeros(2, 2), torch.tensor([lowest, 1.0]))
+        MetricSpace(UserTable(torch.zeros(3, 2)), torch.zeros(2, 2), torch.tensor([lowest, 1.0]))
 
 
 def test_project_pulls_rows_onto_the_unit_ball_and_leaves_inner_rows_untouched():
     lengths = torch.tensor([[0.0], [1e-9], [0.5], [0.99], [1.5], [1e6]])
     directions = torch.nn.functional.normalize(normal(0, 6, 4))
     start = directions * lengths
-    model = MetricSpace(start, start.flip(0), torch.full((6,), 0.1))
+    data = with_histories([[0], [1, 2]], 6)
+    for tower in (UserTable(start.flip(0)), HistoryMean(data, 3)):
+        model = MetricSpace(tower, start, torch.full((6,), 0.1))
+        model.project()
+        tables = [model.items.detach(), *(table.detach().flip(0) for table in tower.parameters())]
+        assert len(tables) == 1 + isinstance(tower, UserTable)
+        for points in tables:
+            assert torch.equal(points[:4], start[:4])
+            torch.testing.assert_close(points[4:], directions[4:])
+            assert points.norm(dim=1).max() <= 1 + 1e-6
+        assert (model.offset == 0.1).all()
+
+
+def test_project_leaves_points_out_there_where_no_ball_is_wanted_and_a_learned_map_always():
+    model = space(in_unit_ball=False)
     model.project()
-    for rows in (model.users.detach(), model.items.detach().flip(0)):
-        assert torch.equal(rows[:4], start[:4])
-        torch.testing.assert_close(rows[4:], directions[4:])
-        assert rows.norm(dim=1).max() <= 1 + 1e-6
-    assert (model.offset == 0.1).all()
+    assert torch.equal(model.items, normal(1, 200, 5))
+    linear = Mahalanobis(5, "full")
+    with torch.no_grad():
+        linear.linear.mul_(7)
+    model = space(distance=linear, to_space=linear.space)
+    model.project()
+    assert torch.equal(linear.linear, 7 * torch.eye(5))
+    assert model.items.norm(dim=1).max() <= 1 + 1e-6
 
 
-def test_project_raises_all_offsets_together_where_one_is_below_zero():
-    model = space(n_items=4)
+@pytest.mark.parametrize("in_unit_ball", [True, False])
+def test_project_raises_all_offsets_together_where_one_is_below_zero(in_unit_ball):
+    model = space(n_items=4, in_unit_ball=in_unit_ball)
     with torch.no_grad():
         model.offset.copy_(torch.tensor([0.5, -1.5, 0.0, 2.0]))
     model.project()
     assert model.offset.tolist() == [2, 0, 1.5, 3.5]
 
 
-def test_exported_vectors_rank_as_the_model_does():
-    model = space()
-    users, items = euclidean_vectors(model.space())
+@pytest.mark.parametrize("name", ["squared_euclidean", "euclidean", "cosine", "inner_product", "mahalanobis"])
+@pytest.mark.parametrize("siamese", [False, True])
+def test_exported_vectors_rank_as_the_model_does(name, siamese):
+    if name == "mahalanobis":
+        distance = Mahalanobis(5, "full")
+        with torch.no_grad():
+            distance.linear.copy_(normal(3, 5, 5))
+        to_space = distance.space
+    else:
+        distance = getattr(distances, name)
+        to_space = getattr(spaces, f"{name.removeprefix('squared_')}_space")
+    histories = [[(7 * user + k) % 200 for k in range(1 + user % 5)] for user in range(20)]
+    tower = HistoryMean(with_histories(histories, 200), 3) if siamese else UserTable(normal(0, 20, 5))
+    model = MetricSpace(tower, normal(1, 200, 5), normal(2, 200).abs(), distance=distance, to_space=to_space)
+    served = model.space()
+    assert not any(part.requires_grad for part in served)
+    users, items = euclidean_vectors(served)
     assert (users.shape, items.shape) == ((20, 6), (200, 6))
-    distance = all_distances(model)
-    torch.testing.assert_close(torch.cdist(users, items).square(), distance - model.offset.detach().min())
+    d = all_distances(model)
     exact, _ = exact_top_k(users.numpy(), items.numpy(), 200)
-    assert_nearest_first(exact, distance)
-    index = ItemIndex.build(items.numpy(), trees=10, seed=0)
-    found = [index.query(user.numpy(), 200, search_k=10**5)[0] for user in users]
-    assert_nearest_first(np.stack(found), distance)
+    assert_nearest_first(exact, d)
+    if name == "squared_euclidean":
+        torch.testing.assert_close(torch.cdist(users, items).square(), d - model.offset.detach().min())
+        index = ItemIndex.build(items.numpy(), trees=10, seed=0)
+        found = [index.query(user.numpy(), 200, search_k=10**5)[0] for user in users]
+        assert_nearest_first(np.stack(found), d)
 
 
-def test_random_start_has_the_length_it_is_given_and_comes_from_the_generator():
-    start = [random_start(500, 300, 16, 0.3, torch.Generator().manual_seed(0)) for _ in range(2)]
-    for rows, again, n in zip(*start, (500, 300), strict=True):
-        assert torch.equal(rows, again)
-        assert rows.shape == (n, 16)
-        assert rows.square().sum(1).mean().sqrt().item() == pytest.approx(0.3, rel=0.05)
+# The siamese tower
 
 
-def test_an_inner_product_as_a_distance():
-    users, items = normal(0, 20, 5) * 3, normal(1, 200, 5) * 7
-    inner = users @ items.T  # (U, I)
-    unit, scaled, offset = inner_product_as_distance(users, items)
-    model = MetricSpace(unit, scaled, offset)
-    cosine = inner / users.norm(dim=1, keepdim=True) / items.norm(dim=1).max()
-    torch.testing.assert_close(all_distances(model), 2 - 2 * cosine)
-    vectors = [part.numpy() for part in euclidean_vectors(model.space())]
-    ranked, _ = exact_top_k(*vectors, 200)
-    assert_nearest_first(ranked, -cosine)
-    assert max(unit.norm(dim=1).max(), scaled.norm(dim=1).max()) <= 1 + 1e-6
-    assert offset.min() >= 0
+HISTORIES = [[3], [0, 4], [1, 2, 3, 5, 8], [], [0, 1, 2, 3, 4, 5, 6, 7, 8]]  # of 10 items; nobody has 9
 
 
-def test_an_inner_product_of_zeros_stays_finite():
-    for users, items in ((torch.zeros(2, 3), normal(0, 4, 3)), (normal(0, 2, 3), torch.zeros(4, 3))):
-        assert all(torch.isfinite(part).all() for part in inner_product_as_distance(users, items))
+def naive_means(items, histories):
+    means = torch.zeros(len(histories), items.shape[1])
+    for user, history in enumerate(histories):
+        for item in history:
+            means[user] += items[item] / len(history)
+    return means
 
 
-def all_of(space):
-    """(U, I): the distances of a space."""
-    return torch.cdist(space.users, space.items).square() + space.offset
+def test_everybody_is_at_the_mean_of_his_history_and_nobody_at_the_origin():
+    items = normal(0, 10, 3)
+    tower = HistoryMean(with_histories(HISTORIES, 10), 1)
+    torch.testing.assert_close(tower.everybody(items), naive_means(items, HISTORIES))
+    assert tower.everybody(items)[3].tolist() == [0, 0, 0]
 
 
-def test_added_distances_are_sums():
-    first = Space(normal(0, 4, 3), normal(1, 6, 3), torch.rand(6))
-    second = Space(normal(2, 4, 5), normal(3, 6, 5), torch.rand(6))
-    for weight in (0.0, 0.25, 9.0):
-        both = add_distances(first, second, weight)
-        assert (both.users.shape, both.items.shape) == ((4, 8), (6, 8))
-        torch.testing.assert_close(all_of(both), all_of(first) + weight * all_of(second))
-    for bad in (-0.1, float("nan")):
-        with pytest.raises(ValueError, match=rf"weight = {bad}, allowed >= 0"):
-            add_distances(first, second, bad)
+def test_fold_in_equals_the_naive_loop_for_any_history():
+    items, histories = normal(0, 10, 3), [[9, 9, 1], [], [5], []]  # what comes twice counts twice
+    flat = torch.tensor([item for history in histories for item in history])
+    offsets = torch.tensor([0, 3, 3, 4, 4])
+    torch.testing.assert_close(fold_in(items, flat, offsets), naive_means(items, histories))
 
 
-def test_the_same_for_all_adds_an_offset_and_no_coordinates():
-    first, offset = Space(normal(0, 4, 3), normal(1, 6, 3), torch.rand(6)), torch.rand(6)
-    both = add_distances(first, same_for_all(offset, n_users=4), 2.0)
-    assert torch.equal(both.users, first.users)
-    torch.testing.assert_close(both.offset, first.offset + 2 * offset)
-    users, items = euclidean_vectors(same_for_all(offset, n_users=4))
-    assert users.tolist() == [[0]] * 4
-    torch.testing.assert_close(items[:, 0].square(), offset - offset.min())
+def shares(user, left_out, drawn, seed=0):
+    """(I,): the weight of each item in the user's anchor, which is its gradient."""
+    items = normal(0, 10, 3).requires_grad_()
+    tower = HistoryMean(with_histories(HISTORIES, 10), drawn)
+    anchor = tower(items, torch.tensor([user]), torch.tensor([left_out]), fresh(seed))  # (1, 3)
+    anchor[0, 0].backward()
+    torch.testing.assert_close(anchor[0], items.grad[:, 0] @ items)
+    return items.grad[:, 0]
+
+
+def test_the_anchor_is_the_mean_without_the_item_that_is_left_out():
+    """Two items: the other one, whatever is drawn. More: each of the others alike, by the law of numbers."""
+    assert shares(1, 4, drawn=30).tolist() == pytest.approx([1] + 9 * [0])
+    assert shares(1, 0, drawn=30).tolist() == pytest.approx(4 * [0] + [1] + 5 * [0])
+    assert shares(2, 3, drawn=5000).tolist() == pytest.approx(
+        [0, 0.25, 0.25, 0, 0, 0.25, 0, 0, 0.25, 0], abs=0.03
+    )
+    whole = naive_means(torch.eye(10), HISTORIES)[2].tolist()
+    assert shares(2, 9, drawn=5000).tolist() == pytest.approx(whole, abs=0.03)  # 9 is not his
+
+
+@pytest.mark.parametrize("drawn", [1, 2, 5, 40])
+def test_shares_sum_to_one_over_the_history_and_the_left_out_item_has_none(drawn):
+    for seed in range(20):
+        share = shares(4, 6, drawn, seed)
+        assert share[[6, 9]].tolist() == [0, 0]
+        assert share.min() >= 0
+        assert share.sum().item() == pytest.approx(1) or (drawn < 5 and share.sum() == 0)  # 6 alone was drawn
+
+
+def test_an_anchor_with_nothing_left_is_at_the_origin():
+    assert shares(0, 3, drawn=5).tolist() == [0] * 10  # his only item is the one to be told
+    assert shares(3, 0, drawn=5).tolist() == [0] * 10  # no history at all
+
+
+def test_the_draw_comes_from_the_generator():
+    items = normal(0, 10, 3)
+    tower = HistoryMean(with_histories(HISTORIES, 10), 3)
+    users, left_out = torch.tensor([4, 2, 4, 1]), torch.tensor([9, 9, 9, 4])
+    first, again, other = (tower(items, users, left_out, fresh(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_no_draw_is_refused():
+    with pytest.raises(ValueError, match="drawn = 0 items of a history, allowed >= 1"):
+        HistoryMean(with_histories(HISTORIES, 10), 0)

@@ -7,10 +7,14 @@ import torch
 from recsys.distances import Mahalanobis, cosine, euclidean, inner_product, squared_euclidean
 from recsys.index import ItemIndex, exact_top_k
 from recsys.spaces import (
+    Space,
+    add_distances,
     cosine_space,
     euclidean_space,
     euclidean_vectors,
+    inner_product_as_distance,
     inner_product_space,
+    same_for_all,
     unit_rows,
 )
 
@@ -117,3 +121,49 @@ def test_unit_rows():
     torch.testing.assert_close(unit, torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]]))
     unit.sum().backward()
     torch.testing.assert_close(rows.grad, torch.tensor([[0.032, -0.024], [1.0, 1.0], [1e3, 0.0]]))
+
+
+# What can be made of spaces
+
+
+def all_of(space):
+    """(U, I): the distances of a space."""
+    return torch.cdist(space.users, space.items).square() + space.offset
+
+
+def test_an_inner_product_as_a_distance():
+    users, items = normal(0, 20, 5) * 3, normal(1, 200, 5) * 7
+    inner = users @ items.T  # (U, I)
+    space = inner_product_as_distance(users, items)
+    cosine = inner / users.norm(dim=1, keepdim=True) / items.norm(dim=1).max()
+    torch.testing.assert_close(all_of(space), 2 - 2 * cosine, rtol=1e-5, atol=1e-5)
+    assert_ranks(space, -cosine)
+    assert max(space.users.norm(dim=1).max(), space.items.norm(dim=1).max()) <= 1 + 1e-6
+    assert space.offset.min() >= 0
+
+
+def test_an_inner_product_of_zeros_stays_finite():
+    for users, items in ((torch.zeros(2, 3), normal(0, 4, 3)), (normal(0, 2, 3), torch.zeros(4, 3))):
+        assert all(torch.isfinite(part).all() for part in inner_product_as_distance(users, items))
+
+
+def test_added_distances_are_sums():
+    first = Space(normal(0, 4, 3), normal(1, 6, 3), normal(4, 6).abs())
+    second = Space(normal(2, 4, 5), normal(3, 6, 5), normal(5, 6).abs())
+    for weight in (0.0, 0.25, 9.0):
+        both = add_distances(first, second, weight)
+        assert (both.users.shape, both.items.shape) == ((4, 8), (6, 8))
+        torch.testing.assert_close(all_of(both), all_of(first) + weight * all_of(second))
+    for bad in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"weight = {bad}, allowed >= 0"):
+            add_distances(first, second, bad)
+
+
+def test_the_same_for_all_adds_an_offset_and_no_coordinates():
+    first, offset = Space(normal(0, 4, 3), normal(1, 6, 3), normal(4, 6).abs()), normal(5, 6).abs()
+    both = add_distances(first, same_for_all(offset, n_users=4), 2.0)
+    assert torch.equal(both.users, first.users)
+    torch.testing.assert_close(both.offset, first.offset + 2 * offset)
+    users, items = euclidean_vectors(same_for_all(offset, n_users=4))
+    assert users.tolist() == [[0]] * 4
+    torch.testing.assert_close(items[:, 0].square(), offset - offset.min())
