@@ -91,7 +91,7 @@ def rank(settings: Loss, learner: Learner, lists: Lists) -> Tensor:
 def log_q(learner: Learner, lists: Lists) -> Tensor:
     """(B, 1 + C): how often each column's item is expected among a batch's candidates, as a logarithm."""
     q = learner.sampler.log_q
-    return torch.cat([q(lists.item)[:, None], q(lists.candidate[0]).expand(len(lists.item), -1)], 1)
+    return torch.cat([q(lists.item)[:, None], q(lists.candidate)], 1)
 
 
 def start(
@@ -229,21 +229,20 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
         assert mined is not None
         return triplet_loss(settings, learner, mined, lists)
 
-    mine = _distance_weighted(config) if miner == "distance_weighted" else MINERS[miner]
+    mine = _distance_weighted(config, learner) if miner == "distance_weighted" else MINERS[miner]
     return Objective(mine, settings.margin, loss, regularize=_regularizer(settings))
 
 
-def _distance_weighted(config: Config) -> Miner:
+def _distance_weighted(config: Config, learner: Learner) -> Miner:
     """The miner asks for Euclidean distances of unit vectors; ours are monotone in those, or squares."""
     scale = {"squared_euclidean": 1.0, "mahalanobis": 1.0, "cosine": 2.0}.get(config.space.distance)
+    dim = learner.model.items.shape[1]  # a spectral start may have fewer than were asked for
 
     def mine(
         d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
     ) -> miners.Triplets:
         euclidean = d if scale is None else (scale * d).sqrt()
-        return miners.distance_weighted(
-            euclidean, positive, negative, margin, generator, dim=config.space.dim
-        )
+        return miners.distance_weighted(euclidean, positive, negative, margin, generator, dim=dim)
 
     return mine
 

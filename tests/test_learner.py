@@ -1,0 +1,401 @@
+"""The learner: names as the configuration knows them, what each learns from two clusters, and a collapse."""
+
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipelines import learner, train
+from pipelines.config import Config, Loss, Mining, Space
+from pipelines.folds import Fold
+from pipelines.judge import Judge
+from pipelines.learner import Learner
+from pipelines.model import Choice
+from recsys import sampling, spaces, training
+from recsys.distances import Mahalanobis
+from recsys.interactions import Interactions
+from recsys.sampling import DeviceInteractions
+
+N_USERS, N_ITEMS = 40, 60
+SAME = (np.arange(N_USERS)[:, None] % 2) == (np.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
+TAKEN = SAME & (np.random.default_rng(0).random(SAME.shape) < 0.5)  # (U, I): half of one's cluster
+CHOICE = Choice(spectral_dim=4, item_exponent=0.4)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Steps this small only wait for each other on more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def configured(**sections: dict[str, Any]) -> Config:
+    """A small configuration with other settings: section={key: value}."""
+    small: dict[str, dict[str, Any]] = {
+        "source": {"files": "log.parquet", "time": "at"},
+        "space": {"dim": 4},
+        "loss": {"name": "triplet_margin"},
+        "mining": {"miner": "semi_hard", "in_batch_items": 24, "uniform_items": 24},
+        "train": {"batch_size": 128, "learning_rate": 0.03, "max_epochs": 10},
+    }
+    names = [*small, *(name for name in sections if name not in small)]
+    return Config.model_validate({name: small.get(name, {}) | sections.get(name, {}) for name in names})
+
+
+def interactions(taken: NDArray[np.bool_]) -> Interactions:
+    """(U, I) bool -> its pairs, of weight 1 and time 0."""
+    user, item = np.argwhere(taken).astype(np.int32).T.copy()
+    rest = np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
+    return Interactions(user, item, *rest, *taken.shape)
+
+
+@functools.cache
+def data() -> DeviceInteractions:
+    return sampling.to_device(interactions(TAKEN), CPU)
+
+
+@functools.cache
+def mined_offline() -> NDArray[np.int32]:
+    """(T, 3): two items of the other cluster for each pair but every tenth, which has none."""
+    drawn, pairs = np.random.default_rng(2), np.argwhere(TAKEN)
+    triplets = [
+        (user, item, negative)
+        for user, item in np.delete(pairs, np.s_[::10], 0)
+        for negative in drawn.choice(np.flatnonzero(~SAME[user]), 2, replace=False)
+    ]
+    return np.array(triplets, dtype=np.int32)
+
+
+def started(config: Config) -> Learner:
+    mined = mined_offline() if config.mining.miner == "offline" else None
+    return learner.start(config, data(), CHOICE, mined)
+
+
+def learned(config: Config, epochs: int) -> Learner:
+    """After some epochs with the miner that train would take."""
+    learner_ = started(config)
+    for epoch in range(epochs):
+        stats = learner.one_epoch(config, learner_, epoch, train._miner(config, epoch, None))
+        assert all(math.isfinite(value) for value in stats)
+    return learner_
+
+
+def auc(learner_: Learner) -> NDArray[np.float64]:
+    """(U,): how often an unseen item of the user's cluster is served nearer than one of the other cluster."""
+    d = torch.cdist(*spaces.euclidean_vectors(learner_.model.space())).numpy()  # (U, I)
+    nearer = [
+        (row[own & ~taken][:, None] < row[~own][None, :]).mean()
+        for row, own, taken in zip(d, SAME, TAKEN, strict=True)
+    ]
+    return np.array(nearer)
+
+
+def state(learner_: Learner) -> list[Tensor]:
+    return [*learner_.model.state_dict().values(), learner_.beta.detach()]
+
+
+def assert_same_bits(first: Learner, second: Learner) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
+
+
+# Names
+
+
+def names(section: type, field: str) -> set[str]:
+    return set(get_args(section.model_fields[field].annotation))  # type: ignore[attr-defined]
+
+
+def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
+    assert names(Space, "distance") == learner.DISTANCES.keys() | {"mahalanobis"}
+    assert names(Mining, "miner") == learner.MINERS.keys() | {"distance_weighted"}
+    assert names(Loss, "name") == learner.TRIPLET_LOSSES.keys() | learner.LIST_LOSSES.keys()
+    assert not learner.TRIPLET_LOSSES.keys() & learner.LIST_LOSSES.keys()
+    for form in names(Space, "mahalanobis"):
+        assert Mahalanobis(4, form, rank=2).form == form
+    assert names(Space, "tower") == {"two_tables", "siamese"}
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "contrastive": {"loss": {"name": "contrastive"}},
+    "triplet_margin": {"loss": {"name": "triplet_margin"}},
+    "triplet_soft_margin": {"loss": {"name": "triplet_soft_margin"}, "mining": {"miner": "random"}},
+    "margin": {"loss": {"name": "margin", "margin": 0.2, "beta": 0.5}, "mining": {"miner": "random"}},
+    "manifold": {"loss": {"name": "manifold", "separation": 4.0}},
+    "warp": {"loss": {"name": "warp"}},
+    "bpr": {"loss": {"name": "bpr"}, "mining": {"miner": "random"}},
+    "sampled_softmax": {"loss": {"name": "sampled_softmax", "temperature": 0.2}},
+    "bsl": {"loss": {"name": "bsl", "temperature": 0.2}},
+    "cosine_contrastive": {
+        "loss": {"name": "cosine_contrastive", "negative_weight": 5.0},
+        "space": {"distance": "cosine"},
+    },
+    "align_uniform": {"loss": {"name": "align_uniform", "uniformity": 0.3}, "space": {"distance": "cosine"}},
+}
+MINERS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "all": {},
+    "semi_hard": {},
+    "hardest": {},
+    "distance_weighted": {"space": {"distance": "cosine"}},
+    "offline": {},
+}
+DISTANCES: dict[str, dict[str, Any]] = {
+    "euclidean": {},
+    "squared_euclidean": {},
+    "cosine": {},
+    "inner_product": {"mining": {"miner": "random"}},
+    "mahalanobis": {},
+}
+SIAMESE = {"tower": "siamese", "history_items": 10}
+CASES: dict[str, dict[str, dict[str, Any]]] = (
+    {f"loss {name}": sections for name, sections in LOSSES.items()}
+    | {f"miner {name}": sections | {"mining": {"miner": name}} for name, sections in MINERS.items()}
+    | {f"distance {name}": sections | {"space": {"distance": name}} for name, sections in DISTANCES.items()}
+    | {
+        f"mahalanobis {form}": {"space": {"distance": "mahalanobis", "mahalanobis": form, "rank": 2}}
+        for form in ("diagonal", "low_rank", "full")
+    }
+    | {
+        "tower siamese": {"space": SIAMESE},
+        "siamese, cosine, softmax, log q, memory": {
+            "space": SIAMESE | {"distance": "cosine"},
+            "loss": {"name": "sampled_softmax", "log_q": True},
+            "mining": {"memory_items": 24, "popular_items": 8},
+        },
+        "siamese, learned map, warp": {
+            "space": SIAMESE | {"distance": "mahalanobis", "mahalanobis": "full"},
+            "loss": {"name": "warp"},
+        },
+        "siamese, euclidean, hardest, soft margin": {
+            "space": SIAMESE | {"distance": "euclidean"},
+            "loss": {"name": "triplet_soft_margin"},
+            "mining": {"miner": "hardest"},
+        },
+        "margin of each item, distance-weighted, cosine": {
+            "space": {"distance": "cosine"},
+            "loss": {"name": "margin", "margin": 0.2, "beta": 0.8, "beta_per_item": True},
+            "mining": {"miner": "distance_weighted"},
+        },
+        "inner product, softmax": {
+            "space": {"distance": "inner_product", "unit_ball": False},
+            "loss": {"name": "sampled_softmax", "temperature": 0.5, "l2": 0.01},
+        },
+        "spectral start, balanced, covariance": {
+            "space": {"start": "spectral", "offset": "fixed"},
+            "loss": {"name": "warp", "covariance": 0.1},
+            "mining": {"user_balance": 0.5, "item_balance": 0.5},
+        },
+        "offline, softmax, log q": {
+            "loss": {"name": "sampled_softmax", "log_q": True, "temperature": 0.3},
+            "mining": {"miner": "offline"},
+        },
+    }
+)
+
+
+def test_the_cases_below_leave_no_name_out() -> None:
+    assert LOSSES.keys() == names(Loss, "name")
+    assert MINERS.keys() == names(Mining, "miner")
+    assert DISTANCES.keys() == names(Space, "distance")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_learns_to_serve_unseen_items_of_a_users_cluster(name: str) -> None:
+    config = configured(**CASES[name])
+    after = learned(config, 10)
+    assert all(torch.isfinite(part).all() for part in (*state(after), *after.model.space()))
+    nearer = auc(after)
+    assert nearer.mean() > 0.85
+    assert nearer.min() > 0.55
+    if config.space.start == "random":
+        assert auc(started(config)).mean() < 0.6
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_seed_same_bits(name: str) -> None:
+    config = configured(**CASES[name])
+    assert_same_bits(learned(config, 2), learned(config, 2))
+
+
+@pytest.mark.parametrize("start", ["random", "spectral"])
+def test_another_seed_is_another_run(start: str) -> None:
+    config = configured(space={"start": start})
+    other = config.model_copy(update={"seed": 1})
+    assert not torch.equal(learned(config, 1).model.items, learned(other, 1).model.items)
+
+
+@pytest.mark.parametrize("per_item", [False, True])
+def test_the_boundary_of_the_margin_loss_is_learned_and_by_no_other_loss(per_item: bool) -> None:
+    for name in ("margin", "triplet_margin"):
+        loss = {"name": name, "margin": 0.2, "beta": 0.5, "beta_per_item": per_item}
+        beta = learned(configured(loss=loss, mining={"miner": "random"}), 2).beta
+        assert beta.shape == (N_ITEMS if per_item else 1,)
+        assert bool((beta != 0.5).all()) == (name == "margin")
+        assert bool((beta == 0.5).all()) == (name != "margin")
+
+
+def test_distance_weighted_takes_the_dimensions_that_there_are() -> None:
+    """A spectral start has no more than there are users or items; another number would overflow."""
+    space = {"start": "spectral", "dim": 4096, "distance": "cosine"}
+    after = learned(configured(space=space, mining={"miner": "distance_weighted"}), 2)
+    assert after.model.items.shape == (N_ITEMS, N_USERS)
+    assert all(torch.isfinite(part).all() for part in state(after))
+
+
+# Health
+
+
+LOOKED_AT = (
+    "loss bsl",
+    "loss margin",
+    "loss align_uniform",
+    "miner all",
+    "miner hardest",
+    "miner offline",
+    "distance euclidean",
+    "mahalanobis full",
+    "siamese, cosine, softmax, log q, memory",
+    "inner product, softmax",
+    "spectral start, balanced, covariance",
+)
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_health_is_finite_and_leaves_no_trace(name: str) -> None:
+    """Learning is the same bits whether anybody looks or not, the memory of recent items too."""
+    mining = {"memory_items": 24} | CASES[name].get("mining", {})
+    config = configured(**CASES[name] | {"mining": mining})
+    looked_at, alone = started(config), started(config)
+    for epoch in range(2):
+        for one in (looked_at, alone):
+            learner.one_epoch(config, one, epoch, config.mining.miner)
+        now = learner.health_now(config, looked_at, config.mining.miner)
+        again = learner.health_now(config, looked_at, config.mining.miner)
+        assert now is not None
+        assert now == again
+        assert all(math.isfinite(value) for value in now[:-1])
+        assert now.false_negatives is None
+        assert 1 <= now.effective_rank <= looked_at.model.items.shape[1]
+        assert 0 <= now.active <= 1
+        assert 0 <= now.mined <= 1
+    assert_same_bits(looked_at, alone)
+
+
+def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
+    config = configured(mining={"miner": "hardest"})
+    after = learned(config, 3)
+    apart = torch.Generator().manual_seed(config.seed)
+    goal = learner.objective(config, after, "hardest")
+    mined, _ = training.sample_triplets(
+        after.model, after.data, after.sampler, goal, apart, size=learner.LOOKED_AT
+    )
+    later = SAME & ~TAKEN
+    expected = later[mined.user, mined.negative].mean()
+    assert 0 < expected < 1
+    for held_out, share in ((later, expected), (~TAKEN, 1.0), (TAKEN, 0.0)):
+        known = sampling.to_device(interactions(held_out), CPU)
+        now = learner.health_now(config, after, "hardest", known)
+        assert now is not None
+        assert now.false_negatives == pytest.approx(share)
+
+
+def test_without_a_negative_there_is_no_health() -> None:
+    config = configured()
+    full = sampling.to_device(interactions(np.ones_like(TAKEN)), CPU)
+    assert learner.health_now(config, learner.start(config, full, CHOICE), "semi_hard") is None
+
+
+# A collapse under the hardest miner
+
+
+def shrinking() -> Config:
+    """All are pulled to the middle: the hardest of very many negatives, no warm-up, no offset to stand on."""
+    return configured(
+        space={"offset": "none"},
+        mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 128},
+        train={"max_epochs": 6, "patience": 6, "spectral_weights": [0.0], "trend_weights": [0.0]},
+    )
+
+
+def judge_of(config: Config) -> Judge:
+    """Asks for the unseen items of everybody's cluster."""
+    user, item = np.argwhere(SAME & ~TAKEN).T
+    offsets = np.searchsorted(user, np.arange(N_USERS + 1)).astype(np.int64)
+    fold = Fold(
+        fit=interactions(TAKEN),
+        target_offsets=offsets,
+        target_items=item.astype(np.int32),
+        user_ids=np.arange(N_USERS),
+        item_ids=np.arange(N_ITEMS),
+        titles=[""] * N_ITEMS,
+        item_table=pl.DataFrame(),
+    )
+    return Judge(fold, CPU, config.evaluate)
+
+
+def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
+    config, said = shrinking(), list[str]()
+    best, history = train.choose_epochs(config, judge_of(config), CHOICE, lambda row, step: None, said.append)
+    (warning,) = (line for line in said if "WARNING" in line)
+    assert "everything is at one point" in warning
+    found = re.search(r"epoch (\d+) again with semi_hard", warning)
+    assert found is not None
+    until = int(found.group(1)) - 1  # epochs under the hardest miner that are kept
+    assert 0 < until < 5
+    margin = config.loss.margin  # semi_hard has no hinge above it, the hardest here has no other
+    assert [row["loss"] < margin for row in history] == [False] * until + [True] * (len(history) - until)
+    assert history[-1]["health.negative_high"] > 2 * history[until - 1]["health.negative_high"]
+    assert history[-1]["health.effective_rank"] > 3
+    assert best.epochs > until
+    assert history[best.epochs - 1]["validation.ndcg@10"] > 1.5 * history[until - 1]["validation.ndcg@10"]
+    assert best.hardest_until == until
+
+    again, losses = learner.start(config, data(), CHOICE), list[float]()  # by hand
+    for epoch in range(config.train.max_epochs):
+        before = train._state(again)
+        miner = train._miner(config, epoch, best.hardest_until)  # as in the final fit
+        if epoch == until:
+            learner.one_epoch(config, again, epoch, "hardest")
+            train._restore(again, before)
+            assert miner == "semi_hard"
+        losses.append(learner.one_epoch(config, again, epoch, miner).loss)
+    assert losses == [row["loss"] for row in history]
+
+
+def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
+    config = configured(mining={"miner": "hardest", "warmup_epochs": 2})
+    for until, expected in ((None, "sshhhh"), (4, "sshhss"), (2, "ssssss")):
+        miners = [train._miner(config, epoch, until)[0] for epoch in range(6)]
+        assert "".join(miners) == expected
+    for name in names(Mining, "miner") - {"hardest"}:
+        mining = {"miner": name}
+        assert {train._miner(configured(mining=mining), epoch, None) for epoch in range(4)} == {name}
+
+
+def test_what_an_epoch_learned_is_undone_bit_for_bit() -> None:
+    loss = {"name": "margin", "margin": 0.2, "beta": 0.5, "beta_per_item": True}
+    space = {"distance": "mahalanobis", "mahalanobis": "full"}
+    config = configured(loss=loss, space=space, mining={"miner": "random"})
+    first, second = learned(config, 2), learned(config, 2)
+    kept = train._state(first)
+    learner.one_epoch(config, first, 2, "random")
+    pairs = list(zip(state(first), state(second), strict=True))
+    assert len(pairs) == 5  # users, items, offsets, the map, the boundaries
+    assert not any(torch.equal(a, b) for a, b in pairs)
+    train._restore(first, kept)
+    assert_same_bits(first, second)
+    learner.one_epoch(config, first, 2, "random")
+    assert not any(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
+    train._restore(first, kept)  # as often as one likes
+    assert_same_bits(first, second)
