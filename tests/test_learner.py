@@ -245,6 +245,23 @@ def test_the_boundary_of_the_margin_loss_is_learned_and_by_no_other_loss(per_ite
         assert bool((beta == 0.5).all()) == (name != "margin")
 
 
+@pytest.mark.parametrize("miner", ["random", "offline"])
+def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
+    """Offline each row has candidates of its own."""
+    config = configured(mining={"miner": miner, "in_batch_items": 20, "uniform_items": 1})
+    start = started(config)
+    goal = learner.objective(config, start, miner)
+    _, lists = training.sample_triplets(
+        start.model, start.data, start.sampler, goal, torch.Generator(), size=50, offline=start.offline
+    )
+    log_q = learner.log_q(start, lists)  # (B, 1 + C)
+    assert log_q.shape == lists.d.shape
+    assert torch.equal(log_q[:, 0], start.sampler.log_q(lists.item))
+    for row in range(50):
+        assert torch.equal(log_q[row, 1:], start.sampler.log_q(lists.candidate[row]))
+    assert len(log_q.unique()) > 3
+
+
 def test_distance_weighted_takes_the_dimensions_that_there_are() -> None:
     """A spectral start has no more than there are users or items; another number would overflow."""
     space = {"start": "spectral", "dim": 4096, "distance": "cosine"}

@@ -279,6 +279,17 @@ def test_what_a_user_has_is_never_his_negative(mine):
     assert sum(len(mined.user) for _, mined in seen) > 100
 
 
+def test_a_miner_gets_the_margin_and_distances_without_gradient():
+    asked = []
+
+    def mine(d, positive, negative, margin, generator):
+        asked.append((d.requires_grad, margin))
+        return miners.random(d, positive, negative, margin, generator)
+
+    run(new_space(), on_device(two_clusters()), [Objective(mine, 0.37, hinge)], batch_size=200)
+    assert asked == [(False, 0.37)] * len(asked) != []
+
+
 def test_every_triplet_is_there_once():
     taken, seen = two_clusters(), []
     run(new_space(), on_device(taken), [watched(miners.every, seen)], batch_size=16)
