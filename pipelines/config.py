@@ -201,6 +201,10 @@ class Mining(Section):
     popular_items: int = Field(0, ge=0, description="candidates drawn by popularity ^ popularity_power")
     popularity_power: float = Field(0.75, ge=0, le=1, description="0 is uniform, 1 as often as in the log")
     memory_items: int = Field(0, ge=0, description="candidates kept from recent batches (cross-batch memory)")
+    availability: Literal["first_and_last", "first", "none"] = Field(
+        "first_and_last",
+        description="an item is no negative before it was first seen, nor after it was last seen, in the log",
+    )
     user_balance: float = Field(
         0.0, ge=0, le=1, description="0: interactions as in the log; 1: every user as often as any other"
     )
@@ -320,6 +324,12 @@ class Config(Section):
             raise ValueError(
                 "mining.miner = 'distance_weighted' needs distances of unit vectors: "
                 "space.distance = 'inner_product' has none"
+            )
+        if self.mining.miner == "distance_weighted" and self.space.dim < 2:
+            raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
+        if self.loss.name == "align_uniform" and self.space.distance != "cosine":
+            raise ValueError(
+                "loss.name = 'align_uniform' needs space.distance = 'cosine': it is uniform on the sphere"
             )
         return self
 

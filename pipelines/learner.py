@@ -99,6 +99,7 @@ def start(
 ) -> Learner:
     """The learner before its first step; `mined` (T, 3) are the triplets for the miner `offline`."""
     settings, device = config.space, data.user.device
+    data = _with_availability(data, config.mining.availability)
     generator = torch.Generator(device).manual_seed(config.seed)
     if settings.start == "spectral":
         dim = min(settings.dim, data.n_users, data.n_items)
@@ -157,9 +158,23 @@ def start(
     )
 
 
-def one_epoch(config: Config, learner: Learner, epoch: int, miner: str) -> EpochStats:
-    """Learn once from every interaction, mining as named; `epoch` counts from 0 and is shown."""
+def one_epoch(
+    config: Config,
+    learner: Learner,
+    epoch: int,
+    miner: str,
+    heard: Callable[[int], None] = lambda interactions: None,
+) -> EpochStats:
+    """Learn once from every interaction, mining as named; `epoch` counts from 0 and is shown.
+
+    `heard` hears of each step's interactions; what it raises ends the epoch between two steps.
+    """
     shown = miner if config.loss.name in TRIPLET_LOSSES else config.loss.name
+
+    def tick_and_tell(interactions: int) -> None:
+        tick(interactions)
+        heard(interactions)
+
     with progress.progress(f"epoch {epoch + 1}, {shown}", len(learner.data.user)) as tick:
         return train_epoch(
             learner.model,
@@ -172,7 +187,7 @@ def one_epoch(config: Config, learner: Learner, epoch: int, miner: str) -> Epoch
             weight_power=config.train.weight_power,
             row_weights=learner.row_weights,
             offline=learner.offline,
-            tick=tick,
+            tick=tick_and_tell,
         )
 
 
@@ -231,6 +246,16 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
 
     mine = _distance_weighted(config, learner) if miner == "distance_weighted" else MINERS[miner]
     return Objective(mine, settings.margin, loss, regularize=_regularizer(settings))
+
+
+def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInteractions:
+    """The interactions with as much of the items' spans on sale as negatives shall respect."""
+    always = torch.iinfo(torch.int64)
+    if availability == "none":
+        data = data._replace(first_seen=torch.full_like(data.first_seen, always.min))
+    if availability != "first_and_last":
+        data = data._replace(last_seen=torch.full_like(data.last_seen, always.max))
+    return data
 
 
 def _distance_weighted(config: Config, learner: Learner) -> Miner:

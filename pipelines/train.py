@@ -180,14 +180,13 @@ def choose_epochs(
         if before is not None and now is not None:
             reason = health.collapse(now, healthy, config.loss.margin)
             if reason is not None:
-                say(
-                    f"train: WARNING: under the hardest miner {reason}; epoch {epoch + 1} again with semi_hard"
-                )
+                say(f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard")
                 hardest_until, miner = epoch, "semi_hard"
                 _restore(learned, before)
                 stats = learner.one_epoch(config, learned, epoch, miner)
                 now = learner.health_now(config, learned, miner, judge.held_out)
-        healthy = now
+        if now is not None and (healthy is None or now.effective_rank > healthy.effective_rank):
+            healthy = now
         means = {}
         for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
             candidate = Choice(
@@ -230,13 +229,14 @@ def _mined(config: Config, fold: folds.FoldName) -> NDArray[np.int32] | None:
 
 
 def _state(learned: learner.Learner) -> Any:
-    """All that an epoch changes, but for the generator: a second try draws other batches."""
-    return copy.deepcopy((learned.model.state_dict(), learned.beta, learned.optimizer.state_dict()))
+    """What an epoch has learned."""
+    return copy.deepcopy((learned.model.state_dict(), learned.beta.detach()))
 
 
 def _restore(learned: learner.Learner, state: Any) -> None:
-    model_state, beta, optimizer_state = state
-    learned.model.load_state_dict(model_state)
+    """Back to what was learned before; the optimizer starts afresh, as its momentum leads to the collapse."""
+    weights, beta = state
+    learned.model.load_state_dict(weights)
     with torch.no_grad():
         learned.beta.copy_(beta)
-    learned.optimizer.load_state_dict(optimizer_state)
+    learned.optimizer.state.clear()

@@ -23,12 +23,12 @@ Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
     """(A, D), (C, D), (C,) -> (A, C): |a - c|^2 + offset, never below the offset.
 
-    Expanded as |a|^2 + |c|^2 - 2 a.c; the clamp takes off what rounding leaves below zero. An offset says how
+    Expanded as |a|^2 + |c|^2 - 2 a.c; relu takes off what rounding leaves below zero. An offset says how
     far a candidate is from everybody: up to a constant it is the square of one more candidate coordinate that
     is 0 for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
     """
-    squares = anchors.square().sum(1)[:, None] + candidates.square().sum(1)[None, :]  # (A, C)
-    square = torch.addmm(squares, anchors, candidates.T, alpha=-2).clamp_min(0)  # (A, C)
+    own, other = anchors.square().sum(1)[:, None], candidates.square().sum(1)[None, :]  # (A, 1), (1, C)
+    square = torch.addmm(other, anchors, candidates.T, alpha=-2).add_(own).relu_()  # (A, C), made once
     return with_offset(square, offset)
 
 

@@ -2,7 +2,7 @@
 
 Axes: N interactions or labelled rows, B batch, A anchors, C candidates, H items of their histories,
 S sampled items, U users, I items, P classes of a batch, K rows of each, L labels, T triplets,
-M mined negatives of an interaction.
+M mined negatives of an interaction, V different users.
 """
 
 from collections.abc import Iterable, Iterator
@@ -119,21 +119,25 @@ def histories(data: DeviceInteractions, users: Tensor) -> tuple[Tensor, Tensor]:
     row = torch.repeat_interleave(length)  # (H,): 0, length[0] times, then 1 ...
     shift = start - (length.cumsum(0) - length)  # (A,): from a place in the answer to its place in the data
     place = torch.arange(len(row), device=users.device)
-    return row, data.item[shift[row] + place].long()
+    # index_select is several times as fast as indexing on CPU, and histories are long
+    return row, data.item.index_select(0, shift.index_select(0, row) + place).long()
 
 
 def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
     """(A,), (C,) -> (A, C) bool: does the interaction (user, candidate) exist anywhere in the data?
 
-    Reads the anchors' histories alone: work grows with their length, not with A * C lookups.
+    Reads the anchors' histories alone, a user's once: work grows with their length, not with A * C lookups.
     """
     n = len(candidates)
     column = torch.full((data.n_items,), n, device=users.device)  # (I,): n for an item that is no candidate
     column[candidates] = torch.arange(n, device=users.device)  # a repeated item keeps one column
-    row, item = histories(data, users)  # (H,)
-    mask = torch.zeros(n + 1, len(users), dtype=torch.bool, device=users.device)  # (C + 1, A)
-    mask[column[item], row] = True
-    return mask[column[candidates]].T  # whole rows, which is cheaper than columns; repeats share theirs
+    different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
+    row, item = histories(data, different)  # (H,)
+    mask = torch.zeros((n + 1) * len(different), dtype=torch.bool, device=users.device)  # (C + 1) x V
+    mask.index_fill_(0, column.index_select(0, item) * len(different) + row, True)
+    # whole rows, which is cheaper than columns; repeats share theirs
+    of_candidates = mask.view(n + 1, -1).index_select(0, column[candidates])  # (C, V)
+    return of_candidates.T.contiguous().index_select(0, which)
 
 
 def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tensor:

@@ -111,11 +111,12 @@ def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
 )
 def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict[str, Any]) -> None:
     said: list[str] = []
-    run = train(changed(own_shop.config, **settings | {"train": ONE_EPOCH | settings.get("train", {})}), said.append)
+    settings = settings | {"train": ONE_EPOCH | settings.get("train", {})}
+    run = train(changed(own_shop.config, **settings), said.append)
     learned = weights(run)
     assert all(bool(torch.isfinite(part).all()) for part in learned.values())
     longest = float(torch.cat([learned["tower.table"], learned["items"]]).norm(dim=1).max())
-    assert longest <= 1 + 1e-5 or not settings["space"]["unit_ball"]
+    assert longest <= 1 + 1e-5 or not settings.get("space", {}).get("unit_ball", True)
     assert bool(learned["offset"].any()) == (settings.get("space", {}).get("offset") != "none")
     space, served = load(run, torch.device("cpu"))
     assert space[0].shape[1] == space[1].shape[1] == learned["items"].shape[1] + 1
@@ -126,7 +127,8 @@ def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict
 
 
 def test_a_fixed_offset_stays_at_its_start(own_shop: Shop) -> None:
-    run = train(changed(own_shop.config, train={"max_epochs": 1}, space={"offset": "fixed"}), lambda line: None)
+    fixed = changed(own_shop.config, train={"max_epochs": 1}, space={"offset": "fixed"})
+    run = train(fixed, lambda line: None)
     fold = load_fold(own_shop.config, "test")
     log_count = torch.from_numpy(fold.fit.item_counts()).log()
     expected = own_shop.config.space.offset_scale * (log_count.max() - log_count)
