@@ -17,6 +17,8 @@ from shop import DAYS, ITEMS, START, WINDOW, Shop, bundle_of, recsys
 from pipelines import tracking
 from pipelines.cli import find_run
 from pipelines.config import load_config
+from pipelines.folds import load_fold
+from pipelines.model import load
 
 SYSTEMS = ["model", "served", "learned", "spectral", "popularity"]
 QUICK = {"max_epochs": 1, "spectral_weights": [0.0]}
@@ -185,8 +187,8 @@ def test_text_ids_leave_last_out_and_contrastive(shop_file: Any, log: pl.DataFra
         pl.concat_str(pl.lit("ß-"), "item_id").alias("item_id"),
     )
     split = {"kind": "leave_last_out", "test_start": None, "validation_start": None}
-    train = QUICK | {"loss": "contrastive", "margin": 1.0}
-    path, run = retrained(shop_file(named, items=None, split=split, train=train))
+    loss = {"name": "contrastive", "margin": 1.0}
+    path, run = retrained(shop_file(named, items=None, split=split, train=QUICK, loss=loss))
     shown = recsys("recommend", "--config", path, "--user", "käufer 🛒 1003", "-k", "3")
     assert [line.split("\t")[0][:2] for line in shown.out.splitlines()] == ["ß-"] * 3
     assert "popular" not in shown.out
@@ -204,7 +206,8 @@ def test_predefined_split_without_times_and_spectral_start(shop_file: Any, log: 
         log.select("user_id", "item_id", part.alias("part")),
         source={"time": None, "split": "part"},
         split={"kind": "predefined", "test_start": None, "validation_start": None},
-        train=QUICK | {"start": "spectral", "offset": "fixed"},
+        train=QUICK,
+        space={"start": "spectral", "offset": "fixed"},
     )
     _, run = retrained(path)
     test = metrics(run)["test"]
@@ -214,8 +217,10 @@ def test_predefined_split_without_times_and_spectral_start(shop_file: Any, log: 
 
 
 def test_repeat_purchases_where_seen_items_are_not_left_out(shop: Shop, shop_file: Any) -> None:
-    train = QUICK | {"offset": "none", "miner": "hardest", "warmup_epochs": 0}
-    path, run = retrained(shop_file(evaluate={"exclude_seen": False}, train=train))
+    mining = {"miner": "hardest", "warmup_epochs": 0}
+    path, run = retrained(
+        shop_file(evaluate={"exclude_seen": False}, train=QUICK, mining=mining, space={"offset": "none"})
+    )
     targets = pl.read_parquet(run / "per_user.parquet")["n_targets"]
     new_only = pl.read_parquet(shop.run / "per_user.parquet")["n_targets"]
     assert targets.sum() > new_only.sum()
@@ -223,6 +228,35 @@ def test_repeat_purchases_where_seen_items_are_not_left_out(shop: Shop, shop_fil
     assert len(shown) == ITEMS
     test = metrics(run)["test"]
     assert test["served"]["ndcg@10"] == pytest.approx(test["model"]["ndcg@10"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": {"tower": "siamese", "distance": "cosine"}, "loss": {"name": "sampled_softmax"}},
+        {"space": {"tower": "siamese"}, "mining": {"miner": "offline"}},
+        {"space": {"distance": "mahalanobis", "mahalanobis": "low_rank", "rank": 2}},
+        {"space": {"distance": "inner_product"}, "loss": {"name": "bpr"}, "mining": {"miner": "random"}},
+        {"space": {"distance": "euclidean"}, "mining": {"miner": "hardest"}},
+    ],
+    ids=str,
+)
+def test_every_tower_and_distance_is_exported_and_served_the_same_way(shop_file: Any, changes: Any) -> None:
+    """Learned coordinates alone, so that nothing else carries them."""
+    alone = {"spectral_weights": [0.0], "trend_weights": [0.0], "max_epochs": 4}
+    path, run = retrained(shop_file(train=alone, **changes))
+    test = metrics(run)["test"]
+    assert test["model"]["ndcg@10"] == test["learned"]["ndcg@10"] > 1.5 * test["popularity"]["ndcg@10"]
+    assert test["served"]["ndcg@10"] == pytest.approx(test["model"]["ndcg@10"], rel=0.01)
+    config = load_config(path)
+    shown = recsys("recommend", "--config", path, "--user", "1003", "-k", "10").out.splitlines()
+    users, items = (part.numpy() for part in load(run, torch.device("cpu"))[1])
+    fold = load_fold(config, "test")
+    user = fold.user_ids.tolist().index(1003)
+    distance = np.square(items - users[user]).sum(1)
+    distance[fold.fit.item[fold.fit.user == user]] = np.inf
+    nearest = np.asarray(fold.item_ids)[distance.argsort()[:10]].tolist()
+    assert [int(line.split("\t")[0]) for line in shown] == nearest
 
 
 def test_a_minimal_log_is_enough(shop_file: Any) -> None:
