@@ -193,8 +193,8 @@ def many_items(n_items: int = 3_000, n_users: int = 300, groups: int = 10) -> pl
 
 
 def test_what_annoy_serves_is_within_1_percent_of_the_model(shop_file: Any) -> None:
-    train = {"max_epochs": 1, "dim": 4, "learning_rate": 0.1, "spectral_weights": [0.0]}
-    path = shop_file(many_items(), items=None, train=train, export={"trees": None})
+    train = {"max_epochs": 1, "learning_rate": 0.1, "spectral_weights": [0.0]}
+    path = shop_file(many_items(), items=None, train=train, space={"dim": 4}, export={"trees": None})
     ran = recsys("retrain", "--config", path)
     assert ran.code == 0, ran.err
     config = load_config(path)
