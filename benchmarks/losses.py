@@ -6,7 +6,7 @@
 
 Needs `recsys prepare` with the same config before. Every cell learns the coordinates alone (no spectral ones,
 no trend) for the same seconds of one thread's CPU time, and is judged halfway and at the end: the better
-counts. OUT_validation.csv gets a line a cell and is taken up again where it stopped. --cross leaves out the
+counts. Both files get a line a cell, and are taken up again where they stopped. --cross leaves out the
 cells in which neither miner nor distance is the usual one. --test refits the best cell of each loss on all
 before test, for the same time, and writes OUT_test.csv with bootstrap intervals, popularity and spectral.
 """
@@ -48,7 +48,10 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "sampled_softmax": {"loss": {"log_q": True}},
     "bsl": {"mining": ONLY_UNIFORM},
     "cosine_contrastive": {"mining": ONLY_UNIFORM, "loss": {"margin": 1.0, "negative_weight": 10.0}},
-    "align_uniform": {"mining": ONLY_UNIFORM | {"uniform_items": 1}},  # it looks at no candidate
+    "align_uniform": {  # it looks at no candidate, and learns no offset
+        "mining": ONLY_UNIFORM | {"uniform_items": 1},
+        "space": {"offset": "fixed"},
+    },
 }
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20", "ndcg@20")
 CELL = ("loss", "miner", "distance", "temperature")
@@ -181,9 +184,14 @@ def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
         "popularity": model.popularity_vectors(judge.data),
         spectral_name: model.spectral_vectors(config, judge.data, spectral),
     }
+    done = {row["loss"] for row in read(path)}
     for name, vectors in untrained.items():
+        if name in done:
+            continue
         append(path, {"loss": name} | with_intervals(judge.values(judge.rank(vectors)), config.seed))
     for row in best.values():
+        if row["loss"] in done:
+            continue
         cell = row["loss"], row["miner"], row["distance"], row["temperature"]
         judged, epochs = learn(configured(config, *cell), "test", judge, seconds)
         values = judged[int(row["half"]) - 1]

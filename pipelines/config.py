@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+MOST_TRIPLETS = 2**24  # of miners.every, repeated because reading a configuration shall not load torch
 METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
 
 
@@ -318,18 +319,35 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _miner_has_what_it_needs(self) -> "Config":
-        if self.mining.miner == "offline" and self.prepare.mined_negatives < 1:
+        mining = self.mining
+        if mining.miner == "offline" and self.prepare.mined_negatives < 1:
             raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
-        if self.mining.miner == "distance_weighted" and self.space.distance == "inner_product":
+        if mining.miner == "distance_weighted" and self.space.distance == "inner_product":
             raise ValueError(
                 "mining.miner = 'distance_weighted' needs distances of unit vectors: "
                 "space.distance = 'inner_product' has none"
             )
-        if self.mining.miner == "distance_weighted" and self.space.dim < 2:
+        if mining.miner == "distance_weighted" and self.space.dim < 2:
             raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
         if self.loss.name == "align_uniform" and self.space.distance != "cosine":
             raise ValueError(
                 "loss.name = 'align_uniform' needs space.distance = 'cosine': it is uniform on the sphere"
+            )
+        if self.loss.name == "align_uniform" and self.space.offset == "learned":
+            raise ValueError(
+                "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': alignment alone would "
+                "lower every offset, the popular items' first"
+            )
+        if self.loss.log_q and mining.miner == "offline":
+            raise ValueError(
+                "loss.log_q = true needs candidates drawn by the sampler, not mining.miner = 'offline'"
+            )
+        drawn = mining.in_batch_items, mining.uniform_items, mining.popular_items, mining.memory_items
+        candidates = sum(drawn)
+        if mining.miner == "all" and self.train.batch_size * candidates > MOST_TRIPLETS:
+            raise ValueError(
+                f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
+                f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
             )
         return self
 

@@ -102,9 +102,7 @@ def start(
     data = _with_availability(data, config.mining.availability)
     generator = torch.Generator(device).manual_seed(config.seed)
     if settings.start == "spectral":
-        dim = min(settings.dim, data.n_users, data.n_items)
-        spectral = baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
-        users, items, offset = spaces.inner_product_as_distance(*spectral)
+        users, items, offset = _spectral_start(config, data, choice)
     else:
         users, items = models.random_start(
             data.n_users, data.n_items, settings.dim, settings.start_length, generator
@@ -114,7 +112,8 @@ def start(
     if settings.offset == "none":
         offset = torch.zeros_like(offset)
     if settings.distance == "mahalanobis":
-        linear = Mahalanobis(items.shape[1], settings.mahalanobis, settings.rank).to(device)
+        dim = items.shape[1]  # a spectral start may have fewer than were asked for
+        linear = Mahalanobis(dim, settings.mahalanobis, min(settings.rank, dim)).to(device)
         distance: Distance = linear
         to_space = linear.space
     else:
@@ -139,7 +138,7 @@ def start(
     row_weights = sampling.balance(data, mining.user_balance, mining.item_balance) if balanced else None
     sampler = CandidateSampler(
         data,
-        in_batch=mining.in_batch_items,
+        in_batch=min(mining.in_batch_items, config.train.batch_size),
         uniform=mining.uniform_items,
         popular=mining.popular_items,
         popularity_power=mining.popularity_power,
@@ -203,7 +202,13 @@ def health_now(
     apart = torch.Generator(data.user.device).manual_seed(config.seed)
     goal = objective(config, learner, miner)
     mined, lists = sample_triplets(
-        model, data, learner.sampler, goal, apart, size=LOOKED_AT, offline=learner.offline
+        model,
+        data,
+        learner.sampler,
+        goal,
+        apart,
+        size=min(LOOKED_AT, config.train.batch_size),
+        offline=learner.offline,
     )
     if not lists.negative.any():
         return None
@@ -248,6 +253,24 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
     return Objective(mine, settings.margin, loss, regularize=_regularizer(settings))
 
 
+def _spectral_start(config: Config, data: DeviceInteractions, choice: Choice) -> spaces.Space:
+    """Users, items and offset that rank as the spectrum does, under the distance that will be trained."""
+    settings = config.space
+    wanted = settings.dim - (
+        settings.distance == "cosine"
+    )  # which needs one coordinate for the items' lengths
+    dim = max(1, min(wanted, data.n_users, data.n_items))
+    space = spaces.inner_product_as_distance(
+        *baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
+    )
+    if settings.distance == "cosine":
+        users, items = spaces.euclidean_vectors(space)  # all items are of length 1 now
+        return spaces.Space(users, items, torch.zeros_like(space.offset))
+    if settings.distance == "inner_product":
+        return space._replace(offset=torch.zeros_like(space.offset))
+    return space
+
+
 def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInteractions:
     """The interactions with as much of the items' spans on sale as negatives shall respect."""
     always = torch.iinfo(torch.int64)
@@ -261,7 +284,7 @@ def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInt
 def _distance_weighted(config: Config, learner: Learner) -> Miner:
     """The miner asks for Euclidean distances of unit vectors; ours are monotone in those, or squares."""
     scale = {"squared_euclidean": 1.0, "mahalanobis": 1.0, "cosine": 2.0}.get(config.space.distance)
-    dim = learner.model.items.shape[1]  # a spectral start may have fewer than were asked for
+    dim = learner.model.items.shape[1]
 
     def mine(
         d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
@@ -283,7 +306,7 @@ def _regularizer(settings: Loss) -> Callable[[Tensor, Tensor], Tensor] | None:
             total = total + settings.covariance * losses.covariance(torch.cat([anchors, items]))
         if settings.l2 > 0:
             total = total + settings.l2 * (losses.l2(anchors) + losses.l2(items))
-        if uniform > 0:
+        if uniform > 0 and len(anchors) > 1:  # the last batch may be a single row
             total = total + uniform * (losses.uniformity(anchors) + losses.uniformity(items)) / 2
         return total
 

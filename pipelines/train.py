@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,13 @@ from pipelines import files, folds, learner, model, prepare, progress, tracking
 from pipelines.config import Config, InputError
 from pipelines.folds import Fold
 from pipelines.judge import Judge
+from pipelines.learner import Learner
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
 from recsys import health, sampling
+from recsys.health import Health
+from recsys.sampling import DeviceInteractions
+from recsys.training import EpochStats
 
 
 def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
@@ -124,8 +128,7 @@ def _choose_and_fit(
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
     fitted = learner.start(config, data, choice, _mined(config, "test"))
-    for epoch in range(choice.epochs):
-        stats = learner.one_epoch(config, fitted, epoch, _miner(config, epoch, choice.hardest_until))
+    for epoch, (stats, _, __) in enumerate(epochs(config, fitted, choice.epochs, say, choice.hardest_until)):
         tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
 
     added = model.additions(config, data, choice)
@@ -164,29 +167,15 @@ def choose_epochs(
 ) -> tuple[Choice, list[dict[str, float]]]:
     """Train until validation stops rising; the best epoch and weights, and a row per epoch.
 
-    `record` hears of each row as soon as it is known. Where the space collapses under the hardest
-    miner, that epoch is undone and semi_hard takes over.
+    `record` hears of each row as soon as it is known.
     """
     settings, select, started = config.train, config.evaluate.select, time.monotonic()
     learned = learner.start(config, judge.data, choice, _mined(config, "validation"))
     added = model.additions(config, judge.data, choice)
     best, best_score, history = choice, -1.0, []
-    hardest_until, healthy = None, None
-    for epoch in range(settings.max_epochs):
-        miner = _miner(config, epoch, hardest_until)
-        before = _state(learned) if miner == "hardest" else None
-        stats = learner.one_epoch(config, learned, epoch, miner)
-        now = learner.health_now(config, learned, miner, judge.held_out)
-        if before is not None and now is not None:
-            reason = health.collapse(now, healthy, config.loss.margin)
-            if reason is not None:
-                say(f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard")
-                hardest_until, miner = epoch, "semi_hard"
-                _restore(learned, before)
-                stats = learner.one_epoch(config, learned, epoch, miner)
-                now = learner.health_now(config, learned, miner, judge.held_out)
-        if now is not None and (healthy is None or now.effective_rank > healthy.effective_rank):
-            healthy = now
+    for epoch, (stats, now, hardest_until) in enumerate(
+        epochs(config, learned, settings.max_epochs, say, held_out=judge.held_out)
+    ):
         means = {}
         for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
             candidate = Choice(
@@ -214,6 +203,42 @@ def choose_epochs(
     return best, history
 
 
+def epochs(
+    config: Config,
+    learned: Learner,
+    n: int,
+    say: Callable[[str], None],
+    hardest_until: int | None = None,
+    held_out: DeviceInteractions | None = None,
+) -> Iterator[tuple[EpochStats, Health | None, int | None]]:
+    """Learn for n epochs: of each how it went, how healthy the space is, and `hardest_until` by now.
+
+    Where the space collapses under the hardest miner, that epoch is undone, the optimizer starts afresh and
+    semi_hard takes over for good: `hardest_until` is how many epochs came before. Given from the start, the
+    same happens there again.
+    """
+    healthy = None
+    for epoch in range(n):
+        if epoch == hardest_until:
+            learned.optimizer.state.clear()
+        miner = _miner(config, epoch, hardest_until)
+        guarded = miner == "hardest" and config.loss.name in learner.TRIPLET_LOSSES
+        before = _state(learned) if guarded else None
+        stats = learner.one_epoch(config, learned, epoch, miner)
+        now = learner.health_now(config, learned, miner, held_out)
+        if guarded and now is not None:
+            reason = health.collapse(now, healthy, config.loss.margin)
+            if reason is not None:
+                say(f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard")
+                hardest_until, miner = epoch, "semi_hard"
+                _restore(learned, before)
+                stats = learner.one_epoch(config, learned, epoch, miner)
+                now = learner.health_now(config, learned, miner, held_out)
+        if now is not None and (healthy is None or now.effective_rank > healthy.effective_rank):
+            healthy = now
+        yield stats, now, hardest_until
+
+
 def _miner(config: Config, epoch: int, hardest_until: int | None) -> str:
     """The name of an epoch's miner; the hardest one has a warm-up, and an end where it collapsed."""
     mining = config.mining
@@ -228,12 +253,12 @@ def _mined(config: Config, fold: folds.FoldName) -> NDArray[np.int32] | None:
     return folds.load_mined_triplets(config, fold) if config.mining.miner == "offline" else None
 
 
-def _state(learned: learner.Learner) -> Any:
+def _state(learned: Learner) -> Any:
     """What an epoch has learned."""
     return copy.deepcopy((learned.model.state_dict(), learned.beta.detach()))
 
 
-def _restore(learned: learner.Learner, state: Any) -> None:
+def _restore(learned: Learner, state: Any) -> None:
     """Back to what was learned before; the optimizer starts afresh, as its momentum leads to the collapse."""
     weights, beta = state
     learned.model.load_state_dict(weights)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import InputError, load_config
+from pipelines.config import MOST_TRIPLETS, InputError, load_config
+from recsys import miners
 
 GOOD = """
 root = "out"
@@ -118,6 +119,12 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         ),
         (["mining.miner=distance_weighted", "space.dim=1"], r"needs space.dim >= 2"),
         (["loss.name=align_uniform"], r"'align_uniform' needs space.distance = 'cosine'"),
+        (["loss.name=align_uniform", "space.distance=cosine"], r"needs space.offset = 'fixed' or 'none'"),
+        (["loss.log_q=true", "mining.miner=offline"], r"loss.log_q = true needs candidates drawn"),
+        (
+            ["mining.miner=all", "train.batch_size=100000"],
+            r"train.batch_size = 100000 times 512 candidates, allowed <= 16777216 triplets",
+        ),
         (["seed"], r"--set 'seed': write it as name=value"),
         (["=3"], r"--set '=3': write it as name=value"),
         (["root.seed=3"], r"--set 'root.seed=3': 'root' is not a section"),
@@ -127,6 +134,11 @@ def test_mistakes_are_named(tmp_path: Path, overrides: list[str], message: str) 
     with pytest.raises(InputError, match=message) as caught:
         load_config(written(tmp_path), overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_as_many_triplets_as_the_miner_makes(tmp_path: Path) -> None:
+    assert MOST_TRIPLETS == miners.MOST_TRIPLETS
+    load_config(written(tmp_path), ["mining.miner=all", f"train.batch_size={MOST_TRIPLETS // 512}"])
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:

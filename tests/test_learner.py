@@ -19,7 +19,7 @@ from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
 from pipelines.model import Choice
-from recsys import sampling, spaces, training
+from recsys import baselines, sampling, spaces, training
 from recsys.distances import Mahalanobis
 from recsys.interactions import Interactions
 from recsys.sampling import DeviceInteractions
@@ -140,7 +140,10 @@ LOSSES: dict[str, dict[str, Any]] = {
         "loss": {"name": "cosine_contrastive", "negative_weight": 5.0},
         "space": {"distance": "cosine"},
     },
-    "align_uniform": {"loss": {"name": "align_uniform", "uniformity": 0.3}, "space": {"distance": "cosine"}},
+    "align_uniform": {
+        "loss": {"name": "align_uniform", "uniformity": 0.3},
+        "space": {"distance": "cosine", "offset": "fixed"},
+    },
 }
 MINERS: dict[str, dict[str, Any]] = {
     "random": {},
@@ -196,8 +199,8 @@ CASES: dict[str, dict[str, dict[str, Any]]] = (
             "loss": {"name": "warp", "covariance": 0.1},
             "mining": {"user_balance": 0.5, "item_balance": 0.5},
         },
-        "offline, softmax, log q": {
-            "loss": {"name": "sampled_softmax", "log_q": True, "temperature": 0.3},
+        "offline, softmax": {
+            "loss": {"name": "sampled_softmax", "temperature": 0.3},
             "mining": {"miner": "offline"},
         },
     }
@@ -266,8 +269,55 @@ def test_distance_weighted_takes_the_dimensions_that_there_are() -> None:
     """A spectral start has no more than there are users or items; another number would overflow."""
     space = {"start": "spectral", "dim": 4096, "distance": "cosine"}
     after = learned(configured(space=space, mining={"miner": "distance_weighted"}), 2)
-    assert after.model.items.shape == (N_ITEMS, N_USERS)
+    assert after.model.items.shape == (N_ITEMS, N_USERS + 1)  # and the coordinate that makes up for lengths
     assert all(torch.isfinite(part).all() for part in state(after))
+
+
+@pytest.mark.parametrize("distance", sorted(names(Space, "distance")))
+def test_a_spectral_start_ranks_as_the_spectrum(distance: str) -> None:
+    config = configured(space={"start": "spectral", "dim": 5, "distance": distance})
+    space = started(config).model.space()
+    users, items = baselines.spectral(
+        data(), 5 - (distance == "cosine"), CHOICE.item_exponent, seed=config.seed
+    )
+    scores = users @ items.T / users.norm(dim=1, keepdim=True) / items.norm(dim=1).max()  # (U, I)
+    found = -(torch.cdist(space.users.double(), space.items.double()).square() + space.offset)  # (U, I)
+    slope = (found - found.mean(1, keepdim=True)).norm() / (scores - scores.mean(1, keepdim=True)).norm()
+    torch.testing.assert_close(
+        (found - found.mean(1, keepdim=True)) / slope,
+        (scores - scores.mean(1, keepdim=True)).double(),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_low_rank_takes_the_dimensions_that_a_spectral_start_has() -> None:
+    space = {
+        "start": "spectral",
+        "dim": 4096,
+        "distance": "mahalanobis",
+        "mahalanobis": "low_rank",
+        "rank": 4000,
+    }
+    after = learned(configured(space=space), 1)
+    assert all(torch.isfinite(part).all() for part in state(after))
+
+
+def test_a_last_batch_of_one_row_learns() -> None:
+    n = len(data().user)
+    for loss in ({"name": "align_uniform"}, {"name": "bsl", "covariance": 0.1, "l2": 0.1}):
+        config = configured(
+            loss=loss, space={"distance": "cosine", "offset": "fixed"}, train={"batch_size": n - 1}
+        )
+        assert all(torch.isfinite(part).all() for part in state(learned(config, 1)))
+
+
+def test_a_batch_has_no_more_items_than_rows() -> None:
+    """log q would count candidates that are never drawn."""
+    config = configured(mining={"in_batch_items": 1000, "uniform_items": 0}, train={"batch_size": 16})
+    asked = started(configured(mining={"in_batch_items": 16, "uniform_items": 0}, train={"batch_size": 16}))
+    items = torch.arange(N_ITEMS)
+    assert torch.equal(started(config).sampler.log_q(items), asked.sampler.log_q(items))
 
 
 # Health
@@ -315,7 +365,7 @@ def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
     apart = torch.Generator().manual_seed(config.seed)
     goal = learner.objective(config, after, "hardest")
     mined, _ = training.sample_triplets(
-        after.model, after.data, after.sampler, goal, apart, size=learner.LOOKED_AT
+        after.model, after.data, after.sampler, goal, apart, size=config.train.batch_size
     )
     later = SAME & ~TAKEN
     expected = later[mined.user, mined.negative].mean()
@@ -388,6 +438,38 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
             assert miner == "semi_hard"
         losses.append(learner.one_epoch(config, again, epoch, miner).loss)
     assert losses == [row["loss"] for row in history]
+
+    fitted = learner.start(config, data(), CHOICE)  # the final fit: told when to stop, it has nothing to undo
+    said.clear()
+    kept = list(train.epochs(config, fitted, len(history), said.append, best.hardest_until))
+    assert said == []
+    assert [now.loss < margin for now, _, __ in kept] == [row["loss"] < margin for row in history]
+    assert {until for _, __, until in kept} == {best.hardest_until}
+
+
+def test_a_collapse_in_the_final_fit_alone_is_undone_too() -> None:
+    config, said = shrinking(), list[str]()
+    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 6, said.append))
+    assert sum("WARNING" in line for line in said) == 1
+    *_, (stats, now, until) = kept
+    assert stats.loss < config.loss.margin
+    assert now is not None
+    assert now.effective_rank > 3
+    assert until is not None
+
+
+def test_only_mined_losses_collapse_by_mining() -> None:
+    """bsl looks at whole lists: the name of the miner says nothing, whatever the space looks like."""
+    config = configured(
+        loss={"name": "bsl"},
+        mining={"miner": "hardest", "warmup_epochs": 0},
+        train={"learning_rate": 1e-9},
+        space={"start_length": 1e-4, "offset": "none"},
+    )
+    said = list[str]()
+    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 2, said.append))
+    assert said == []
+    assert [until for _, __, until in kept] == [None, None]
 
 
 def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
