@@ -18,6 +18,7 @@ from recsys import baselines, distances, health, losses, miners, models, samplin
 from recsys.distances import Distance, Mahalanobis
 from recsys.health import Health
 from recsys.models import HistoryMean, MetricSpace, UserTable
+from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
 from recsys.training import EpochStats, Lists, Mined, Miner, Objective, sample_triplets, train_epoch
 
@@ -128,11 +129,10 @@ def start(
         in_unit_ball=settings.unit_ball,
     )
     beta = torch.full((data.n_items if config.loss.beta_per_item else 1,), config.loss.beta, device=device)
-    learned: list[Tensor] = [part for part in model.parameters() if part.requires_grad]
+    learned = model.parameter_groups()
     if config.loss.name == "margin":
-        learned.append(beta.requires_grad_())
-    # fused where torch has it: one pass over the tables instead of several
-    optimizer = torch.optim.Adam(learned, lr=config.train.learning_rate, fused=device.type in ("cpu", "cuda"))
+        learned.append({"params": [beta.requires_grad_()]})
+    optimizer = RowAdam(learned, config.train.learning_rate)
     mining = config.mining
     balanced = mining.user_balance > 0 or mining.item_balance > 0
     row_weights = sampling.balance(data, mining.user_balance, mining.item_balance) if balanced else None

@@ -4,6 +4,7 @@ Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class HistoryMean(nn.Module):
         drawn = self.data.item[place].long()  # (B, H)
         kept = ((drawn != left_out[:, None]) & (length > 0)).to(items.dtype)  # (B, H)
         share = kept / kept.sum(1, keepdim=True).clamp_min(1)  # (B, H)
-        return embedding_bag(drawn, items, mode="sum", per_sample_weights=share)
+        return embedding_bag(drawn, items, mode="sum", per_sample_weights=share, sparse=items.is_leaf)
 
     def everybody(self, items: Tensor) -> Tensor:
         """(I, D) -> (U, D): means over whole histories."""
@@ -115,17 +116,21 @@ class MetricSpace(nn.Module):
         points, offset = self.points(items)
         return pairs(self.distance, anchors, points, offset)
 
-    @torch.no_grad()
-    def project(self) -> None:
-        """Pull points that left the unit ball back onto it (CML, section 3.3); raise offsets to 0 and up.
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is learned, for an optimizer, and where it has to stay: `project` maps rows that have moved.
 
-        All offsets rise together, so no order changes. Below 0 the contrastive loss would lower them without
-        end, as it rewards a small d(a,p) whatever d(a,n) is.
+        Points are pulled back into the unit ball (CML, section 3.3), offsets up to 0: below it the
+        contrastive loss would lower them without end, as it rewards a small d(a,p) whatever d(a,n) is.
         """
-        if self._in_unit_ball:
-            for table in (self.items, *self.tower.parameters()):
-                table.copy_(losses.unit_ball(table))
-        self.offset.sub_(self.offset.min().clamp_max(0))
+        tables = [self.items, *self.tower.parameters()]
+        known = {id(part) for part in (*tables, self.offset)}
+        groups: list[dict[str, Any]] = [
+            {"params": tables, "project": losses.unit_ball if self._in_unit_ball else None},
+            {"params": [part for part in self.parameters() if id(part) not in known], "project": None},
+        ]
+        if self.offset.requires_grad:
+            groups.append({"params": [self.offset], "project": _at_least_0})
+        return groups
 
     @torch.no_grad()
     def space(self) -> Space:
@@ -141,14 +146,36 @@ def fold_in(items: Tensor, history: Tensor, offsets: Tensor) -> Tensor:
     return embedding_bag(history, items, offsets, mode="mean", include_last_offset=True)
 
 
+class _Rows(torch.autograd.Function):
+    """Rows of a table; the gradient is sparse, a row of it for each number."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, numbers: Tensor) -> Tensor:
+        ctx.save_for_backward(numbers)
+        ctx.size = table.shape
+        return table.index_select(0, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (numbers,) = ctx.saved_tensors
+        return torch.sparse_coo_tensor(numbers[None], gradient, ctx.size, check_invariants=False), None
+
+
 def rows(table: Tensor, numbers: Tensor) -> Tensor:
     """(N, D) or (N,), (B,) numbers -> (B, D) or (B,), with a gradient that is the same bits each time.
 
-    The gradient of plain indexing adds up repeated rows in the order in which CPU threads get there.
+    The gradient of plain indexing adds up repeated rows in the order in which CPU threads get there. That of
+    a parameter is sparse: nothing of the table's size is made.
     """
+    if table.is_leaf:
+        return _Rows.apply(table, numbers)  # type: ignore[no-any-return, no-untyped-call]
     if table.dim() == 1:
         return embedding(numbers, table[:, None])[:, 0]
     return embedding(numbers, table)
+
+
+def _at_least_0(values: Tensor) -> Tensor:
+    return values.clamp_min(0)
 
 
 def random_start(

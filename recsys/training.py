@@ -103,7 +103,6 @@ def train_epoch(
         optimizer.zero_grad()
         torch.autograd.backward(mean)
         optimizer.step()
-        model.project()
 
         with torch.no_grad():
             totals += torch.stack([loss, (each > 0).sum()])

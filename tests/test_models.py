@@ -8,6 +8,7 @@ from recsys import distances, sampling, spaces
 from recsys.distances import Mahalanobis
 from recsys.index import ItemIndex, exact_top_k
 from recsys.interactions import Interactions
+from recsys.losses import unit_ball
 from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start, rows
 from recsys.spaces import euclidean_vectors
 
@@ -57,7 +58,10 @@ def test_rows_are_those_of_the_table_and_so_is_their_gradient(shape):
     assert torch.equal(rows(ours, numbers), plain[numbers])
     (rows(ours, numbers) * weight).sum().backward()
     (plain[numbers] * weight).sum().backward()
-    torch.testing.assert_close(ours.grad, plain.grad)
+    assert ours.grad.is_sparse
+    torch.testing.assert_close(ours.grad.to_dense(), plain.grad)
+    (rows(2 * ours, numbers) * weight).sum().backward()  # of what is no parameter it is dense
+    torch.testing.assert_close(ours.grad.to_dense(), 3 * plain.grad)
 
 
 def test_random_start_has_the_length_it_is_given_and_comes_from_the_generator():
@@ -118,43 +122,20 @@ def test_an_offset_below_zero_is_refused(lowest):
         MetricSpace(UserTable(torch.zeros(3, 2)), torch.zeros(2, 2), torch.tensor([lowest, 1.0]))
 
 
-def test_project_pulls_rows_onto_the_unit_ball_and_leaves_inner_rows_untouched():
-    lengths = torch.tensor([[0.0], [1e-9], [0.5], [0.99], [1.5], [1e6]])
-    directions = torch.nn.functional.normalize(normal(0, 6, 4))
-    start = directions * lengths
-    data = with_histories([[0], [1, 2]], 6)
-    for tower in (UserTable(start.flip(0)), HistoryMean(data, 3)):
-        model = MetricSpace(tower, start, torch.full((6,), 0.1))
-        model.project()
-        tables = [model.items.detach(), *(table.detach().flip(0) for table in tower.parameters())]
-        assert len(tables) == 1 + isinstance(tower, UserTable)
-        for points in tables:
-            assert torch.equal(points[:4], start[:4])
-            torch.testing.assert_close(points[4:], directions[4:])
-            assert points.norm(dim=1).max() <= 1 + 1e-6
-        assert (model.offset == 0.1).all()
-
-
-def test_project_leaves_points_out_there_where_no_ball_is_wanted_and_a_learned_map_always():
-    model = space(in_unit_ball=False)
-    model.project()
-    assert torch.equal(model.items, normal(1, 200, 5))
+def test_tables_are_held_in_the_unit_ball_offsets_at_0_and_maps_nowhere():
     linear = Mahalanobis(5, "full")
-    with torch.no_grad():
-        linear.linear.mul_(7)
-    model = space(distance=linear, to_space=linear.space)
-    model.project()
-    assert torch.equal(linear.linear, 7 * torch.eye(5))
-    assert model.items.norm(dim=1).max() <= 1 + 1e-6
-
-
-@pytest.mark.parametrize("in_unit_ball", [True, False])
-def test_project_raises_all_offsets_together_where_one_is_below_zero(in_unit_ball):
-    model = space(n_items=4, in_unit_ball=in_unit_ball)
-    with torch.no_grad():
-        model.offset.copy_(torch.tensor([0.5, -1.5, 0.0, 2.0]))
-    model.project()
-    assert model.offset.tolist() == [2, 0, 1.5, 3.5]
+    for in_ball in (True, False):
+        model = space(distance=linear, to_space=linear.space, in_unit_ball=in_ball)
+        points, maps, offsets = model.parameter_groups()
+        assert points["params"] == [model.items, model.tower.table]
+        assert points["project"] is (unit_ball if in_ball else None)
+        assert (maps["params"], maps["project"]) == (list(linear.parameters()), None)
+        assert offsets["params"] == [model.offset]
+        assert offsets["project"](torch.tensor([0.5, -1.5, 0.0])).tolist() == [0.5, 0, 0]
+    siamese = MetricSpace(HistoryMean(with_histories([[0], [1]], 2), 3), torch.eye(2), torch.zeros(2))
+    assert siamese.parameter_groups()[0]["params"] == [siamese.items]
+    fixed = space(learn_offset=False)
+    assert all(part is not fixed.offset for group in fixed.parameter_groups() for part in group["params"])
 
 
 @pytest.mark.parametrize("name", ["squared_euclidean", "euclidean", "cosine", "inner_product", "mahalanobis"])
@@ -219,8 +200,9 @@ def shares(user, left_out, drawn, seed=0):
     tower = HistoryMean(with_histories(HISTORIES, 10), drawn)
     anchor = tower(items, torch.tensor([user]), torch.tensor([left_out]), fresh(seed))  # (1, 3)
     anchor[0, 0].backward()
-    torch.testing.assert_close(anchor[0], items.grad[:, 0] @ items)
-    return items.grad[:, 0]
+    share = items.grad.to_dense()[:, 0]
+    torch.testing.assert_close(anchor[0], share @ items)
+    return share
 
 
 def test_the_anchor_is_the_mean_without_the_item_that_is_left_out():

@@ -11,6 +11,7 @@ from recsys import distances, losses, miners, sampling, spaces
 from recsys.distances import Mahalanobis
 from recsys.interactions import Interactions
 from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start
+from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler
 from recsys.training import Objective, sample_triplets, train_epoch
 
@@ -86,7 +87,7 @@ def sgd(model, learning_rate=0.1):
 
 
 def adam(model):
-    return torch.optim.Adam([part for part in model.parameters() if part.requires_grad], lr=0.01)
+    return RowAdam(model.parameter_groups(), lr=0.01)
 
 
 def run(model, data, schedule, seed=0, optimizer=None, sampler=None, **changes):
@@ -140,7 +141,6 @@ class Naive:
         """Descends by the naive loss, and once by the objective; mined and active are the naive counts."""
         loss.backward()
         sgd(self.start).step()
-        self.start.project()
         model = new_space()
         optimizer, generator = sgd(model), torch.Generator().manual_seed(3)
         stats = train_epoch(

@@ -1,0 +1,85 @@
+"""Adam over the rows that a step has touched: its work does not grow with the tables.
+
+Axes: N rows of a table, D dimensions, T touched rows with repeats, R different ones.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+class RowAdam(torch.optim.Optimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1) without momentum, beta_1 = 0, at the cost of the touched rows.
+
+    Without momentum a row that has no gradient does not move, and only its second moment decays: that is
+    made up for when the row is touched again. So this is torch.optim.Adam(betas=(0, beta)) to the last
+    digits. With momentum that would not do: what a rare row is still owed after its one gradient is ten
+    times what it has got, and Adam that lets rows rest (torch.optim.SparseAdam) learns rare items slowly.
+    A group's `project` maps rows (R, D), or (R,) of a vector, to where they are allowed to be, and sees the
+    rows that moved. The same gradients give the same bits.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        beta: float = 0.999,
+        eps: float = 1e-8,
+    ) -> None:
+        """Raises ValueError unless lr > 0."""
+        if not lr > 0:
+            raise ValueError(f"lr = {lr}, allowed > 0")
+        super().__init__(params, {"lr": lr, "beta": beta, "eps": eps, "project": None})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step down the gradients that there are."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    _step(table, table.grad, self.state[table], group)
+
+
+def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    beta, project = group["beta"], group["project"]
+    if not state:
+        last = torch.zeros(len(table), dtype=torch.int32, device=table.device)  # (N,): steps so far
+        state |= {"step": 0, "square": torch.zeros_like(table), "last": last}
+    state["step"] += 1
+    if gradient.is_sparse:
+        rows, gradient = row_sums(gradient)  # (R,), (R, D)
+    else:
+        rows = torch.arange(len(table), device=table.device)
+    age = (state["step"] - state["last"].index_select(0, rows)).to(table.dtype)  # (R,)
+    decay = torch.pow(beta, age).view(-1, *[1] * (table.dim() - 1))  # (R, 1), or (R,) of a vector
+    square = state["square"].index_select(0, rows) * decay
+    square.addcmul_(gradient, gradient, value=1 - beta)
+    size = (square / (1 - beta ** state["step"])).sqrt_().add_(group["eps"])
+    value = table.index_select(0, rows).addcdiv_(gradient, size, value=-group["lr"])
+    table.index_copy_(0, rows, value if project is None else project(value))
+    state["square"].index_copy_(0, rows, square)
+    state["last"].index_fill_(0, rows, state["step"])
+
+
+def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Sparse (N, D) or (N,), T entries -> row numbers (R,) and each row's sum (R, D) or (R,).
+
+    On CPU R are the different rows. Elsewhere R = T, so that the host need not wait to learn how many there
+    are: the last row fills up the rest with copies of itself, and writing it again changes nothing.
+    Sums are taken in the order of the entries, so their bits repeat.
+    """
+    number, values = gradient._indices()[0], gradient._values()  # (T,), (T, D)
+    if len(number) == 0:
+        return number, values
+    ascending, order = number.sort(stable=True)  # (T,)
+    place = (ascending.diff(prepend=ascending[:1]) != 0).cumsum(0)  # (T,): 0 to R - 1
+    last = place[-1]
+    n = int(last) + 1 if number.device.type == "cpu" else len(number)
+    start = torch.searchsorted(place, torch.arange(n + 1, device=number.device))  # (R + 1,)
+    flat = values.view(len(number), -1)  # (T, D), or (T, 1) of a vector
+    sums = embedding_bag(order, flat, start, mode="sum", include_last_offset=True)  # (R, D)
+    filled = torch.arange(n, device=number.device).minimum(last)  # (R,)
+    return ascending[start[filled]], sums[filled].view(n, *values.shape[1:])

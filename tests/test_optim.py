@@ -1,0 +1,131 @@
+"""Adam over touched rows: torch's own Adams as oracles, rows at rest, projections, and the same bits."""
+
+import pytest
+import torch
+
+from recsys.losses import unit_ball
+from recsys.models import rows
+from recsys.optim import RowAdam, row_sums
+
+N, D = 50, 6
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def numbers(seed, size=40, n=N):
+    return torch.randint(n, (size,), generator=torch.Generator().manual_seed(seed))
+
+
+def run(optimizer, table, steps, dense=False, n=N):
+    """Steps down a loss of some rows, which repeat."""
+    for step in range(steps):
+        optimizer.zero_grad()
+        chosen, goal = numbers(step, n=n), normal(100 + step, 40, *table.shape[1:])
+        found = table[chosen] if dense else rows(table, chosen)
+        (found - goal).square().sum().backward()
+        optimizer.step()
+    return table
+
+
+@pytest.mark.parametrize("shape", [(N, D), (N,)])
+def test_dense_gradients_step_as_torchs_adam(shape):
+    ours, theirs = normal(0, *shape).requires_grad_(), normal(0, *shape).requires_grad_()
+    run(RowAdam([ours], lr=0.05), ours, 20, dense=True)
+    run(torch.optim.Adam([theirs], lr=0.05), theirs, 20, dense=True)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_sparse_gradients_step_as_torchs_sparse_adam():
+    ours, theirs = normal(0, N, D).requires_grad_(), normal(0, N, D).requires_grad_()
+    run(RowAdam([ours], lr=0.05), ours, 20)
+    run(torch.optim.SparseAdam([theirs], lr=0.05), theirs, 20)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_where_every_row_is_touched_sparse_is_dense():
+    """5 rows, 40 numbers a step: none rests."""
+    sparse, dense = normal(0, 5, D).requires_grad_(), normal(0, 5, D).requires_grad_()
+    run(RowAdam([sparse], lr=0.05), sparse, 20, n=5)
+    run(torch.optim.Adam([dense], lr=0.05), dense, 20, dense=True, n=5)
+    torch.testing.assert_close(sparse, dense)
+
+
+def test_rows_without_a_gradient_rest():
+    table = normal(0, N, D).requires_grad_()
+    optimizer = RowAdam([table], lr=0.05)
+    run(optimizer, table, 3)
+    before, kept = (
+        table.detach().clone(),
+        {k: v.clone() for k, v in optimizer.state[table].items() if k != "step"},
+    )
+    optimizer.zero_grad()
+    rows(table, torch.tensor([7, 7, 3])).sum().backward()
+    optimizer.step()
+    rest = torch.ones(N, dtype=torch.bool).index_fill_(0, torch.tensor([3, 7]), False)
+    assert torch.equal(table[rest], before[rest])
+    assert (table[~rest] != before[~rest]).all()
+    for name, value in kept.items():
+        assert torch.equal(optimizer.state[table][name][rest], value[rest])
+
+
+def test_only_rows_that_move_are_projected():
+    table = (5 * normal(0, N, D)).requires_grad_()
+    height = (normal(1, N) - 3).requires_grad_()
+    groups = [
+        {"params": [table], "project": unit_ball},
+        {"params": [height], "project": lambda values: values.clamp_min(0)},
+    ]
+    optimizer, before = RowAdam(groups, lr=0.05), (table.detach().clone(), height.detach().clone())
+    moved = torch.tensor([4, 9, 9])
+    (rows(table, moved).sum() + rows(height, moved).sum()).backward()
+    optimizer.step()
+    rest = torch.ones(N, dtype=torch.bool).index_fill_(0, moved, False)
+    for part, was in zip((table, height), before, strict=True):
+        assert torch.equal(part[rest], was[rest])
+    assert table[~rest].norm(dim=1).max() <= 1 + 1e-6
+    assert (height[~rest] == 0).all()
+    assert (before[0].norm(dim=1) > 1).all()
+
+
+def test_row_sums_equal_the_dense_gradient():
+    for shape in ((N, D), (N,)):
+        index, values = numbers(3), normal(4, 40, *shape[1:])
+        sparse = torch.sparse_coo_tensor(index[None], values, shape, check_invariants=True)
+        number, sums = row_sums(sparse)
+        assert number.tolist() == sorted(set(index.tolist()))
+        torch.testing.assert_close(sums, sparse.to_dense()[number])
+
+
+def test_a_table_that_nothing_asked_for_stays():
+    table = normal(0, N, D).requires_grad_()
+    optimizer = RowAdam([table, torch.ones(3, requires_grad=True)], lr=0.05)
+    rows(table, torch.empty(0, dtype=torch.int64)).sum().backward()
+    optimizer.step()
+    assert torch.equal(table, normal(0, N, D))
+
+
+def test_same_gradients_same_bits_on_many_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        tables = []
+        for _ in range(3):
+            table = normal(0, 20, 64).requires_grad_()
+            optimizer = RowAdam([table], lr=0.05)
+            for step in range(3):
+                optimizer.zero_grad()
+                (rows(table, numbers(step, 50_000, 20)) * normal(step, 50_000, 64)).sum().backward()
+                optimizer.step()
+            tables.append(table)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(tables[0], tables[1])
+    assert torch.equal(tables[0], tables[2])
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
+def test_a_step_size_out_of_range_is_refused(lr):
+    with pytest.raises(ValueError, match=rf"lr = {lr}, allowed > 0"):
+        RowAdam([torch.ones(1, requires_grad=True)], lr=lr)
