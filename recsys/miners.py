@@ -147,7 +147,9 @@ def distance_weighted(
     Wu et al. 2017 (Sampling Matters), eq. 3: points spread over the unit sphere in n = `dim` dimensions lie
     at distance d with density d^(n-2) (1 - d^2/4)^((n-3)/2), and a negative's weight is one over that. `d` is
     the Euclidean distance of unit vectors, not squared. Below CUTOFF it counts as CUTOFF, which bounds the
-    variance; from REACH on, where their margin loss ends, and for NaN the weight is 0.
+    variance; from REACH on, where their margin loss ends, and for NaN the weight is 0. Weights add up in
+    float32 at least: in half precision a sum stands still after some hundred columns, and the rest is never
+    drawn.
     Raises ValueError for dim < 2, where there is no density, and without a generator.
     """
     generator = _given(generator)
@@ -156,10 +158,12 @@ def distance_weighted(
     if d.numel() == 0:
         return _no_triplets(d)
     real, column = _positives(positive)  # (A, K)
-    u = torch.rand(column.shape, dtype=d.dtype, generator=generator, device=d.device)  # (A, K)
-    lowest = torch.finfo(d.dtype).min
+    dtype = torch.promote_types(d.dtype, torch.float32)
+    u = torch.rand(column.shape, dtype=dtype, generator=generator, device=d.device)  # (A, K)
+    lowest = torch.finfo(dtype).min
 
     def draw(d: Tensor, negative: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        d = d.to(dtype)  # (A, C)
         clipped = d.clamp(CUTOFF, REACH)  # (A, C)
         log_w = clipped.log().mul_(2 - dim)  # (A, C)
         log_w.add_(clipped.square_().mul_(-0.25).log1p_(), alpha=-(dim - 3) / 2)

@@ -1,4 +1,9 @@
-"""Losses against naive loops, their gradients against finite differences, their edges, and a peer library."""
+"""Losses against naive loops, their gradients against finite differences, their edges, and a peer library.
+
+Without a peer in pytorch-metric-learning 2.9, so against the loops alone: bsl, uniformity, the rank of warp
+and its weight, log_q of sampled_softmax, unit_ball. Its ManifoldLoss is another (Aziere and Todorovic 2019,
+with proxies and a random walk); ours is put together there from two losses.
+"""
 
 import math
 from functools import partial
@@ -650,6 +655,17 @@ def test_unit_ball_is_the_nearest_point_of_the_ball(seed, n, dim, scale):
     torch.testing.assert_close(losses.unit_ball(pulled), pulled)
 
 
+def test_unit_ball_gradcheck():
+    """Rows inside and outside; at length 1 there is a corner."""
+    directions = torch.nn.functional.normalize(normal(0, 6, 4))  # (N, D)
+    rows = directions * torch.tensor([[0.2], [0.7], [0.95], [1.05], [1.5], [40.0]], dtype=torch.float64)
+    torch.autograd.gradcheck(losses.unit_ball, rows.requires_grad_())
+    (gradient,) = torch.autograd.grad(losses.unit_ball(rows), rows, directions)  # along each row
+    outside = torch.tensor([False] * 3 + [True] * 3)
+    torch.testing.assert_close(gradient[outside], torch.zeros(3, 4).double())
+    assert torch.equal(gradient[~outside], directions[~outside])
+
+
 # Against pytorch-metric-learning. Each loss there owns its distance and default reducer; here the distances
 # are the peer's, so that the losses alone differ, and its reducer is a mean (its own, AvgNonZero, leaves out
 # triplets at 0) or none.
@@ -692,6 +708,7 @@ def test_triplet_losses_equal_the_peer(seed, power):
         (losses.triplet_margin(*pairs, MARGIN), plain),
         (losses.triplet_soft_margin(*pairs), smooth),
         (losses.bpr(*pairs), smooth),
+        (losses.warp(*pairs, MARGIN, torch.full((20,), math.e - 1)), plain),  # log(1 + rank) = 1
     ):
         theirs = peer(anchors, indices_tuple=triplets, ref_emb=candidates)
         assert_equal_with_gradients(mine.mean(), theirs, (anchors, candidates))
@@ -709,6 +726,40 @@ def test_contrastive_equals_the_peer(seed):
     theirs = 0.5 * parts["pos_loss"]["losses"].square() + 0.5 * parts["neg_loss"]["losses"].square()
     mine = losses.contrastive(*distances_of(distance(anchors, candidates), triplets), 3.0)
     assert_equal_with_gradients(mine.mean(), theirs.mean(), (anchors, candidates))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("seed", CASES)
+def test_manifold_equals_the_sum_of_two_peers(seed, power):
+    """f is its contrastive loss without negatives, g its triplet loss."""
+    anchors, candidates, triplets = peer_case(seed)
+    distance = peer_distances.LpDistance(power=power)
+    settings = {"distance": distance, "reducer": peer_reducers.MeanReducer()}
+    pull = peer_losses.ContrastiveLoss(pos_margin=0, neg_margin=0, **settings)
+    push = peer_losses.TripletMarginLoss(margin=MARGIN, **settings)
+    f, g = (loss(anchors, indices_tuple=triplets, ref_emb=candidates) for loss in (pull, push))
+    mine = losses.manifold(*distances_of(distance(anchors, candidates), triplets), MARGIN, SEPARATION)
+    assert_equal_with_gradients(mine.mean(), f + SEPARATION * g, (anchors, candidates))
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_cosine_contrastive_and_alignment_equal_the_peer(seed):
+    """Its contrastive loss of a cosine: [1 - s]+ and [s - (1 - m)]+, each row's pairs averaged by hand."""
+    anchors, candidates, _ = peer_case(seed)
+    _, positive, negative = matrix(seed, 7, 9)
+    positive[:, 0], negative[:, 0], positive[:, 1], negative[:, 1] = True, False, False, True
+    distance = peer_distances.CosineSimilarity()
+    peer = peer_losses.ContrastiveLoss(
+        pos_margin=1, neg_margin=1 - MARGIN, distance=distance, reducer=peer_reducers.DoNothingReducer()
+    )
+    pairs = (*positive.nonzero(as_tuple=True), *negative.nonzero(as_tuple=True))
+    parts = peer(anchors, indices_tuple=pairs, ref_emb=candidates)
+    pull = (parts["pos_loss"]["losses"] / positive.sum(1)[pairs[0]]).sum() / 7
+    push = (parts["neg_loss"]["losses"] / negative.sum(1)[pairs[2]]).sum() / 7
+    d = 1 - distance(anchors, candidates)
+    mine = losses.cosine_contrastive(d, positive, negative, MARGIN, WEIGHT)
+    assert_equal_with_gradients(mine.mean(), pull + WEIGHT * push, (anchors, candidates))
+    assert_equal_with_gradients(losses.alignment(d, positive).mean(), pull, (anchors, candidates))
 
 
 @pytest.mark.parametrize("seed", CASES)

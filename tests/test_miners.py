@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BatchHardMiner, DistanceWeightedMiner, TripletMarginMiner
+from pytorch_metric_learning.utils.loss_and_miner_utils import get_random_triplet_indices
 from scipy.stats import chi2_contingency, chisquare
 
 from recsys import losses, miners
@@ -184,6 +185,48 @@ def test_rows_mined_in_blocks_are_mined_as_each_alone(mine, c):
     assert {a for a, _, _ in together} == {0, 1, 2}
 
 
+# Half precision
+
+half = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+
+
+@half
+@pytest.mark.parametrize("mine", [mine for mine, _ in NAIVE] + [miners.random])
+@pytest.mark.parametrize("seed", range(20))
+def test_half_precision_finds_what_double_does(mine, dtype, seed):
+    """A row's distances are 3/32 apart at least, margins 1/32 from any: bfloat16 rounds by 1/128 at most."""
+    generator = seeded(seed)
+    steps = torch.rand(12, 16, generator=generator).argsort(1)  # (A, C): each row a permutation
+    d = steps / 8 + (torch.rand(12, 16, dtype=torch.float64, generator=generator) - 0.5) / 32 + 1 / 64
+    kind = torch.randint(3, d.shape, generator=generator)
+    assert not torch.equal(d.to(dtype).double(), d)
+    margin = 5 / 16
+    expected = as_list(mine(d, kind == 0, kind == 1, margin, seeded(seed)))
+    assert as_list(mine(d.to(dtype), kind == 0, kind == 1, margin, seeded(seed))) == expected
+    assert len(expected) > 5
+
+
+@half
+def test_distance_weighted_draws_from_half_precision_as_from_single(dtype):
+    """The same numbers in float32, the same triplets."""
+    for seed in range(20):
+        d, positive, negative = random_case(seed, 40, 300)
+        d = d.to(dtype)
+        drawn = as_list(distance_weighted(d, positive, negative, MARGIN, seeded(seed)))
+        assert drawn == as_list(distance_weighted(d.float(), positive, negative, MARGIN, seeded(seed)))
+        assert len(drawn) > 1_000
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_equal_negatives_are_drawn_equally_often(dtype):
+    """However many there are: a sum in bfloat16 stays at 256 once it is there."""
+    d = torch.ones(20_000, 601, dtype=dtype)
+    positive = (torch.arange(601) == 0).expand(d.shape)
+    drawn = distance_weighted(d, positive, ~positive, MARGIN, seeded(0)).negative
+    assert len(drawn) == 20_000
+    assert chisquare(torch.bincount(drawn, minlength=601)[1:]).pvalue > LEAST_P
+
+
 @drawing
 def test_same_seed_same_triplets(mine):
     case = random_case(0, 40, 30)
@@ -345,6 +388,33 @@ def test_hardest_is_pytorch_metric_learnings_batch_hard(seed):
     batch, *case = labelled_case(seed)
     theirs = BatchHardMiner(distance=THEIR_DISTANCE)(*batch)
     assert as_list(miners.hardest(*case, MARGIN)) == sorted(as_list(Triplets(*theirs)))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_every_is_pytorch_metric_learnings_all_within_an_infinite_margin(seed):
+    batch, *case = labelled_case(seed)
+    theirs = TripletMarginMiner(math.inf, "all", distance=THEIR_DISTANCE)(*batch)
+    assert as_list(miners.every(*case, MARGIN)) == sorted(as_list(Triplets(*theirs)))
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_random_draws_as_pytorch_metric_learnings_random_triplets(seed):
+    """Theirs draws the positives too: what is compared is which rows have triplets, and their negatives."""
+    batch, d, positive, negative = labelled_case(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        theirs = get_random_triplet_indices(*batch[1::2], t_per_anchor=400)
+    one = positive & (positive.cumsum(1) == 1)  # (A, C): the first positive alone
+    ours = miners.random(*(part.repeat(400, 1) for part in (d, one, negative)), MARGIN, seeded(seed))
+    tables = torch.zeros(2, *d.shape)  # (2, A, C)
+    for table, (anchor, _, drawn) in zip(tables, (ours, theirs), strict=True):
+        table.index_put_((anchor % len(d), drawn), torch.ones(len(anchor)), accumulate=True)
+    assert torch.equal(tables[0].sum(1), tables[1].sum(1))  # 400 of each anchor that has both kinds
+    assert torch.equal(tables[0] > 0, tables[1] > 0)
+    for a in range(len(d)):
+        drawn = tables[:, a][:, tables[0, a] > 0]
+        if drawn.shape[1] > 1:
+            assert chi2_contingency(drawn.numpy()).pvalue > LEAST_P
 
 
 @pytest.mark.parametrize("seed", range(50))
