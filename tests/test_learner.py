@@ -1,9 +1,11 @@
 """The learner: names as the configuration knows them, what each learns from two clusters, and a collapse."""
 
 import functools
+import itertools
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 import numpy as np
@@ -13,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipelines import learner, train
-from pipelines.config import Config, Loss, Mining, Space
-from pipelines.folds import Fold
+from pipelines import learner, prepare, train
+from pipelines.config import Config, Loss, Mining, Space, load_config
+from pipelines.folds import Fold, load_fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
 from pipelines.model import Choice
@@ -248,6 +250,114 @@ def test_the_boundary_of_the_margin_loss_is_learned_and_by_no_other_loss(per_ite
         assert bool((beta == 0.5).all()) == (name != "margin")
 
 
+# Values: each name's loss on numbers, at settings of which no two are alike
+
+SETTINGS = {
+    "margin": 0.7,
+    "beta": 0.9,
+    "separation": 1.7,
+    "temperature": 0.3,
+    "negative_temperature": 1.4,
+    "negative_weight": 2.5,
+    "uniformity": 0.6,
+}
+OF_TRIPLET: dict[str, Callable[[float, float, float], float]] = {  # d(a,p), d(a,n), estimated rank
+    "contrastive": lambda p, n, _: 0.5 * p**2 + 0.5 * max(0.0, 0.7 - n) ** 2,
+    "triplet_margin": lambda p, n, _: max(0.0, 0.7 + p - n),
+    "triplet_soft_margin": lambda p, n, _: math.log(1 + math.exp(p - n)),
+    "margin": lambda p, n, _: max(0.0, p - 0.9 + 0.7) + max(0.0, 0.9 - n + 0.7),
+    "manifold": lambda p, n, _: p + 1.7 * max(0.0, 0.7 + p - n),
+    "warp": lambda p, n, rank: math.log(1 + rank) * max(0.0, 0.7 + p - n),
+    "bpr": lambda p, n, _: math.log(1 + math.exp(p - n)),
+}
+OF_LIST: dict[str, Callable[[float, list[float]], float]] = {  # d(a,p), every d(a,n)
+    "sampled_softmax": lambda p, n: math.log(1 + sum(math.exp((p - each) / 0.3) for each in n)),
+    "bsl": lambda p, n: p / 0.3 + 1.4 * math.log(sum(math.exp(-each / 0.3) for each in n) / len(n)),
+    "cosine_contrastive": lambda p, n: p + 2.5 * sum(max(0.0, 0.7 - each) for each in n) / len(n),
+    "align_uniform": lambda p, n: p,
+}
+
+
+def sampled(name: str) -> tuple[Tensor, training.Lists, training.Mined]:
+    """The loss of each triplet or list of one batch, at a space that is spread out."""
+    config = configured(
+        loss={"name": name, **SETTINGS},
+        space={"distance": "cosine", "offset": "fixed", "start_length": 1.0},
+        mining={"miner": "random"},
+    )
+    start = started(config)
+    goal = learner.objective(config, start, "random")
+    mined, lists = training.sample_triplets(
+        start.model, start.data, start.sampler, goal, torch.Generator(), size=100
+    )
+    with torch.no_grad():
+        return goal.loss(lists, None if goal.whole_lists else mined), lists, mined
+
+
+@pytest.mark.parametrize("name", OF_TRIPLET)
+def test_a_loss_of_triplets_takes_its_own_settings(name: str) -> None:
+    each, lists, mined = sampled(name)
+    assert OF_TRIPLET.keys() == learner.TRIPLET_LOSSES.keys()
+    expected = []
+    for a, p, n in zip(mined.triplets.anchor, mined.d_pos.tolist(), mined.d_neg.tolist(), strict=True):
+        negatives = lists.d[a][lists.negative[a]].tolist()
+        rank = N_ITEMS * sum(other < 0.7 + p for other in negatives) / len(negatives)
+        expected.append(OF_TRIPLET[name](p, n, rank))
+    assert len(expected) == 100
+    assert each.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_LIST)
+def test_a_loss_of_lists_takes_its_own_settings(name: str) -> None:
+    each, lists, _ = sampled(name)
+    assert OF_LIST.keys() == learner.LIST_LOSSES.keys()
+    rows = zip(lists.d_own.tolist(), lists.d, lists.negative, strict=True)
+    expected = [OF_LIST[name](own, d[negative].tolist()) for own, d, negative in rows]
+    assert each.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def naive_align_uniform(points: list[list[float]], pairs: list[tuple[int, int]], weight: float) -> float:
+    """Mean over pairs of 1 - cos, plus weight times the mean uniformity of the pairs' two sides.
+
+    Wang et al. 2022 (DirectAU), eq. 4 to 6, on numbers; `pairs` number two of the points.
+    """
+    unit = [[x / math.hypot(*point) for x in point] for point in points]
+    align = sum(1 - sum(x * y for x, y in zip(unit[u], unit[i], strict=True)) for u, i in pairs) / len(pairs)
+    uniform = 0.0
+    for side in zip(*pairs, strict=True):
+        gaps = [math.dist(unit[x], unit[y]) ** 2 for x, y in itertools.combinations(side, 2)]
+        uniform += math.log(sum(math.exp(-2 * gap) for gap in gaps) / len(gaps))
+    return align + weight * uniform / 2
+
+
+def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
+    """An epoch of a single step of plain descent at rate 1, with float64 tables."""
+    taken = np.random.default_rng(3).random((5, 7)) < 0.4
+    pairs = [(int(user), 5 + int(item)) for user, item in np.argwhere(taken)]
+    config = configured(
+        loss={"name": "align_uniform", "uniformity": 0.6},
+        space={"distance": "cosine", "offset": "none", "dim": 3},
+        train={"batch_size": len(pairs)},
+    )
+    start = learner.start(config, sampling.to_device(interactions(taken), CPU), CHOICE)
+    start.model.double()
+    tables = [*start.model.tower.parameters(), start.model.items]
+    before = torch.cat(tables).tolist()
+    descent = torch.optim.SGD(start.model.parameters(), lr=1.0)
+    stats = learner.one_epoch(config, start._replace(optimizer=descent), 0, "semi_hard")
+    moved = torch.cat(tables).tolist()
+    assert stats.loss == pytest.approx(naive_align_uniform(before, pairs, 0.0))
+    step = 1e-6
+    for row, axis in itertools.product(range(12), range(3)):
+        near = []
+        for shift in (step, -step):
+            shifted = [point.copy() for point in before]
+            shifted[row][axis] += shift
+            near.append(naive_align_uniform(shifted, pairs, 0.6))
+        slope = (near[0] - near[1]) / (2 * step)
+        assert moved[row][axis] == pytest.approx(before[row][axis] - slope, rel=1e-5, abs=1e-6)
+
+
 @pytest.mark.parametrize("miner", ["random", "offline"])
 def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
     """Offline each row has candidates of its own."""
@@ -456,6 +566,81 @@ def test_a_collapse_in_the_final_fit_alone_is_undone_too() -> None:
     assert now is not None
     assert now.effective_rank > 3
     assert until is not None
+
+
+def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
+    config = shrinking()
+    told, by_hand, stale = (learner.start(config, data(), CHOICE) for _ in range(3))
+    kept = list(train.epochs(config, told, 4, lambda line: None, hardest_until=2))
+    assert [until for _, __, until in kept] == [2] * 4
+    for one in (by_hand, stale):
+        for epoch, miner in enumerate(("hardest", "hardest", "semi_hard", "semi_hard")):
+            if epoch == 2 and one is by_hand:
+                one.optimizer.state.clear()
+            learner.one_epoch(config, one, epoch, miner)
+    assert_same_bits(told, by_hand)
+    assert not torch.equal(told.model.items, stale.model.items)
+
+
+@torch.no_grad()
+def stretch(learner_: Learner, *lengths: float) -> None:
+    """Users and items as a cloud with these standard deviations along the axes."""
+    drawn = torch.Generator().manual_seed(5)
+    for table in (*learner_.model.tower.parameters(), learner_.model.items):
+        table.copy_(torch.randn(table.shape, generator=drawn) * torch.tensor(lengths))
+
+
+def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far() -> None:
+    """Four, three, and one dimension and a half: less than half of the first, not of the second."""
+    config, said = (
+        configured(
+            space={"unit_ball": False},
+            mining={"miner": "hardest", "warmup_epochs": 0},
+            train={"learning_rate": 1e-9},
+        ),
+        list[str](),
+    )
+    start = learner.start(config, data(), CHOICE)
+    kept = []
+    shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
+    stretch(start, *shapes[0])
+    for epoch, outcome in enumerate(train.epochs(config, start, len(shapes), said.append)):
+        kept.append(outcome)
+        stretch(start, *shapes[min(epoch + 1, 3)])
+    ranks = [now.effective_rank for _, now, __ in kept if now is not None]
+    assert 0.5 * ranks[1] < ranks[2] < 0.5 * ranks[0]
+    (warning,) = said
+    assert (
+        f"effective rank fell from {ranks[0]:.1f} to {ranks[2]:.1f}; epoch 3 again with semi_hard" in warning
+    )
+    assert [until for _, __, until in kept] == [None, None, 2, 2]
+
+
+def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any) -> None:
+    """Left alone it would collapse as well."""
+    path = shop_file(
+        space={"offset": "none", "dim": 4},
+        loss={"name": "triplet_margin"},
+        mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 64},
+        train={"learning_rate": 0.012, "max_epochs": 4, "spectral_weights": [0.0], "trend_weights": [0.0]},
+    )
+    config, said = load_config(path), list[str]()
+    prepare.prepare(config, said.append)
+    run = train.train(config, said.append)
+    (warning,) = (place for place, line in enumerate(said) if "WARNING" in line)
+    (fitting,) = (place for place, line in enumerate(said) if "fitting on everything" in line)
+    assert "epoch 2 again with semi_hard" in said[warning]
+    assert warning < fitting
+    choice = Choice(**json.loads((run / "choice.json").read_text()))
+    assert choice.epochs > 2
+    assert choice.hardest_until == 1
+    kept = torch.load(run / "model.pt", weights_only=True)["items"]
+    everything = sampling.to_device(load_fold(config, "test").fit, CPU)
+    for until in (1, None):
+        again, heard = learner.start(config, everything, choice), list[str]()
+        assert len(list(train.epochs(config, again, choice.epochs, heard.append, until))) == choice.epochs
+        assert len(heard) == (until is None)  # a warning
+        assert torch.equal(again.model.items, kept) == (until == 1)
 
 
 def test_only_mined_losses_collapse_by_mining() -> None:

@@ -14,6 +14,7 @@ from pipelines import prepare, tracking
 from pipelines.cli import find_run
 from pipelines.config import Config, InputError, load_config
 from recsys.bundle import verify
+from recsys.health import Health
 from serving.recommender import Recommender
 
 
@@ -57,6 +58,25 @@ def test_every_epoch_and_the_test_are_metrics(shop: Shop, tracked: Any, client: 
     for system, means in json.loads((shop.run / "metrics.json").read_text())["test"].items():
         for name, value in means.items():
             assert tracked.data.metrics[f"test.{system}.{name.replace('@', '_at_')}"] == value
+
+
+def test_every_epochs_health_is_in_the_history_and_a_metric(
+    shop: Shop, tracked: Any, client: mlflow.MlflowClient
+) -> None:
+    history = pl.read_parquet(shop.run / "history.parquet")
+    assert {name for name in history.columns if name.startswith("health.")} == {
+        f"health.{name}" for name in Health._fields
+    }
+    for field in Health._fields:
+        name = f"health.{field}"
+        assert history[name].is_finite().all()
+        assert history[name].null_count() == 0
+        logged = client.get_metric_history(tracked.info.run_id, name)
+        logged.sort(key=lambda metric: metric.step)
+        assert [metric.step for metric in logged] == history["epoch"].to_list()
+        assert [metric.value for metric in logged] == history[name].to_list()
+    assert history["health.effective_rank"].is_between(1, shop.config.space.dim).all()
+    assert history["health.false_negatives"].is_between(0, 1).all()
 
 
 def test_the_log_is_an_input_with_fingerprint_and_query(shop: Shop, tracked: Any) -> None:
