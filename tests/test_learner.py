@@ -341,7 +341,7 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
     )
     start = learner.start(config, sampling.to_device(interactions(taken), CPU), CHOICE)
     start.model.double()
-    tables = [*start.model.tower.parameters(), start.model.items]
+    tables: list[Tensor] = [*start.model.tower.parameters(), start.model.items]
     before = torch.cat(tables).tolist()
     descent = torch.optim.SGD(start.model.parameters(), lr=1.0)
     stats = learner.one_epoch(config, start._replace(optimizer=descent), 0, "semi_hard")
