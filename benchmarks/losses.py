@@ -1,8 +1,8 @@
 """Loss x miner x distance at one equal budget, chosen on validation; the best of each loss on test, once.
 
-    python benchmarks/losses.py configs/demo.toml --seconds 15 --out benchmarks/losses_completejourney
-    python benchmarks/losses.py configs/gowalla.toml --seconds 40 --out benchmarks/losses_gowalla --cross
-    python benchmarks/losses.py configs/demo.toml --seconds 15 --out benchmarks/losses_completejourney --test
+    python benchmarks/losses.py configs/demo.toml --seconds 25 --out benchmarks/losses_completejourney --cross
+    python benchmarks/losses.py configs/gowalla.toml --seconds 25 --out benchmarks/losses_gowalla --cross
+    python benchmarks/losses.py configs/demo.toml --seconds 25 --out benchmarks/losses_completejourney --test
 
 Needs `recsys prepare` with the same config before. Every cell learns the coordinates alone (no spectral ones,
 no trend) for the same seconds of one thread's CPU time, and is judged halfway and at the end: the better

@@ -18,6 +18,15 @@ from pydantic import (
 )
 
 MOST_TRIPLETS = 2**24  # of miners.every, repeated because reading a configuration shall not load torch
+TRIPLET_LOSSES = (
+    "contrastive",
+    "triplet_margin",
+    "triplet_soft_margin",
+    "margin",
+    "manifold",
+    "warp",
+    "bpr",
+)
 METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
 
 
@@ -152,6 +161,8 @@ class Space(Section):
     def _rank_fits(self) -> "Space":
         if self.distance == "mahalanobis" and self.mahalanobis == "low_rank" and self.rank > self.dim:
             raise ValueError(f"rank = {self.rank} must be <= dim = {self.dim}")
+        if self.start == "spectral" and self.distance == "cosine" and self.dim < 2:
+            raise ValueError("start = 'spectral' with distance = 'cosine' needs dim >= 2: one is for lengths")
         return self
 
 
@@ -194,7 +205,7 @@ class Mining(Section):
     """Which candidates a batch meets, and which of them make triplets."""
 
     miner: Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"] = Field(
-        "hardest", description="offline takes the negatives that prepare mined (prepare.mined_negatives)"
+        "semi_hard", description="offline takes the negatives that prepare mined (prepare.mined_negatives)"
     )
     warmup_epochs: int = Field(2, ge=0, description="epochs of semi_hard before hardest")
     in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
@@ -203,8 +214,9 @@ class Mining(Section):
     popularity_power: float = Field(0.75, ge=0, le=1, description="0 is uniform, 1 as often as in the log")
     memory_items: int = Field(0, ge=0, description="candidates kept from recent batches (cross-batch memory)")
     availability: Literal["first_and_last", "first", "none"] = Field(
-        "first_and_last",
-        description="an item is no negative before it was first seen, nor after it was last seen, in the log",
+        "first",
+        description="an item is no negative before it was first seen in the log, nor after it was last seen; "
+        "offline negatives were mined between the two whatever it says",
     )
     user_balance: float = Field(
         0.0, ge=0, le=1, description="0: interactions as in the log; 1: every user as often as any other"
@@ -338,13 +350,14 @@ class Config(Section):
                 "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': alignment alone would "
                 "lower every offset, the popular items' first"
             )
-        if self.loss.log_q and mining.miner == "offline":
+        if self.loss.name == "sampled_softmax" and self.loss.log_q and mining.miner == "offline":
             raise ValueError(
                 "loss.log_q = true needs candidates drawn by the sampler, not mining.miner = 'offline'"
             )
-        drawn = mining.in_batch_items, mining.uniform_items, mining.popular_items, mining.memory_items
-        candidates = sum(drawn)
-        if mining.miner == "all" and self.train.batch_size * candidates > MOST_TRIPLETS:
+        own = min(mining.in_batch_items, self.train.batch_size)
+        candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
+        triplets = self.train.batch_size * candidates
+        if mining.miner == "all" and self.loss.name in TRIPLET_LOSSES and triplets > MOST_TRIPLETS:
             raise ValueError(
                 f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
                 f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"

@@ -138,7 +138,7 @@ def start(
     row_weights = sampling.balance(data, mining.user_balance, mining.item_balance) if balanced else None
     sampler = CandidateSampler(
         data,
-        in_batch=min(mining.in_batch_items, config.train.batch_size),
+        in_batch=min(mining.in_batch_items, config.train.batch_size, len(data.user)),
         uniform=mining.uniform_items,
         popular=mining.popular_items,
         popularity_power=mining.popularity_power,
@@ -256,10 +256,10 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
 def _spectral_start(config: Config, data: DeviceInteractions, choice: Choice) -> spaces.Space:
     """Users, items and offset that rank as the spectrum does, under the distance that will be trained."""
     settings = config.space
-    wanted = settings.dim - (
-        settings.distance == "cosine"
-    )  # which needs one coordinate for the items' lengths
-    dim = max(1, min(wanted, data.n_users, data.n_items))
+    wanted = settings.dim
+    if settings.distance == "cosine":
+        wanted -= 1  # the items' lengths take a coordinate of their own
+    dim = min(wanted, data.n_users, data.n_items)
     space = spaces.inner_product_as_distance(
         *baselines.spectral(data, dim, choice.item_exponent, seed=config.seed)
     )

@@ -128,8 +128,12 @@ def _choose_and_fit(
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
     data = sampling.to_device(fold.fit, device)
     fitted = learner.start(config, data, choice, _mined(config, "test"))
-    for epoch, (stats, _, __) in enumerate(epochs(config, fitted, choice.epochs, say, choice.hardest_until)):
-        tracked.metrics({f"fit.{name}": value for name, value in stats._asdict().items()}, epoch + 1)
+    for epoch, (stats, now, hardest_until) in enumerate(
+        epochs(config, fitted, choice.epochs, say, choice.hardest_until)
+    ):
+        row = stats._asdict() | _health(now)
+        tracked.metrics({f"fit.{name}": value for name, value in row.items()}, epoch + 1)
+        choice = choice._replace(hardest_until=hardest_until)
 
     added = model.additions(config, data, choice)
     digest = model.save(folder, fitted.model, model.side_by_side(fitted.model.space(), added, choice))
@@ -185,7 +189,7 @@ def choose_epochs(
         chosen = max(means, key=lambda candidate: means[candidate][select])
         score = means[chosen][select]
         row = {"epoch": epoch + 1, "seconds": time.monotonic() - started} | stats._asdict()
-        row |= {f"health.{name}": value for name, value in (now._asdict() if now else {}).items()}
+        row |= _health(now)
         row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
         row |= {f"validation.{name}": value for name, value in means[chosen].items()}
         history.append(row)
@@ -214,8 +218,8 @@ def epochs(
     """Learn for n epochs: of each how it went, how healthy the space is, and `hardest_until` by now.
 
     Where the space collapses under the hardest miner, that epoch is undone, the optimizer starts afresh and
-    semi_hard takes over for good: `hardest_until` is how many epochs came before. Given from the start, the
-    same happens there again.
+    semi_hard takes over for good: `hardest_until` is how many epochs came before. Given from the start,
+    semi_hard takes over there, with a fresh optimizer, and nothing needs to be undone.
     """
     healthy = None
     for epoch in range(n):
@@ -237,6 +241,11 @@ def epochs(
         if now is not None and (healthy is None or now.effective_rank > healthy.effective_rank):
             healthy = now
         yield stats, now, hardest_until
+
+
+def _health(now: Health | None) -> dict[str, Any]:
+    known = now._asdict() if now else {}
+    return {f"health.{name}": value for name, value in known.items() if value is not None}
 
 
 def _miner(config: Config, epoch: int, hardest_until: int | None) -> str:

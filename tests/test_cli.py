@@ -210,7 +210,7 @@ def test_a_full_disk_under_mlflow_is_told_in_one_line(prepared: Shop) -> None:
     ("room", "words"),
     [
         (3_000, ["results in '", "cannot be written"]),
-        (60_000, ["results in '", "cannot be written"]),
+        (25_000, ["results in '", "cannot be written"]),
         (300_000, ["MLflow at 'sqlite:///", "mlflow.db'", "disk"]),
     ],
     ids=["the table", "the pictures", "MLflow"],

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import MOST_TRIPLETS, InputError, load_config
+from pipelines import learner
+from pipelines.config import MOST_TRIPLETS, TRIPLET_LOSSES, InputError, load_config
 from recsys import miners
 
 GOOD = """
@@ -120,7 +121,14 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         (["mining.miner=distance_weighted", "space.dim=1"], r"needs space.dim >= 2"),
         (["loss.name=align_uniform"], r"'align_uniform' needs space.distance = 'cosine'"),
         (["loss.name=align_uniform", "space.distance=cosine"], r"needs space.offset = 'fixed' or 'none'"),
-        (["loss.log_q=true", "mining.miner=offline"], r"loss.log_q = true needs candidates drawn"),
+        (
+            ["loss.name=sampled_softmax", "loss.log_q=true", "mining.miner=offline"],
+            r"loss.log_q = true needs candidates drawn",
+        ),
+        (
+            ["space.start=spectral", "space.distance=cosine", "space.dim=1"],
+            r"needs dim >= 2: one is for lengths",
+        ),
         (
             ["mining.miner=all", "train.batch_size=100000"],
             r"train.batch_size = 100000 times 512 candidates, allowed <= 16777216 triplets",
@@ -138,7 +146,18 @@ def test_mistakes_are_named(tmp_path: Path, overrides: list[str], message: str) 
 
 def test_as_many_triplets_as_the_miner_makes(tmp_path: Path) -> None:
     assert MOST_TRIPLETS == miners.MOST_TRIPLETS
-    load_config(written(tmp_path), ["mining.miner=all", f"train.batch_size={MOST_TRIPLETS // 512}"])
+    fits = [
+        ["mining.miner=all", f"train.batch_size={MOST_TRIPLETS // 512}"],
+        ["mining.miner=all", "train.batch_size=64", "mining.in_batch_items=300000"],  # 64 are drawn
+        ["loss.name=sampled_softmax", "mining.miner=all", "train.batch_size=100000"],  # lists mine nothing
+        ["loss.name=warp", "loss.log_q=true", "mining.miner=offline"],  # nobody asks for log q
+    ]
+    for overrides in fits:
+        load_config(written(tmp_path), overrides)
+
+
+def test_the_losses_of_triplets_are_the_learners() -> None:
+    assert set(TRIPLET_LOSSES) == learner.TRIPLET_LOSSES.keys()
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
