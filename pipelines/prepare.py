@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import Config, InputError
+from pipelines.config import Config, InputError, Split
 from pipelines.source import explained, read_items, read_log
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
@@ -36,23 +36,41 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "checks/items_without_id",
     "checks/repeated_items",
     "marts/windows",
+    "marts/recency",
     "marts/events",
+    "marts/item_events",
     "checks/no_events",
     "checks/one_instant",
     "checks/empty_parts",
+    "marts/part_pairs",
+    "marts/repeats",
     "marts/pairs",
+    "marts/user_parts",
+    "marts/item_parts",
+    "marts/fitted_users",
+    "marts/sales",
     "marts/core_pairs",
-    "checks/small_folds",
     "marts/users",
     "marts/items",
+    "checks/small_folds",
     "marts/triples",
-    "marts/held_out",
     "marts/targets",
     "checks/no_targets",
     "marts/mined_triplets",
     "marts/counts",
     "marts/prepared",
 )
+ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
+TEMPORARY = {  # what is not kept in the file
+    "stg_interactions": "view",
+    "recency": "table",
+    "events": "view",
+    "item_events": "table",
+    "user_parts": "table",
+    "item_parts": "table",
+    "fitted_users": "view",
+    "sales": "table",
+}
 
 
 class Prepared(NamedTuple):
@@ -74,16 +92,17 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
     with _no_room(config), _scratch_folder(config.root) as scratch, _build(config, scratch) as con:
         source_query = read_log(con, config.source)
         read_items(con, config.items)
-        fingerprint = _fingerprint(con)
+        log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
         found = _stored(config) if config.database.exists() else None
         if found is not None and found.key == key:
             say(f"prepare: {config.database} already holds this log, settings and code: reused")
             return found
-        for name, value in _variables(config, key, source_query, fingerprint).items():
+        for name, value in _variables(config, key, source_query, fingerprint, log_rows).items():
             con.execute(f"set variable {name} = ?", [value])
+        con.execute("set preserve_insertion_order = false")  # from here on: the log's rows have numbers
         for step in STEPS:
-            _run_step(con, step, say)
+            _run_step(con, config, step, say)
         counts = dict(con.execute("select name, value from counts order by name").fetchall())
         con.execute("checkpoint")
         con.close()
@@ -175,13 +194,16 @@ def _stored(config: Config) -> Prepared | None:
     return Prepared(row[0], True, row[1], row[2], counts, row[3]) if row else None
 
 
-def _variables(config: Config, key: str, source_query: str, fingerprint: str) -> dict[str, object]:
+def _variables(
+    config: Config, key: str, source_query: str, fingerprint: str, log_rows: int
+) -> dict[str, object]:
     """Every name that the SQL may ask for with getvariable; one that is not set would read as NULL."""
     split = config.split
     return {
         "key": key,
         "source_query": source_query,
         "fingerprint": fingerprint,
+        "log_rows": log_rows,
         "settings": _settings(config),
         "seed": config.seed,
         "now": _utc(config.prepare.now or datetime.now(UTC)),
@@ -203,34 +225,49 @@ def _utc(instant: datetime | None) -> datetime | None:
     return instant.astimezone(UTC).replace(tzinfo=None) if instant and instant.tzinfo else instant
 
 
-def _run_step(con: duckdb.DuckDBPyConnection, step: str, say: Callable[[str], None]) -> None:
+def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Callable[[str], None]) -> None:
     started = time.perf_counter()
     folder, name = step.split("/")
-    text = (SQL / f"{step}.sql").read_text(encoding="utf-8")
+    text = _text(step)
     if folder == "checks":
         _check(con, name, text)
         return
-    rows = _create_core_pairs(con, text) if name == "core_pairs" else _create(con, f"table {name}", text)
-    folds = " over both folds" if "fold" in text.split() else ""
-    say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
+    if name == "core_pairs":
+        _create_core_pairs(con, config.split, text)
+        return
+    kind = f"temp {TEMPORARY[name]}" if name in TEMPORARY else "view" if name == "pairs" else "table"
+    rows = _create(con, f"{kind} {name}", text)
+    if name == "part_pairs":  # what follows needs the room
+        con.execute("drop view temp.events; drop view temp.stg_interactions; drop table temp.source_log")
+    if kind == "table":
+        folds = " over both folds" if "fold" in text.split() else ""
+        say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
+
+
+def _text(step: str) -> str:
+    return (SQL / f"{step}.sql").read_text(encoding="utf-8")
 
 
 def _create(con: duckdb.DuckDBPyConnection, what: str, text: str) -> int:
-    """Make 'table x' or 'temp table x' and return the number of its rows."""
-    return int(con.execute(f"create or replace {what} as\n{text}").fetchall()[0][0])
+    """Make 'table x', 'temp view x' and so on; returns the number of a table's rows, 0 for a view."""
+    made = con.execute(f"create or replace {what} as\n{text}").fetchall()
+    return int(made[0][0]) if made else 0
 
 
-def _create_core_pairs(con: duckdb.DuckDBPyConnection, text: str) -> int:
-    """Round after round of `text`, which reads itself: each may push more users and items below the minimum.
+def _create_core_pairs(con: duckdb.DuckDBPyConnection, split: Split, text: str) -> None:
+    """Round after round: each may push more items and users below the minimum.
 
-    The rounds are temp tables, as each one dropped would leave a hole in the file.
+    No round copies pairs: the items and the users that are left say which.
     """
-    left = _create(con, "temp table core_pairs", "from pairs")
-    while (rows := _create(con, "temp table core_pairs", text)) < left:
-        left = rows
-    _create(con, "table core_pairs", "from temp.core_pairs")
-    con.execute("drop table temp.core_pairs")
-    return rows
+    _create(con, "temp view core_pairs", "from pairs")
+    if split.min_users_per_item == split.min_items_per_user == 1:
+        _create(con, "temp view core_users", "from fitted_users")
+        _create(con, "temp view core_items", "from sales")
+        return
+    left: list[int] = []
+    while (now := [_create(con, f"temp table {step.split('/')[1]}", _text(step)) for step in ROUND]) != left:
+        left = now
+        _create(con, "temp view core_pairs", text)
 
 
 def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:
@@ -253,15 +290,15 @@ def _shown(value: object) -> str:
     return "NULL" if value is None else repr(value) if isinstance(value, str) else str(value)
 
 
-def _fingerprint(con: duckdb.DuckDBPyConnection) -> str:
-    """The rows that were read, in any order, as 64 hexadecimal digits."""
+def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+    """How many rows the log has, and all rows that were read, in any order, as 64 hexadecimal digits."""
     rows = [
         con.execute(
             f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
-        ).fetchone()
+        ).fetchall()[0]
         for table in ("source_log", "source_items")
     ]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()
+    return rows[0][0], hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _settings(config: Config) -> str:
@@ -275,6 +312,6 @@ def _key(config: Config, fingerprint: str) -> str:
     settings += config.prepare.model_dump_json(include={"mined_negatives", "now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)
-    for path in (here, here.with_name("source.py"), *(SQL / f"{step}.sql" for step in STEPS)):
+    for path in (here, here.with_name("source.py"), *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

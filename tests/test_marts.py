@@ -16,19 +16,19 @@ from pipelines.prepare import prepare
 def test_golden_time_split(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     made = prepare(config, quiet)
-    assert rows_of(config, "select part, count(*) from events group by part order by part") == [
-        ("test", 3),
-        ("train", 6),
-        ("validation", 6),
+    assert rows_of(
+        config, "select name, value from counts where starts_with(name, 'events.') order by all"
+    ) == [
+        ("events.test", 3),
+        ("events.train", 6),
+        ("events.validation", 6),
     ]
-    pairs = (
-        "select user_id, item_id, event_count, weight, first_at, last_at from pairs where fold = 'validation'"
-    )
+    pairs = "select user_id, item_id, weight, last_at from pairs where fold = 'validation'"
     assert rows_of(config, f"{pairs} order by all") == [
-        (1, 10, 3, 5.0, day(1), day(2)),
-        (1, 11, 1, 1.0, day(3), day(3)),
-        (2, 10, 1, 1.0, day(4), day(4)),
-        (2, 12, 1, 1.0, day(5), day(5)),
+        (1, 10, 5.0, day(2)),
+        (1, 11, 1.0, day(3)),
+        (2, 10, 1.0, day(4)),
+        (2, 12, 1.0, day(5)),
     ]
     targets = 'select fold, "user", item, is_new from targets order by all'
     assert rows_of(config, targets) == [
@@ -92,7 +92,7 @@ def test_golden_leave_last_out(tmp_path: Path) -> None:
     ]
     config = config_of(tmp_path, rows, COLUMNS[:3], split={"kind": "leave_last_out"})
     prepare(config, quiet)
-    parts = "select distinct user_id, item_id, part from events order by all"
+    parts = "select user_id, item_id, part from part_pairs order by all"
     assert rows_of(config, parts) == [
         (1, 10, "train"),
         (1, 11, "train"),
@@ -104,7 +104,7 @@ def test_golden_leave_last_out(tmp_path: Path) -> None:
         (3, 11, "test"),
         (3, 13, "train"),
     ]
-    assert rows_of(config, "select count(*) from events where part = 'test'") == [(3,)]
+    assert rows_of(config, "select value from counts where name = 'events.test'") == [(3,)]
     assert rows_of(config, "select count(*) from pairs where fold = 'test'") == [(7,)]
 
 
@@ -135,7 +135,7 @@ def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
     for seed in (0, 0, 1):
         config = config_of(tmp_path, rows, columns, seed=seed, **changes)
         prepare(config, quiet)
-        query = "select user_id, item_id, count(*) from events where part = 'validation' group by all"
+        query = "select user_id, item_id, weight from part_pairs where part = 'validation'"
         chosen.append(rows_of(config, f"{query} order by all"))
     assert chosen[0] == chosen[1] != chosen[2]
     assert all(count == 2 for _, _, count in chosen[0]), "a pair moves whole"
@@ -154,16 +154,17 @@ def test_k_core_cascades(tmp_path: Path) -> None:
     split = {"min_users_per_item": 2, "min_items_per_user": 2}
     config = config_of(tmp_path, rows, COLUMNS[:3], split=split)
     prepare(config, quiet)
-    assert rows_of(
-        config, "select user_id, item_id from core_pairs where fold = 'validation' order by all"
-    ) == [
+    core = (
+        'select {} from triples join users using (fold, "user") join items using (fold, item) where fold = {}'
+    )
+    assert rows_of(config, core.format("user_id, item_id", "'validation' order by all")) == [
         (1, 1),
         (1, 2),
         (2, 1),
         (2, 2),
     ]
     # user 1's item 3 in the validation window makes it two users: fold test keeps 3, user 3 still has but one
-    assert rows_of(config, "select distinct item_id from core_pairs where fold = 'test' order by all") == [
+    assert rows_of(config, core.format("distinct item_id", "'test' order by all")) == [
         (1,),
         (2,),
         (3,),

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from small_log import LOG, config_of, quiet, write
+from small_log import LOG, config_of, quiet, rows_of, write
 
 from pipelines.config import InputError
 from pipelines.folds import load_fold
-from pipelines.prepare import SQL, STEPS, _variables, prepare, stored
+from pipelines.prepare import ROUND, SQL, STEPS, _variables, prepare, stored
 
 
 def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +189,41 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "root").iterdir()) == []
 
 
+def test_little_memory_spills_and_changes_nothing(tmp_path: Path) -> None:
+    query = """select
+        hash(i) % 100000 as user_id, hash(i, 1) % 1000 as item_id,
+        timestamp '2024-01-01' + to_seconds(cast(hash(i, 2) % (30 * 86400) as bigint)) as "at"
+    from range(500000) as r (i)"""
+    source = {"files": None, "weight": None, "query": query}
+    tables = {name: f"select * from {name} order by all" for name in ("triples", "targets", "users", "items")}
+    made, spilled = [], []
+    for limit in ("4GB", "40MB"):
+        config = config_of(
+            tmp_path,
+            source=source,
+            prepare={"memory_limit": limit, "mined_negatives": 0},
+            seed=limit == "4GB",
+        )
+        most = 0
+
+        def look(line: str) -> None:
+            nonlocal most
+            most = max(most, sum(path.stat().st_size for path in tmp_path.glob("root/*.tmp/spill/*")))
+
+        prepare(config, look)
+        made.append({name: rows_of(config, query) for name, query in tables.items()})
+        spilled.append(most)
+    assert made[0] == made[1]
+    assert spilled[0] == 0 < spilled[1]
+
+
 def test_sql_files_are_all_run_and_ask_only_for_what_is_set(tmp_path: Path) -> None:
     files = {
         path.relative_to(SQL).with_suffix("").as_posix(): path.read_text() for path in SQL.glob("*/*.sql")
     }
-    assert sorted(files) == sorted(STEPS)
+    assert sorted(files) == sorted((*STEPS, *ROUND))
     asked = {name for text in files.values() for name in re.findall(r"getvariable\('(\w+)'\)", text)}
-    assert asked == set(_variables(config_of(tmp_path), "", "", ""))
+    assert asked == set(_variables(config_of(tmp_path), "", "", "", 0))
     for step, text in files.items():
         assert text.startswith("-- Grain: one row"), step
         assert not step.startswith("checks/") or text.splitlines()[1].startswith("-- Allowed: "), step

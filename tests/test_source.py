@@ -49,7 +49,7 @@ def test_times_are_read_as_utc(tmp_path: Path) -> None:
         tmp_path, [*rows, (1, 0, "2024-05-31"), (1, 0, "2024-06-03")], COLUMNS[:3], split=split
     )
     prepare(config, quiet)
-    query = "select distinct event_at, part from events where item_id > 0 order by all"
+    query = "select distinct last_at, part from part_pairs where item_id > 0 order by all"
     assert rows_of(config, query) == [
         (datetime(2024, 5, 30, 22, 30), "train"),
         (datetime(2024, 5, 30, 23, 59, 59), "train"),

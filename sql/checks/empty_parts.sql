@@ -6,5 +6,5 @@ select
     windows.test_start
 from (values ('train'), ('validation'), ('test')) as parts (part)
 cross join windows
-anti join events on parts.part = events.part
+anti join item_events on parts.part = item_events.part
 order by parts.part desc

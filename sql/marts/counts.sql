@@ -22,8 +22,8 @@ fold_counts as (
     union all
     select
         fold || '.pairs_before_core' as name,
-        count(*) as value
-    from pairs
+        sum(user_count) as value
+    from sales
     group by fold
     union all
     select
@@ -33,62 +33,109 @@ fold_counts as (
     group by fold
 ),
 
-window_counts as (
+window_users as (
+    select
+        'validation' as fold,
+        user_id,
+        validation_items as items
+    from user_parts
+    where validation_items > 0
+    union all
+    select
+        'test' as fold,
+        user_id,
+        test_items as items
+    from user_parts
+    where test_items > 0
+),
+
+window_user_counts as (
+    select
+        window_users.fold,
+        count(*) as window_users,
+        count(*) filter (where users.user_id is null) as window_users_unknown,
+        sum(window_users.items) as window_pairs,
+        sum(if(users.user_id is null, window_users.items, 0)) as window_pairs_user_unknown
+    from window_users
+    left join users on window_users.fold = users.fold and window_users.user_id = users.user_id
+    group by window_users.fold
+),
+
+window_item_counts as (
+    select
+        item_parts.part as fold,
+        sum(if(items.item_id is null, item_parts.pairs, 0)) as window_pairs_item_unknown
+    from item_parts
+    left join items on item_parts.part = items.fold and item_parts.item_id = items.item_id
+    where item_parts.part <> 'train'
+    group by item_parts.part
+),
+
+targets_of_users as (
     select
         fold,
-        count(distinct user_id) as window_users,
-        count(distinct user_id) filter (where "user" is null) as window_users_unknown,
-        count(*) as window_pairs,
-        count(*) filter (where "user" is null) as window_pairs_user_unknown,
-        count(*) filter (where item is null) as window_pairs_item_unknown
-    from held_out
-    group by fold
+        "user",
+        count(*) as targets,
+        count(*) filter (where is_new) as new_targets
+    from targets
+    group by fold, "user"
 ),
 
 target_counts as (
     select
         fold,
-        count(*) as targets,
-        count(distinct "user") as target_users,
-        count(*) filter (where is_new) as new_targets,
-        count(distinct "user") filter (where is_new) as new_target_users
-    from targets
+        sum(targets) as targets,
+        count(*) as target_users,
+        sum(new_targets) as new_targets,
+        count(*) filter (where new_targets > 0) as new_target_users
+    from targets_of_users
     group by fold
+),
+
+part_counts as (
+    select
+        cast(part as varchar) as part,
+        sum(events) as events
+    from item_events
+    group by part
 ),
 
 counted as (
     select
         'log.rows' as name,
-        count(*) as value
-    from stg_interactions
+        getvariable('log_rows') as value
     union all
     select
         'events' as name,
-        count(*) as value
-    from events
+        sum(events) as value
+    from part_counts
     union all
     select
         'events.' || part as name,
-        count(*) as value
-    from events
-    group by part
+        events as value
+    from part_counts
     union all
     select
         'users' as name,
-        count(distinct user_id) as value
-    from events
+        count(*) as value
+    from user_parts
     union all
     select
         'items' as name,
         count(distinct item_id) as value
-    from events
+    from item_events
     union all
     select * from fold_counts
     union all
     select
         fold || '.' || name as name,
         value
-    from (unpivot window_counts on columns(* exclude (fold)) into name name value value)
+    from (unpivot window_user_counts on columns(* exclude (fold)) into name name value value)
+    union all
+    select
+        fold || '.window_pairs_item_unknown' as name,
+        window_pairs_item_unknown as value
+    from window_item_counts
     union all
     select
         fold || '.' || name as name,
@@ -96,5 +143,8 @@ counted as (
     from (unpivot target_counts on columns(* exclude (fold)) into name name value value)
 )
 
-select * from counted
+select
+    name,
+    cast(value as bigint) as value
+from counted
 order by name

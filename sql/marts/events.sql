@@ -6,18 +6,6 @@ kept as (
     where weight > 0
 ),
 
--- leave_last_out: a user's items by the time of their first event, latest first, ties by item_id
-recency as (
-    select
-        user_id,
-        item_id,
-        row_number() over (partition by user_id order by min(event_at) desc, item_id desc) as place,
-        count(*) over (partition by user_id) as user_items
-    from kept
-    where getvariable('split_kind') = 'leave_last_out'
-    group by user_id, item_id
-),
-
 parted as (
     select
         kept.source_row,
@@ -30,8 +18,8 @@ parted as (
             when kept.event_at >= windows.test_start then 'test'
             when kept.event_at >= windows.validation_start then 'validation'
             -- leave_last_out: users of fewer than three items are only learnt from
-            when recency.user_items >= 3 and recency.place = 1 then 'test'
-            when recency.user_items >= 3 and recency.place = 2 then 'validation'
+            when recency.place = 1 then 'test'
+            when recency.place = 2 then 'validation'
             when getvariable('split_kind') <> 'predefined' then 'train'
             -- predefined: without validation labels one train pair in ten becomes validation
             when kept.part <> 'train' or windows.has_validation_labels then kept.part

@@ -57,4 +57,3 @@ first_valid as (
 )
 
 select * from first_valid
-order by fold, "user", positive, draw

@@ -1,20 +1,40 @@
 -- Grain: one row per fold, user and item held out, both known to the fold; is_new: not among its triples.
 with
 
-known as (
+validation as (
     select
-        held_out.fold,
-        held_out."user",
-        held_out.item,
-        triples.item is null as is_new
-    from held_out
-    left join triples
+        cast('validation' as enum('test', 'validation')) as fold,
+        users."user",
+        items.item,
+        repeats.part is null as is_new
+    from part_pairs
+    inner join users on part_pairs.user_id = users.user_id and users.fold = 'validation'
+    inner join items on part_pairs.item_id = items.item_id and items.fold = 'validation'
+    left join repeats
         on
-            held_out.fold = triples.fold
-            and held_out."user" = triples."user"
-            and held_out.item = triples.item
-    where held_out."user" is not null and held_out.item is not null
+            part_pairs.user_id = repeats.user_id
+            and part_pairs.item_id = repeats.item_id
+            and repeats.part = 'validation'
+    where part_pairs.part = 'validation'
+),
+
+test as (
+    select
+        cast('test' as enum('test', 'validation')) as fold,
+        users."user",
+        items.item,
+        repeats.part is null as is_new
+    from part_pairs
+    inner join users on part_pairs.user_id = users.user_id and users.fold = 'test'
+    inner join items on part_pairs.item_id = items.item_id and items.fold = 'test'
+    left join repeats
+        on
+            part_pairs.user_id = repeats.user_id
+            and part_pairs.item_id = repeats.item_id
+            and repeats.part = 'test'
+    where part_pairs.part = 'test'
 )
 
-select * from known
-order by fold, "user", item
+select * from validation
+union all
+select * from test

@@ -1,18 +1,33 @@
--- Grain: one row per fold, user and item fitted, in internal numbers.
+-- Grain: one row per fold, user and item fitted, in internal numbers, in no order.
 with
 
-numbered as (
+-- a fold at a time: joins on one number are several times as fast as joins on fold and number
+validation as (
     select
-        core_pairs.fold,
+        cast('validation' as enum('test', 'validation')) as fold,
         users."user",
         items.item,
-        core_pairs.weight,
-        core_pairs.event_count,
-        core_pairs.last_at as event_at
-    from core_pairs
-    inner join users on core_pairs.fold = users.fold and core_pairs.user_id = users.user_id
-    inner join items on core_pairs.fold = items.fold and core_pairs.item_id = items.item_id
+        pairs.weight,
+        pairs.last_at as event_at
+    from pairs
+    inner join users on pairs.user_id = users.user_id and users.fold = 'validation'
+    inner join items on pairs.item_id = items.item_id and items.fold = 'validation'
+    where pairs.fold = 'validation'
+),
+
+test as (
+    select
+        cast('test' as enum('test', 'validation')) as fold,
+        users."user",
+        items.item,
+        pairs.weight,
+        pairs.last_at as event_at
+    from pairs
+    inner join users on pairs.user_id = users.user_id and users.fold = 'test'
+    inner join items on pairs.item_id = items.item_id and items.fold = 'test'
+    where pairs.fold = 'test'
 )
 
-select * from numbered
-order by fold, "user", item
+select * from validation
+union all
+select * from test

@@ -1,0 +1,29 @@
+-- Grain: one row per item_id and part of the split; pairs_again: those in an earlier part too.
+with
+
+pair_counts as (
+    select
+        item_id,
+        part,
+        count(*) as pairs
+    from part_pairs
+    group by item_id, part
+),
+
+repeat_counts as (
+    select
+        item_id,
+        part,
+        count(*) as pairs
+    from repeats
+    group by item_id, part
+)
+
+select
+    item_events.*,
+    pair_counts.pairs,
+    coalesce(repeat_counts.pairs, 0) as pairs_again
+from item_events
+inner join pair_counts on item_events.item_id = pair_counts.item_id and item_events.part = pair_counts.part
+left join repeat_counts
+    on item_events.item_id = repeat_counts.item_id and item_events.part = repeat_counts.part

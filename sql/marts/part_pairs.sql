@@ -1,0 +1,9 @@
+-- Grain: one row per user_id, item_id and part of the split; parts in their order, train < validation < test.
+select
+    user_id,
+    item_id,
+    cast(part as enum('train', 'validation', 'test')) as part,
+    sum(weight) as weight,
+    max(event_at) as last_at
+from events
+group by all

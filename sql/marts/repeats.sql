@@ -1,0 +1,16 @@
+-- Grain: one row per user_id, item_id and part, validation or test, that an earlier part has as well.
+with
+
+later as (
+    select
+        user_id,
+        item_id,
+        part
+    from part_pairs
+    where part <> 'train'
+)
+
+select later.*
+from later
+semi join part_pairs as earlier
+    on later.user_id = earlier.user_id and later.item_id = earlier.item_id and later.part > earlier.part

@@ -1,0 +1,8 @@
+-- Grain: one row per user_id: how many items in each part of the split.
+select
+    user_id,
+    count(*) filter (where part = 'train') as train_items,
+    count(*) filter (where part = 'validation') as validation_items,
+    count(*) filter (where part = 'test') as test_items
+from part_pairs
+group by user_id
