@@ -132,6 +132,27 @@ def retrain(config: ConfigFile, set_: Overrides = None) -> None:
 
 
 @app.command()
+def bench(
+    train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id")],
+    test: Annotated[Path, typer.Option(help="the same of what is asked for; scored once, at the end")],
+    out: Annotated[Path, typer.Option(help="metrics.json; the plot goes beside it")],
+    config: Annotated[Path, typer.Option("--config", help="TOML file")] = Path("configs/bench/default.toml"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    seconds: Annotated[float | None, typer.Option(help="budget of the fit, all choices included")] = None,
+    set_: Overrides = None,
+) -> None:
+    """Fit within a budget on a published split; a slice of train chooses, test is scored once."""
+    from rich.console import Console
+
+    from pipelines.bench import Bench, bench
+    from pipelines.config import read_toml
+    from pipelines.report import show_bench
+
+    show_bench(bench(read_toml(Bench, config, set_), train, test, out, device, seconds), Console())
+    print(out)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which device training would use and why."""
     from pipelines.doctor import report

@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -28,6 +28,9 @@ TRIPLET_LOSSES = (
     "bpr",
 )
 METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class InputError(Exception):
@@ -378,6 +381,11 @@ class Config(Section):
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
+    """The configuration of a run. Raises InputError as read_toml does."""
+    return read_toml(Config, path, overrides)
+
+
+def read_toml(model: type[Settings], path: Path, overrides: list[str] | None = None) -> Settings:
     """Read TOML, apply `a.b=value` overrides (values in TOML syntax, or plain text), and check every key.
 
     Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
@@ -394,9 +402,9 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     for override in overrides or []:
         _override(raw, override)
     try:
-        return Config.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(raw, problem) for problem in error.errors()]
+        lines = [_explain(model, problem) for problem in error.errors()]
         raise InputError(f"{where}: " + "; ".join(lines)) from None
 
 
@@ -416,12 +424,12 @@ def _override(raw: dict[str, Any], override: str) -> None:
     raw[key] = value
 
 
-def _explain(raw: dict[str, Any], problem: Any) -> str:
+def _explain(whole: type[BaseModel], problem: Any) -> str:
     """One pydantic error as a sentence: the dotted name, its value and what is allowed."""
     where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
     if problem["type"] == "extra_forbidden":
-        model: Any = Config
+        model: Any = whole
         for part in where[:-1]:
             model = model.model_fields[part].annotation
             model = next((a for a in getattr(model, "__args__", ()) if a is not type(None)), model)

@@ -55,7 +55,9 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     learned, model = load(run, data.user.device)
     ranked = {
         "model": judge.rank(model),
-        "served": _served(config, Recommender.open(bundle_folder), fold, judge),
+        "served": served(
+            Recommender.open(bundle_folder), fold.user_ids, fold.item_ids, judge, config.evaluate.exclude_seen
+        ),
         "learned": judge.rank(learned),
         "spectral": judge.rank(spectral_vectors(config, data, choice)),
         "popularity": judge.rank(popularity_vectors(data)),
@@ -72,7 +74,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
             system: _means(ranked[system], value, data.n_items, judge.ks) for system, value in values.items()
         },
         "intervals": {
-            system: _intervals(value, config.evaluate.resamples, config.seed, system, say)
+            system: intervals(value, config.evaluate.resamples, config.seed, system, say)
             for system, value in values.items()
         },
         "model_minus": {
@@ -80,9 +82,9 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
             for system in ("spectral", "popularity")
         },
     }
-    exact, served = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
-    if abs(served - exact) > SERVED_WITHIN * exact:
-        say(f"evaluate: served {config.evaluate.select} {served:.4f} is not within 1 % of exact {exact:.4f}")
+    exact, asked = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
+    if abs(asked - exact) > SERVED_WITHIN * exact:
+        say(f"evaluate: served {config.evaluate.select} {asked:.4f} is not within 1 % of exact {exact:.4f}")
     text = json.dumps(result, indent=1)
     try:
         path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
@@ -107,20 +109,22 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     return result
 
 
-def _served(config: Config, recommender: Recommender, fold: folds.Fold, judge: Judge) -> NDArray[np.int32]:
+def served(
+    recommender: Recommender, users: folds.Ids, items: folds.Ids, judge: Judge, exclude_seen: bool
+) -> NDArray[np.int32]:
     """(Q, K) internal numbers of what the recommender answers; the index is part of what is measured."""
-    number = {item_id: item for item, item_id in enumerate(_listed(fold.item_ids))}
-    user_ids, k = _listed(fold.user_ids), max(judge.ks)
+    number = {item_id: item for item, item_id in enumerate(_listed(items))}
+    user_ids, k = _listed(users), max(judge.ks)
     ranked = np.full((len(judge.users), k), -1, dtype=np.int32)
     with progress.progress("asking the bundle", len(judge.users)) as tick:
         for row, user in enumerate(judge.users):
-            answers = recommender.recommend(user_ids[user], k, config.evaluate.exclude_seen)
+            answers = recommender.recommend(user_ids[user], k, exclude_seen)
             ranked[row, : len(answers)] = [number[answer.item_id] for answer in answers]
             tick(1)
     return ranked
 
 
-def _listed(ids: NDArray[np.int64] | list[str]) -> list[Any]:
+def _listed(ids: folds.Ids) -> list[Any]:
     return ids.tolist() if isinstance(ids, np.ndarray) else ids
 
 
@@ -129,7 +133,7 @@ def _means(ranked: NDArray[np.int32], values: Values, n_items: int, ks: tuple[in
     return means | {f"coverage@{k}": item_coverage(ranked, n_items, k) for k in ks}
 
 
-def _intervals(
+def intervals(
     values: Values, resamples: int, seed: int, system: str, say: Callable[[str], None]
 ) -> dict[str, list[float]]:
     """95 % percentile bootstrap intervals of the means over users."""
@@ -154,8 +158,8 @@ def _differences(
 ) -> dict[str, list[float]]:
     """Mean, low and high of model - other, user by user; overlapping intervals of the two say less."""
     paired = {name: value - other[name] for name, value in model.items()}
-    intervals = _intervals(paired, resamples, seed, "a difference", say)
-    return {name: [float(value.mean()), *intervals[name]] for name, value in paired.items()}
+    found = intervals(paired, resamples, seed, "a difference", say)
+    return {name: [float(value.mean()), *found[name]] for name, value in paired.items()}
 
 
 def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: folds.Fold) -> None:

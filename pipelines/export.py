@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines import files, model, prepare, progress
-from pipelines.config import Config, InputError
+from pipelines.config import Config, Export, InputError
 from pipelines.train import run_fold
 from recsys import bundle
 from recsys.index import ItemIndex, exact_top_k
@@ -49,7 +49,9 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
     users, items = (part.numpy() for part in served)
     seen = fold.fit.offsets(), fold.fit.item
     nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
-    search_k, curve = _search_k(config, users, items, seen if config.evaluate.exclude_seen else nothing, say)
+    search_k, curve = measured_search_k(
+        config.export, config.seed, users, items, seen if config.evaluate.exclude_seen else nothing, say
+    )
     counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(
@@ -88,8 +90,9 @@ def export(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     return folder
 
 
-def _search_k(
-    config: Config,
+def measured_search_k(
+    settings: Export,
+    seed: int,
     users: NDArray[np.float32],
     items: NDArray[np.float32],
     seen: tuple[NDArray[np.int64], NDArray[np.int32]],
@@ -99,12 +102,12 @@ def _search_k(
 
     None where the index would have to look at as many entries as there are items: a scan is less work then.
     """
-    trees = config.export.trees
+    trees = settings.trees
     sample = np.unique(np.linspace(0, len(users) - 1, MEASURED_USERS).astype(int))  # (S,)
     own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in sample]
     excluded = np.concatenate([[0], np.cumsum([len(taken) for taken in own])]), np.concatenate(own)
     exact, _ = exact_top_k(users[sample], items, MEASURED_K, excluded)  # (S, K)
-    index = ItemIndex.build(items, trees, config.seed)
+    index = ItemIndex.build(items, trees, seed)
     curve: list[dict[str, Any]] = []
     search_k = 1024
     while search_k < len(items):
@@ -115,7 +118,7 @@ def _search_k(
             found += len(np.intersect1d(unseen, truth[truth >= 0]))
         recall = found / max(int((exact >= 0).sum()), 1)
         curve.append({"search_k": search_k, "recall": recall})
-        if recall >= config.export.recall:
+        if recall >= settings.recall:
             say(f"export: {trees} trees, search_k {search_k:,}: recall@{MEASURED_K} {recall:.4f} of exact")
             return search_k, curve
         search_k *= 2

@@ -15,6 +15,7 @@ from pipelines.prepare import opened
 from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
+Ids = NDArray[np.int64] | list[str]
 
 
 class Fold(NamedTuple):
@@ -23,8 +24,8 @@ class Fold(NamedTuple):
     fit: Interactions
     target_offsets: NDArray[np.int64]  # (U + 1,): user u's are target_items[offsets[u] : offsets[u + 1]]
     target_items: NDArray[np.int32]  # (T,), ascending within a user
-    user_ids: NDArray[np.int64] | list[str]  # (U,)
-    item_ids: NDArray[np.int64] | list[str]  # (I,)
+    user_ids: Ids  # (U,)
+    item_ids: Ids  # (I,)
     titles: list[str]  # (I,)
     item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
 
@@ -56,8 +57,8 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         fit=fit,
         target_offsets=offsets.astype(np.int64),
         target_items=np.array(targets["item"], np.int32),
-        user_ids=_ids(users),
-        item_ids=_ids(items["item_id"]),
+        user_ids=as_ids(users),
+        item_ids=as_ids(items["item_id"]),
         titles=items["title"].to_list(),
         item_table=items,
     )
@@ -75,7 +76,8 @@ def _seconds(column: pl.Series) -> NDArray[np.int64]:
     return np.array(column.dt.epoch("us").fill_null(0) // 1_000_000, np.int64)
 
 
-def _ids(column: pl.Series) -> NDArray[np.int64] | list[str]:
+def as_ids(column: pl.Series) -> Ids:
+    """Integers as an array, strings as a list."""
     return np.array(column, np.int64) if column.dtype == pl.Int64 else column.to_list()
 
 

@@ -63,8 +63,9 @@ class Judge:
 
 
 def _as_interactions(fold: Fold) -> Interactions:
-    """The targets, without weights and times."""
-    n = len(fold.target_items)
+    """The targets that can be ranked, without weights and times."""
     user = np.repeat(np.arange(fold.fit.n_users, dtype=np.int32), np.diff(fold.target_offsets))  # (T,)
+    known = fold.target_items < fold.fit.n_items
+    n = int(known.sum())
     nothing = np.zeros(n, np.float32), np.zeros(n, np.int64)
-    return Interactions(user, fold.target_items, *nothing, fold.fit.n_users, fold.fit.n_items)
+    return Interactions(user[known], fold.target_items[known], *nothing, fold.fit.n_users, fold.fit.n_items)

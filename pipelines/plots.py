@@ -60,6 +60,22 @@ def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int)
     figure.savefig(path, dpi=120)
 
 
+def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path) -> None:
+    """Validation against seconds, a line for each kind of model; grey from where all is fitted."""
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for kind, marker in (("spectral", "s"), ("trial", "x"), ("learned", "o")):
+        of_kind = [point for point in points if point["of"] == kind]
+        if of_kind:
+            seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
+            axes.plot(seconds, score, marker=marker, linestyle="-" if kind == "learned" else "", label=kind)
+    axes.axvline(fitted, color="grey", linestyle=":", label=f"refitted on all of train: {fitted:.0f} s")
+    axes.set(title="Quality against seconds", xlabel="seconds since the start", ylabel=f"validation {select}")
+    axes.set_xlim(left=0)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def results(result: dict[str, Any], path: Path) -> None:
     """Each system's metrics with their 95 % intervals."""
     systems = list(result["test"])

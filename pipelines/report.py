@@ -60,6 +60,25 @@ def show_results(result: dict[str, Any], console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def show_bench(result: dict[str, Any], console: Console) -> None:
+    """Print a benchmark's table, what was chosen and what it took."""
+    names = list(next(iter(result["test"].values())))
+    table = Table("", *names, title=f"Test, {result['counts']['users_judged']:,} users: mean [95 % interval]")
+    for system, means in result["test"].items():
+        intervals = result["intervals"][system]
+        table.add_row(system, *(_cell(means[name], *intervals[name]) for name in names))
+    console.print(table)
+    chosen = ", ".join(f"{name} {value}" for name, value in result["chosen"].items())
+    seconds = result["seconds"]
+    console.print(
+        f"the model is the {result['model']} one, {result['dim']} coordinates; {chosen}; fitted in "
+        f"{seconds['fit']:.0f} s on {result['device']}, {result['threads']} threads",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def examples(config: Config, k: int = 10) -> list[Example]:
     """A light, a middling and a heavy user among those with held-out items, by name."""
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)

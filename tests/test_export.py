@@ -8,7 +8,7 @@ import pytest
 from shop import Shop, bundle_of, recsys
 
 from pipelines.config import Config, InputError
-from pipelines.export import _search_k, bundle_folder, export, stage
+from pipelines.export import bundle_folder, export, measured_search_k, stage
 from pipelines.folds import load_fold
 from recsys.bundle import CURRENT, open_bundle, verify
 from recsys.index import ItemIndex, exact_top_k
@@ -81,7 +81,9 @@ def test_search_k_is_the_smallest_that_finds_enough(shop: Shop) -> None:
     items = generator.normal(size=(6_000, 8)).astype(np.float32)
     users = generator.normal(size=(400, 8)).astype(np.float32)
     said: list[str] = []
-    search_k, curve = _search_k(shop.config, users, items, nothing_seen(400), said.append)
+    search_k, curve = measured_search_k(
+        shop.config.export, shop.config.seed, users, items, nothing_seen(400), said.append
+    )
     assert search_k is not None
     assert [point["search_k"] for point in curve] == [1024 * 2**n for n in range(len(curve))]
     assert curve[-1]["search_k"] == search_k
@@ -103,7 +105,9 @@ def test_what_a_user_has_does_not_count_as_found(shop: Shop) -> None:
     users = generator.normal(size=(50, 4)).astype(np.float32)
     near, _ = exact_top_k(users, items, 200)  # everybody has the 200 nearest
     seen = np.arange(0, 50 * 200 + 1, 200, dtype=np.int64), np.sort(near, axis=1).ravel()
-    search_k, curve = _search_k(shop.config, users, items, seen, lambda line: None)
+    search_k, curve = measured_search_k(
+        shop.config.export, shop.config.seed, users, items, seen, lambda line: None
+    )
     assert search_k is not None
     assert curve[-1]["recall"] >= shop.config.export.recall
 
@@ -114,9 +118,7 @@ def test_where_the_index_is_no_less_work_the_vectors_are_scanned(shop: Shop) -> 
     users = generator.normal(size=(50, 64)).astype(np.float32)
     one_tree = shop.config.export.model_copy(update={"trees": 1, "recall": 1.0})
     said: list[str] = []
-    search_k, curve = _search_k(
-        shop.config.model_copy(update={"export": one_tree}), users, items, nothing_seen(50), said.append
-    )
+    search_k, curve = measured_search_k(one_tree, 0, users, items, nothing_seen(50), said.append)
     assert search_k is None
     assert [point["search_k"] for point in curve] == [1024, 2048]
     assert max(point["recall"] for point in curve) < 1

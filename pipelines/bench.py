@@ -1,0 +1,485 @@
+"""bench: one published split, a budget in seconds, one line of figures that nothing was chosen by.
+
+A slice of train chooses; test is scored once, by what was refitted on all of train. Seconds are those of the
+wall since the command's start, reading included. Axes: U users, I items, Q users judged, N pairs.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from pipelines import files, plots, progress
+from pipelines.config import Evaluate, Export, InputError, Section
+from pipelines.evaluate import intervals, served
+from pipelines.export import measured_search_k
+from pipelines.folds import Fold, Ids, as_ids
+from pipelines.judge import Judge, Vectors
+from pipelines.model import popularity_vectors
+from pipelines.train import choose_device
+from recsys import baselines, bundle, graph, spaces
+from recsys.graph import GraphSpace
+from recsys.interactions import Interactions
+from serving.recommender import Recommender
+
+COLUMNS = ("user_id", "item_id")
+SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")
+MARGIN = 0.04  # of the budget, kept free for what was not foreseen
+
+
+class Validation(Section):
+    """The slice of train that chooses."""
+
+    share: float = Field(0.1, gt=0, lt=1, description="of each user's pairs")
+    users: int = Field(6000, ge=1, description="judged at the most, drawn at random")
+
+
+class Spectral(Section):
+    """The untrained baseline."""
+
+    dims: tuple[PositiveInt, ...] = Field((64, 128, 256), min_length=1, description="dimensions tried")
+    item_exponents: tuple[float, ...] = Field((0.4, 0.5), min_length=1, description="item exponents tried")
+
+
+class Graph(Section):
+    """The learned space: see recsys/graph.py."""
+
+    dim: PositiveInt = Field(128, description="dimensions")
+    start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
+    hops: tuple[PositiveInt, ...] = Field((3,), min_length=1, description="edges looked along, tried")
+    temperatures: tuple[PositiveFloat, ...] = Field((0.12,), min_length=1, description="tried")
+    popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8,), min_length=1, description="tried")
+    trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
+    steps: PositiveInt = Field(150, description="steps of the training, fewer where the budget asks for it")
+    learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
+    batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
+    candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
+
+
+class Bench(Section):
+    """Everything that the figures depend on, but for the data, the device and the budget."""
+
+    seed: int = Field(0, ge=0, description="seed of every generator")
+    threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
+    validation: Validation = Validation()
+    spectral: Spectral = Spectral()
+    graph: Graph = Graph()
+    evaluate: Evaluate = Evaluate(select="ndcg@20")
+    export: Export = Export()
+
+
+class Trial(NamedTuple):
+    """Settings of the learned space that validation chooses among."""
+
+    hops: int
+    temperature: float
+    popularity_power: float
+
+
+class Clock:
+    """The budget, and every validation point with its second."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.started, self.seconds, self.points = time.monotonic(), seconds, list[dict[str, Any]]()
+
+    def now(self) -> float:
+        return time.monotonic() - self.started
+
+    def left(self) -> float:
+        """Seconds that may still be spent."""
+        return float("inf") if self.seconds is None else self.seconds * (1 - MARGIN) - self.now()
+
+
+class OutOfTime(Exception):
+    """The budget is used up."""
+
+
+def bench(
+    config: Bench,
+    train: Path,
+    test: Path,
+    out: Path,
+    device_name: str = "auto",
+    seconds: float | None = None,
+    say: Callable[[str], None] = progress.say,
+) -> dict[str, Any]:
+    """What metrics.json holds; written to `out`, with a plot of validation against seconds beside it.
+
+    Raises InputError: unreadable files, no such column, ids missing, nothing to judge, unknown device.
+    """
+    clock = Clock(seconds)
+    if seconds is not None and not seconds > 0:
+        raise InputError(f"--seconds {seconds}, allowed > 0")
+    device = choose_device(device_name)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    data = read(train, test)
+    fitted, held_out = sliced(data, config.validation, config.seed)
+    judge = Judge(data.fold(fitted, held_out), device, config.evaluate)
+    counts = data.counts
+    say(f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}")
+
+    whole = Judge(data.fold(data.train, data.test), device, config.evaluate)  # test is read once, at the end
+    systems: dict[str, Vectors] = {"popularity": popularity_vectors(whole.data)}
+    chosen_spectral = choose_spectral(config, judge, clock, say)
+    systems["spectral"] = spectral_vectors(config, whole, *chosen_spectral)
+    trial = choose_trial(config, judge, clock, say)
+    steps, learned_score = learn(config, judge, trial, clock, say)
+    model_is = "spectral"
+    if learned_score > max(
+        point[config.evaluate.select] for point in clock.points if point["of"] == "spectral"
+    ):
+        model_is = "learned"
+        systems["learned"], refitted = refit(config, whole, trial, steps, clock, say)
+        if refitted < steps:
+            say(f"bench: the budget ended the refit after {refitted} of {steps} steps")
+    fit_seconds = clock.now()
+    systems["model"] = systems[model_is]
+    say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
+
+    values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        recommender, search_k = exported(config, data, systems["model"], Path(folder), say)
+        values["served"] = whole.values(
+            served(recommender, data.user_ids, data.item_ids, whole, config.evaluate.exclude_seen)
+        )
+    result: dict[str, Any] = {
+        "test": {name: {m: float(value[m].mean()) for m in SHOWN} for name, value in values.items()},
+        "intervals": {
+            name: intervals({m: value[m] for m in SHOWN}, config.evaluate.resamples, config.seed, name, say)
+            for name, value in values.items()
+        },
+        "model": model_is,
+        "dim": systems["model"][1].shape[1],
+        "search_k": search_k,
+        "chosen": trial._asdict() | {"steps": steps, "spectral_dim": chosen_spectral[0]},
+        "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
+        "validation": clock.points,
+        "counts": data.counts | {"users_judged": len(whole.users)},
+        "device": device_words(device),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("torch", "numpy", "annoy", "recsys")
+        },
+        "config": config.model_dump(mode="json"),
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plots.quality(clock.points, fit_seconds, config.evaluate.select, out.with_suffix(".png"))
+        files.write_whole(out, json.dumps(result, indent=1))
+    except OSError as error:
+        raise InputError(f"'{out}' cannot be written: {error}") from None
+    return result
+
+
+# Data
+
+
+class Data(NamedTuple):
+    """A split by internal numbers; pairs (N, 2) rise by user, then item."""
+
+    user_ids: Ids
+    item_ids: Ids  # those of train; numbers beyond them are test's others, which nobody can recommend
+    train: NDArray[np.int32]
+    test: NDArray[np.int32]
+    counts: dict[str, int]
+
+    def fold(self, fitted: NDArray[np.int32], targets: NDArray[np.int32]) -> Fold:
+        n_users, n = len(self.user_ids), len(fitted)
+        fit = Interactions(
+            user=fitted[:, 0].copy(),
+            item=fitted[:, 1].copy(),
+            weight=np.ones(n, np.float32),
+            time=np.zeros(n, np.int64),
+            n_users=n_users,
+            n_items=len(self.item_ids),
+        )
+        offsets = np.searchsorted(targets[:, 0], np.arange(n_users + 1)).astype(np.int64)
+        titles = [""] * len(self.item_ids)
+        return Fold(fit, offsets, targets[:, 1].copy(), self.user_ids, self.item_ids, titles, pl.DataFrame())
+
+
+def read(train: Path, test: Path) -> Data:
+    """Both files by number. A pair twice counts once, and one that train has is no target.
+
+    Users of test alone cannot be told apart and are left out; items of test alone stay as targets that are
+    always missed. `counts` says how many of each.
+    """
+    known, asked = _pairs(train), _pairs(test)
+    if known.schema != asked.schema:
+        raise InputError(f"'{train}' has ids of {known.schema}, '{test}' of {asked.schema}")
+    n_rows = len(known), len(asked)
+    known, asked = known.unique(), asked.unique()
+    users = known.select("user_id").unique().sort("user_id").with_row_index("user")
+    items = known.select("item_id").unique().sort("item_id").with_row_index("item")
+    strangers = asked.select("item_id").unique().join(items, on="item_id", how="anti").sort("item_id")
+    numbered = pl.concat([items, strangers.with_row_index("item", offset=len(items))])
+    targets = asked.join(known, on=list(COLUMNS), how="anti")
+    counts = {
+        "users": len(users),
+        "items": len(items),
+        "train": len(known),
+        "test": len(targets),
+        "train_repeats": n_rows[0] - len(known),
+        "test_repeats": n_rows[1] - len(asked),
+        "test_pairs_in_train": len(asked) - len(targets),
+        "users_of_test_alone": asked.select("user_id").unique().join(users, on="user_id", how="anti").height,
+        "items_of_test_alone": len(strangers),
+    }
+    fitted, wanted = (_numbers(pairs, users, numbered) for pairs in (known, targets))
+    if len(wanted) == 0:
+        raise InputError(
+            f"'{test}' has no pair of a user of '{train}' that train does not have: nothing to judge"
+        )
+    return Data(as_ids(users["user_id"]), as_ids(items["item_id"]), fitted, wanted, counts)
+
+
+def _pairs(path: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(path, columns=list(COLUMNS))
+    except FileNotFoundError:
+        raise InputError(f"'{path}' does not exist") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(
+            f"'{path}' is no parquet file with the columns user_id and item_id: {first}"
+        ) from None
+    for name in COLUMNS:
+        column = frame[name]
+        if column.null_count():
+            raise InputError(f"'{path}': {name} is missing in {column.null_count():,} rows")
+        if not (column.dtype.is_integer() or column.dtype == pl.String):
+            raise InputError(f"'{path}': {name} is {column.dtype}, allowed: integers or strings")
+    if frame.is_empty():
+        raise InputError(f"'{path}' has no rows")
+    wide = [pl.col(name).cast(pl.Int64) for name in COLUMNS if frame[name].dtype.is_integer()]
+    return frame.with_columns(wide)
+
+
+def _numbers(pairs: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.int32]:
+    numbered = pairs.join(users, on="user_id").join(items, on="item_id").sort("user", "item")
+    return np.stack([np.array(numbered[name], np.int32) for name in ("user", "item")], axis=1)  # (N, 2)
+
+
+def sliced(data: Data, settings: Validation, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(N', 2), (N'', 2): what is left of train, and the targets of the users who are judged.
+
+    Each user gives the same share of his pairs, rounded up or down at random, never his last one: so light
+    users count as they do in test. Only the targets of `settings.users` of them are kept as targets.
+    """
+    generator = np.random.default_rng(seed)
+    user = data.train[:, 0]
+    n = np.bincount(user, minlength=len(data.user_ids))  # (U,)
+    wanted = settings.share * n
+    taken = np.minimum(np.floor(wanted + generator.random(len(n))), np.maximum(n - 1, 0))  # (U,)
+    order = np.lexsort((generator.random(len(user)), user))  # users in order, their pairs in any
+    first = np.concatenate([[0], np.cumsum(n)])[:-1]  # (U,)
+    place = np.arange(len(user)) - first[user]  # (N,): of a pair among its user's shuffled ones
+    held_out = np.zeros(len(user), dtype=bool)
+    held_out[order] = place < taken[user]
+    giving = np.flatnonzero(taken)
+    if len(giving) == 0:
+        raise InputError(f"validation.share = {settings.share}: no user of train has a pair to spare")
+    judged = generator.permutation(giving)[: settings.users]
+    targets = data.train[held_out & np.isin(user, judged)]
+    return data.train[~held_out], targets
+
+
+# Choices, all on validation
+
+
+def choose_spectral(
+    config: Bench, judge: Judge, clock: Clock, say: Callable[[str], None]
+) -> tuple[int, float]:
+    """The baseline's best dimension and item exponent. The spectrum is made once, at its widest."""
+    limit = min(judge.data.n_users, judge.data.n_items)
+    dims = sorted({min(dim, limit) for dim in config.spectral.dims})
+    users, items = baselines.spectral(judge.data, dims[-1], 0.0, seed=config.seed)
+    degree = baselines.popularity(judge.data).clamp_min(1)[:, None]  # (I, 1)
+    best, best_score = (dims[0], config.spectral.item_exponents[0]), -1.0
+    for dim in dims:
+        for exponent in config.spectral.item_exponents:
+            space = spaces.inner_product_as_distance(users[:, :dim], degree.pow(exponent) * items[:, :dim])
+            score = point(config, judge, spaces.euclidean_vectors(space), "spectral", clock)
+            if score > best_score:
+                best, best_score = (dim, exponent), score
+    dim, exponent = best
+    say(f"bench: spectral {dim}, item exponent {exponent}: {config.evaluate.select} {best_score:.4f}")
+    return best
+
+
+def choose_trial(config: Bench, judge: Judge, clock: Clock, say: Callable[[str], None]) -> Trial:
+    """The best of each list of settings, one list after the other, by short trainings of the full width."""
+    settings = config.graph
+    best = Trial(settings.hops[0], settings.temperatures[0], settings.popularity_powers[0])
+    best_score: float | None = None
+    lists: tuple[tuple[str, tuple[Any, ...]], ...] = (
+        ("temperature", settings.temperatures),
+        ("popularity_power", settings.popularity_powers),
+        ("hops", settings.hops),
+    )
+    for name, values in lists:
+        if len(values) > 1 and best_score is None:
+            best_score = _tried(config, judge, best, clock, say)
+        for value in values[1:]:
+            other = best._replace(**{name: value})
+            if clock.seconds is not None and clock.now() > 0.25 * clock.seconds:
+                return best
+            score = _tried(config, judge, other, clock, say)
+            if best_score is None or score > best_score:
+                best, best_score = other, score
+    return best
+
+
+def _tried(config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callable[[str], None]) -> float:
+    model = start(config, judge, trial)
+    _fit(config, model, config.graph.trial_steps, clock.left() / 4)
+    score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
+    say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
+    return score
+
+
+def learn(
+    config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callable[[str], None]
+) -> tuple[int, float]:
+    """Train on the slice that is left; how many steps the refit shall take, and the score to expect of it.
+
+    Where the budget does not hold all steps twice, here and in the refit, there are fewer.
+    """
+    began = clock.now()
+    _fit(config, start(config, judge, trial), 3, clock.left() / 8)  # for how long a step takes
+    started = time.monotonic()
+    model = start(config, judge, trial)
+    start_seconds = time.monotonic() - started
+    step_seconds = max(clock.now() - began - 2 * start_seconds, 1e-6) / 3
+    spare = clock.left() - 2 * start_seconds
+    grown = 1 / (1 - config.validation.share)  # the refit has that many more pairs
+    steps = int(min(config.graph.steps, spare / (step_seconds * (1.05 + grown))))
+    if steps < 1:
+        say("bench: the budget has no room for a step of training")
+        return 0, -1.0
+    say(f"bench: {steps} steps of about {step_seconds:.2f} s")
+    marks = {round(steps * tenth / 4) for tenth in (1, 2, 3)}
+    with progress.progress("learning, to be judged", steps) as tick:
+
+        def heard(step: int, loss: torch.Tensor) -> None:
+            tick(1)
+            if step in marks:
+                point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
+
+        graph_fit(config, model, steps, heard)
+    score = point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
+    say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {score:.4f}")
+    return steps, score
+
+
+def refit(
+    config: Bench, whole: Judge, trial: Trial, steps: int, clock: Clock, say: Callable[[str], None]
+) -> tuple[Vectors, int]:
+    """The chosen model on all of train, and how many steps it got before the budget ended."""
+    model = start(config, whole, trial)
+    with progress.progress("learning, on all of train", steps) as tick:
+        done = _fit(config, model, steps, clock.left(), tick)
+    return spaces.euclidean_vectors(model.space()), done
+
+
+def start(config: Bench, judge: Judge, trial: Trial) -> GraphSpace:
+    users, items = graph.spectral_start(judge.data, config.graph.dim, config.graph.start_length, config.seed)
+    return GraphSpace(
+        judge.data,
+        users,
+        items,
+        hops=trial.hops,
+        temperature=trial.temperature,
+        popularity_power=trial.popularity_power,
+    )
+
+
+def graph_fit(
+    config: Bench, model: GraphSpace, steps: int, heard: Callable[[int, torch.Tensor], None]
+) -> None:
+    settings = config.graph
+    graph.fit(
+        model,
+        steps=steps,
+        batch_users=settings.batch_users,
+        candidates=settings.candidates,
+        learning_rate=settings.learning_rate,
+        generator=torch.Generator(model.users.device).manual_seed(config.seed),
+        heard=heard,
+    )
+
+
+def _fit(
+    config: Bench, model: GraphSpace, steps: int, seconds: float, tick: Callable[[int], None] = lambda n: None
+) -> int:
+    """Steps done within the seconds."""
+    end, done = time.monotonic() + seconds, 0
+
+    def heard(step: int, loss: torch.Tensor) -> None:
+        nonlocal done
+        done = step
+        tick(1)
+        if time.monotonic() > end:
+            raise OutOfTime
+
+    with contextlib.suppress(OutOfTime):
+        graph_fit(config, model, steps, heard)
+    return done
+
+
+def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) -> float:
+    """Judge on validation; the score that chooses."""
+    means = judge.means(vectors)
+    clock.points.append({"seconds": clock.now(), "of": of} | {name: means[name] for name in SHOWN})
+    return means[config.evaluate.select]
+
+
+def spectral_vectors(config: Bench, judge: Judge, dim: int, exponent: float) -> Vectors:
+    space = spaces.inner_product_as_distance(*baselines.spectral(judge.data, dim, exponent, seed=config.seed))
+    return spaces.euclidean_vectors(space)
+
+
+# Serving
+
+
+def exported(
+    config: Bench, data: Data, vectors: Vectors, folder: Path, say: Callable[[str], None]
+) -> tuple[Recommender, int | None]:
+    """The model as a bundle in the folder, opened, and its search_k."""
+    users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
+    fit = data.fold(data.train, data.test).fit
+    seen, counts = (fit.offsets(), fit.item), fit.item_counts()
+    search_k, _ = measured_search_k(config.export, config.seed, users, items, seen, say)
+    bundle.write_bundle(
+        folder / "bench",
+        user_vectors=users,
+        item_vectors=items,
+        user_ids=data.user_ids,
+        item_ids=data.item_ids,
+        seen=seen,
+        popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+        titles=None,
+        trees=config.export.trees,
+        search_k=search_k,
+        seed=config.seed,
+        info={},
+    )
+    return Recommender.open(folder / "bench"), search_k
+
+
+def device_words(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {os.cpu_count()} cores"

@@ -1,0 +1,228 @@
+"""The graph of users and items: towers that look at neighbours, and learning from whole histories.
+
+One softmax over the catalogue a user, in place of a triplet an interaction: a step sees all that its users
+have, so a few hundred steps are a training.
+Axes: U users, I items, N interactions, D dimensions, B users of a batch, H their interactions, C candidates,
+R rows and M columns of a sparse matrix.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from recsys import baselines, sampling
+from recsys.sampling import CandidateSampler, DeviceInteractions
+from recsys.spaces import Space, cosine_space, unit_rows
+
+PRODUCTS_AT_ONCE = 2**23  # anchors x candidates of a chunk: 32 MiB
+
+
+class Bags(NamedTuple):
+    """A sparse matrix (R, M) row by row, as embedding_bag reads it."""
+
+    column: Tensor  # (N,) int32
+    offset: Tensor  # (R + 1,) int32
+    value: Tensor  # (N,)
+
+
+class Matrix(NamedTuple):
+    """A sparse matrix (R, M) and its transpose."""
+
+    rows: Bags
+    columns: Bags
+
+
+def matrix(row: Tensor, column: Tensor, value: Tensor, n_rows: int, n_columns: int) -> Matrix:
+    """(N,) each -> (R, M); entries of one place add up."""
+    return Matrix(_bags(row, column, value, n_rows), _bags(column, row, value, n_columns))
+
+
+def _bags(row: Tensor, column: Tensor, value: Tensor, n_rows: int) -> Bags:
+    ascending, order = row.sort(stable=True)
+    offset = torch.searchsorted(ascending, torch.arange(n_rows + 1, device=row.device, dtype=row.dtype))
+    return Bags(column[order].int(), offset.int(), value[order])
+
+
+class _Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, sparse: Matrix) -> Tensor:
+        ctx.sparse = sparse
+        return _sums(sparse.rows, dense)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _sums(ctx.sparse.columns, gradient.contiguous()), None
+
+
+def times(sparse: Matrix, dense: Tensor) -> Tensor:
+    """(R, M) by (M, D) -> (R, D); forward and backward the same bits each time."""
+    return _Times.apply(dense, sparse)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _sums(bags: Bags, dense: Tensor) -> Tensor:
+    return embedding_bag(
+        bags.column, dense, bags.offset, mode="sum", per_sample_weights=bags.value, include_last_offset=True
+    )
+
+
+def adjacency(data: DeviceInteractions) -> Matrix:
+    """(U, I): D_u^-1/2 R D_i^-1/2, the graph that LightGCN (He et al. 2020, eq. 3) sums over."""
+    value = data.offsets.diff().rsqrt()[data.user] * baselines.popularity(data).rsqrt()[data.item]  # (N,)
+    return matrix(data.user, data.item, value, data.n_users, data.n_items)
+
+
+def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[Tensor, Tensor]:
+    """(U, D), (I, D) -> the sums of what comes along 0 to `hops` edges: LightGCN, eq. 4, all weights 1."""
+    user, item = users, items
+    back = Matrix(graph.columns, graph.rows)
+    for _ in range(hops):
+        user, item = times(graph, item), times(back, user)
+        users, items = users + user, items + item
+    return users, items
+
+
+class _LogSums(torch.autograd.Function):
+    """Both gradients are made on the way forward: the (B, C) products are never kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float
+    ) -> Tensor:
+        total = anchors.new_zeros(())
+        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        chunk = max(1, PRODUCTS_AT_ONCE // max(len(candidates), 1))
+        shifted = bias - 1 / temperature  # no cosine is above 1, so nothing overflows
+        for start in range(0, len(anchors), chunk):
+            part, w = anchors[start : start + chunk], weight[start : start + chunk]
+            share = torch.addmm(shifted, part, candidates.T, alpha=1 / temperature).exp_()  # (B, C)
+            z = share.sum(1)  # (B,)
+            total += w @ (z.log() + 1 / temperature)
+            scale = (w / (z * temperature))[:, None]  # (B, 1)
+            to_anchors[start : start + chunk] = (share @ candidates) * scale
+            to_candidates.addmm_(share.T, part * scale)
+        ctx.save_for_backward(to_anchors, to_candidates)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        to_anchors, to_candidates = ctx.saved_tensors
+        return gradient * to_anchors, gradient * to_candidates, None, None, None
+
+
+def log_sums(anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    """(B, D), (C, D) of unit length, (C,), (B,) -> (): sum_b weight_b log sum_c exp(a_b.c / t + bias_c).
+
+    Raises ValueError unless 1/50 <= temperature: below it single precision runs out.
+    """
+    if not temperature >= 0.02:
+        raise ValueError(f"temperature = {temperature}, allowed >= 0.02")
+    return _LogSums.apply(anchors, candidates, bias, weight, temperature)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class GraphSpace(nn.Module):
+    """Two tables whose rows are summed with their neighbours' (LightGCN), under cosine and a fixed offset.
+
+    d(u, i) = 1 - cos(u, i) + offset_i, offset = -popularity_power * temperature * log popularity, so that
+    softmax over -d / temperature is popularity^popularity_power where all cosines are alike.
+    """
+
+    def __init__(
+        self,
+        data: DeviceInteractions,
+        users: Tensor,
+        items: Tensor,
+        *,
+        hops: int,
+        temperature: float,
+        popularity_power: float,
+    ) -> None:
+        """Starts at (U, D) and (I, D), copied."""
+        super().__init__()
+        self.users, self.items = nn.Parameter(users.clone()), nn.Parameter(items.clone())
+        self.hops, self.temperature = hops, temperature
+        self.data, self.graph = data, adjacency(data)
+        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+        self.bias = popularity_power * (log_count - log_count.max())  # (I,), <= 0
+
+    def towers(self) -> tuple[Tensor, Tensor]:
+        """(U, D), (I, D) of unit length."""
+        users, items = propagate(self.graph, self.users, self.items, self.hops)
+        return unit_rows(users), unit_rows(items)
+
+    @torch.no_grad()
+    def space(self) -> Space:
+        """What has been learned so far, as an index can search it."""
+        return cosine_space(*self.towers(), -self.temperature * self.bias)
+
+
+def history_loss(model: GraphSpace, users: Tensor, candidates: Tensor, log_q: Tensor) -> Tensor:
+    """(B,) different users, (C,) items, log_q (C,) -> (): mean of -log p(i | u) over the users' interactions.
+
+    -log p(i | u) = d(u, i) / t + log sum_j exp(-d(u, j) / t), the sum over the catalogue estimated from the
+    candidates, each over how often it was expected among them: sampled softmax (Bengio and Senecal 2008). A
+    user's own items stay in it, as they do in the full softmax.
+    """
+    user, item = model.towers()
+    user, data = user.index_select(0, users), model.data  # (B, D)
+    row, own = sampling.histories(data, users)  # (H,)
+    count = (data.offsets[users + 1] - data.offsets[users]).to(user.dtype)  # (B,)
+    of_users = matrix(row, own, torch.ones_like(own, dtype=user.dtype), len(users), data.n_items)
+    near = (user * times(of_users, item)).sum() / model.temperature + model.bias[own].sum()
+    chosen = item.index_select(0, candidates)  # (C, D)
+    total = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)
+    return (total - near) / count.sum()
+
+
+def fit(
+    model: GraphSpace,
+    *,
+    steps: int,
+    batch_users: int,
+    candidates: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    heard: Callable[[int, Tensor], None] = lambda step, loss: None,
+) -> None:
+    """Learn in so many steps of Adam, whose step size falls to a twentieth in a straight line.
+
+    Users come in random order, all once before any comes again. Candidates are drawn by popularity. `heard`
+    hears of each finished step and its loss (); what it raises ends the fit between two steps.
+    Raises FloatingPointError if a point is no longer finite.
+    """
+    data = model.data
+    sampler = CandidateSampler(
+        data, in_batch=0, uniform=0, popular=candidates, popularity_power=1.0, memory=0
+    )
+    optimizer = torch.optim.Adam(
+        model.parameters(), learning_rate, betas=(0.9, 0.99), fused=model.users.device.type in ("cpu", "cuda")
+    )
+    fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
+    active = data.offsets.diff().nonzero()[:, 0]  # (U,)
+    waiting = active[:0]
+    for step in range(steps):
+        if len(waiting) < min(batch_users, len(active)):
+            order = torch.randperm(len(active), generator=generator, device=active.device)
+            waiting = active[order]  # the few that were left wait for the next round
+        users, waiting = waiting[:batch_users], waiting[batch_users:]
+        drawn = sampler.draw(users[:0], generator)  # (C,)
+        loss = history_loss(model, users, drawn, sampler.log_q(drawn))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        fall.step()
+        heard(step + 1, loss.detach())
+    if not all(torch.isfinite(table).all() for table in model.parameters()):
+        raise FloatingPointError("a point is not finite: lower the learning_rate")
+
+
+def spectral_start(data: DeviceInteractions, dim: int, length: float, seed: int) -> tuple[Tensor, Tensor]:
+    """(U, D), (I, D): the directions of the spectrum's users and items, every row of the same length.
+
+    D is as many of `dim` as there are users and items. The length sets how far a step of Adam turns a row.
+    """
+    dim = min(dim, data.n_users, data.n_items)
+    users, items = baselines.spectral(data, dim, 0.5, seed=seed)
+    return length * unit_rows(users), length * unit_rows(items)
