@@ -94,12 +94,13 @@ class _LogSums(torch.autograd.Function):
         total = anchors.new_zeros(())
         to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
         chunk = max(1, PRODUCTS_AT_ONCE // max(len(candidates), 1))
-        shifted = bias - 1 / temperature  # no cosine is above 1, so nothing overflows
+        highest = bias.max()
+        shifted = bias - highest  # no cosine is beyond 1: the exponents stay within 1 / temperature
         for start in range(0, len(anchors), chunk):
             part, w = anchors[start : start + chunk], weight[start : start + chunk]
             share = torch.addmm(shifted, part, candidates.T, alpha=1 / temperature).exp_()  # (B, C)
             z = share.sum(1)  # (B,)
-            total += w @ (z.log() + 1 / temperature)
+            total += w @ (z.log() + highest)
             scale = (w / (z * temperature))[:, None]  # (B, 1)
             to_anchors[start : start + chunk] = (share @ candidates) * scale
             to_candidates.addmm_(share.T, part * scale)
@@ -221,8 +222,9 @@ def fit(
 def spectral_start(data: DeviceInteractions, dim: int, length: float, seed: int) -> tuple[Tensor, Tensor]:
     """(U, D), (I, D): the directions of the spectrum's users and items, every row of the same length.
 
-    D is as many of `dim` as there are users and items. The length sets how far a step of Adam turns a row.
+    D is as many of `dim` as there are users and items; an item that nobody has is at the origin. The length sets how far a step of Adam turns a row.
     """
     dim = min(dim, data.n_users, data.n_items)
     users, items = baselines.spectral(data, dim, 0.5, seed=seed)
+    items = items * (baselines.popularity(data) > 0)[:, None]  # what nobody has is rounding noise
     return length * unit_rows(users), length * unit_rows(items)

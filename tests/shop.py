@@ -97,7 +97,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mining": {"in_batch_items": 32, "uniform_items": 32},
     "train": {
         "batch_size": 128,
-        "learning_rate": 0.02,
+        "learning_rate": 0.03,
         "max_epochs": 6,
         "device": "cpu",
         "threads": 1,

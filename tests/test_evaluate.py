@@ -18,7 +18,7 @@ from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 from pipelines import plots, tracking
 from pipelines.cli import find_run
 from pipelines.config import Config, load_config
-from pipelines.evaluate import LEAKS, _intervals, evaluate
+from pipelines.evaluate import LEAKS, evaluate, intervals
 from pipelines.export import bundle_folder
 from recsys.bundle import CURRENT, verify
 
@@ -96,14 +96,14 @@ def test_other_settings_of_evaluate_are_scored_anew(own_shop: Shop) -> None:
 def test_intervals_are_percentiles_of_resampled_means() -> None:
     values = np.random.default_rng(1).random(400)
     spread = {"recall@10": values, "hit_rate@10": np.ones(400)}
-    intervals = _intervals(spread, 2000, 0, "model", print)
+    found = intervals(spread, 2000, 0, "model", print)
     error = values.std() / 20
-    assert intervals["recall@10"] == pytest.approx(
+    assert found["recall@10"] == pytest.approx(
         [values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.15 * error
     )
-    assert intervals["hit_rate@10"] == [1.0, 1.0]
+    assert found["hit_rate@10"] == [1.0, 1.0]
     said: list[str] = []
-    assert _intervals({"recall@10": values[:1]}, 100, 0, "model", said.append) == {
+    assert intervals({"recall@10": values[:1]}, 100, 0, "model", said.append) == {
         "recall@10": [values[0]] * 2
     }
     assert said == ["evaluate: one user is too few for an interval of model"]

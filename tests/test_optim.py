@@ -14,7 +14,7 @@ def normal(seed, *shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def numbers(seed, size=40, n=N):
+def numbers(seed, size=15, n=N):
     return torch.randint(n, (size,), generator=torch.Generator().manual_seed(seed))
 
 
@@ -22,34 +22,21 @@ def run(optimizer, table, steps, dense=False, n=N):
     """Steps down a loss of some rows, which repeat."""
     for step in range(steps):
         optimizer.zero_grad()
-        chosen, goal = numbers(step, n=n), normal(100 + step, 40, *table.shape[1:])
+        chosen, goal = numbers(step, n=n), normal(100 + step, 15, *table.shape[1:])
         found = table[chosen] if dense else rows(table, chosen)
         (found - goal).square().sum().backward()
         optimizer.step()
     return table
 
 
+@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("shape", [(N, D), (N,)])
-def test_dense_gradients_step_as_torchs_adam(shape):
+def test_it_is_torchs_adam_without_momentum(shape, dense):
+    """Of a table too whose rows rest most of the time: three in four of a step, here."""
     ours, theirs = normal(0, *shape).requires_grad_(), normal(0, *shape).requires_grad_()
-    run(RowAdam([ours], lr=0.05), ours, 20, dense=True)
-    run(torch.optim.Adam([theirs], lr=0.05), theirs, 20, dense=True)
+    run(RowAdam([ours], lr=0.05), ours, 40, dense=dense)
+    run(torch.optim.Adam([theirs], lr=0.05, betas=(0.0, 0.999)), theirs, 40, dense=True)
     torch.testing.assert_close(ours, theirs)
-
-
-def test_sparse_gradients_step_as_torchs_sparse_adam():
-    ours, theirs = normal(0, N, D).requires_grad_(), normal(0, N, D).requires_grad_()
-    run(RowAdam([ours], lr=0.05), ours, 20)
-    run(torch.optim.SparseAdam([theirs], lr=0.05), theirs, 20)
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_where_every_row_is_touched_sparse_is_dense():
-    """5 rows, 40 numbers a step: none rests."""
-    sparse, dense = normal(0, 5, D).requires_grad_(), normal(0, 5, D).requires_grad_()
-    run(RowAdam([sparse], lr=0.05), sparse, 20, n=5)
-    run(torch.optim.Adam([dense], lr=0.05), dense, 20, dense=True, n=5)
-    torch.testing.assert_close(sparse, dense)
 
 
 def test_rows_without_a_gradient_rest():
@@ -68,6 +55,7 @@ def test_rows_without_a_gradient_rest():
     assert (table[~rest] != before[~rest]).all()
     for name, value in kept.items():
         assert torch.equal(optimizer.state[table][name][rest], value[rest])
+        assert (optimizer.state[table][name][~rest] != value[~rest]).all()
 
 
 def test_only_rows_that_move_are_projected():
@@ -91,7 +79,7 @@ def test_only_rows_that_move_are_projected():
 
 def test_row_sums_equal_the_dense_gradient():
     for shape in ((N, D), (N,)):
-        index, values = numbers(3), normal(4, 40, *shape[1:])
+        index, values = numbers(3, 40), normal(4, 40, *shape[1:])
         sparse = torch.sparse_coo_tensor(index[None], values, shape, check_invariants=True)
         number, sums = row_sums(sparse)
         assert number.tolist() == sorted(set(index.tolist()))

@@ -1,0 +1,256 @@
+"""The graph's towers and the softmax over histories: dense oracles, gradients, and that it learns."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from recsys import graph, ranking, sampling, spaces
+from recsys.graph import GraphSpace, adjacency, history_loss, log_sums, matrix, propagate, times
+from recsys.interactions import Interactions
+
+N_USERS, N_ITEMS = 40, 60
+SAME = (np.arange(N_USERS)[:, None] % 2) == (np.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
+TAKEN = SAME & (np.random.default_rng(0).random(SAME.shape) < 0.5)  # (U, I)
+TAKEN[3] = False  # a user without anything
+TAKEN[:, 7] = False  # an item that nobody has
+
+
+def normal(seed, *shape, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def on_device(taken=TAKEN):
+    user, item = np.argwhere(taken).astype(np.int32).T.copy()
+    rest = np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
+    return sampling.to_device(Interactions(user, item, *rest, *taken.shape), torch.device("cpu"))
+
+
+def space(dim=8, hops=2, temperature=0.2, popularity_power=0.5, data=None):
+    data = data or on_device()
+    return GraphSpace(
+        data, 0.3 * normal(0, N_USERS, dim), 0.3 * normal(1, N_ITEMS, dim),
+        hops=hops, temperature=temperature, popularity_power=popularity_power,
+    )  # fmt: skip
+
+
+def fitted(seed=0, steps=60, model=None, **changes):
+    model = model or space()
+    settings = {"batch_users": 16, "candidates": 64, "learning_rate": 0.02} | changes
+    graph.fit(model, steps=steps, generator=torch.Generator().manual_seed(seed), **settings)
+    return model
+
+
+def dense_graph():
+    """(U, I) by its definition."""
+    of_user, of_item = TAKEN.sum(1), TAKEN.sum(0)
+    d = np.zeros(TAKEN.shape)
+    for u, i in np.argwhere(TAKEN):
+        d[u, i] = 1 / math.sqrt(of_user[u] * of_item[i])
+    return torch.from_numpy(d)
+
+
+# Sparse products
+
+
+def test_times_is_the_product_and_its_gradient_the_transposed_one():
+    row, column = torch.tensor([4, 0, 0, 4, 2, 4]), torch.tensor([1, 3, 3, 0, 5, 1])  # places repeat
+    value = normal(2, 6)
+    dense = torch.zeros(5, 7).index_put_((row, column), value, accumulate=True)
+    x = normal(3, 7, 4).requires_grad_()
+    y = times(matrix(row, column, value, 5, 7), x)
+    torch.testing.assert_close(y, dense @ x)
+    weight = normal(4, 5, 4)
+    (y * weight).sum().backward()
+    torch.testing.assert_close(x.grad, dense.T @ weight)
+
+
+def test_a_matrix_without_entries_is_zero():
+    nothing = torch.empty(0, dtype=torch.int64)
+    x = normal(0, 3, 2).requires_grad_()
+    y = times(matrix(nothing, nothing, torch.empty(0), 4, 3), x)
+    y.sum().backward()
+    assert y.tolist() == [[0, 0]] * 4
+    assert x.grad.tolist() == [[0, 0]] * 3
+
+
+def test_adjacency_is_symmetrically_normalised():
+    found = times(adjacency(on_device()), torch.eye(N_ITEMS))
+    torch.testing.assert_close(found.double(), dense_graph(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hops", [0, 1, 3])
+def test_propagate_sums_over_hops(hops):
+    users, items = normal(0, N_USERS, 3), normal(1, N_ITEMS, 3)
+    a = dense_graph().float()
+    expected_u, expected_i, u, i = users, items, users, items
+    for _ in range(hops):
+        u, i = a @ i, a.T @ u
+        expected_u, expected_i = expected_u + u, expected_i + i
+    found_u, found_i = propagate(adjacency(on_device()), users, items, hops)
+    torch.testing.assert_close(found_u, expected_u, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found_i, expected_i, rtol=1e-4, atol=1e-5)
+
+
+# The softmax
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 2**23])
+def test_log_sums_equal_torchs_and_so_do_their_gradients(monkeypatch, at_once):
+    monkeypatch.setattr(graph, "PRODUCTS_AT_ONCE", at_once)
+    for temperature in (0.02, 0.1, 3.0):
+        a = normalize(normal(0, 9, 5, dtype=torch.float64)).requires_grad_()
+        c = normalize(normal(1, 13, 5, dtype=torch.float64)).requires_grad_()
+        bias, weight = normal(2, 13, dtype=torch.float64), normal(3, 9, dtype=torch.float64).abs()
+        expected = weight @ (a @ c.T / temperature + bias).logsumexp(1)
+        gradients = torch.autograd.grad(3 * expected, (a, c))
+        found = log_sums(a, c, bias, weight, temperature)
+        torch.testing.assert_close(found, expected)
+        for ours, theirs in zip(torch.autograd.grad(3 * found, (a, c)), gradients, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_log_sums_hold_in_single_precision_at_the_least_temperature():
+    a = normalize(normal(0, 9, 5)).requires_grad_()
+    opposite = -a.detach()[:1].repeat(4, 1)  # every candidate as far as can be from the first
+    found = log_sums(a, opposite, torch.zeros(4), torch.ones(9), 0.02)
+    found.backward()
+    expected = (a.double() @ opposite.double().T / 0.02).logsumexp(1).sum()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.isfinite(a.grad).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0199, 0.0, -1.0, float("nan")])
+def test_a_temperature_out_of_range_is_refused(temperature):
+    rows = normalize(normal(0, 3, 2))
+    with pytest.raises(ValueError, match=rf"temperature = {temperature}, allowed >= 0.02"):
+        log_sums(rows, rows, torch.zeros(3), torch.ones(3), temperature)
+
+
+def test_history_loss_over_the_catalogue_is_the_full_softmax():
+    """Every item once as a candidate, expected once: the estimate is the sum itself."""
+    model = space()
+    users = torch.tensor([5, 0, 11])
+    found = history_loss(model, users, torch.arange(N_ITEMS), torch.zeros(N_ITEMS))
+    user, item = model.towers()
+    total, n = 0.0, 0
+    for u in users.tolist():
+        scores = [
+            -(1 - (user[u] @ item[i]).item() - model.temperature * model.bias[i].item()) / model.temperature
+            for i in range(N_ITEMS)
+        ]
+        z = math.log(sum(math.exp(score) for score in scores))
+        for i in np.flatnonzero(TAKEN[u]):
+            total, n = total + z - scores[i], n + 1
+    assert found.item() == pytest.approx(total / n, rel=1e-5)
+
+
+def test_history_loss_has_the_gradient_of_the_dense_one():
+    model, twin = space(), space()
+    users = torch.tensor([5, 3, 0, 11])  # 3 has nothing
+    drawn = torch.tensor([1, 4, 4, 9, 30, 59, 7])
+    log_q = normal(5, len(drawn))
+    history_loss(model, users, drawn, log_q).backward()
+    user, item = twin.towers()
+    taken = torch.from_numpy(TAKEN)[users].float()  # (B, I)
+    logits = user[users] @ item.T / twin.temperature + twin.bias
+    z = (logits[:, drawn] - log_q).logsumexp(1)
+    ((taken.sum(1) * z).sum() - (taken * logits).sum()).div(taken.sum()).backward()
+    torch.testing.assert_close(model.users.grad, twin.users.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.items.grad, twin.items.grad, rtol=1e-4, atol=1e-6)
+
+
+# Learning
+
+
+def auc(model):
+    """How often an unseen item of the user's cluster is nearer than one of the other cluster."""
+    d = torch.cdist(*spaces.euclidean_vectors(model.space())).numpy()  # (U, I)
+    has = TAKEN.any(1)
+    popular = TAKEN.any(0)
+    return np.mean(
+        [
+            (row[own & ~taken & popular][:, None] < row[~own & popular][None, :]).mean()
+            for row, own, taken in zip(d[has], SAME[has], TAKEN[has], strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_unseen_items_of_a_users_cluster_come_nearer(hops):
+    start = space(hops=hops)
+    before = auc(start)
+    after = auc(fitted(model=start))
+    assert after > 0.95
+    assert after > before
+
+
+def test_the_loss_falls_and_every_step_is_heard():
+    losses = []
+    fitted(steps=40, heard=lambda step, loss: losses.append((step, loss.item())))
+    assert [step for step, _ in losses] == list(range(1, 41))
+    assert np.mean([loss for _, loss in losses[-10:]]) < np.mean([loss for _, loss in losses[:10]])
+
+
+def test_what_the_listener_raises_ends_the_fit_between_two_steps():
+    class Enough(Exception):
+        pass
+
+    def heard(step, loss):
+        if step == 5:
+            raise Enough
+
+    model, other = space(), space()
+    with pytest.raises(Enough):
+        fitted(model=model, steps=40, heard=heard)
+    with pytest.raises(Enough):
+        fitted(model=other, steps=40, heard=heard)
+    assert torch.equal(model.items, other.items)
+    assert not torch.equal(model.items, space().items)
+
+
+def test_every_user_comes_once_before_any_comes_again(monkeypatch):
+    seen = []
+    real = graph.history_loss
+
+    def spy(model, users, candidates, log_q):
+        seen.append(users.tolist())
+        return real(model, users, candidates, log_q)
+
+    monkeypatch.setattr(graph, "history_loss", spy)
+    fitted(steps=6, batch_users=13)  # 39 users have something: three batches are a round
+    for first in (0, 3):
+        assert sorted(sum(seen[first : first + 3], [])) == [u for u in range(N_USERS) if u != 3]
+
+
+def test_same_seed_same_bits():
+    first, second, other = fitted(), fitted(), fitted(seed=1)
+    assert torch.equal(first.users, second.users)
+    assert torch.equal(first.items, second.items)
+    assert not torch.equal(first.items, other.items)
+
+
+def test_the_space_ranks_as_the_distance():
+    model = fitted(steps=5)
+    user, item = model.towers()
+    d = 1 - user @ item.T - model.temperature * model.bias
+    users, items = spaces.euclidean_vectors(model.space())
+    ranked = ranking.top_k(users, items, torch.arange(N_USERS), N_ITEMS)
+    for row, order in zip(d.detach(), ranked, strict=True):
+        assert (row[torch.from_numpy(order).long()].diff() >= -1e-5).all()
+
+
+def test_the_spectral_start_has_rows_of_one_length_and_no_more_dimensions_than_there_are():
+    users, items = graph.spectral_start(on_device(), 4096, 0.3, seed=0)
+    assert users.shape == (N_USERS, N_USERS)
+    has_items, has_users = torch.from_numpy(TAKEN.any(1)), torch.from_numpy(TAKEN.any(0))
+    for rows, some in ((users, has_items), (items, has_users)):
+        torch.testing.assert_close(rows[some].norm(dim=1), torch.full((int(some.sum()),), 0.3))
+        assert not rows[~some].any()
+
+
+def test_a_point_that_is_not_finite_is_an_error():
+    with pytest.raises(FloatingPointError, match="not finite: lower the learning_rate"):
+        fitted(learning_rate=math.inf, steps=2)
