@@ -222,7 +222,8 @@ def fit(
 def spectral_start(data: DeviceInteractions, dim: int, length: float, seed: int) -> tuple[Tensor, Tensor]:
     """(U, D), (I, D): the directions of the spectrum's users and items, every row of the same length.
 
-    D is as many of `dim` as there are users and items; an item that nobody has is at the origin. The length sets how far a step of Adam turns a row.
+    D is as many of `dim` as there are users and items; an item that nobody has is at the origin. The length
+    sets how far a step of Adam turns a row.
     """
     dim = min(dim, data.n_users, data.n_items)
     users, items = baselines.spectral(data, dim, 0.5, seed=seed)

@@ -1,5 +1,6 @@
 """The graph's towers and the softmax over histories: dense oracles, gradients, and that it learns."""
 
+import itertools
 import math
 
 import numpy as np
@@ -222,7 +223,7 @@ def test_every_user_comes_once_before_any_comes_again(monkeypatch):
     monkeypatch.setattr(graph, "history_loss", spy)
     fitted(steps=6, batch_users=13)  # 39 users have something: three batches are a round
     for first in (0, 3):
-        assert sorted(sum(seen[first : first + 3], [])) == [u for u in range(N_USERS) if u != 3]
+        assert sorted(itertools.chain(*seen[first : first + 3])) == [u for u in range(N_USERS) if u != 3]
 
 
 def test_same_seed_same_bits():

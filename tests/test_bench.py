@@ -1,0 +1,220 @@
+"""recsys bench on small planted splits: what is written, what is chosen by what, budgets and bad input."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from shop import Ran, failed, recsys
+
+from pipelines import bench
+from pipelines.bench import Bench, Validation
+
+N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
+SETTINGS = (
+    "threads=1",
+    "spectral.dims=[4, 8]",
+    "graph.dim=8",
+    "graph.hops=[2]",
+    "graph.steps=60",
+    "graph.batch_users=64",
+    "graph.candidates=128",
+    "evaluate.resamples=100",
+    "export.trees=5",
+)
+
+
+def split(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Users take what is in their cluster; a quarter of it is asked for."""
+    generator = np.random.default_rng(seed)
+    same = generator.integers(CLUSTERS, size=N_USERS)[:, None] == np.arange(N_ITEMS)[None, :] % CLUSTERS
+    taken = generator.random((N_USERS, N_ITEMS)) < np.where(same, 0.7, 0.02)
+    user, item = np.nonzero(taken)
+    pairs = pl.DataFrame({"user_id": 1000 + 3 * user, "item_id": 7 * item})
+    asked = generator.random(len(pairs)) < 0.25
+    return pairs.filter(~asked), pairs.filter(asked)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
+    for frame, path in zip(split(), paths, strict=True):
+        frame.write_parquet(path)
+    return paths
+
+
+def run(files: tuple[Path, Path], out: Path, *changes: str, seconds: float | None = None) -> Ran:
+    settings = [word for change in (*SETTINGS, *changes) for word in ("--set", change)]
+    budget = [] if seconds is None else ["--seconds", str(seconds)]
+    return recsys(
+        "bench", "--train", files[0], "--test", files[1], "--out", out, "--device", "cpu", *budget, *settings
+    )
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    return dict(json.loads(out.read_text(encoding="utf-8")))
+
+
+def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "made" / "metrics.json"
+    ran = run(files, out, "spectral.dims=[1]")  # too few for six clusters
+    assert ran.code == 0, ran.err
+    assert ran.out.endswith(f"{out}\n")
+    result = metrics(out)
+    test = result["test"]
+    assert result["model"] == "learned"
+    for name in ("recall@20", "ndcg@20", "hit_rate@10"):
+        assert test["model"][name] == test["learned"][name] > 1.5 * test["popularity"][name]
+        assert test["served"][name] == pytest.approx(test["model"][name], rel=0.01)
+        low, high = result["intervals"]["model"][name]
+        assert low < test["model"][name] < high
+        assert f"{test['model'][name]:.4f}".lstrip("0") in ran.out
+    assert result["dim"] == 9  # and the offset's
+    assert result["chosen"]["steps"] == 60
+    assert result["config"]["graph"]["dim"] == 8
+    seconds = [point["seconds"] for point in result["validation"]]
+    assert seconds == sorted(seconds)
+    assert {point["of"] for point in result["validation"]} == {"spectral", "learned"}
+    assert result["seconds"]["fit"] >= seconds[-1]
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_test_chooses_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Another test file: the same choices, the same validation, the same model of popularity."""
+    changes = ("graph.temperatures=[0.1, 0.3]", "graph.hops=[1, 2]", "graph.trial_steps=10", "graph.steps=20")
+    assert run(files, tmp_path / "a.json", *changes).code == 0
+    pl.read_parquet(files[1]).sample(fraction=0.3, seed=1).write_parquet(files[1])
+    assert run(files, tmp_path / "b.json", *changes).code == 0
+    first, second = metrics(tmp_path / "a.json"), metrics(tmp_path / "b.json")
+    assert first["chosen"] == second["chosen"]
+    assert len(first["validation"]) > 6
+    for one, other in zip(first["validation"], second["validation"], strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == {
+            k: v for k, v in other.items() if k != "seconds"
+        }
+    assert first["test"]["model"] != second["test"]["model"]
+
+
+def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    ran = run(files, out, "graph.temperatures=[3.0, 0.2, 5.0]", "graph.steps=20")
+    assert ran.code == 0, ran.err
+    assert metrics(out)["chosen"]["temperature"] == 0.2
+    tried = [point["ndcg@20"] for point in metrics(out)["validation"] if point["of"] == "trial"]
+    assert len(tried) == 3
+    assert max(tried) == tried[1]
+
+
+def test_a_budget_without_room_for_a_step_leaves_the_baseline(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    ran = run(files, out, seconds=1e-3)
+    assert ran.code == 0, ran.err
+    result = metrics(out)
+    assert result["model"] == "spectral"
+    assert result["chosen"]["steps"] == 0
+    assert result["test"]["model"] == result["test"]["spectral"]
+    assert "learned" not in result["test"]
+
+
+def test_a_short_budget_takes_fewer_steps(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert run(files, out, "graph.steps=1000000", seconds=3).code == 0
+    assert 0 < metrics(out)["chosen"]["steps"] < 1000000
+
+
+def test_ids_may_be_strings(files: tuple[Path, Path], tmp_path: Path) -> None:
+    assert run(files, tmp_path / "a.json", "graph.steps=20").code == 0
+    for path in files:
+        names = [
+            pl.format("n{}", pl.col(name).cast(pl.String).str.zfill(6)).alias(name) for name in bench.COLUMNS
+        ]
+        pl.read_parquet(path).with_columns(names).write_parquet(path)
+    assert run(files, tmp_path / "b.json", "graph.steps=20").code == 0
+    assert metrics(tmp_path / "a.json")["test"] == metrics(tmp_path / "b.json")["test"]
+
+
+def test_what_cannot_be_judged_is_counted(tmp_path: Path) -> None:
+    train = pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [10, 11, 10, 11, 12, 13]})
+    test = pl.DataFrame({"user_id": [1, 1, 1, 2, 9, 9], "item_id": [12, 12, 99, 11, 10, 98]})
+    paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
+    train.write_parquet(paths[0])
+    test.write_parquet(paths[1])
+    data = bench.read(*paths)
+    assert data.counts == {
+        "users": 2, "items": 4, "train": 5, "test": 2, "train_repeats": 1, "test_repeats": 1,
+        "test_pairs_in_train": 1, "users_of_test_alone": 1, "items_of_test_alone": 2,
+    }  # fmt: skip
+    assert data.train.tolist() == [[0, 0], [0, 1], [1, 1], [1, 2], [1, 3]]
+    (known, stranger) = data.test.tolist()
+    assert known == [0, 2]
+    assert stranger[0] == 0
+    assert stranger[1] >= 4  # a target that is always missed: recall is over both
+    judge = bench.Judge(data.fold(data.train, data.test), bench.torch.device("cpu"), Bench().evaluate)
+    perfect = judge.values(judge.padded(np.array([[2, 3]], np.int32)))
+    assert perfect["recall@20"].tolist() == [0.5]
+
+
+def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path]) -> None:
+    data = bench.read(*files)
+    for share in (0.1, 0.5, 0.99):
+        fitted, targets = bench.sliced(data, Validation(share=share, users=10**6), seed=0)
+        both = np.concatenate([fitted, targets])
+        assert sorted(map(tuple, both)) == list(map(tuple, data.train))
+        n = np.bincount(data.train[:, 0], minlength=N_USERS)
+        given = np.bincount(targets[:, 0], minlength=N_USERS)
+        assert (given <= np.ceil(share * n)).all()
+        assert (given >= np.minimum(np.floor(share * n), n - 1)).all()
+        assert (n - given >= 1)[n > 0].all()
+        assert given.sum() == pytest.approx(share * n.sum(), rel=0.1)
+        for part in (fitted, targets):
+            rising = part[:, 0].astype(np.int64) * N_ITEMS + part[:, 1]
+            assert (np.diff(rising) > 0).all()
+        again, _ = bench.sliced(data, Validation(share=share, users=10**6), seed=0)
+        other, _ = bench.sliced(data, Validation(share=share, users=10**6), seed=1)
+        assert np.array_equal(fitted, again)
+        assert not np.array_equal(fitted, other)
+    few, some = bench.sliced(data, Validation(share=0.5, users=7), seed=0)
+    assert len(np.unique(some[:, 0])) == 7
+    assert len(few) == len(
+        bench.sliced(data, Validation(share=0.5, users=100), seed=0)[0]
+    )  # none is fitted on
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.drop("item_id"), ["columns user_id and item_id"]),
+        (lambda t: t.with_columns(pl.col("item_id").cast(pl.Float64)), ["item_id is Float64", "integers or"]),
+        (lambda t: t.with_columns(pl.lit(None, pl.Int64).alias("user_id")), ["user_id is missing in"]),
+        (lambda t: t.clear(), ["has no rows"]),
+        (lambda t: t.with_columns(pl.col("user_id") + 10**6), ["nothing to judge"]),
+        (lambda t: t.with_columns(pl.col("user_id").cast(pl.String)), ["has ids of"]),
+    ],
+    ids=["column", "floats", "nulls", "empty", "strangers", "types"],
+)
+def test_bad_files_are_one_line(
+    files: tuple[Path, Path], tmp_path: Path, change: Any, words: list[str]
+) -> None:
+    change(pl.read_parquet(files[1])).write_parquet(files[1])
+    out = tmp_path / "out.json"
+    failed(run(files, out), 2, "test.parquet", *words)
+    assert not out.exists()
+
+
+def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    failed(run((tmp_path / "no.parquet", files[1]), out), 2, "no.parquet' does not exist")
+    files[0].write_bytes(b"PAR1 and then nothing")
+    failed(run(files, out), 2, "is no parquet file")
+    failed(run(files, out, seconds=-1), 2, "--seconds -1.0, allowed > 0")
+    failed(run(files, out, "graph.dims=8"), 2, "unknown key 'graph.dims' (did you mean 'dim'?)")
+    assert not out.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    failed(run(files, tmp_path / "file" / "out.json", "graph.steps=5"), 2, "cannot be written")
