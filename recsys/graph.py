@@ -70,18 +70,25 @@ def _sums(bags: Bags, dense: Tensor) -> Tensor:
 
 def adjacency(data: DeviceInteractions) -> Matrix:
     """(U, I): D_u^-1/2 R D_i^-1/2, the graph that LightGCN (He et al. 2020, eq. 3) sums over."""
-    value = data.offsets.diff().rsqrt()[data.user] * baselines.popularity(data).rsqrt()[data.item]  # (N,)
-    return matrix(data.user, data.item, value, data.n_users, data.n_items)
+    return matrix(data.user, data.item, _edges(data, data.user, data.item), data.n_users, data.n_items)
+
+
+def _edges(data: DeviceInteractions, users: Tensor, items: Tensor) -> Tensor:
+    """(N,), (N,) -> (N,): the weight of each edge."""
+    of_user = data.offsets.diff()[users]  # (N,)
+    return of_user.float().rsqrt() * baselines.popularity(data)[items].rsqrt()
 
 
 def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """(U, D), (I, D) -> the sums of what comes along 0 to `hops` edges: LightGCN, eq. 4, all weights 1."""
+    """(U, D), (I, D) -> the sums of what comes along 0 to `hops` edges: LightGCN, eq. 4, all weights 1.
+
+    Written as Horner's rule: x_0 is what a node has itself, x_{h+1} that and its neighbours' x_h.
+    """
     user, item = users, items
     back = Matrix(graph.columns, graph.rows)
     for _ in range(hops):
-        user, item = times(graph, item), times(back, user)
-        users, items = users + user, items + item
-    return users, items
+        user, item = users + times(graph, item), items + times(back, user)
+    return user, item
 
 
 class _LogSums(torch.autograd.Function):
@@ -140,8 +147,10 @@ class GraphSpace(nn.Module):
         temperature: float,
         popularity_power: float,
     ) -> None:
-        """Starts at (U, D) and (I, D), copied."""
+        """Starts at (U, D) and (I, D), copied. Raises ValueError if hops < 1."""
         super().__init__()
+        if hops < 1:
+            raise ValueError(f"hops = {hops}, allowed >= 1")
         self.users, self.items = nn.Parameter(users.clone()), nn.Parameter(items.clone())
         self.hops, self.temperature = hops, temperature
         self.data, self.graph = data, adjacency(data)
@@ -152,6 +161,15 @@ class GraphSpace(nn.Module):
         """(U, D), (I, D) of unit length."""
         users, items = propagate(self.graph, self.users, self.items, self.hops)
         return unit_rows(users), unit_rows(items)
+
+    def anchors_and_items(self, users: Tensor, edges: Matrix) -> tuple[Tensor, Tensor]:
+        """(B,) users, (B, I) their rows of the graph -> (B, D), (I, D): towers() of no other users.
+
+        A hop to everybody is dear, and the last one to users is asked for a batch alone.
+        """
+        around, near = propagate(self.graph, self.users, self.items, self.hops - 1)  # (U, D), (I, D)
+        item = self.items + times(Matrix(self.graph.columns, self.graph.rows), around)
+        return unit_rows(self.users.index_select(0, users) + times(edges, near)), unit_rows(item)
 
     @torch.no_grad()
     def space(self) -> Space:
@@ -166,11 +184,12 @@ def history_loss(model: GraphSpace, users: Tensor, candidates: Tensor, log_q: Te
     candidates, each over how often it was expected among them: sampled softmax (Bengio and Senecal 2008). A
     user's own items stay in it, as they do in the full softmax.
     """
-    user, item = model.towers()
-    user, data = user.index_select(0, users), model.data  # (B, D)
+    data = model.data
     row, own = sampling.histories(data, users)  # (H,)
-    count = (data.offsets[users + 1] - data.offsets[users]).to(user.dtype)  # (B,)
-    of_users = matrix(row, own, torch.ones_like(own, dtype=user.dtype), len(users), data.n_items)
+    count = (data.offsets[users + 1] - data.offsets[users]).to(model.bias.dtype)  # (B,)
+    shape = len(users), data.n_items
+    user, item = model.anchors_and_items(users, matrix(row, own, _edges(data, users[row], own), *shape))
+    of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), *shape)
     near = (user * times(of_users, item)).sum() / model.temperature + model.bias[own].sum()
     chosen = item.index_select(0, candidates)  # (C, D)
     total = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)

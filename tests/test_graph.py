@@ -95,6 +95,22 @@ def test_propagate_sums_over_hops(hops):
     torch.testing.assert_close(found_i, expected_i, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_a_batch_of_users_is_what_towers_say_of_them(hops):
+    model, users = space(hops=hops), torch.tensor([7, 3, 0])
+    row, own = sampling.histories(model.data, users)
+    edges = times(adjacency(model.data), torch.eye(N_ITEMS))[users]
+    anchors, items = model.anchors_and_items(users, matrix(row, own, edges[row, own], 3, N_ITEMS))
+    all_users, all_items = model.towers()
+    torch.testing.assert_close(anchors, all_users[users])
+    torch.testing.assert_close(items, all_items)
+
+
+def test_a_space_without_hops_is_refused():
+    with pytest.raises(ValueError, match="hops = 0, allowed >= 1"):
+        space(hops=0)
+
+
 # The softmax
 
 
