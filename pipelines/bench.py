@@ -35,6 +35,7 @@ from serving.recommender import Recommender
 
 COLUMNS = ("user_id", "item_id")
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
+TIMED_STEPS = 5
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
 
 
@@ -55,9 +56,11 @@ class Spectral(Section):
 class Graph(Section):
     """The learned space: see recsys/graph.py."""
 
-    dim: PositiveInt = Field(128, description="dimensions")
+    dims: tuple[PositiveInt, ...] = Field(
+        (63, 127, 255), min_length=1, description="dimensions: the most that the budget has room for"
+    )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
-    hops: tuple[PositiveInt, ...] = Field((3,), min_length=1, description="edges looked along, tried")
+    hops: tuple[PositiveInt, ...] = Field((2,), min_length=1, description="edges looked along, tried")
     temperatures: tuple[PositiveFloat, ...] = Field((0.12,), min_length=1, description="tried")
     popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8,), min_length=1, description="tried")
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
@@ -88,6 +91,7 @@ class Bench(Section):
 class Trial(NamedTuple):
     """Settings of the learned space that validation chooses among."""
 
+    dim: int
     hops: int
     temperature: float
     popularity_power: float
@@ -140,12 +144,9 @@ def bench(
     systems: dict[str, Vectors] = {"popularity": popularity_vectors(whole.data)}
     chosen_spectral = choose_spectral(config, judge, clock, say)
     systems["spectral"] = spectral_vectors(config, whole, *chosen_spectral)
-    trial = choose_trial(config, judge, clock, say)
-    steps, learned_score = learn(config, judge, trial, clock, say)
+    trial, steps = with_room(config, judge, choose_trial(config, judge, clock, say), clock, say)
     model_is = "spectral"
-    if learned_score > max(
-        point[config.evaluate.select] for point in clock.points if point["of"] == "spectral"
-    ):
+    if steps > 0 and learn(config, judge, trial, steps, clock, say) > best_of(clock, config, "spectral"):
         model_is = "learned"
         systems["learned"], refitted = refit(config, whole, trial, steps, clock, say)
         if refitted < steps:
@@ -328,9 +329,10 @@ def choose_spectral(
 
 
 def choose_trial(config: Bench, judge: Judge, clock: Clock, say: Callable[[str], None]) -> Trial:
-    """The best of each list of settings, one list after the other, by short trainings of the full width."""
+    """The best of each list of settings, list after list, by short trainings of the least dimensions."""
     settings = config.graph
-    best = Trial(settings.hops[0], settings.temperatures[0], settings.popularity_powers[0])
+    least = min(settings.dims)
+    best = Trial(least, settings.hops[0], settings.temperatures[0], settings.popularity_powers[0])
     best_score: float | None = None
     lists: tuple[tuple[str, tuple[Any, ...]], ...] = (
         ("temperature", settings.temperatures),
@@ -358,26 +360,40 @@ def _tried(config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callabl
     return score
 
 
-def learn(
+def with_room(
     config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callable[[str], None]
-) -> tuple[int, float]:
-    """Train on the slice that is left; how many steps the refit shall take, and the score to expect of it.
+) -> tuple[Trial, int]:
+    """The most dimensions that the budget holds all steps of, here and in the refit; and how many steps.
 
-    Where the budget does not hold all steps twice, here and in the refit, there are fewer.
+    A few steps of the least dimensions are timed; seconds are taken to grow with dimensions. If there is no
+    room for all steps even of the least, fewer are taken.
     """
-    began = clock.now()
-    _fit(config, start(config, judge, trial), 3, clock.left() / 8)  # for how long a step takes
+    dims = sorted(config.graph.dims)
+    trial = trial._replace(dim=dims[0])
+    if clock.seconds is None:
+        return trial._replace(dim=dims[-1]), config.graph.steps
     started = time.monotonic()
     model = start(config, judge, trial)
     start_seconds = time.monotonic() - started
-    step_seconds = max(clock.now() - began - 2 * start_seconds, 1e-6) / 3
-    spare = clock.left() - 2 * start_seconds
-    grown = 1 / (1 - config.validation.share)  # the refit has that many more pairs
-    steps = int(min(config.graph.steps, spare / (step_seconds * (1.05 + grown))))
-    if steps < 1:
-        say("bench: the budget has no room for a step of training")
-        return 0, -1.0
-    say(f"bench: {steps} steps of about {step_seconds:.2f} s")
+    timed: list[float] = []
+    _fit(config, model, TIMED_STEPS, clock.left() / 8, lambda n: timed.append(time.monotonic()))
+    step_seconds = float(np.median(np.diff(timed))) if len(timed) > 1 else float("inf")
+    twice = 1.05 + 1 / (1 - config.validation.share)  # judging halfway; the refit has that many more pairs
+    for dim in reversed(dims):
+        wider = dim / dims[0]
+        spare = clock.left() - 2 * wider * start_seconds
+        steps = int(min(config.graph.steps, spare / (wider * step_seconds * twice)))
+        if steps == config.graph.steps:
+            break
+    say(f"bench: {dim} dimensions, {steps} steps of about {wider * step_seconds:.2f} s")
+    return trial._replace(dim=dim), max(steps, 0)
+
+
+def learn(
+    config: Bench, judge: Judge, trial: Trial, steps: int, clock: Clock, say: Callable[[str], None]
+) -> float:
+    """Train on the slice that is left, judged on the way; the score to expect of the refit."""
+    model = start(config, judge, trial)
     marks = {round(steps * tenth / 4) for tenth in (1, 2, 3)}
     with progress.progress("learning, to be judged", steps) as tick:
 
@@ -389,7 +405,11 @@ def learn(
         graph_fit(config, model, steps, heard)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {score:.4f}")
-    return steps, score
+    return score
+
+
+def best_of(clock: Clock, config: Bench, of: str) -> float:
+    return max(float(point[config.evaluate.select]) for point in clock.points if point["of"] == of)
 
 
 def refit(
@@ -403,7 +423,7 @@ def refit(
 
 
 def start(config: Bench, judge: Judge, trial: Trial) -> GraphSpace:
-    users, items = graph.spectral_start(judge.data, config.graph.dim, config.graph.start_length, config.seed)
+    users, items = graph.spectral_start(judge.data, trial.dim, config.graph.start_length, config.seed)
     return GraphSpace(
         judge.data,
         users,

@@ -16,7 +16,7 @@ N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
 SETTINGS = (
     "threads=1",
     "spectral.dims=[4, 8]",
-    "graph.dim=8",
+    "graph.dims=[8]",
     "graph.hops=[2]",
     "graph.steps=60",
     "graph.batch_users=64",
@@ -73,7 +73,7 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
         assert f"{test['model'][name]:.4f}".lstrip("0") in ran.out
     assert result["dim"] == 9  # and the offset's
     assert result["chosen"]["steps"] == 60
-    assert result["config"]["graph"]["dim"] == 8
+    assert result["config"]["graph"]["dims"] == [8]
     seconds = [point["seconds"] for point in result["validation"]]
     assert seconds == sorted(seconds)
     assert {point["of"] for point in result["validation"]} == {"spectral", "learned"}
@@ -211,7 +211,7 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     files[0].write_bytes(b"PAR1 and then nothing")
     failed(run(files, out), 2, "is no parquet file")
     failed(run(files, out, seconds=-1), 2, "--seconds -1.0, allowed > 0")
-    failed(run(files, out, "graph.dims=8"), 2, "unknown key 'graph.dims' (did you mean 'dim'?)")
+    failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()
 
 
