@@ -1,0 +1,429 @@
+"""Ours and its peers side by side: one split, the same cores, the same seconds of fitting, the same judge.
+
+    python benchmarks/peers.py --train TRAIN.parquet --test TEST.parquet --seconds 300 --threads 2 \\
+        --out benchmarks/peers_gowalla
+
+Needs the extra `bench` (implicit). Columns user_id, item_id. Each system fits a train that lacks a slice (the
+[validation] of configs/bench/default.toml) until its seconds are over, and is judged on that slice at
+doubling points of them; reading, judging and first uses are not counted. The point of the best recall@20 says
+how many steps the refit on all of train takes, and that is scored on test, once. OUT.csv has every point,
+OUT.md a table, OUT.png the curves. One seed; implicit's BPR on several threads differs from run to run.
+
+Axes: U users, I items, N interactions, D dimensions, B triplets of a batch.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import scipy.sparse
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import embedding, softplus
+
+from pipelines import bench, files
+from pipelines.config import read_toml
+from pipelines.judge import Judge, Vectors
+from pipelines.model import popularity_vectors
+from pipelines.progress import say
+from recsys import baselines, graph, spaces
+from recsys.graph import Matrix
+from recsys.sampling import DeviceInteractions
+
+CONFIG = Path(__file__).parents[1] / "configs" / "bench" / "default.toml"
+SELECT, SHOWN = "recall@20", ("recall@20", "ndcg@20", "hit_rate@10")
+DOUBLINGS = 10  # so the first point is at a thousandth of the seconds
+DIM, LAYERS, BATCH, LEARNING_RATE, LAMBDA = 64, 3, 2048, 1e-3, 1e-4  # He et al. 2020, section 4.1.2
+START_DEVIATION = 0.1  # of every coordinate, as in its authors' PyTorch code
+FACTORS = 128
+ALS = {"alpha": 10.0, "regularization": 50.0}
+BPR = {"learning_rate": 0.03, "regularization": 0.01}  # of .01, .03, .1 by .01, .001 the best on 6,000 users
+TIMED_STEPS = 5
+FOREVER = 10**9  # iterations: time ends them
+
+
+class Task(NamedTuple):
+    """What a system gets to fit; `plan` is that of the point that is to be made again."""
+
+    judge: Judge
+    config: bench.Bench
+    seconds: float
+    plan: int | None = None
+
+
+class Point(NamedTuple):
+    """A judged system."""
+
+    system: str
+    of: str  # validation or test
+    step: int
+    plan: int  # steps in all, which the learning rate's fall depends on; 0 where nothing does
+    seconds: float  # of fitting, up to here
+    metrics: dict[str, float]
+
+
+Heard = Callable[[int, int, Callable[[], Vectors]], None]  # step, plan, what has been fitted so far
+System = Callable[[Task, Heard], None]  # calls Heard with step 0 when it is set up, and after each step
+
+
+class Enough(Exception):
+    """Ends a fit between two steps."""
+
+
+# The systems
+
+
+def popular(task: Task, heard: Heard) -> None:
+    heard(1, 0, lambda: popularity_vectors(task.judge.data))
+
+
+def spectral(task: Task, heard: Heard) -> None:
+    """A step is a setting: each dimension and item exponent of the configuration."""
+    data, settings = task.judge.data, task.config.spectral
+    degree = baselines.popularity(data).clamp_min(1)[:, None]  # (I, 1)
+    step = itertools.count(1)
+    for dim in sorted({min(dim, data.n_users, data.n_items) for dim in settings.dims}):
+        users, items = baselines.spectral(data, dim, 0.0, seed=task.config.seed)  # (U, D), (I, D)
+        for exponent in settings.item_exponents:
+            heard(next(step), 0, partial(of_products, users, degree.pow(exponent) * items))
+
+
+def ours(task: Task, heard: Heard, dim: int) -> None:
+    """recsys.graph with `recsys bench`'s settings, the first where it tries several.
+
+    As there, all of the configured steps or as many as there is time for: the learning rate falls over them.
+    A few steps are taken first to see how long one takes; they count as fitting.
+    """
+    data, settings, seed = task.judge.data, task.config.graph, task.config.seed
+    started = now(data)
+    model = graph.GraphSpace(
+        data,
+        *graph.spectral_start(data, dim, settings.start_length, seed),
+        hops=settings.hops[0],
+        temperature=settings.temperatures[0],
+        popularity_power=settings.popularity_powers[0],
+    )
+
+    def fit(steps: int, each: Callable[[int], None]) -> None:
+        graph.fit(
+            model,
+            steps=steps,
+            batch_users=settings.batch_users,
+            candidates=settings.candidates,
+            learning_rate=settings.learning_rate,
+            generator=torch.Generator(data.user.device).manual_seed(seed),
+            heard=lambda step, loss: each(step),
+        )
+
+    def vectors() -> Vectors:
+        return spaces.euclidean_vectors(model.space())
+
+    plan = task.plan
+    if plan is None:
+        begin = {name: part.clone() for name, part in model.state_dict().items()}
+        ends = list[float]()
+        fit(TIMED_STEPS, lambda step: ends.append(now(data)))
+        model.load_state_dict(begin)
+        left = task.seconds - (now(data) - started)
+        plan = max(1, min(settings.steps, int(left / (1.05 * np.median(np.diff(ends))))))
+    heard(0, plan, vectors)
+    fit(plan, lambda step: heard(step, plan, vectors))
+
+
+def pairwise(task: Task, heard: Heard, layers: int) -> None:
+    """LightGCN (He et al. 2020, eq. 3-8 and 15) with so many layers; with none it is BPR's factorisation."""
+    data = task.judge.data
+    device = data.user.device
+    generator = torch.Generator(device).manual_seed(task.config.seed)
+    users, items = (
+        (START_DEVIATION * torch.randn(n, DIM, generator=generator, device=device)).requires_grad_()
+        for n in (data.n_users, data.n_items)
+    )  # (U, D), (I, D)
+    edges = graph.adjacency(data)
+    optimizer = torch.optim.Adam([users, items], LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
+
+    @torch.no_grad()
+    def vectors() -> Vectors:
+        return of_products(*light(edges, users, items, layers))
+
+    heard(0, 0, vectors)
+    epochs = (triplets(data, len(data.user), generator) for _ in itertools.count())
+    batches = (batch for epoch in epochs for batch in torch.split(epoch, BATCH, dim=1))
+    for step, (user, *chosen) in enumerate(batches, 1):  # (B,) each
+        both = torch.cat(chosen)  # (2B,): positives, then negatives
+        own = [embedding(user, users), embedding(both, items)]  # (B, D), (2B, D)
+        seen = own
+        if layers:
+            all_users, all_items = light(edges, users, items, layers)
+            seen = [embedding(user, all_users), embedding(both, all_items)]
+        positive, negative = seen[1].chunk(2)
+        squares = own[0].square().sum() + own[1].square().sum()
+        loss = softplus((seen[0] * (negative - positive)).sum(1)).mean() + LAMBDA * squares / (2 * len(user))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        heard(step, 0, vectors)
+
+
+def light(edges: Matrix, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
+    """(U, D), (I, D) -> the means over 0 .. `layers` propagations: eq. 4, all weights 1 / (layers + 1)."""
+    user_sum, item_sum = graph.propagate(edges, users, items, layers)
+    return user_sum / (layers + 1), item_sum / (layers + 1)
+
+
+def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) -> Tensor:
+    """(3, B): a user, one item of his, one that he has not; each uniform, as LightGCN's authors draw."""
+    count = data.offsets.diff()  # (U,)
+    some = ((count > 0) & (count < data.n_items)).nonzero()[:, 0]
+    share = torch.rand(3, size, dtype=torch.float64, generator=generator, device=count.device)  # (3, B)
+    user = some[(share[0] * len(some)).long()]
+    first, own = data.offsets[user], count[user]  # (B,)
+    positive = data.item[first + (share[1] * own).long()].long()
+    place = torch.arange(len(data.user), device=count.device) - data.offsets[data.user]  # (N,)
+    lacking = data.user.long() * data.n_items + data.item - place  # (N,), rising: lower items he has not
+    rank = (share[2] * (data.n_items - own)).long()  # (B,): of the negative among all that he has not
+    below = torch.searchsorted(lacking, user * data.n_items + rank, right=True) - first  # his own below it
+    return torch.stack([user, positive, rank + below])
+
+
+def of_implicit(task: Task, heard: Heard, module: str, name: str, settings: dict[str, float]) -> None:
+    """A model of implicit, its CUDA one where there is such a device; a step is one of its iterations."""
+    data = task.judge.data
+    on_gpu = implicit_takes(data.user.device)
+    user, item = data.user.cpu().numpy(), data.item.cpu().numpy()
+    ones = np.ones(len(user), np.float32)  # (N,)
+    matrix = scipy.sparse.csr_matrix((ones, (user, item)), (data.n_users, data.n_items))
+    model = getattr(importlib.import_module(f"implicit.{module}"), name)(
+        factors=FACTORS,
+        iterations=FOREVER,
+        use_gpu=on_gpu,
+        num_threads=torch.get_num_threads(),
+        random_state=task.config.seed,
+        **settings,
+    )
+
+    def vectors() -> Vectors:
+        parts = (model.user_factors, model.item_factors)  # BPR's item offset is one more factor
+        users, items = (torch.tensor(part.to_numpy() if on_gpu else part) for part in parts)
+        return of_products(users.to(data.user.device), items.to(data.user.device))
+
+    heard(0, 0, vectors)
+    with importlib.import_module("threadpoolctl").threadpool_limits(1, "blas"):  # as implicit advises
+        model.fit(matrix, show_progress=False, callback=lambda step, *rest: heard(step + 1, 0, vectors))
+
+
+def implicit_takes(device: torch.device) -> bool:
+    """Whether its CUDA models run here; where they do not, it gets the CPU's."""
+    return device.type == "cuda" and bool(importlib.import_module("implicit.gpu").HAS_CUDA)
+
+
+SYSTEMS: dict[str, System] = {
+    "popularity": popular,
+    "spectral": spectral,
+    "implicit ALS": partial(of_implicit, module="als", name="AlternatingLeastSquares", settings=ALS),
+    "implicit BPR": partial(of_implicit, module="bpr", name="BayesianPersonalizedRanking", settings=BPR),
+    "BPR MF": partial(pairwise, layers=0),
+    "LightGCN": partial(pairwise, layers=LAYERS),
+    "ours, 64": partial(ours, dim=63),  # the item's offset is one more coordinate
+    "ours, 128": partial(ours, dim=127),
+}
+UNTRAINED, PEERS = ("popularity", "spectral"), ("implicit ALS", "implicit BPR", "BPR MF", "LightGCN")
+
+
+def of_products(users: Tensor, items: Tensor) -> Vectors:
+    """(U, D), (I, D) -> vectors whose distances rank as the inner products do."""
+    return spaces.euclidean_vectors(spaces.inner_product_space(users, items))
+
+
+# The comparison
+
+
+def curve(name: str, task: Task, say: Callable[[str], None] = say) -> list[Point]:
+    """Fit for the seconds, judged at their doublings and at the end; the untrained at each setting."""
+    marks = [task.seconds / 2**k for k in range(DOUBLINGS, -1, -1)]
+    points, waiting = list[Point](), list[Callable[[], None]]()  # waiting: the last step, while not judged
+    before = apart = 0.0
+    started = now(task.judge.data)
+
+    def judged(step: int, plan: int, seconds: float, vectors: Callable[[], Vectors]) -> None:
+        nonlocal apart
+        since = now(task.judge.data)
+        means = task.judge.means(vectors())
+        points.append(Point(name, "validation", step, plan, seconds, {m: means[m] for m in SHOWN}))
+        say(f"{name}: step {step}, {seconds:.2f} s: {SELECT} {means[SELECT]:.4f}")
+        apart += now(task.judge.data) - since
+
+    def heard(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
+        nonlocal before
+        seconds = now(task.judge.data) - started - apart
+        is_last = step > 0 and 2 * seconds - before > task.seconds  # there is no time for another like it
+        before = seconds
+        waiting[:] = [partial(judged, step, plan, seconds, vectors)]
+        if step > 0 and (is_last or name in UNTRAINED or seconds >= marks[0]):
+            waiting.pop()()
+            marks[:] = [mark for mark in marks if mark > seconds] or [task.seconds]
+        if is_last:
+            raise Enough
+
+    with contextlib.suppress(Enough):
+        SYSTEMS[name](task, heard)
+        if waiting:  # it came to its own end
+            waiting.pop()()
+    return points
+
+
+def refitted(task: Task, chosen: Point) -> Point:
+    """The point made again from all of train, and judged on test."""
+    started = now(task.judge.data)
+    points = list[Point]()
+
+    def heard(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
+        if step == chosen.step:
+            seconds, means = now(task.judge.data) - started, task.judge.means(vectors())
+            points.append(chosen._replace(of="test", seconds=seconds, metrics={m: means[m] for m in SHOWN}))
+            raise Enough
+
+    with contextlib.suppress(Enough):
+        SYSTEMS[chosen.system](task._replace(plan=chosen.plan), heard)
+    return points[0]
+
+
+def now(data: DeviceInteractions) -> float:
+    """Seconds, when the device has done what it was asked for."""
+    if data.user.device.type == "cuda":
+        torch.cuda.synchronize(data.user.device)
+    return time.perf_counter()
+
+
+def best(points: list[Point], name: str) -> Point:
+    return max(of_validation(points, name), key=lambda point: point.metrics[SELECT])
+
+
+def reached(points: list[Point], name: str, target: float) -> str:
+    """Seconds of the first judged point of at least the target."""
+    seconds = [p.seconds for p in of_validation(points, name) if p.metrics[SELECT] >= target]
+    return f"{min(seconds):.2f}" if seconds else "not"
+
+
+def of_validation(points: list[Point], name: str) -> list[Point]:
+    return [point for point in points if (point.system, point.of) == (name, "validation")]
+
+
+# What is written
+
+
+def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
+    weakest = min((best(points, name) for name in PEERS), key=lambda p: p.metrics[SELECT])
+    low, high = (point.metrics[SELECT] for point in (weakest, best(points, "LightGCN")))
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "implicit", "recsys"))
+    epoch = -(-len(task.judge.data.user) // BATCH)
+    device = task.judge.data.user.device
+    implicit = "CUDA" if implicit_takes(device) else "CPU"
+    config, g = task.config, task.config.graph
+    n = counts | {"epoch": epoch, "judged": len(task.judge.users)}
+    head = ["system", "best step", "at s", f"validation {SELECT}", f"s to {low:.4f}", f"s to {high:.4f}"]
+    rows = [[*head, f"test {SELECT}", "test ndcg@20"], ["--"] * 8]
+    for test in (p for p in points if p.of == "test"):
+        at = best(points, test.system)
+        reaching = [reached(points, test.system, target) for target in (low, high)]
+        figures = [f"{x:.4f}" for x in (at.metrics[SELECT], test.metrics[SELECT], test.metrics["ndcg@20"])]
+        rows.append([test.system, f"{at.step:,}", f"{at.seconds:.2f}", figures[0], *reaching, *figures[1:]])
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
+{bench.device_words(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
+One run, seed {config.seed}.
+{n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
+Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
+
+`s to`: the first judged point that has the best validation {SELECT} of the weakest trained peer
+({weakest.system}, {low:.4f}), and of LightGCN ({high:.4f}). Points are doublings of the seconds apart.
+Test: refitted on all of train for as many steps, scored once.
+
+{table}
+
+- implicit ALS: {FACTORS} factors, {words(ALS)}; a step is an iteration.
+- implicit BPR: {FACTORS} factors, {words(BPR)}; a step is an iteration over as many
+  triplets as there are pairs.
+- LightGCN (He et al. 2020): {DIM}-d, mean of {LAYERS} layers and the tables, BPR loss, one uniform
+  negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the sparse product
+  that ours uses. {n["epoch"]:,} steps are an epoch.
+- BPR MF: the same without layers.
+- ours: recsys/graph.py from the spectral start, {g.hops[0]} hops, {g.steps} steps or as many as there is
+  time for, of {g.batch_users:,} users. The learning rate falls until the last step: points before it are
+  below what a shorter training reaches.
+- spectral: truncated SVD, no training; a step is a setting, dimensions {config.spectral.dims} by
+  item exponents {config.spectral.item_exponents}.
+"""
+
+
+def words(settings: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in settings.items())
+
+
+def plot(points: list[Point], path: Path) -> None:
+    """Validation against seconds of fitting."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for name in SYSTEMS:
+        of_name = of_validation(points, name)
+        seconds, score = [p.seconds for p in of_name], [p.metrics[SELECT] for p in of_name]
+        if name == "popularity":
+            axes.axhline(score[0], color="grey", linestyle=":", label=name)
+        else:
+            line = "s" if name == "spectral" else "D-" if name.startswith("ours") else "o-"
+            axes.plot(seconds, score, line, markersize=4, label=name)
+    axes.set(title="Validation at equal seconds", xlabel="seconds of fitting", ylabel=SELECT, xscale="log")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="without a suffix")
+    args = parser.parse_args()
+    if not (args.seconds > 0 and args.threads > 0):
+        parser.error(f"--seconds {args.seconds} --threads {args.threads}, allowed > 0")
+    if importlib.util.find_spec("implicit") is None:
+        parser.error('implicit is not installed: pip install -e ".[train,bench]"')
+    torch.set_num_threads(args.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = read_toml(bench.Bench, CONFIG)
+    data = bench.read(args.train, args.test)
+    kept, held_out = bench.sliced(data, config.validation, config.seed)
+    judge, whole = (
+        Judge(data.fold(*pairs), device, config.evaluate)
+        for pairs in ((kept, held_out), (data.train, data.test))
+    )
+    task = Task(judge, config, args.seconds)
+    for name in SYSTEMS:  # imports and a device's first use are on nobody's clock
+        curve(name, task._replace(seconds=0.0), lambda line: None)
+    points = [point for name in SYSTEMS for point in curve(name, task)]
+    points += [refitted(task._replace(judge=whole), best(points, name)) for name in SYSTEMS]
+    rows = [point._asdict() | point.metrics for point in points]
+    pl.DataFrame(rows).drop("metrics").write_csv(args.out.with_suffix(".csv"), float_precision=5)
+    table = as_markdown(points, task, data.counts)
+    files.write_whole(args.out.with_suffix(".md"), table)
+    plot(points, args.out.with_suffix(".png"))
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
