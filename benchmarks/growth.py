@@ -1,0 +1,111 @@
+"""What grows with what: a training step with the tables, an epoch with the interactions.
+
+    python benchmarks/growth.py [--device cuda] [--dim 32] [--largest 10_000_000]
+
+The same million interactions are spread over ever more users and items, then ever more interactions over a
+million users: the median of a step's milliseconds must not grow, so that an epoch is linear in interactions.
+Every size in its own process, whose peak memory is shown (VmHWM, Linux).
+"""
+
+import argparse
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines import learner
+from pipelines.config import Config
+from pipelines.model import Choice
+from recsys import sampling
+from recsys.interactions import Interactions
+
+STEPS = 60  # timed of an epoch, at the most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--largest", type=int, default=10_000_000, help="users of the last size")
+    parser.add_argument("--interactions", type=int, default=1_000_000)
+    parser.add_argument("--of", help="users,items,interactions: measure one size and print it")
+    arguments = parser.parse_args()
+    if arguments.of:
+        measure(*map(int, arguments.of.split(",")), arguments.dim, torch.device(arguments.device))
+        return
+    n = arguments.interactions
+    users = [size for size in (10_000, 100_000, 1_000_000, 10_000_000) if size <= arguments.largest]
+    sizes = [(size, max(1_000, size // 10), n) for size in users]
+    sizes += [(1_000_000, 100_000, times * n) for times in (10, 100) if times * n <= 10 * arguments.largest]
+    print("| users | items | interactions | ms a step | of the step: optimizer, ms | peak MiB |")
+    print("|---|---|---|---|---|---|")
+    for size in sizes:
+        command = [sys.executable, __file__, "--of", ",".join(map(str, size)), "--dim", str(arguments.dim)]
+        subprocess.run([*command, "--device", arguments.device], check=True)
+
+
+def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) -> None:
+    """Print one line of the table."""
+    data = sampling.to_device(interactions(n_users, n_items, n), device)
+    sections = {"source": {"files": "none", "time": "t"}, "space": {"dim": dim}, "train": {"batch_size": 2048}}
+    config = Config.model_validate(sections)
+    learned = learner.start(config, data, Choice(1, 0.5))
+    times: list[float] = []
+    optimizing: list[float] = []
+    step = learned.optimizer.step
+
+    def timed_step() -> None:
+        wait(device)
+        begun = time.perf_counter()
+        step()
+        wait(device)
+        optimizing.append(time.perf_counter() - begun)
+
+    learned.optimizer.step = timed_step  # type: ignore[assignment, method-assign]
+
+    def heard(interactions: int) -> None:
+        times.append(time.perf_counter())
+        if len(times) > STEPS:
+            raise StopIteration
+
+    with contextlib.suppress(StopIteration):
+        learner.one_epoch(config, learned, 0, "semi_hard", heard)
+    step_ms, optimizer_ms = (1000 * np.median(each[5:]) for each in (np.diff(times), optimizing))
+    sizes = f"{n_users:,} | {n_items:,} | {len(data.user):,}"
+    print(f"| {sizes} | {step_ms:.1f} | {optimizer_ms:.1f} | {peak_mib():,.0f} |", flush=True)
+
+
+def interactions(n_users: int, n_items: int, n: int) -> Interactions:
+    """About n pairs, items by Zipf's law, users evenly: rows of one size a user, so no sort is needed."""
+    generator = np.random.default_rng(0)
+    active = min(n_users, n)  # with fewer interactions than users the others have none
+    each = max(1, n // active)
+    user = np.repeat(np.sort(generator.permutation(n_users)[:active]).astype(np.int32), each)  # (N,)
+    rank = n_items ** generator.random(len(user))  # log-uniform, which is Zipf's law with exponent 1
+    item = (rank.astype(np.int64) - 1).clip(0, n_items - 1)
+    pair = np.unique(user.astype(np.int64) * n_items + item)
+    user, item = (pair // n_items).astype(np.int32), (pair % n_items).astype(np.int32)
+    rest = np.ones(len(pair), np.float32), np.zeros(len(pair), np.int64)
+    return Interactions(user, item, *rest, n_users, n_items)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_mib() -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+if __name__ == "__main__":
+    main()
