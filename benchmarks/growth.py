@@ -53,7 +53,11 @@ def main() -> None:
 def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) -> None:
     """Print one line of the table."""
     data = sampling.to_device(interactions(n_users, n_items, n), device)
-    sections = {"source": {"files": "none", "time": "t"}, "space": {"dim": dim}, "train": {"batch_size": 2048}}
+    sections = {
+        "source": {"files": "none", "time": "t"},
+        "space": {"dim": dim},
+        "train": {"batch_size": 2048},
+    }
     config = Config.model_validate(sections)
     learned = learner.start(config, data, Choice(1, 0.5))
     times: list[float] = []

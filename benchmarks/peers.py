@@ -108,7 +108,9 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
     started = now(data)
     model = graph.GraphSpace(
         data,
-        *graph.spectral_start(data, dim, settings.start_length, seed),
+        *graph.spectral_start(
+            data, baselines.spectral(data, dim, 0.5, seed=seed), dim, settings.start_length
+        ),
         hops=settings.hops[0],
         temperature=settings.temperatures[0],
         popularity_power=settings.popularity_powers[0],

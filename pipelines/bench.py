@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +44,13 @@ class Validation(Section):
     """The slice of train that chooses."""
 
     share: float = Field(0.1, gt=0, lt=1, description="of each user's pairs")
-    users: int = Field(6000, ge=1, description="judged at the most, drawn at random")
+    users: int = Field(4000, ge=1, description="judged at the most, drawn at random")
 
 
 class Spectral(Section):
     """The untrained baseline."""
 
-    dims: tuple[PositiveInt, ...] = Field((64, 128, 256), min_length=1, description="dimensions tried")
+    dims: tuple[PositiveInt, ...] = Field((128, 256), min_length=1, description="dimensions tried")
     item_exponents: tuple[float, ...] = Field((0.4, 0.5), min_length=1, description="item exponents tried")
 
 
@@ -57,7 +58,7 @@ class Graph(Section):
     """The learned space: see recsys/graph.py."""
 
     dims: tuple[PositiveInt, ...] = Field(
-        (63, 127, 255), min_length=1, description="dimensions: the most that the budget has room for"
+        (63, 127, 191, 255), min_length=1, description="dimensions: the most that the budget has room for"
     )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     hops: tuple[PositiveInt, ...] = Field((2,), min_length=1, description="edges looked along, tried")
@@ -95,6 +96,9 @@ class Trial(NamedTuple):
     hops: int
     temperature: float
     popularity_power: float
+
+
+Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
 
 
 class Clock:
@@ -140,15 +144,24 @@ def bench(
     counts = data.counts
     say(f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}")
 
-    whole = Judge(data.fold(data.train, data.test), device, config.evaluate)  # test is read once, at the end
-    systems: dict[str, Vectors] = {"popularity": popularity_vectors(whole.data)}
-    chosen_spectral = choose_spectral(config, judge, clock, say)
-    systems["spectral"] = spectral_vectors(config, whole, *chosen_spectral)
-    trial, steps = with_room(config, judge, choose_trial(config, judge, clock, say), clock, say)
+    spectrum = spectrum_of(config, judge)
+    chosen_spectral = choose_spectral(config, judge, spectrum, clock, say)
+    trial = choose_trial(config, judge, spectrum, clock, say)
+    trial, steps = with_room(config, judge, trial, spectrum, clock, say)
     model_is = "spectral"
-    if steps > 0 and learn(config, judge, trial, steps, clock, say) > best_of(clock, config, "spectral"):
-        model_is = "learned"
-        systems["learned"], refitted = refit(config, whole, trial, steps, clock, say)
+    if steps > 0:
+        learned = learn(config, judge, trial, spectrum, steps, clock, say)
+        if learned > max(p[config.evaluate.select] for p in clock.points if p["of"] == "spectral"):
+            model_is = "learned"
+
+    whole = Judge(data.fold(data.train, data.test), device, config.evaluate)  # ranked against test at the end
+    spectrum = spectrum_of(config, whole)
+    systems: dict[str, Vectors] = {
+        "popularity": popularity_vectors(whole.data),
+        "spectral": spectral_vectors(whole, spectrum, *chosen_spectral),
+    }
+    if model_is == "learned":
+        systems["learned"], refitted = refit(config, whole, trial, spectrum, steps, clock, say)
         if refitted < steps:
             say(f"bench: the budget ended the refit after {refitted} of {steps} steps")
     fit_seconds = clock.now()
@@ -308,19 +321,23 @@ def sliced(data: Data, settings: Validation, seed: int) -> tuple[NDArray[np.int3
 # Choices, all on validation
 
 
-def choose_spectral(
-    config: Bench, judge: Judge, clock: Clock, say: Callable[[str], None]
-) -> tuple[int, float]:
-    """The baseline's best dimension and item exponent. The spectrum is made once, at its widest."""
+def spectrum_of(config: Bench, judge: Judge) -> Spectrum:
+    """The widest that anything asks for, made once a fold; its leading dimensions are the narrower ones."""
     limit = min(judge.data.n_users, judge.data.n_items)
-    dims = sorted({min(dim, limit) for dim in config.spectral.dims})
-    users, items = baselines.spectral(judge.data, dims[-1], 0.0, seed=config.seed)
-    degree = baselines.popularity(judge.data).clamp_min(1)[:, None]  # (I, 1)
+    return baselines.spectral(
+        judge.data, min(max(*config.spectral.dims, *config.graph.dims), limit), 0.0, seed=config.seed
+    )
+
+
+def choose_spectral(
+    config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
+) -> tuple[int, float]:
+    """The baseline's best dimension and item exponent."""
+    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims})
     best, best_score = (dims[0], config.spectral.item_exponents[0]), -1.0
     for dim in dims:
         for exponent in config.spectral.item_exponents:
-            space = spaces.inner_product_as_distance(users[:, :dim], degree.pow(exponent) * items[:, :dim])
-            score = point(config, judge, spaces.euclidean_vectors(space), "spectral", clock)
+            score = point(config, judge, spectral_vectors(judge, spectrum, dim, exponent), "spectral", clock)
             if score > best_score:
                 best, best_score = (dim, exponent), score
     dim, exponent = best
@@ -328,7 +345,9 @@ def choose_spectral(
     return best
 
 
-def choose_trial(config: Bench, judge: Judge, clock: Clock, say: Callable[[str], None]) -> Trial:
+def choose_trial(
+    config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
+) -> Trial:
     """The best of each list of settings, list after list, by short trainings of the least dimensions."""
     settings = config.graph
     least = min(settings.dims)
@@ -341,19 +360,21 @@ def choose_trial(config: Bench, judge: Judge, clock: Clock, say: Callable[[str],
     )
     for name, values in lists:
         if len(values) > 1 and best_score is None:
-            best_score = _tried(config, judge, best, clock, say)
+            best_score = _tried(config, judge, best, spectrum, clock, say)
         for value in values[1:]:
             other = best._replace(**{name: value})
             if clock.seconds is not None and clock.now() > 0.25 * clock.seconds:
                 return best
-            score = _tried(config, judge, other, clock, say)
+            score = _tried(config, judge, other, spectrum, clock, say)
             if best_score is None or score > best_score:
                 best, best_score = other, score
     return best
 
 
-def _tried(config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callable[[str], None]) -> float:
-    model = start(config, judge, trial)
+def _tried(
+    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
+) -> float:
+    model = start(config, judge, trial, spectrum)
     _fit(config, model, config.graph.trial_steps, clock.left() / 4)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
     say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
@@ -361,40 +382,52 @@ def _tried(config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callabl
 
 
 def with_room(
-    config: Bench, judge: Judge, trial: Trial, clock: Clock, say: Callable[[str], None]
+    config: Bench,
+    judge: Judge,
+    trial: Trial,
+    spectrum: Spectrum,
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> tuple[Trial, int]:
     """The most dimensions that the budget holds all steps of, here and in the refit; and how many steps.
 
-    A few steps of the least dimensions are timed; seconds are taken to grow with dimensions. If there is no
-    room for all steps even of the least, fewer are taken.
+    A few steps of each are timed, the widest first. If there is no room for all steps even of the least,
+    fewer are taken.
     """
-    dims = sorted(config.graph.dims)
-    trial = trial._replace(dim=dims[0])
+    dims = sorted(config.graph.dims, reverse=True)
     if clock.seconds is None:
-        return trial._replace(dim=dims[-1]), config.graph.steps
-    started = time.monotonic()
-    model = start(config, judge, trial)
-    start_seconds = time.monotonic() - started
-    timed: list[float] = []
-    _fit(config, model, TIMED_STEPS, clock.left() / 8, lambda n: timed.append(time.monotonic()))
-    step_seconds = float(np.median(np.diff(timed))) if len(timed) > 1 else float("inf")
-    twice = 1.05 + 1 / (1 - config.validation.share)  # judging halfway; the refit has that many more pairs
-    for dim in reversed(dims):
-        wider = dim / dims[0]
-        spare = clock.left() - 2 * wider * start_seconds
-        steps = int(min(config.graph.steps, spare / (wider * step_seconds * twice)))
+        return trial._replace(dim=dims[0]), config.graph.steps
+    twice = 1.1 + 1 / (1 - config.validation.share)  # judging takes time too; the refit has more pairs
+    began = clock.now()
+    for dim in dims:
+        timed = [time.monotonic()]
+        model = start(config, judge, trial._replace(dim=dim), spectrum)
+        _fit(config, model, TIMED_STEPS, clock.left() / 8, partial(_note, timed))
+        seconds = float(np.median(np.diff(timed)))
+        spare = clock.left() - began  # the refit's spectrum takes about as long as all before
+        steps = max(0, int(min(config.graph.steps, spare / (seconds * twice))))
         if steps == config.graph.steps:
             break
-    say(f"bench: {dim} dimensions, {steps} steps of about {wider * step_seconds:.2f} s")
-    return trial._replace(dim=dim), max(steps, 0)
+    say(f"bench: {dim} dimensions, {steps} steps of about {seconds:.2f} s")
+    return trial._replace(dim=dim), steps
+
+
+def _note(times: list[float], steps: int) -> None:
+    times.append(time.monotonic())
 
 
 def learn(
-    config: Bench, judge: Judge, trial: Trial, steps: int, clock: Clock, say: Callable[[str], None]
+    config: Bench,
+    judge: Judge,
+    trial: Trial,
+    spectrum: Spectrum,
+    steps: int,
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> float:
     """Train on the slice that is left, judged on the way; the score to expect of the refit."""
-    model = start(config, judge, trial)
-    marks = {round(steps * tenth / 4) for tenth in (1, 2, 3)}
+    model = start(config, judge, trial, spectrum)
+    marks = {round(steps * quarter / 4) for quarter in (1, 2, 3)}
     with progress.progress("learning, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
@@ -408,22 +441,24 @@ def learn(
     return score
 
 
-def best_of(clock: Clock, config: Bench, of: str) -> float:
-    return max(float(point[config.evaluate.select]) for point in clock.points if point["of"] == of)
-
-
 def refit(
-    config: Bench, whole: Judge, trial: Trial, steps: int, clock: Clock, say: Callable[[str], None]
+    config: Bench,
+    whole: Judge,
+    trial: Trial,
+    spectrum: Spectrum,
+    steps: int,
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> tuple[Vectors, int]:
     """The chosen model on all of train, and how many steps it got before the budget ended."""
-    model = start(config, whole, trial)
+    model = start(config, whole, trial, spectrum)
     with progress.progress("learning, on all of train", steps) as tick:
         done = _fit(config, model, steps, clock.left(), tick)
     return spaces.euclidean_vectors(model.space()), done
 
 
-def start(config: Bench, judge: Judge, trial: Trial) -> GraphSpace:
-    users, items = graph.spectral_start(judge.data, trial.dim, config.graph.start_length, config.seed)
+def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum) -> GraphSpace:
+    users, items = graph.spectral_start(judge.data, spectrum, trial.dim, config.graph.start_length)
     return GraphSpace(
         judge.data,
         users,
@@ -475,9 +510,10 @@ def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) 
     return means[config.evaluate.select]
 
 
-def spectral_vectors(config: Bench, judge: Judge, dim: int, exponent: float) -> Vectors:
-    space = spaces.inner_product_as_distance(*baselines.spectral(judge.data, dim, exponent, seed=config.seed))
-    return spaces.euclidean_vectors(space)
+def spectral_vectors(judge: Judge, spectrum: Spectrum, dim: int, exponent: float) -> Vectors:
+    users, items = (rows[:, :dim] for rows in spectrum)
+    degree = baselines.popularity(judge.data).clamp_min(1)[:, None]  # (I, 1)
+    return spaces.euclidean_vectors(spaces.inner_product_as_distance(users, degree.pow(exponent) * items))
 
 
 # Serving

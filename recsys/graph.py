@@ -238,13 +238,14 @@ def fit(
         raise FloatingPointError("a point is not finite: lower the learning_rate")
 
 
-def spectral_start(data: DeviceInteractions, dim: int, length: float, seed: int) -> tuple[Tensor, Tensor]:
-    """(U, D), (I, D): the directions of the spectrum's users and items, every row of the same length.
+def spectral_start(
+    data: DeviceInteractions, spectrum: tuple[Tensor, Tensor], dim: int, length: float
+) -> tuple[Tensor, Tensor]:
+    """Users and items of baselines.spectral -> (U, D), (I, D): their directions, all rows of the same length.
 
-    D is as many of `dim` as there are users and items; an item that nobody has is at the origin. The length
-    sets how far a step of Adam turns a row.
+    The leading D of its dimensions, or all if it has fewer; an item that nobody has is at the origin. The
+    length sets how far a step of Adam turns a row.
     """
-    dim = min(dim, data.n_users, data.n_items)
-    users, items = baselines.spectral(data, dim, 0.5, seed=seed)
-    items = items * (baselines.popularity(data) > 0)[:, None]  # what nobody has is rounding noise
-    return length * unit_rows(users), length * unit_rows(items)
+    users, items = (rows[:, :dim] for rows in spectrum)
+    known = (baselines.popularity(data) > 0)[:, None]  # (I, 1): what nobody has is rounding noise
+    return length * unit_rows(users), length * unit_rows(items) * known

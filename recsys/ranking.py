@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.sampling import DeviceInteractions, histories
 
-SCORES_AT_ONCE = 2**24
+SCORES_AT_ONCE = 2**22  # 16 MiB, which stay near a CPU's cache and are not asked of the system anew
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from recsys import graph, ranking, sampling, spaces
+from recsys import baselines, graph, ranking, sampling, spaces
 from recsys.graph import GraphSpace, adjacency, history_loss, log_sums, matrix, propagate, times
 from recsys.interactions import Interactions
 
@@ -260,7 +260,11 @@ def test_the_space_ranks_as_the_distance():
 
 
 def test_the_spectral_start_has_rows_of_one_length_and_no_more_dimensions_than_there_are():
-    users, items = graph.spectral_start(on_device(), 4096, 0.3, seed=0)
+    data = on_device()
+    spectrum = baselines.spectral(data, N_USERS, 0.4)
+    narrow, _ = graph.spectral_start(data, spectrum, 5, 0.3)
+    torch.testing.assert_close(narrow, 0.3 * normalize(spectrum[0][:, :5]))
+    users, items = graph.spectral_start(data, spectrum, 4096, 0.3)
     assert users.shape == (N_USERS, N_USERS)
     has_items, has_users = torch.from_numpy(TAKEN.any(1)), torch.from_numpy(TAKEN.any(0))
     for rows, some in ((users, has_items), (items, has_users)):
