@@ -106,11 +106,11 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
     """
     data, settings, seed = task.judge.data, task.config.graph, task.config.seed
     started = now(data)
+    width = min(dim, data.n_users, data.n_items)
+    spectrum = baselines.spectral(data, width, 0.5, seed=seed)
     model = graph.GraphSpace(
         data,
-        *graph.spectral_start(
-            data, baselines.spectral(data, dim, 0.5, seed=seed), dim, settings.start_length
-        ),
+        *graph.spectral_start(data, spectrum, dim, settings.start_length),
         hops=settings.hops[0],
         temperature=settings.temperatures[0],
         popularity_power=settings.popularity_powers[0],
