@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
-from pipelines import bench, files
+from pipelines import bench, files, published
 from pipelines.config import read_toml
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
@@ -408,8 +408,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = read_toml(bench.Bench, CONFIG)
-    data = bench.read(args.train, args.test)
-    kept, held_out = bench.sliced(data, config.validation, config.seed)
+    data = published.read(args.train, args.test)
+    kept, held_out = published.sliced(data, config.validation, config.seed)
     judge, whole = (
         Judge(data.fold(*pairs), device, config.evaluate)
         for pairs in ((kept, held_out), (data.train, data.test))

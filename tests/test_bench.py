@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from shop import Ran, failed, recsys
 
-from pipelines import bench
-from pipelines.bench import Bench, Validation
+from pipelines import published
+from pipelines.bench import Bench
+from pipelines.judge import Judge
+from pipelines.published import Validation
 
 N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
 SETTINGS = (
@@ -130,7 +133,8 @@ def test_ids_may_be_strings(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(files, tmp_path / "a.json", "graph.steps=20").code == 0
     for path in files:
         names = [
-            pl.format("n{}", pl.col(name).cast(pl.String).str.zfill(6)).alias(name) for name in bench.COLUMNS
+            pl.format("n{}", pl.col(name).cast(pl.String).str.zfill(6)).alias(name)
+            for name in published.COLUMNS
         ]
         pl.read_parquet(path).with_columns(names).write_parquet(path)
     assert run(files, tmp_path / "b.json", "graph.steps=20").code == 0
@@ -143,7 +147,7 @@ def test_what_cannot_be_judged_is_counted(tmp_path: Path) -> None:
     paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
     train.write_parquet(paths[0])
     test.write_parquet(paths[1])
-    data = bench.read(*paths)
+    data = published.read(*paths)
     assert data.counts == {
         "users": 2, "items": 4, "train": 5, "test": 2, "train_repeats": 1, "test_repeats": 1,
         "test_pairs_in_train": 1, "users_of_test_alone": 1, "items_of_test_alone": 2,
@@ -153,15 +157,15 @@ def test_what_cannot_be_judged_is_counted(tmp_path: Path) -> None:
     assert known == [0, 2]
     assert stranger[0] == 0
     assert stranger[1] >= 4  # a target that is always missed: recall is over both
-    judge = bench.Judge(data.fold(data.train, data.test), bench.torch.device("cpu"), Bench().evaluate)
+    judge = Judge(data.fold(data.train, data.test), torch.device("cpu"), Bench().evaluate)
     perfect = judge.values(judge.padded(np.array([[2, 3]], np.int32)))
     assert perfect["recall@20"].tolist() == [0.5]
 
 
 def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path]) -> None:
-    data = bench.read(*files)
+    data = published.read(*files)
     for share in (0.1, 0.5, 0.99):
-        fitted, targets = bench.sliced(data, Validation(share=share, users=10**6), seed=0)
+        fitted, targets = published.sliced(data, Validation(share=share, users=10**6), seed=0)
         both = np.concatenate([fitted, targets])
         assert sorted(map(tuple, both)) == list(map(tuple, data.train))
         n = np.bincount(data.train[:, 0], minlength=N_USERS)
@@ -173,14 +177,14 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
         for part in (fitted, targets):
             rising = part[:, 0].astype(np.int64) * N_ITEMS + part[:, 1]
             assert (np.diff(rising) > 0).all()
-        again, _ = bench.sliced(data, Validation(share=share, users=10**6), seed=0)
-        other, _ = bench.sliced(data, Validation(share=share, users=10**6), seed=1)
+        again, _ = published.sliced(data, Validation(share=share, users=10**6), seed=0)
+        other, _ = published.sliced(data, Validation(share=share, users=10**6), seed=1)
         assert np.array_equal(fitted, again)
         assert not np.array_equal(fitted, other)
-    few, some = bench.sliced(data, Validation(share=0.5, users=7), seed=0)
+    few, some = published.sliced(data, Validation(share=0.5, users=7), seed=0)
     assert len(np.unique(some[:, 0])) == 7
     assert len(few) == len(
-        bench.sliced(data, Validation(share=0.5, users=100), seed=0)[0]
+        published.sliced(data, Validation(share=0.5, users=100), seed=0)[0]
     )  # none is fitted on
 
 
