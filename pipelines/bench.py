@@ -1,7 +1,8 @@
 """bench: one published split, a budget in seconds, one line of figures that nothing was chosen by.
 
 A slice of train chooses; test is scored once, by what was refitted on all of train. Seconds are those of the
-wall since the command's start, reading included. Axes: U users, I items, Q users judged, N pairs.
+wall, reading and every choice included; scoring test and exporting come after the budget.
+Axes: U users, I items, K dimensions of the spectrum.
 """
 
 import contextlib
@@ -13,11 +14,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipelines import files, plots, progress
 from pipelines.config import Evaluate, Export, InputError, Section
@@ -33,7 +34,11 @@ from serving.recommender import Recommender
 
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
 TIMED_STEPS = 5
+TRIALS = 0.15  # of the budget at the most
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
+
+
+Temperature = Annotated[float, Field(ge=0.02)]  # as recsys.graph.log_sums allows
 
 
 class Spectral(Section):
@@ -51,19 +56,28 @@ class Graph(Section):
     )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     hops: tuple[PositiveInt, ...] = Field((2,), min_length=1, description="edges looked along, tried")
-    temperatures: tuple[PositiveFloat, ...] = Field((0.12,), min_length=1, description="tried")
-    popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8,), min_length=1, description="tried")
+    temperatures: tuple[Temperature, ...] = Field((0.12, 0.09, 0.16), min_length=1, description="tried")
+    popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8, 0.5), min_length=1, description="tried")
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
-    steps: PositiveInt = Field(150, description="steps of the training, fewer where the budget asks for it")
+    steps: PositiveInt = Field(150, description="steps of the training at least, if the budget has room")
+    rounds: PositiveInt = Field(10, description="times that every user comes at least, if it has room")
     learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
     batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
     candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
 
 
 class Judged(Evaluate):
-    """How rankings are judged; published splits are compared at 20."""
+    """How rankings are judged; published splits are compared at 10 and 20, without what train has."""
 
     select: str = Field("ndcg@20", description="what validation chooses by")
+
+    @model_validator(mode="after")
+    def _as_published(self) -> "Judged":
+        if not {10, 20} <= set(self.ks):
+            raise ValueError(f"ks = {list(self.ks)} must hold 10 and 20")
+        if not self.exclude_seen:
+            raise ValueError("exclude_seen = false: what train has is no target of a published split")
+        return self
 
 
 class Bench(Section):
@@ -75,7 +89,7 @@ class Bench(Section):
     spectral: Spectral = Spectral()
     graph: Graph = Graph()
     evaluate: Judged = Judged()
-    export: Export = Export()
+    export: Export = Export(recall=0.99)  # so that what is served stays within 1 %
 
 
 class Trial(NamedTuple):
@@ -95,6 +109,7 @@ class Clock:
 
     def __init__(self, seconds: float | None) -> None:
         self.started, self.seconds, self.points = time.monotonic(), seconds, list[dict[str, Any]]()
+        self.judging = 0.0  # seconds of the latest point
 
     def now(self) -> float:
         return time.monotonic() - self.started
@@ -127,16 +142,24 @@ def bench(
     device = choose_device(device_name)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if out.suffix == ".png" or out.is_dir():
+        raise InputError(f"--out '{out}', allowed: a file for JSON; the plot takes its name with .png")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"'{out}' cannot be written: {error}") from None
     data = read(train, test)
     fitted, held_out = sliced(data, config.validation, config.seed)
     judge = Judge(data.fold(fitted, held_out), device, config.evaluate)
     counts = data.counts
     say(f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}")
 
+    began = clock.now()
     spectrum = spectrum_of(config, judge)
+    refit_starts = clock.now() - began
     chosen_spectral = choose_spectral(config, judge, spectrum, clock, say)
     trial = choose_trial(config, judge, spectrum, clock, say)
-    trial, steps = with_room(config, judge, trial, spectrum, clock, say)
+    trial, steps = with_room(config, judge, trial, spectrum, clock, refit_starts, say)
     model_is = "spectral"
     if steps > 0:
         learned = learn(config, judge, trial, spectrum, steps, clock, say)
@@ -154,12 +177,12 @@ def bench(
         if refitted < steps:
             say(f"bench: the budget ended the refit after {refitted} of {steps} steps")
     fit_seconds = clock.now()
-    systems["model"] = systems[model_is]
     say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
 
     values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
+    values["model"] = values[model_is]
     with tempfile.TemporaryDirectory() as folder:
-        recommender, search_k = exported(config, data, systems["model"], Path(folder), say)
+        recommender, search_k = exported(config, data, systems[model_is], Path(folder), say)
         values["served"] = whole.values(
             served(recommender, data.user_ids, data.item_ids, whole, config.evaluate.exclude_seen)
         )
@@ -171,7 +194,7 @@ def bench(
             for name, value in values.items()
         },
         "model": model_is,
-        "dim": systems["model"][1].shape[1],
+        "dim": systems[model_is][1].shape[1],
         "search_k": search_k,
         "chosen": trial._asdict() | {"steps": steps, "spectral_dim": chosen_spectral[0]},
         "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
@@ -185,7 +208,6 @@ def bench(
         "config": config.model_dump(mode="json"),
     }
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         plots.quality(clock.points, fit_seconds, config.evaluate.select, out.with_suffix(".png"))
         files.write_whole(out, json.dumps(result, indent=1))
     except OSError as error:
@@ -212,6 +234,8 @@ def choose_spectral(
     best, best_score = (dims[0], config.spectral.item_exponents[0]), -1.0
     for dim in dims:
         for exponent in config.spectral.item_exponents:
+            if clock.points and clock.left() < 0:
+                return best
             score = point(config, judge, spectral_vectors(judge, spectrum, dim, exponent), "spectral", clock)
             if score > best_score:
                 best, best_score = (dim, exponent), score
@@ -225,6 +249,7 @@ def choose_trial(
 ) -> Trial:
     """The best of each list of settings, list after list, by short trainings of the least dimensions."""
     settings = config.graph
+    began, lasted = clock.now(), 0.0
     least = min(settings.dims)
     best = Trial(least, settings.hops[0], settings.temperatures[0], settings.popularity_powers[0])
     best_score: float | None = None
@@ -234,11 +259,12 @@ def choose_trial(
         ("hops", settings.hops),
     )
     for name, values in lists:
-        if len(values) > 1 and best_score is None:
+        if len(values) > 1 and best_score is None and clock.left() > 0:
             best_score = _tried(config, judge, best, spectrum, clock, say)
+            lasted = clock.now() - began
         for value in values[1:]:
             other = best._replace(**{name: value})
-            if clock.seconds is not None and clock.now() > 0.25 * clock.seconds:
+            if clock.seconds is not None and clock.now() + lasted > began + TRIALS * clock.seconds:
                 return best
             score = _tried(config, judge, other, spectrum, clock, say)
             if best_score is None or score > best_score:
@@ -250,7 +276,7 @@ def _tried(
     config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> float:
     model = start(config, judge, trial, spectrum)
-    _fit(config, model, config.graph.trial_steps, clock.left() / 4)
+    _fit(config, model, config.graph.trial_steps, clock.left())
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
     say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
     return score
@@ -262,26 +288,32 @@ def with_room(
     trial: Trial,
     spectrum: Spectrum,
     clock: Clock,
+    refit_starts: float,
     say: Callable[[str], None],
 ) -> tuple[Trial, int]:
     """The most dimensions that the budget holds all steps of, here and in the refit; and how many steps.
 
     A few steps of each are timed, the widest first. If there is no room for all steps even of the least,
-    fewer are taken.
+    fewer are taken. `refit_starts`: seconds that the refit takes before its first step.
     """
-    dims = sorted(config.graph.dims, reverse=True)
+    settings = config.graph
+    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims}, reverse=True)
+    n_users = int((judge.data.offsets.diff() > 0).sum())
+    wanted = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
     if clock.seconds is None:
-        return trial._replace(dim=dims[0]), config.graph.steps
-    twice = 1.1 + 1 / (1 - config.validation.share)  # judging takes time too; the refit has more pairs
-    began = clock.now()
+        return trial._replace(dim=dims[0]), wanted
+    grown = 1 / (1 - config.validation.share)  # the refit has that many more pairs
+    steps, seconds = 0, float("inf")
     for dim in dims:
+        if clock.left() <= 0:
+            return trial._replace(dim=dims[-1]), 0
         timed = [time.monotonic()]
         model = start(config, judge, trial._replace(dim=dim), spectrum)
         _fit(config, model, TIMED_STEPS, clock.left() / 8, partial(_note, timed))
         seconds = float(np.median(np.diff(timed)))
-        spare = clock.left() - began  # the refit's spectrum takes about as long as all before
-        steps = max(0, int(min(config.graph.steps, spare / (seconds * twice))))
-        if steps == config.graph.steps:
+        spare = clock.left() - refit_starts - 5 * clock.judging
+        steps = max(0, int(min(wanted, spare / (seconds * (1.02 + grown)))))
+        if steps == wanted:
             break
     say(f"bench: {dim} dimensions, {steps} steps of about {seconds:.2f} s")
     return trial._replace(dim=dim), steps
@@ -300,17 +332,26 @@ def learn(
     clock: Clock,
     say: Callable[[str], None],
 ) -> float:
-    """Train on the slice that is left, judged on the way; the score to expect of the refit."""
-    model = start(config, judge, trial, spectrum)
-    marks = {round(steps * quarter / 4) for quarter in (1, 2, 3)}
+    """Train on the slice that is left, judged on the way; the score to expect of the refit.
+
+    -1 where it diverged, or took half as long again as was planned: there is no room for the refit then.
+    """
+    model, latest = start(config, judge, trial, spectrum), clock.now() + 0.75 * clock.left()
+    marks = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}
     with progress.progress("learning, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
             if step in marks:
                 point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
+            if clock.now() > latest:
+                raise OutOfTime
 
-        graph_fit(config, model, steps, heard)
+        try:
+            graph_fit(config, model, steps, heard)
+        except (OutOfTime, FloatingPointError) as error:
+            say(f"bench: {error or 'training takes too long for a refit'}; the spectral model is kept")
+            return -1.0
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {score:.4f}")
     return score
@@ -379,7 +420,9 @@ def _fit(
 
 def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) -> float:
     """Judge on validation; the score that chooses."""
+    began = clock.now()
     means = judge.means(vectors)
+    clock.judging = clock.now() - began
     shown = {name: means[name] for name in (*SHOWN, config.evaluate.select) if name in means}
     clock.points.append({"seconds": clock.now(), "of": of} | shown)
     return means[config.evaluate.select]

@@ -3,6 +3,8 @@
 Axes: U users, I items, Q users with targets, K ranks.
 """
 
+import functools
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,7 +33,12 @@ class Judge:
         self._exclude_seen = evaluate.exclude_seen
         self._targets = fold.target_items  # (T,): users without targets own none of it
         self._offsets = np.concatenate([[0], np.cumsum(self.n_targets)])  # (Q + 1,)
-        self.held_out = sampling.to_device(_as_interactions(fold), device)
+        self._fold = fold
+
+    @functools.cached_property
+    def held_out(self) -> sampling.DeviceInteractions:
+        """The targets as interactions, on the device."""
+        return sampling.to_device(_as_interactions(self._fold), self.data.user.device)
 
     def rank(self, vectors: Vectors) -> NDArray[np.int32]:
         """(Q, max(ks)) items, nearest first, -1 where a catalogue or what is left of it runs out."""

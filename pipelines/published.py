@@ -88,6 +88,7 @@ def read(train: Path, test: Path) -> Data:
 def _pairs(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, columns=list(COLUMNS))
+        frame = frame.with_columns(pl.selectors.integer().cast(pl.Int64))
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist") from None
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -103,8 +104,7 @@ def _pairs(path: Path) -> pl.DataFrame:
             raise InputError(f"'{path}': {name} is {column.dtype}, allowed: integers or strings")
     if frame.is_empty():
         raise InputError(f"'{path}' has no rows")
-    wide = [pl.col(name).cast(pl.Int64) for name in COLUMNS if frame[name].dtype.is_integer()]
-    return frame.with_columns(wide)
+    return frame
 
 
 def _numbers(pairs: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.int32]:
@@ -124,13 +124,15 @@ def sliced(data: Data, settings: Validation, seed: int) -> tuple[NDArray[np.int3
     wanted = settings.share * n
     taken = np.minimum(np.floor(wanted + generator.random(len(n))), np.maximum(n - 1, 0))  # (U,)
     order = np.lexsort((generator.random(len(user)), user))  # users in order, their pairs in any
+    if not taken.any():  # few users of few pairs: one gives one
+        taken[n.argmax()] = 1
+    if n.max() < 2:
+        raise InputError("no user of train has two pairs: there is nothing to choose by")
     first = np.concatenate([[0], np.cumsum(n)])[:-1]  # (U,)
     place = np.arange(len(user)) - first[user]  # (N,): of a pair among its user's shuffled ones
     held_out = np.zeros(len(user), dtype=bool)
     held_out[order] = place < taken[user]
     giving = np.flatnonzero(taken)
-    if len(giving) == 0:
-        raise InputError(f"validation.share = {settings.share}: no user of train has a pair to spare")
     judged = generator.permutation(giving)[: settings.users]
     targets = data.train[held_out & np.isin(user, judged)]
     return data.train[~held_out], targets

@@ -208,7 +208,8 @@ def fit(
 ) -> None:
     """Learn in so many steps of Adam, whose step size falls to a twentieth in a straight line.
 
-    Users come in random order, all once before any comes again. Candidates are drawn by popularity. `heard`
+    Users come in random order, in batches of one size, all once before any comes again. Candidates are drawn
+    by popularity; where there are no more items than that, all are taken and the softmax is exact. `heard`
     hears of each finished step and its loss (); what it raises ends the fit between two steps.
     Raises FloatingPointError if a point is no longer finite.
     """
@@ -216,19 +217,24 @@ def fit(
     sampler = CandidateSampler(
         data, in_batch=0, uniform=0, popular=candidates, popularity_power=1.0, memory=0
     )
+    everything = torch.arange(data.n_items, device=data.user.device)  # (I,)
     optimizer = torch.optim.Adam(
         model.parameters(), learning_rate, betas=(0.9, 0.99), fused=model.users.device.type in ("cpu", "cuda")
     )
     fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
     active = data.offsets.diff().nonzero()[:, 0]  # (U,)
-    waiting = active[:0]
+    waiting: list[Tensor] = []
     for step in range(steps):
-        if len(waiting) < min(batch_users, len(active)):
+        if not waiting:
             order = torch.randperm(len(active), generator=generator, device=active.device)
-            waiting = active[order]  # the few that were left wait for the next round
-        users, waiting = waiting[:batch_users], waiting[batch_users:]
-        drawn = sampler.draw(users[:0], generator)  # (C,)
-        loss = history_loss(model, users, drawn, sampler.log_q(drawn))
+            waiting = list(active[order].tensor_split(steps_a_round(len(active), batch_users)))
+        users = waiting.pop()  # (B,)
+        if candidates < data.n_items:
+            drawn = sampler.draw(users[:0], generator)  # (C,)
+            log_q = sampler.log_q(drawn)
+        else:
+            drawn, log_q = everything, torch.zeros_like(model.bias)
+        loss = history_loss(model, users, drawn, log_q)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -236,6 +242,11 @@ def fit(
         heard(step + 1, loss.detach())
     if not all(torch.isfinite(table).all() for table in model.parameters()):
         raise FloatingPointError("a point is not finite: lower the learning_rate")
+
+
+def steps_a_round(n_users: int, batch_users: int) -> int:
+    """Steps in which every user comes once."""
+    return max(1, -(-n_users // batch_users))
 
 
 def spectral_start(

@@ -21,6 +21,8 @@ SETTINGS = (
     "spectral.dims=[4, 8]",
     "graph.dims=[8]",
     "graph.hops=[2]",
+    "graph.temperatures=[0.12]",
+    "graph.popularity_powers=[0.8]",
     "graph.steps=60",
     "graph.batch_users=64",
     "graph.candidates=128",
@@ -129,6 +131,40 @@ def test_a_short_budget_takes_fewer_steps(files: tuple[Path, Path], tmp_path: Pa
     assert 0 < metrics(out)["chosen"]["steps"] < 1000000
 
 
+def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert run(files, out, "graph.steps=1", "graph.rounds=4", "graph.batch_users=50").code == 0
+    assert metrics(out)["chosen"]["steps"] == 12  # 150 users
+    assert run(files, out, "graph.steps=30", "graph.rounds=4", "graph.batch_users=50").code == 0
+    assert metrics(out)["chosen"]["steps"] == 30
+
+
+def test_dimensions_are_as_many_as_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert run(files, out, "graph.dims=[4096]", "graph.steps=3", "graph.rounds=1").code == 0
+    assert metrics(out)["chosen"]["dim"] <= min(N_USERS, N_ITEMS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_very_few_users_still_choose(tmp_path: Path, seed: int) -> None:
+    pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [10, 11, 12, 11, 12, 13]}).write_parquet(
+        tmp_path / "train.parquet"
+    )
+    pl.DataFrame({"user_id": [1, 2], "item_id": [13, 10]}).write_parquet(tmp_path / "test.parquet")
+    out = tmp_path / "out.json"
+    ran = run((tmp_path / "train.parquet", tmp_path / "test.parquet"), out, f"seed={seed}", "graph.steps=3")
+    assert ran.code == 0, ran.err
+    assert metrics(out)["test"]["model"]["hit_rate@10"] == 1  # one item is left to each
+
+
+def test_targets_that_train_does_not_know_are_all_missed(files: tuple[Path, Path], tmp_path: Path) -> None:
+    pl.read_parquet(files[1]).with_columns(pl.col("item_id") + 10**6).write_parquet(files[1])
+    out = tmp_path / "out.json"
+    ran = run(files, out, "graph.steps=3", "graph.rounds=1")
+    assert ran.code == 0, ran.err
+    assert set(metrics(out)["test"]["model"].values()) == {0.0}
+
+
 def test_ids_may_be_strings(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert run(files, tmp_path / "a.json", "graph.steps=20").code == 0
     for path in files:
@@ -215,6 +251,10 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     files[0].write_bytes(b"PAR1 and then nothing")
     failed(run(files, out), 2, "is no parquet file")
     failed(run(files, out, seconds=-1), 2, "--seconds -1.0, allowed > 0")
+    failed(run(files, out, "evaluate.ks=[20]"), 2, "must hold 10 and 20")
+    failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
+    failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
+    failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()
 

@@ -237,9 +237,26 @@ def test_every_user_comes_once_before_any_comes_again(monkeypatch):
         return real(model, users, candidates, log_q)
 
     monkeypatch.setattr(graph, "history_loss", spy)
-    fitted(steps=6, batch_users=13)  # 39 users have something: three batches are a round
+    fitted(steps=6, batch_users=16)  # 39 users have something: three batches are a round
+    assert {len(users) for users in seen} == {13}
     for first in (0, 3):
         assert sorted(itertools.chain(*seen[first : first + 3])) == [u for u in range(N_USERS) if u != 3]
+
+
+def test_a_small_catalogue_is_taken_whole(monkeypatch):
+    drawn = []
+    real = graph.history_loss
+
+    def spy(model, users, candidates, log_q):
+        drawn.append((candidates.tolist(), log_q.tolist()))
+        return real(model, users, candidates, log_q)
+
+    monkeypatch.setattr(graph, "history_loss", spy)
+    fitted(steps=1, candidates=N_ITEMS)
+    fitted(steps=1, candidates=N_ITEMS - 1)
+    assert drawn[0] == (list(range(N_ITEMS)), [0.0] * N_ITEMS)
+    assert len(drawn[1][0]) == N_ITEMS - 1
+    assert len(set(drawn[1][0])) < N_ITEMS - 1
 
 
 def test_same_seed_same_bits():
