@@ -136,7 +136,7 @@ def bench(
     train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id")],
     test: Annotated[Path, typer.Option(help="the same of what is asked for; scored once, at the end")],
     out: Annotated[Path, typer.Option(help="metrics.json; the plot goes beside it")],
-    config: Annotated[Path, typer.Option("--config", help="TOML file")] = Path("configs/bench/default.toml"),
+    config: Annotated[Path | None, typer.Option("--config", help="TOML file; default: no changes")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     seconds: Annotated[float | None, typer.Option(help="budget of the fit, all choices included")] = None,
     set_: Overrides = None,

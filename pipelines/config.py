@@ -385,20 +385,20 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     return read_toml(Config, path, overrides)
 
 
-def read_toml(model: type[Settings], path: Path, overrides: list[str] | None = None) -> Settings:
+def read_toml(model: type[Settings], path: Path | None, overrides: list[str] | None = None) -> Settings:
     """Read TOML, apply `a.b=value` overrides (values in TOML syntax, or plain text), and check every key.
 
-    Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
+    Without a path all is at its default but for the overrides. Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except FileNotFoundError:
         raise InputError(f"config file '{path}' does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file '{path}' cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"config file '{path}' is not TOML: {error}") from None
-    where = f"config file '{path}'" + (" with --set" if overrides else "")
+    where = (f"config file '{path}'" if path else "defaults") + (" with --set" if overrides else "")
     for override in overrides or []:
         _override(raw, override)
     try:
