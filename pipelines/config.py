@@ -388,7 +388,8 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 def read_toml(model: type[Settings], path: Path | None, overrides: list[str] | None = None) -> Settings:
     """Read TOML, apply `a.b=value` overrides (values in TOML syntax, or plain text), and check every key.
 
-    Without a path all is at its default but for the overrides. Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
+    Without a path all is at its default but for the overrides.
+    Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
