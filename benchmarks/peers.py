@@ -205,22 +205,22 @@ def of_implicit(task: Task, heard: Heard, module: str, name: str, settings: dict
     user, item = data.user.cpu().numpy(), data.item.cpu().numpy()
     ones = np.ones(len(user), np.float32)  # (N,)
     matrix = scipy.sparse.csr_matrix((ones, (user, item)), (data.n_users, data.n_items))
-    model = getattr(importlib.import_module(f"implicit.{module}"), name)(
-        factors=FACTORS,
-        iterations=FOREVER,
-        use_gpu=on_gpu,
-        num_threads=torch.get_num_threads(),
-        random_state=task.config.seed,
-        **settings,
-    )
-
-    def vectors() -> Vectors:
-        parts = (model.user_factors, model.item_factors)  # BPR's item offset is one more factor
-        users, items = (torch.tensor(part.to_numpy() if on_gpu else part) for part in parts)
-        return of_products(users.to(data.user.device), items.to(data.user.device))
-
-    heard(0, 0, vectors)
     with importlib.import_module("threadpoolctl").threadpool_limits(1, "blas"):  # as implicit advises
+        model = getattr(importlib.import_module(f"implicit.{module}"), name)(
+            factors=FACTORS,
+            iterations=FOREVER,
+            use_gpu=on_gpu,
+            num_threads=torch.get_num_threads(),
+            random_state=task.config.seed,
+            **settings,
+        )
+
+        def vectors() -> Vectors:
+            parts = (model.user_factors, model.item_factors)  # BPR's item offset is one more factor
+            users, items = (torch.tensor(part.to_numpy() if on_gpu else part) for part in parts)
+            return of_products(users.to(data.user.device), items.to(data.user.device))
+
+        heard(0, 0, vectors)
         model.fit(matrix, show_progress=False, callback=lambda step, *rest: heard(step + 1, 0, vectors))
 
 
