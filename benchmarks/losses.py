@@ -89,8 +89,8 @@ def cells(cross: bool) -> list[tuple[str, str, str, str]]:
     mined = [
         (loss, miner, distance, "")
         for distance, miner, loss in itertools.product(distances, miners, learner.TRIPLET_LOSSES)
-        if not (miner == "distance_weighted" and distance == "inner_product")
-        if not cross or miner == USUAL_MINER or distance == USUAL_DISTANCE
+        if miner != "distance_weighted" or distance == "cosine"  # it needs points on a sphere
+        if not cross or miner in (USUAL_MINER, "distance_weighted") or distance == USUAL_DISTANCE
     ]
     whole = [
         (loss, "", distance, temperature)

@@ -199,7 +199,7 @@ class Loss(Section):
         False, description="sampled_softmax: correct for how often an item is among the candidates"
     )
     negative_weight: float = Field(100.0, ge=0, description="cosine_contrastive: weight of the negatives")
-    uniformity: float = Field(1.0, ge=0, description="align_uniform: weight of uniformity")
+    uniformity: float = Field(2.0, ge=0, description="align_uniform: weight of uniformity, DirectAU's gamma")
     covariance: float = Field(0.0, ge=0, description="weight of the covariance regularizer")
     l2: float = Field(0.0, ge=0, description="weight of the mean squared length of points as a regularizer")
 
@@ -337,12 +337,13 @@ class Config(Section):
         mining = self.mining
         if mining.miner == "offline" and self.prepare.mined_negatives < 1:
             raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
-        if mining.miner == "distance_weighted" and self.space.distance == "inner_product":
+        mines = self.loss.name in TRIPLET_LOSSES  # whole lists mine nothing; offline says what is in them
+        if mines and mining.miner == "distance_weighted" and self.space.distance != "cosine":
             raise ValueError(
-                "mining.miner = 'distance_weighted' needs distances of unit vectors: "
-                "space.distance = 'inner_product' has none"
+                "mining.miner = 'distance_weighted' needs space.distance = 'cosine': it goes by how points "
+                "are spread over a sphere"
             )
-        if mining.miner == "distance_weighted" and self.space.dim < 2:
+        if mines and mining.miner == "distance_weighted" and self.space.dim < 2:
             raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
         if self.loss.name == "align_uniform" and self.space.distance != "cosine":
             raise ValueError(
@@ -360,7 +361,7 @@ class Config(Section):
         own = min(mining.in_batch_items, self.train.batch_size)
         candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
         triplets = self.train.batch_size * candidates
-        if mining.miner == "all" and self.loss.name in TRIPLET_LOSSES and triplets > MOST_TRIPLETS:
+        if mines and mining.miner == "all" and triplets > MOST_TRIPLETS:
             raise ValueError(
                 f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
                 f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"

@@ -22,7 +22,7 @@ from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
 from recsys.training import EpochStats, Lists, Mined, Miner, Objective, sample_triplets, train_epoch
 
-LOOKED_AT = 4096  # interactions whose triplets tell how mining fares
+LOOKED_AT = 2048  # interactions whose triplets tell how mining fares
 LOOKED_AT_USERS = 256  # of theirs, whose histories tell how compact they are
 
 
@@ -74,7 +74,8 @@ LIST_LOSSES: dict[str, Callable[[Loss, Learner, Lists], Tensor]] = {
     "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(
         x.d, x.positive, x.negative, s.margin, s.negative_weight
     ),
-    "align_uniform": lambda s, _, x: x.d_own,  # alignment; uniformity is a regularizer
+    # |x - y|^2 is twice 1 - cos; uniformity is a regularizer
+    "align_uniform": lambda s, _, x: 2 * losses.alignment(x.d_own[:, None], x.positive[:, :1]),
 }
 
 
@@ -199,17 +200,16 @@ def health_now(
     their histories. None if the batch has no negative at all.
     """
     model, data = learner.model, learner.data
-    apart = torch.Generator(data.user.device).manual_seed(config.seed)
     goal = objective(config, learner, miner)
-    mined, lists = sample_triplets(
-        model,
-        data,
-        learner.sampler,
-        goal,
-        apart,
-        size=min(LOOKED_AT, config.train.batch_size),
-        offline=learner.offline,
-    )
+
+    def sample() -> tuple[Mined, Lists]:
+        apart = torch.Generator(data.user.device).manual_seed(config.seed)
+        size = min(LOOKED_AT, config.train.batch_size)
+        return sample_triplets(model, data, learner.sampler, goal, apart, size=size, offline=learner.offline)
+
+    mined, lists = sample()
+    with model.without_offset():
+        of_points = sample()[1].d  # the same pairs
     if not lists.negative.any():
         return None
     with torch.no_grad():
@@ -220,6 +220,7 @@ def health_now(
             members=model.points(member)[0],
             labels=of_user,
             d=lists.d,
+            of_points=of_points,
             positive=lists.positive,
             negative=lists.negative,
             triplets=mined.triplets,
@@ -249,8 +250,10 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
         assert mined is not None
         return triplet_loss(settings, learner, mined, lists)
 
-    mine = _distance_weighted(config, learner) if miner == "distance_weighted" else MINERS[miner]
-    return Objective(mine, settings.margin, loss, regularize=_regularizer(settings))
+    of_directions = miner == "distance_weighted"
+    mine = _distance_weighted(learner) if of_directions else MINERS[miner]
+    regularize = _regularizer(settings)
+    return Objective(mine, settings.margin, loss, regularize=regularize, without_offset=of_directions)
 
 
 def _spectral_start(config: Config, data: DeviceInteractions, choice: Choice) -> spaces.Space:
@@ -281,15 +284,14 @@ def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInt
     return data
 
 
-def _distance_weighted(config: Config, learner: Learner) -> Miner:
-    """The miner asks for Euclidean distances of unit vectors; ours are monotone in those, or squares."""
-    scale = {"squared_euclidean": 1.0, "mahalanobis": 1.0, "cosine": 2.0}.get(config.space.distance)
+def _distance_weighted(learner: Learner) -> Miner:
+    """The miner asks for Euclidean distances of unit vectors: |x - y|^2 = 2 (1 - cos), offsets left out."""
     dim = learner.model.items.shape[1]
 
     def mine(
         d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
     ) -> miners.Triplets:
-        euclidean = d if scale is None else (scale * d).sqrt()
+        euclidean = (2 * d).clamp_min(0).sqrt()  # (B, 1 + C)
         return miners.distance_weighted(euclidean, positive, negative, margin, generator, dim=dim)
 
     return mine

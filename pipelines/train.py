@@ -268,7 +268,7 @@ def _state(learned: Learner) -> Any:
 
 
 def _restore(learned: Learner, state: Any) -> None:
-    """Back to what was learned before; the optimizer starts afresh, as its momentum leads to the collapse."""
+    """Back to what was learned before; the optimizer starts afresh: its moments are of the collapse."""
     weights, beta = state
     learned.model.load_state_dict(weights)
     with torch.no_grad():

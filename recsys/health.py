@@ -36,7 +36,10 @@ class Health(NamedTuple):
     negative_low: float  # the same of negative pairs
     negative_median: float
     negative_high: float
-    hardest_hinge: float  # mean over anchors of max(0, m + farthest positive - nearest negative)
+    hardest_hinge: (
+        float  # mean over anchors of max(0, m + farthest positive - nearest negative), less offsets
+    )
+    apart: float  # from the 10 % nearest to the 10 % farthest of the same pairs, less offsets
     mined: float  # share of the anchors that found a triplet
     active: float  # share of the mined triplets with a loss above 0
     false_negatives: float | None  # share of the mined negatives that are held-out positives, where known
@@ -139,6 +142,7 @@ def measure(
     members: Tensor,
     labels: Tensor,
     d: Tensor,
+    of_points: Tensor,
     positive: Tensor,
     negative: Tensor,
     triplets: Triplets,
@@ -149,15 +153,17 @@ def measure(
     """All of Health from one sample.
 
     rows (N, D): users and items, or whatever is embedded; members (M, D) and labels (M,): those known to
-    belong together, as in compactness_and_separation; d (A, C) and its masks; the triplets that the miner in
-    use finds there and the loss of each (T,); the answer of false_negative_rate, if anything was held out.
+    belong together, as in compactness_and_separation; d (A, C) and its masks; of_points (A, C), the distances
+    of the same pairs if no item had an offset; the triplets that the miner in use finds there and the loss of
+    each (T,); the answer of false_negative_rate, if anything was held out.
     Raises ValueError where a part does, FloatingPointError if a number is not finite.
     """
-    for name, values in (("rows", rows), ("members", members), ("d", d)):
+    for name, values in (("rows", rows), ("members", members), ("d", d), ("of_points", of_points)):
         if not torch.isfinite(values).all():
             raise FloatingPointError(f"{name} are not all finite: lower the learning_rate")
     found = torch.zeros(len(d), device=d.device)  # (A,)
     found[triplets.anchor] = 1
+    ends = torch.stack([quantiles(of_points, positive), quantiles(of_points, negative)])  # (2, 3)
     parts = [
         effective_rank(rows),
         norm_spread(rows),
@@ -166,7 +172,8 @@ def measure(
         *compactness_and_separation(members, labels),
         *quantiles(d, positive),
         *quantiles(d, negative),
-        hardest_hinge(d, positive, negative, margin),
+        hardest_hinge(of_points, positive, negative, margin),
+        ends[:, -1].max() - ends[:, 0].min(),
         found.mean(),
         (each > 0).sum() / max(len(each), 1),
     ]
@@ -179,21 +186,21 @@ def collapse(now: Health, before: Health | None, margin: float) -> str | None:
     """What says that the space has collapsed, in words; None if nothing does.
 
     Two signs. The hardest hinge sits at the margin while the distances of positives and negatives are nearly
-    one number: everything is at one point, where the hardest triplets drive a random start (Schroff et al.
-    2015, section 3.2). Or half of the effective rank is gone since `before`, the last healthy epoch. Either
-    is enough: a space that shrinks alike in all directions keeps its rank, and where an offset or a length
-    keeps the distances apart, directions can still be lost. A random start is as full as a space can be, and
-    learning alone may take nearly half of that: `before` is better an epoch that has learned.
+    one number, the items' offsets left out of both: everything is at one point, where the hardest triplets
+    drive a random start (Schroff et al. 2015, section 3.2). Or half of the effective rank is gone since
+    `before`, the last healthy epoch. Either is enough: a space that shrinks alike in all directions keeps its
+    rank, and where a length keeps the distances apart, directions can still be lost. A random start is as
+    full as a space can be, and learning alone may take nearly half of that: `before` is better an epoch that
+    has learned.
     Mining false negatives is no collapse and moves neither sign: it shows in false_negatives and validation.
     Raises ValueError unless margin > 0.
     """
     if not margin > 0:
         raise ValueError(f"margin = {margin}, allowed > 0")
-    apart = max(now.positive_high, now.negative_high) - min(now.positive_low, now.negative_low)
-    if abs(now.hardest_hinge - margin) <= STUCK * margin and apart <= ONE_POINT * margin:
+    if abs(now.hardest_hinge - margin) <= STUCK * margin and now.apart <= ONE_POINT * margin:
         return (
             f"everything is at one point: the hardest hinge is {now.hardest_hinge:.4g} at margin "
-            f"{margin:.4g}, and distances differ by {apart:.4g}"
+            f"{margin:.4g}, and distances differ by {now.apart:.4g}"
         )
     if before is not None and now.effective_rank < RANK_LEFT * before.effective_rank:
         return f"effective rank fell from {before.effective_rank:.1f} to {now.effective_rank:.1f}"

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from recsys.spaces import unit_rows
+
 INF = float("inf")
 
 # Triplets: (T,), (T,) -> (T,)
@@ -124,7 +126,7 @@ def sampled_softmax(
 
 
 def bsl(
-    d: Tensor, positive: Tensor, negative: Tensor, temperature: float, temperature_negative: float
+    d: Tensor, positive: Tensor, negative: Tensor, temperature: float, negative_temperature: float
 ) -> Tensor:
     """(A, C), masks -> (A,): -log mean over p of e^(-d / t) + t_neg log mean over n of e^(-d / t).
 
@@ -133,10 +135,10 @@ def bsl(
     and t_neg the weight of the negative side (Gowalla .08 and 1.22). The loss can be negative.
     Raises ValueError unless both temperatures > 0.
     """
-    _positive("temperature_negative", temperature_negative)
+    _positive("negative_temperature", negative_temperature)
     positive, negative = _complete(positive, negative)
     logits = -d / _positive("temperature", temperature)  # (A, C)
-    return temperature_negative * _log_mean_exp(logits, negative) - _log_mean_exp(logits, positive)
+    return negative_temperature * _log_mean_exp(logits, negative) - _log_mean_exp(logits, positive)
 
 
 def cosine_contrastive(d: Tensor, positive: Tensor, negative: Tensor, margin: float, weight: float) -> Tensor:
@@ -173,8 +175,7 @@ def uniformity(rows: Tensor, t: float = 2.0) -> Tensor:
     n = len(rows)
     if n < 2:
         raise ValueError(f"uniformity needs at least 2 rows, got {n}")
-    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)  # (N, 1)
-    unit = rows / torch.where(length > 0, length, 1)  # (N, D)
+    unit = unit_rows(rows)  # (N, D)
     squares = unit.square().sum(1)  # (N,)
     d = torch.addmm(squares[:, None] + squares[None, :], unit, unit.T, alpha=-2).clamp_min(0)  # (N, N)
     upper = torch.ones_like(d, dtype=torch.bool).triu(1)  # (N, N): i < j

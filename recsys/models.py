@@ -3,7 +3,8 @@
 Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items of a history.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -115,6 +116,16 @@ class MetricSpace(nn.Module):
         """(B, D), (B,) numbers -> (B,): the distance of each anchor to the item beside it."""
         points, offset = self.points(items)
         return pairs(self.distance, anchors, points, offset)
+
+    @contextlib.contextmanager
+    def without_offset(self) -> Iterator[None]:
+        """No item is farther from everybody than another, for as long as the context lasts."""
+        kept = self.offset.data
+        self.offset.data = torch.zeros_like(kept)
+        try:
+            yield
+        finally:
+            self.offset.data = kept
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is learned, for an optimizer, and where it has to stay: `project` maps rows that have moved.

@@ -50,6 +50,7 @@ class Objective(NamedTuple):
     margin: float  # the miner's
     loss: Callable[[Lists, Mined | None], Tensor]  # -> (T,), or (B,) of whole lists
     whole_lists: bool = False  # every candidate counts, nothing is mined
+    without_offset: bool = False  # mined by distances less the offset, which has to be a summand of them
     regularize: Callable[[Tensor, Tensor], Tensor] | None = None  # points of anchors, of own items -> ()
 
 
@@ -166,7 +167,10 @@ def _lists(
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
-    triplets = objective.mine(lists.d.detach(), lists.positive, lists.negative, objective.margin, generator)
+    d = lists.d.detach()  # (B, 1 + C)
+    if objective.without_offset:
+        d = d - model.offset.detach()[torch.cat([lists.item[:, None], lists.candidate], 1)]
+    triplets = objective.mine(d, lists.positive, lists.negative, objective.margin, generator)
     negative = lists.candidate[triplets.anchor, triplets.negative - 1]  # (T,)
     if _learns_from_all(objective):
         d_pos, d_neg = triplets.distances(lists.d)

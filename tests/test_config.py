@@ -115,10 +115,13 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         ),
         (["mining.miner=offline", "prepare.mined_negatives=0"], r"needs prepare.mined_negatives >= 1"),
         (
-            ["mining.miner=distance_weighted", "space.distance=inner_product"],
-            r"needs distances of unit vectors",
+            ["mining.miner=distance_weighted", "space.distance=squared_euclidean"],
+            r"'distance_weighted' needs space.distance = 'cosine'",
         ),
-        (["mining.miner=distance_weighted", "space.dim=1"], r"needs space.dim >= 2"),
+        (
+            ["mining.miner=distance_weighted", "space.distance=cosine", "space.dim=1"],
+            r"needs space.dim >= 2",
+        ),
         (["loss.name=align_uniform"], r"'align_uniform' needs space.distance = 'cosine'"),
         (["loss.name=align_uniform", "space.distance=cosine"], r"needs space.offset = 'fixed' or 'none'"),
         (

@@ -179,9 +179,10 @@ def test_false_negatives_equal_the_naive_loop():
     assert health.false_negative_rate(users[:0], negatives[:0], known) == 0
 
 
-def probe(points, labels, mine, distance=euclidean):
-    """Health of labelled points, each an anchor and a candidate of all others."""
-    d = distance(points, points)
+def probe(points, labels, mine, distance=euclidean, offset=0.0):
+    """Health of labelled points, each an anchor and a candidate of all others; offsets (N,) or none."""
+    of_points = distance(points, points)
+    d = of_points + offset
     positive, negative = masks(labels)
     triplets = mine(d, positive, negative, MARGIN)
     return health.measure(
@@ -189,6 +190,7 @@ def probe(points, labels, mine, distance=euclidean):
         members=points,
         labels=labels,
         d=d,
+        of_points=of_points,
         positive=positive,
         negative=negative,
         triplets=triplets,
@@ -220,6 +222,7 @@ def test_health_by_hand():
         negative_median=1.75,
         negative_high=3.25,
         hardest_hinge=((0.5 + 1 - 1.25) + (0.5 + 1 - 0.25) + (0.5 + 2 - 0.25) + (0.5 + 2 - 2.25)) / 4,
+        apart=3.25 - 0.25,
         mined=1,
         active=1,
         false_negatives=None,
@@ -240,6 +243,7 @@ def small(**changes):
         "members": normal(1, 4, 2),
         "labels": torch.tensor([0, 0, 1, 1]),
         "d": d,
+        "of_points": d,
         "positive": positive,
         "negative": ~positive,
         "triplets": triplets,
@@ -257,7 +261,9 @@ def test_health_counts_anchors_not_triplets_and_takes_the_false_negatives():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize(("name", "shape"), [("rows", (6, 2)), ("members", (4, 2)), ("d", (3, 3))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("rows", (6, 2)), ("members", (4, 2)), ("d", (3, 3)), ("of_points", (3, 3))]
+)
 def test_numbers_that_are_not_finite_are_refused_by_name(name, shape, bad):
     values = torch.ones(shape)
     values[1, 1] = bad
@@ -293,6 +299,16 @@ def test_a_point_is_a_collapse_though_its_rank_stays():
     assert product.positive_median == pytest.approx(-16, rel=0.05)
 
 
+def test_offsets_do_not_hide_a_point():
+    """Items that are farther from everybody keep the distances apart, and the hinge off the margin."""
+    points, labels = classes(0)
+    offset = torch.linspace(0, 2, len(points))
+    before, now = (probe(at, labels, miners.hardest, offset=offset) for at in (points, points * 1e-3 + 1))
+    assert now.negative_high - now.positive_low > MARGIN
+    assert collapse(before, None, MARGIN) is None
+    assert collapse(now, before, MARGIN).startswith("everything is at one point")
+
+
 def test_lost_directions_are_a_collapse_though_distances_stay():
     points, labels = classes(0)
     before = probe(points, labels, miners.hardest)
@@ -305,14 +321,11 @@ def test_lost_directions_are_a_collapse_though_distances_stay():
 def test_collapse_at_its_borders():
     points, labels = classes(0)
     healthy = probe(points, labels, miners.hardest)
-    point = dict.fromkeys(("positive_low", "positive_median", "negative_low", "negative_median"), 0.10)
-    point |= dict.fromkeys(("positive_high", "negative_high"), 0.14)
-    at = healthy._replace(hardest_hinge=MARGIN * 1.04, **point)
+    at = healthy._replace(hardest_hinge=MARGIN * 1.04, apart=MARGIN * 0.09)
     assert collapse(at, None, MARGIN)
     assert collapse(at._replace(hardest_hinge=MARGIN * 1.06), None, MARGIN) is None
     assert collapse(at._replace(hardest_hinge=MARGIN * 0.94), None, MARGIN) is None
-    assert collapse(at._replace(negative_high=0.16), None, MARGIN) is None
-    assert collapse(at._replace(positive_low=0.08), None, MARGIN) is None
+    assert collapse(at._replace(apart=MARGIN * 0.11), None, MARGIN) is None
     assert collapse(healthy._replace(effective_rank=4.1), healthy._replace(effective_rank=8), MARGIN) is None
     assert collapse(healthy._replace(effective_rank=3.9), healthy._replace(effective_rank=8), MARGIN)
 

@@ -143,7 +143,7 @@ LOSSES: dict[str, dict[str, Any]] = {
         "space": {"distance": "cosine"},
     },
     "align_uniform": {
-        "loss": {"name": "align_uniform", "uniformity": 0.3},
+        "loss": {"name": "align_uniform", "uniformity": 0.6},
         "space": {"distance": "cosine", "offset": "fixed"},
     },
 }
@@ -274,7 +274,7 @@ OF_LIST: dict[str, Callable[[float, list[float]], float]] = {  # d(a,p), every d
     "sampled_softmax": lambda p, n: math.log(1 + sum(math.exp((p - each) / 0.3) for each in n)),
     "bsl": lambda p, n: p / 0.3 + 1.4 * math.log(sum(math.exp(-each / 0.3) for each in n) / len(n)),
     "cosine_contrastive": lambda p, n: p + 2.5 * sum(max(0.0, 0.7 - each) for each in n) / len(n),
-    "align_uniform": lambda p, n: p,
+    "align_uniform": lambda p, n: 2 * p,  # |x - y|^2 of unit rows from 1 - cos
 }
 
 
@@ -317,12 +317,12 @@ def test_a_loss_of_lists_takes_its_own_settings(name: str) -> None:
 
 
 def naive_align_uniform(points: list[list[float]], pairs: list[tuple[int, int]], weight: float) -> float:
-    """Mean over pairs of 1 - cos, plus weight times the mean uniformity of the pairs' two sides.
+    """Mean over pairs of |x - y|^2, plus weight times the mean uniformity of the pairs' two sides.
 
     Wang et al. 2022 (DirectAU), eq. 4 to 6, on numbers; `pairs` number two of the points.
     """
     unit = [[x / math.hypot(*point) for x in point] for point in points]
-    align = sum(1 - sum(x * y for x, y in zip(unit[u], unit[i], strict=True)) for u, i in pairs) / len(pairs)
+    align = sum(math.dist(unit[u], unit[i]) ** 2 for u, i in pairs) / len(pairs)
     uniform = 0.0
     for side in zip(*pairs, strict=True):
         gaps = [math.dist(unit[x], unit[y]) ** 2 for x, y in itertools.combinations(side, 2)]
@@ -373,6 +373,27 @@ def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
     for row in range(50):
         assert torch.equal(log_q[row, 1:], start.sampler.log_q(lists.candidate[row]))
     assert len(log_q.unique()) > 3
+
+
+def test_distance_weighted_goes_by_directions_whatever_the_offsets() -> None:
+    """With offsets in them, distances would lie beyond what the miner draws from."""
+    config = configured(space={"distance": "cosine"}, mining={"miner": "distance_weighted"})
+    start = started(config)
+    with torch.no_grad():
+        start.model.offset.add_(3.0)
+    goal = learner.objective(config, start, "distance_weighted")
+
+    def mined() -> training.Mined:
+        seeded = torch.Generator().manual_seed(0)
+        return training.sample_triplets(start.model, start.data, start.sampler, goal, seeded, size=200)[0]
+
+    with_offset = mined()
+    with start.model.without_offset():
+        without = mined()
+    assert len(without.negative) > 150
+    for found, expected in zip(with_offset.triplets, without.triplets, strict=True):
+        assert torch.equal(found, expected)
+    assert (with_offset.d_neg > without.d_neg + 2.9).all()
 
 
 def test_distance_weighted_takes_the_dimensions_that_there_are() -> None:
@@ -663,8 +684,10 @@ def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
         miners = [train._miner(config, epoch, until)[0] for epoch in range(6)]
         assert "".join(miners) == expected
     for name in names(Mining, "miner") - {"hardest"}:
-        mining = {"miner": name}
-        assert {train._miner(configured(mining=mining), epoch, None) for epoch in range(4)} == {name}
+        mining, space = {"miner": name}, {"distance": "cosine"}  # which every miner takes
+        assert {train._miner(configured(mining=mining, space=space), epoch, None) for epoch in range(4)} == {
+            name
+        }
 
 
 def test_what_an_epoch_learned_is_undone_bit_for_bit() -> None:

@@ -95,7 +95,7 @@ ROW = {
         lambda p, n: naive_softmax(p, n, LOG_Q.tolist()),
     ),
     "bsl": (
-        partial(losses.bsl, temperature=TEMPERATURE, temperature_negative=WEIGHT_NEGATIVE),
+        partial(losses.bsl, temperature=TEMPERATURE, negative_temperature=WEIGHT_NEGATIVE),
         naive_bsl,
     ),
     "cosine_contrastive": (
@@ -520,7 +520,7 @@ ABOVE_ZERO = {
     ("estimated_rank", "margin"): lambda x: losses.estimated_rank(SQUARE, ONES, YES, x, 5),
     ("sampled_softmax", "temperature"): lambda x: losses.sampled_softmax(SQUARE, YES, ~YES, x),
     ("bsl", "temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, x, 1.0),
-    ("bsl", "temperature_negative"): lambda x: losses.bsl(SQUARE, YES, ~YES, 1.0, x),
+    ("bsl", "negative_temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, 1.0, x),
     ("cosine_contrastive", "margin"): lambda x: losses.cosine_contrastive(SQUARE, YES, ~YES, x, 1.0),
     ("uniformity", "t"): lambda x: losses.uniformity(SQUARE, x),
 }
