@@ -17,6 +17,7 @@ from torch.nn.functional import embedding
 
 INF = float("inf")
 MOST_TRIPLETS = 2**24  # of `every`: its three indices then take 384 MiB
+PASSES = 16  # positives of a row, each with a pass over its distances; sorting them serves more at once
 BLOCK = 2**21  # distances reduced at a time: 8 MiB, which stay in a CPU's cache
 CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REACH and beyond is not drawn
 
@@ -101,8 +102,14 @@ def semi_hard(
     d_pos = d.gather(1, column)  # (A, K)
 
     def nearest_behind(d: Tensor, negative: Tensor, d_pos: Tensor) -> tuple[Tensor, Tensor]:
-        each = [torch.where(negative & (d > k[:, None]), d, INF).min(1) for k in d_pos.T]
-        return torch.stack([at.values for at in each], 1), torch.stack([at.indices for at in each], 1)
+        if d_pos.shape[1] <= PASSES:
+            each = [torch.where(negative & (d > k[:, None]), d, INF).min(1) for k in d_pos.T]
+            return torch.stack([at.values for at in each], 1), torch.stack([at.indices for at in each], 1)
+        ascending, by_distance = torch.where(negative, d, INF).sort(dim=1, stable=True)  # (A, C)
+        place = torch.searchsorted(ascending, d_pos.contiguous(), right=True)  # (A, K), C if none is behind
+        place = place.clamp_max(d.shape[1] - 1)
+        near_d = ascending.gather(1, place)
+        return torch.where(near_d > d_pos, near_d, INF), by_distance.gather(1, place)
 
     near_d, near = _by_rows(nearest_behind, d, negative, d_pos)  # (A, K): inside the margin, or none is
     return _compact(real & (near_d < d_pos + margin), column, near)
@@ -182,17 +189,18 @@ def distance_weighted(
 def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
     """(A, C) -> (A, K), (A, K): has the row a k-th positive, and its column; K >= 1 is the most of a row.
 
-    K passes over the mask, and the host waits once a pass, to ask whether there is another.
+    A batch of interactions has one a row, which is found without counting.
     """
-    real, column = positive.max(1, keepdim=True)  # (A, 1), the first
-    reals, columns = [real], [column]
-    while True:
-        positive = positive.scatter(1, column, False)  # (A, C)
-        if not positive.any():
-            return torch.cat(reals, 1), torch.cat(columns, 1)
-        real, column = positive.max(1, keepdim=True)  # (A, 1), the next
-        reals.append(real)
-        columns.append(column)
+    real, first = positive.max(1, keepdim=True)  # (A, 1)
+    if not positive.scatter(1, first, False).any():
+        return real, first
+    anchor, column = positive.nonzero(as_tuple=True)  # (P,), row after row
+    count = torch.bincount(anchor, minlength=len(positive))  # (A,)
+    place = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]  # (P,)
+    real = positive.new_zeros(len(positive), int(count.max()))  # (A, K)
+    columns = torch.zeros_like(real, dtype=torch.int64)  # (A, K)
+    real[anchor, place], columns[anchor, place] = True, column
+    return real, columns
 
 
 def _by_rows(reduce: Callable[..., tuple[Tensor, Tensor]], *parts: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.losses import CrossBatchMemory, TripletMarginLoss
+from pytorch_metric_learning.samplers import MPerClassSampler
 from scipy.stats import chisquare
 
 from recsys import sampling
@@ -314,6 +316,24 @@ def test_labelled_batches_hold_k_rows_of_p_classes(labels, data):
     assert len(set(seen)) == len(seen) == len(batches) * classes
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_labelled_batches_are_made_up_as_pytorch_metric_learnings(seed):
+    """K rows of P classes, distinct if there are as many; in ours a class comes once an epoch at the most."""
+    rng = np.random.default_rng(seed)
+    classes, per_class = int(rng.integers(2, 5)), int(rng.integers(2, 5))
+    labels = torch.tensor(np.repeat(np.arange(7), rng.integers(1, 8, 7)))
+    size = classes * per_class
+    drawn = MPerClassSampler(labels, per_class, size, length_before_new_iter=3 * size)
+    theirs = torch.tensor(list(drawn)).view(-1, size)
+    ours = torch.stack(list(sampling.labelled_batches(labels, classes, per_class, generator(seed))))
+    for rows in (*theirs, *ours):
+        of_class = labels[rows].unique(return_counts=True)
+        assert of_class[1].tolist() == [per_class] * classes
+        for label in of_class[0]:
+            members = rows[labels[rows] == label].unique()
+            assert len(members) == per_class or int((labels == label).sum()) < per_class
+
+
 def test_labelled_rows_and_classes_are_uniform():
     """Class 7 has 5 rows, 2 has 2, 9 has 3 and 4 has 1; K = 3, so 2 and 4 repeat theirs."""
     labels = torch.tensor([7, 2, 7, 9, 7, 4, 9, 2, 7, 9, 7])
@@ -424,6 +444,24 @@ def test_the_memory_is_what_the_last_batches_had(memory, sizes, in_batch):
         assert drawn[first + 1 :] == before[max(0, len(before) - memory) :]
         before += values
         own.fill_(-1)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_memory_has_what_pytorch_metric_learnings_has_while_nothing_is_learned(seed):
+    """Theirs keeps embeddings, which go stale, the present batch's too; ours numbers, of those before."""
+    source = generator(seed)
+    size, memory = 1 + seed % 5, 5 + seed % 7
+    table = torch.randn(12, 4, generator=source)
+    candidates = sampler(skewed(), memory=memory)
+    theirs = CrossBatchMemory(TripletMarginLoss(), embedding_size=4, memory_size=memory)
+    for _ in range(-(-memory // size) + seed % 4):  # at least until it is full
+        own = torch.randint(12, (size,), generator=source)
+        candidates.draw(own, source)
+        theirs.add_to_memory(table[own], own, size)
+    ours = candidates.draw(own[:0], source)
+    assert len(ours) == memory
+    assert sorted(ours.tolist()) == sorted(theirs.label_memory.tolist())
+    assert torch.equal(table[theirs.label_memory], theirs.embedding_memory)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.75, 1.0])
