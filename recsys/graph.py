@@ -177,23 +177,25 @@ class GraphSpace(nn.Module):
         return cosine_space(*self.towers(), -self.temperature * self.bias)
 
 
-def history_loss(model: GraphSpace, users: Tensor, candidates: Tensor, log_q: Tensor) -> Tensor:
+def history_loss(
+    model: GraphSpace, users: Tensor, candidates: Tensor, log_q: Tensor, total: int | None = None
+) -> Tensor:
     """(B,) different users, (C,) items, log_q (C,) -> (): mean of -log p(i | u) over the users' interactions.
 
     -log p(i | u) = d(u, i) / t + log sum_j exp(-d(u, j) / t), the sum over the catalogue estimated from the
     candidates, each over how often it was expected among them: sampled softmax (Bengio and Senecal 2008). A
-    user's own items stay in it, as they do in the full softmax.
+    user's own items stay in it, as they do in the full softmax. `total` is that of sampling.histories.
     """
     data = model.data
-    row, own = sampling.histories(data, users)  # (H,)
+    row, own = sampling.histories(data, users, total)  # (H,)
     count = (data.offsets[users + 1] - data.offsets[users]).to(model.bias.dtype)  # (B,)
     shape = len(users), data.n_items
     user, item = model.anchors_and_items(users, matrix(row, own, _edges(data, users[row], own), *shape))
     of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), *shape)
     near = (user * times(of_users, item)).sum() / model.temperature + model.bias[own].sum()
     chosen = item.index_select(0, candidates)  # (C, D)
-    total = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)
-    return (total - near) / count.sum()
+    spread = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)
+    return (spread - near) / count.sum()
 
 
 def fit(
@@ -222,19 +224,24 @@ def fit(
         model.parameters(), learning_rate, betas=(0.9, 0.99), fused=model.users.device.type in ("cpu", "cuda")
     )
     fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
-    active = data.offsets.diff().nonzero()[:, 0]  # (U,)
-    waiting: list[Tensor] = []
+    counts = data.offsets.diff()  # (U,)
+    active = counts.nonzero()[:, 0]  # (U,)
+    waiting: list[tuple[Tensor, int]] = []  # batches of users, (B,), and how many interactions they have
     for step in range(steps):
         if not waiting:
             order = torch.randperm(len(active), generator=generator, device=active.device)
-            waiting = list(active[order].tensor_split(steps_a_round(len(active), batch_users)))
-        users = waiting.pop()  # (B,)
+            parts = active[order].tensor_split(steps_a_round(len(active), batch_users))
+            totals = torch.stack(
+                [counts[part].sum() for part in parts]
+            ).tolist()  # the host waits once a round
+            waiting = list(zip(parts, totals, strict=True))
+        users, total = waiting.pop()
         if candidates < data.n_items:
             drawn = sampler.draw(users[:0], generator)  # (C,)
             log_q = sampler.log_q(drawn)
         else:
             drawn, log_q = everything, torch.zeros_like(model.bias)
-        loss = history_loss(model, users, drawn, log_q)
+        loss = history_loss(model, users, drawn, log_q, total)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()

@@ -112,11 +112,14 @@ def uniform_items(data: DeviceInteractions, size: int, generator: torch.Generato
     return torch.randint(data.n_items, (size,), generator=generator, device=data.user.device)
 
 
-def histories(data: DeviceInteractions, users: Tensor) -> tuple[Tensor, Tensor]:
-    """(A,) users -> (H,), (H,) int64: every item of every users[row], as row and item, in order."""
+def histories(data: DeviceInteractions, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+    """(A,) users -> (H,), (H,) int64: every item of every users[row], as row and item, in order.
+
+    With `total`, H, the host need not wait for the device to learn it.
+    """
     start = data.offsets[users]  # (A,)
     length = data.offsets[users + 1] - start  # (A,)
-    row = torch.repeat_interleave(length)  # (H,): 0, length[0] times, then 1 ...
+    row = torch.repeat_interleave(length, output_size=total)  # (H,): 0, length[0] times, then 1 ...
     shift = start - (length.cumsum(0) - length)  # (A,): from a place in the answer to its place in the data
     place = torch.arange(len(row), device=users.device)
     # index_select is several times as fast as indexing on CPU, and histories are long

@@ -232,9 +232,10 @@ def test_every_user_comes_once_before_any_comes_again(monkeypatch):
     seen = []
     real = graph.history_loss
 
-    def spy(model, users, candidates, log_q):
+    def spy(model, users, candidates, log_q, total):
         seen.append(users.tolist())
-        return real(model, users, candidates, log_q)
+        assert total == len(sampling.histories(model.data, users)[1])
+        return real(model, users, candidates, log_q, total)
 
     monkeypatch.setattr(graph, "history_loss", spy)
     fitted(steps=6, batch_users=16)  # 39 users have something: three batches are a round
@@ -243,13 +244,25 @@ def test_every_user_comes_once_before_any_comes_again(monkeypatch):
         assert sorted(itertools.chain(*seen[first : first + 3])) == [u for u in range(N_USERS) if u != 3]
 
 
+def test_a_step_asks_the_device_for_no_number():
+    """On a GPU the host would wait for each. Once a round it asks for a list, which is not among these."""
+    waits = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2")
+    with torch.profiler.profile() as profiler:
+        fitted(steps=6, batch_users=16)  # three batches are a round
+    events = profiler.events()
+    asked = [event.time_range.start for event in events if event.name in waits]
+    steps = [event.time_range for event in events if event.name.startswith("Optimizer.step")]
+    assert len(steps) == 6
+    assert not [at for at in asked if steps[0].start <= at <= steps[-1].end]
+
+
 def test_a_small_catalogue_is_taken_whole(monkeypatch):
     drawn = []
     real = graph.history_loss
 
-    def spy(model, users, candidates, log_q):
+    def spy(model, users, candidates, log_q, total):
         drawn.append((candidates.tolist(), log_q.tolist()))
-        return real(model, users, candidates, log_q)
+        return real(model, users, candidates, log_q, total)
 
     monkeypatch.setattr(graph, "history_loss", spy)
     fitted(steps=1, candidates=N_ITEMS)
