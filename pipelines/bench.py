@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines import files, plots, progress
 from pipelines.config import Evaluate, Export, InputError, Section
@@ -28,13 +28,16 @@ from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
 from pipelines.published import Data, Validation, read, sliced
 from pipelines.train import choose_device
-from recsys import baselines, bundle, graph, spaces
+from recsys import baselines, bundle, graph, models, spaces
+from recsys.distances import squared_euclidean
 from recsys.graph import GraphSpace
+from recsys.spaces import Space
 from serving.recommender import Recommender
 
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
 TIMED_STEPS = 5
 TRIALS = 0.15  # of the budget at the most
+SPREAD_USERS = 100
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
 
 
@@ -54,8 +57,12 @@ class Graph(Section):
     dims: tuple[PositiveInt, ...] = Field(
         (63, 127, 191, 255), min_length=1, description="dimensions: the most that the budget has room for"
     )
+    starts: tuple[Literal["spectral", "random"], ...] = Field(
+        ("spectral",), min_length=1, description="a training from each, side by side in one vector"
+    )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
-    hops: tuple[PositiveInt, ...] = Field((2,), min_length=1, description="edges looked along, tried")
+    random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
+    hops: tuple[PositiveInt, ...] = Field((2, 3), min_length=1, description="edges looked along, tried")
     temperatures: tuple[Temperature, ...] = Field((0.12, 0.09, 0.16), min_length=1, description="tried")
     popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8, 0.5), min_length=1, description="tried")
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
@@ -64,6 +71,15 @@ class Graph(Section):
     learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
     batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
     candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
+
+
+class Beside(Section):
+    """Spectral coordinates beside the learned ones, in one vector: their distances add up."""
+
+    dims: NonNegativeInt = Field(0, description="of the spectrum; 0 leaves the learned ones alone")
+    weights: tuple[PositiveFloat, ...] = Field(
+        (0.03, 0.06, 0.12), min_length=1, description="tried; at 1 both spread a user's items equally far"
+    )
 
 
 class Judged(Evaluate):
@@ -88,8 +104,9 @@ class Bench(Section):
     validation: Validation = Validation()
     spectral: Spectral = Spectral()
     graph: Graph = Graph()
+    beside: Beside = Beside()
     evaluate: Judged = Judged()
-    export: Export = Export(recall=0.99)  # so that what is served stays within 1 %
+    export: Export = Export(recall=0.995)  # so that what is served stays within 1 %
 
 
 class Trial(NamedTuple):
@@ -160,11 +177,11 @@ def bench(
     chosen_spectral = choose_spectral(config, judge, spectrum, clock, say)
     trial = choose_trial(config, judge, spectrum, clock, say)
     trial, steps = with_room(config, judge, trial, spectrum, clock, refit_starts, say)
-    model_is = "spectral"
+    model_is, weight = "spectral", 0.0
     if steps > 0:
-        learned = learn(config, judge, trial, spectrum, steps, clock, say)
-        if learned > max(p[config.evaluate.select] for p in clock.points if p["of"] == "spectral"):
-            model_is = "learned"
+        score, weight = learn(config, judge, trial, spectrum, chosen_spectral[1], steps, clock, say)
+        if score > max(p[config.evaluate.select] for p in clock.points if p["of"] == "spectral"):
+            model_is = "learned" if weight == 0 else "both"
 
     whole = Judge(data.fold(data.train, data.test), device, config.evaluate)  # ranked against test at the end
     spectrum = spectrum_of(config, whole)
@@ -172,8 +189,11 @@ def bench(
         "popularity": popularity_vectors(whole.data),
         "spectral": spectral_vectors(whole, spectrum, *chosen_spectral),
     }
-    if model_is == "learned":
-        systems["learned"], refitted = refit(config, whole, trial, spectrum, steps, clock, say)
+    if model_is != "spectral":
+        space, refitted = refit(config, whole, trial, spectrum, steps, clock)
+        systems["learned"] = spaces.euclidean_vectors(space)
+        if weight > 0:
+            systems["both"] = with_spectrum(config, whole, space, spectrum, chosen_spectral[1], weight)
         if refitted < steps:
             say(f"bench: the budget ended the refit after {refitted} of {steps} steps")
     fit_seconds = clock.now()
@@ -196,7 +216,13 @@ def bench(
         "model": model_is,
         "dim": systems[model_is][1].shape[1],
         "search_k": search_k,
-        "chosen": trial._asdict() | {"steps": steps, "spectral_dim": chosen_spectral[0]},
+        "chosen": trial._asdict()
+        | {
+            "steps": steps,
+            "spectral_dim": chosen_spectral[0],
+            "item_exponent": chosen_spectral[1],
+            "spectral_weight": weight,
+        },
         "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
         "validation": clock.points,
         "counts": data.counts | {"users_judged": len(whole.users)},
@@ -222,7 +248,10 @@ def spectrum_of(config: Bench, judge: Judge) -> Spectrum:
     """The widest that anything asks for, made once a fold; its leading dimensions are the narrower ones."""
     limit = min(judge.data.n_users, judge.data.n_items)
     return baselines.spectral(
-        judge.data, min(max(*config.spectral.dims, *config.graph.dims), limit), 0.0, seed=config.seed
+        judge.data,
+        min(max(*config.spectral.dims, *config.graph.dims, config.beside.dims), limit),
+        0.0,
+        seed=config.seed,
     )
 
 
@@ -311,8 +340,9 @@ def with_room(
         model = start(config, judge, trial._replace(dim=dim), spectrum)
         _fit(config, model, TIMED_STEPS, clock.left() / 8, partial(_note, timed))
         seconds = float(np.median(np.diff(timed)))
-        spare = clock.left() - refit_starts - 5 * clock.judging
-        steps = max(0, int(min(wanted, spare / (seconds * (1.02 + grown)))))
+        judged = 5 + (2 * len(config.beside.weights) if config.beside.dims else 0)  # those are wider
+        spare = clock.left() - refit_starts - judged * clock.judging
+        steps = max(0, int(min(wanted, spare / (len(settings.starts) * seconds * (1.02 + grown)))))
         if steps == wanted:
             break
     say(f"bench: {dim} dimensions, {steps} steps of about {seconds:.2f} s")
@@ -328,17 +358,43 @@ def learn(
     judge: Judge,
     trial: Trial,
     spectrum: Spectrum,
+    exponent: float,
     steps: int,
     clock: Clock,
     say: Callable[[str], None],
-) -> float:
+) -> tuple[float, float]:
     """Train on the slice that is left, judged on the way; the score to expect of the refit.
 
-    -1 where it diverged, or took half as long again as was planned: there is no room for the refit then.
+    And the weight of the spectral coordinates beside, 0 for none, that had this score. The score is -1 where
+    training diverged, or took half as long again as was planned: there is no room for the refit then.
     """
-    model, latest = start(config, judge, trial, spectrum), clock.now() + 0.75 * clock.left()
+    latest, parts = clock.now() + 0.75 * clock.left(), list[Space]()
+    try:
+        for kind in config.graph.starts:
+            model = start(config, judge, trial, spectrum, kind)
+            learn_one(config, judge, model, steps, latest, clock, kind)
+            parts.append(model.space())
+    except (OutOfTime, FloatingPointError) as error:
+        say(f"bench: {error or 'training takes too long for a refit'}; the spectral model is kept")
+        return -1.0, 0.0
+    space = evenly(parts)
+    best, weight = point(config, judge, spaces.euclidean_vectors(space), "learned", clock), 0.0
+    say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
+    for tried in config.beside.weights if config.beside.dims else ():
+        vectors = with_spectrum(config, judge, space, spectrum, exponent, tried)
+        score = point(config, judge, vectors, "both", clock)
+        say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
+        if score > best:
+            best, weight = score, tried
+    return best, weight
+
+
+def learn_one(
+    config: Bench, judge: Judge, model: GraphSpace, steps: int, latest: float, clock: Clock, kind: str
+) -> None:
+    """All steps, judged after each quarter but the last. Raises OutOfTime past the second `latest`."""
     marks = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}
-    with progress.progress("learning, to be judged", steps) as tick:
+    with progress.progress(f"learning from a {kind} start, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
@@ -347,36 +403,62 @@ def learn(
             if clock.now() > latest:
                 raise OutOfTime
 
-        try:
-            graph_fit(config, model, steps, heard)
-        except (OutOfTime, FloatingPointError) as error:
-            say(f"bench: {error or 'training takes too long for a refit'}; the spectral model is kept")
-            return -1.0
-    score = point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
-    say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {score:.4f}")
-    return score
+        graph_fit(config, model, steps, heard)
 
 
 def refit(
-    config: Bench,
-    whole: Judge,
-    trial: Trial,
-    spectrum: Spectrum,
-    steps: int,
-    clock: Clock,
-    say: Callable[[str], None],
-) -> tuple[Vectors, int]:
+    config: Bench, whole: Judge, trial: Trial, spectrum: Spectrum, steps: int, clock: Clock
+) -> tuple[Space, int]:
     """The chosen model on all of train, and how many steps it got before the budget ended."""
-    model = start(config, whole, trial, spectrum)
-    with progress.progress("learning, on all of train", steps) as tick:
-        done = _fit(config, model, steps, clock.left(), tick)
-    return spaces.euclidean_vectors(model.space()), done
+    starts, parts, done = config.graph.starts, list[Space](), steps
+    for number, kind in enumerate(starts):
+        model = start(config, whole, trial, spectrum, kind)
+        seconds = clock.left() / (len(starts) - number)
+        with progress.progress(f"learning from a {kind} start, on all of train", steps) as tick:
+            done = min(done, _fit(config, model, steps, seconds, tick))
+        parts.append(model.space())
+    return evenly(parts), done
 
 
-def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum) -> GraphSpace:
-    users, items = graph.spectral_start(judge.data, spectrum, trial.dim, config.graph.start_length)
+def evenly(parts: list[Space]) -> Space:
+    """The spaces side by side, each spreading the items as far as the first does."""
+    first, *others = parts
+    whole = first
+    for other in others:
+        whole = spaces.add_distances(whole, other, float(spread(first) / spread(other)))
+    return whole
+
+
+def with_spectrum(
+    config: Bench, judge: Judge, learned: Space, spectrum: Spectrum, exponent: float, weight: float
+) -> Vectors:
+    """Learned and spectral coordinates in one vector; the weight counts in what either spreads items by."""
+    spectral = spectral_space(judge, spectrum, config.beside.dims, exponent)
+    return spaces.euclidean_vectors(
+        spaces.add_distances(learned, spectral, weight * float(spread(learned) / spread(spectral)))
+    )
+
+
+def spread(space: Space) -> torch.Tensor:
+    """(): the standard deviation of the items' distances from a user, its mean over SPREAD_USERS of them."""
+    n = len(space.users)
+    some = torch.arange(0, n, max(1, n // SPREAD_USERS), device=space.users.device)
+    return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
+
+
+def start(
+    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, kind: str = "spectral"
+) -> GraphSpace:
+    settings, data = config.graph, judge.data
+    if kind == "spectral":
+        users, items = graph.spectral_start(data, spectrum, trial.dim, settings.start_length)
+    else:
+        generator = torch.Generator(data.user.device).manual_seed(config.seed)
+        users, items = models.random_start(
+            data.n_users, data.n_items, trial.dim, settings.random_length, generator
+        )
     return GraphSpace(
-        judge.data,
+        data,
         users,
         items,
         hops=trial.hops,
@@ -429,9 +511,13 @@ def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) 
 
 
 def spectral_vectors(judge: Judge, spectrum: Spectrum, dim: int, exponent: float) -> Vectors:
+    return spaces.euclidean_vectors(spectral_space(judge, spectrum, dim, exponent))
+
+
+def spectral_space(judge: Judge, spectrum: Spectrum, dim: int, exponent: float) -> Space:
     users, items = (rows[:, :dim] for rows in spectrum)
     degree = baselines.popularity(judge.data).clamp_min(1)[:, None]  # (I, 1)
-    return spaces.euclidean_vectors(spaces.inner_product_as_distance(users, degree.pow(exponent) * items))
+    return spaces.inner_product_as_distance(users, degree.pow(exponent) * items)
 
 
 # Serving

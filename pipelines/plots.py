@@ -64,7 +64,7 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     """Validation against seconds, a line for each kind of model; grey from where all is fitted."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    for kind, marker in (("spectral", "s"), ("trial", "x"), ("learned", "o")):
+    for kind, marker in (("spectral", "s"), ("trial", "x"), ("learned", "o"), ("both", "^")):
         of_kind = [point for point in points if point["of"] == kind]
         if of_kind:
             seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
