@@ -10,10 +10,11 @@ import pytest
 import torch
 from shop import Ran, failed, recsys
 
-from pipelines import published
+from pipelines import bench, published
 from pipelines.bench import Bench
 from pipelines.judge import Judge
 from pipelines.published import Validation
+from recsys.spaces import Space
 
 N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
 SETTINGS = (
@@ -110,6 +111,40 @@ def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: 
     tried = [point["ndcg@20"] for point in metrics(out)["validation"] if point["of"] == "trial"]
     assert len(tried) == 3
     assert max(tried) == tried[1]
+
+
+def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Coordinates of both starts, of the spectrum if validation wants it, and the offset's."""
+    out = tmp_path / "out.json"
+    changes = ('graph.starts=["spectral","random"]', "beside.dims=12", "beside.weights=[0.01, 0.1, 30]")
+    ran = run(files, out, *changes, "spectral.dims=[1]", "graph.steps=30", seconds=60)
+    assert ran.code == 0, ran.err
+    result = metrics(out)
+    tried = [point["ndcg@20"] for point in result["validation"] if point["of"] in ("learned", "both")][-4:]
+    weights = (0.0, 0.01, 0.1, 30.0)
+    weight = result["chosen"]["spectral_weight"]
+    assert weight == weights[tried.index(max(tried))]
+    assert result["model"] == ("both" if weight else "learned")
+    assert result["dim"] == 8 + 8 + (12 if weight else 0) + 1
+    assert result["test"]["model"] == result["test"][result["model"]]
+    assert result["test"]["learned"]["ndcg@20"] > 1.5 * result["test"]["popularity"]["ndcg@20"]
+    assert result["test"]["served"]["ndcg@20"] == pytest.approx(result["test"]["model"]["ndcg@20"], rel=0.01)
+
+
+def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.randn(7, 3, generator=generator), torch.randn(20, 3, generator=generator)
+    first = Space(users, items, torch.rand(20, generator=generator))
+    second = Space(5 * users[:, :2], 5 * items[:, :2], torch.zeros(20))
+
+    def distances(space: Space) -> torch.Tensor:
+        return torch.cdist(space.users, space.items).square() + space.offset  # (U, I)
+
+    one, other = distances(first), distances(second)
+    assert float(bench.spread(first)) == pytest.approx(float(one.std(1).mean()), rel=1e-5)
+    expected = one + other * one.std(1).mean() / other.std(1).mean()
+    torch.testing.assert_close(distances(bench.evenly([first, second])), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(distances(bench.evenly([first])), one)
 
 
 def test_a_budget_without_room_for_a_step_leaves_the_baseline(
