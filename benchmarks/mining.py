@@ -1,8 +1,8 @@
 """Seconds and memory of a step on mined triplets, beside pytorch-metric-learning's and a bare matrix.
 
-python benchmarks/mining.py [--threads 2] [--device cpu] [--repeats 7]
+python benchmarks/mining.py [--threads 2] [--device cpu] [--repeats 7] [--positives 1]
 
-2,048 anchors x 4,096 candidates x 64 dimensions, one positive an anchor. A step starts at embeddings and
+2,048 anchors x 4,096 candidates x 64 dimensions, so many positives an anchor. A step starts at embeddings and
 labels, ends at the gradient of both embeddings, and takes turns with the others in random order. `bare` is
 what a step over the whole matrix costs at least: squared_euclidean, its sum, backward. Ours makes the matrix
 without gradient, mines it, and computes the mined pairs' distances again with gradient. Theirs (squared, not
@@ -47,12 +47,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--positives", type=int, default=1, help="of an anchor")
     parser.add_argument("--peak-of", help="print the MiB that one step adds, and nothing else")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     steps = all_steps(torch.Generator(device).manual_seed(0))
-    batch = embeddings_and_labels(device)
+    batch = embeddings_and_labels(device, args.positives)
     if args.peak_of:
         print(peak_mib(steps[args.peak_of], batch))
         return
@@ -71,8 +72,9 @@ def main() -> None:
         torch.testing.assert_close(losses["hardest"], losses["theirs, hardest"])
 
     peers = {"hardest": "theirs, hardest", "semi_hard": "theirs, semi-hard"}
-    same = ["--threads", str(args.threads), "--device", args.device]
-    print(f"torch {torch.__version__}, {device}, {args.threads} threads, {args.repeats} repeats")
+    same = ["--threads", str(args.threads), "--device", args.device, "--positives", str(args.positives)]
+    run = f"{args.threads} threads, {args.repeats} repeats, positives of an anchor: {args.positives}"
+    print(f"torch {torch.__version__}, {device}, {run}")
     print("step                median s   least s  x bare  x faster     MiB   triplets")
     for name, taken in seconds.items():
         of_bare = median(taken) / median(seconds["bare"])
@@ -151,13 +153,14 @@ def leaf(rows: Tensor) -> Tensor:
     return rows.detach().requires_grad_()
 
 
-def embeddings_and_labels(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(A, D), (C, D) unit rows, (A,), (C,) labels: candidate i belongs to anchor i, the rest to nobody."""
+def embeddings_and_labels(device: torch.device, positives: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(A, D), (C, D) unit rows, (A,), (C,) labels: candidate i is near anchor i, others near none."""
     generator = torch.Generator().manual_seed(0)
     x = normalize(torch.randn(A, D, generator=generator))  # (A, D)
     y = normalize(torch.randn(C, D, generator=generator))  # (C, D)
     y[:A] = normalize(COSINE * x + (1 - COSINE**2) ** 0.5 * y[:A])
-    return x.to(device), y.to(device), torch.arange(A, device=device), torch.arange(C, device=device)
+    label = torch.arange(C, device=device) // positives  # (C,)
+    return x.to(device), y.to(device), label[:A], label
 
 
 def peak_mib(step: Step, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> int:

@@ -7,12 +7,12 @@ Axes: U users, I items, K dimensions of the spectrum.
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import os
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -42,13 +42,14 @@ MARGIN = 0.04  # of the budget, kept free for what was not foreseen
 
 
 Temperature = Annotated[float, Field(ge=0.02)]  # as recsys.graph.log_sums allows
+Exponent = Annotated[float, Field(ge=-2, le=2)]
 
 
 class Spectral(Section):
     """The untrained baseline."""
 
     dims: tuple[PositiveInt, ...] = Field((128, 256), min_length=1, description="dimensions tried")
-    item_exponents: tuple[float, ...] = Field((0.4, 0.5), min_length=1, description="item exponents tried")
+    item_exponents: tuple[Exponent, ...] = Field((0.4, 0.5), min_length=1, description="tried")
 
 
 class Graph(Section):
@@ -66,11 +67,20 @@ class Graph(Section):
     temperatures: tuple[Temperature, ...] = Field((0.12, 0.09, 0.16), min_length=1, description="tried")
     popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8, 0.5), min_length=1, description="tried")
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
-    steps: PositiveInt = Field(150, description="steps of the training at least, if the budget has room")
-    rounds: PositiveInt = Field(10, description="times that every user comes at least, if it has room")
+    steps: PositiveInt = Field(300, description="steps of a training at least, if the budget has room")
+    rounds: PositiveInt = Field(20, description="times that every user comes at least, if it has room")
+    longer: float = Field(2.0, ge=1, description="times as many of both at the most, within a budget")
     learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
     batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
     candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
+
+    @model_validator(mode="after")
+    def _each_start_once(self) -> "Graph":
+        if len(set(self.starts)) < len(self.starts):
+            raise ValueError(
+                f"starts = {list(self.starts)}, allowed: each once, or two trainings are the same"
+            )
+        return self
 
 
 class Beside(Section):
@@ -118,22 +128,46 @@ class Trial(NamedTuple):
     popularity_power: float
 
 
+class SpectralChoice(NamedTuple):
+    """Settings of the baseline that validation chooses among."""
+
+    spectral_dim: int
+    item_exponent: float
+
+
+class Learned(NamedTuple):
+    """What was learned on the slice that is left of train."""
+
+    space: Space
+    weight: float  # of the spectrum beside it, 0 for none
+    score: float  # of both on validation
+
+
 Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
 
 
 class Clock:
     """The budget, and every validation point with its second."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, device: torch.device) -> None:
         self.started, self.seconds, self.points = time.monotonic(), seconds, list[dict[str, Any]]()
+        self.device = device
         self.judging = 0.0  # seconds of the latest point
+        self.kept = 0.0  # seconds that the refit takes before its first step
 
     def now(self) -> float:
+        """Seconds since the start, when the device has done what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return time.monotonic() - self.started
 
     def left(self) -> float:
         """Seconds that may still be spent."""
-        return float("inf") if self.seconds is None else self.seconds * (1 - MARGIN) - self.now()
+        return float("inf") if self.seconds is None else self.seconds * (1 - MARGIN) - self.kept - self.now()
+
+    def is_past(self, end: float, step: int) -> bool:
+        """Is it later than that second? A GPU is asked after every eighth step alone, as the host waits."""
+        return (self.device.type == "cpu" or step % 8 == 0) and self.now() > end
 
 
 class OutOfTime(Exception):
@@ -153,14 +187,18 @@ def bench(
 
     Raises InputError: unreadable files, no such column, ids missing, nothing to judge, unknown device.
     """
-    clock = Clock(seconds)
     if seconds is not None and not seconds > 0:
         raise InputError(f"--seconds {seconds}, allowed > 0")
-    device = choose_device(device_name)
+    device = choose_device(device_name, "--device")
+    clock = Clock(seconds, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    if out.suffix == ".png" or out.is_dir():
-        raise InputError(f"--out '{out}', allowed: a file for JSON; the plot takes its name with .png")
+    written = out.resolve(), out.with_suffix(".png").resolve()
+    if out.suffix == ".png" or out.is_dir() or {train.resolve(), test.resolve()} & set(written):
+        raise InputError(
+            f"--out '{out}', allowed: a file for JSON other than --train and --test; the plot takes its name "
+            "with .png"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -173,29 +211,35 @@ def bench(
 
     began = clock.now()
     spectrum = spectrum_of(config, judge)
-    refit_starts = clock.now() - began
-    chosen_spectral = choose_spectral(config, judge, spectrum, clock, say)
+    clock.kept = clock.now() - began
+    scores = {"popularity": point(config, judge, popularity_vectors(judge.data), "popularity", clock)}
+    chosen, scores["spectral"] = choose_spectral(config, judge, spectrum, clock, say)
     trial = choose_trial(config, judge, spectrum, clock, say)
-    trial, steps = with_room(config, judge, trial, spectrum, clock, refit_starts, say)
-    model_is, weight = "spectral", 0.0
-    if steps > 0:
-        score, weight = learn(config, judge, trial, spectrum, chosen_spectral[1], steps, clock, say)
-        if score > max(p[config.evaluate.select] for p in clock.points if p["of"] == "spectral"):
-            model_is = "learned" if weight == 0 else "both"
+    trial, steps = with_room(config, judge, trial, spectrum, clock, say)
+    learned = learn(config, judge, trial, spectrum, chosen, steps, clock, say) if steps > 0 else None
+    if learned is not None:
+        scores["both" if learned.weight > 0 else "learned"] = learned.score
+    model_is = max(scores, key=lambda name: scores[name])
 
     whole = Judge(data.fold(data.train, data.test), device, config.evaluate)  # ranked against test at the end
     spectrum = spectrum_of(config, whole)
+    clock.kept = 0.0
     systems: dict[str, Vectors] = {
         "popularity": popularity_vectors(whole.data),
-        "spectral": spectral_vectors(whole, spectrum, *chosen_spectral),
+        "spectral": spectral_vectors(whole, spectrum, chosen),
     }
-    if model_is != "spectral":
-        space, refitted = refit(config, whole, trial, spectrum, steps, clock)
+    choices: dict[str, Any] = chosen._asdict() | trial._asdict() | {"steps": steps}
+    if learned is not None and model_is in ("learned", "both"):
+        space, done = refit(config, whole, trial, spectrum, steps, clock)
+        if done < steps:
+            say(
+                f"bench: the budget ended the refit after {done} of {steps} steps; without validation's pairs"
+            )
+            space = learned.space
         systems["learned"] = spaces.euclidean_vectors(space)
-        if weight > 0:
-            systems["both"] = with_spectrum(config, whole, space, spectrum, chosen_spectral[1], weight)
-        if refitted < steps:
-            say(f"bench: the budget ended the refit after {refitted} of {steps} steps")
+        if learned.weight > 0:
+            systems["both"] = with_spectrum(config, whole, space, spectrum, chosen, learned.weight)
+        choices |= {"refitted": done == steps, "beside": learned.weight}
     fit_seconds = clock.now()
     say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
 
@@ -216,13 +260,7 @@ def bench(
         "model": model_is,
         "dim": systems[model_is][1].shape[1],
         "search_k": search_k,
-        "chosen": trial._asdict()
-        | {
-            "steps": steps,
-            "spectral_dim": chosen_spectral[0],
-            "item_exponent": chosen_spectral[1],
-            "spectral_weight": weight,
-        },
+        "chosen": choices,
         "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
         "validation": clock.points,
         "counts": data.counts | {"users_judged": len(whole.users)},
@@ -257,100 +295,105 @@ def spectrum_of(config: Bench, judge: Judge) -> Spectrum:
 
 def choose_spectral(
     config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
-) -> tuple[int, float]:
-    """The baseline's best dimension and item exponent."""
+) -> tuple[SpectralChoice, float]:
+    """The baseline's best dimension and item exponent, and their score."""
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims})
-    best, best_score = (dims[0], config.spectral.item_exponents[0]), -1.0
-    for dim in dims:
-        for exponent in config.spectral.item_exponents:
-            if clock.points and clock.left() < 0:
-                return best
-            score = point(config, judge, spectral_vectors(judge, spectrum, dim, exponent), "spectral", clock)
-            if score > best_score:
-                best, best_score = (dim, exponent), score
-    dim, exponent = best
-    say(f"bench: spectral {dim}, item exponent {exponent}: {config.evaluate.select} {best_score:.4f}")
-    return best
+    best, best_score = SpectralChoice(dims[0], config.spectral.item_exponents[0]), -1.0
+    for tried in itertools.starmap(SpectralChoice, itertools.product(dims, config.spectral.item_exponents)):
+        if best_score >= 0 and clock.left() < 0:
+            break
+        score = point(config, judge, spectral_vectors(judge, spectrum, tried), "spectral", clock)
+        if score > best_score:
+            best, best_score = tried, score
+    say(f"bench: {best}: {config.evaluate.select} {best_score:.4f}")
+    return best, best_score
 
 
 def choose_trial(
     config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> Trial:
-    """The best of each list of settings, list after list, by short trainings of the least dimensions."""
+    """The best of each list of settings, list after list, by short trainings of the least dimensions.
+
+    All take at most TRIALS of the budget; none is made where that has no room for two.
+    """
     settings = config.graph
-    began, lasted = clock.now(), 0.0
-    least = min(settings.dims)
-    best = Trial(least, settings.hops[0], settings.temperatures[0], settings.popularity_powers[0])
-    best_score: float | None = None
-    lists: tuple[tuple[str, tuple[Any, ...]], ...] = (
-        ("temperature", settings.temperatures),
-        ("popularity_power", settings.popularity_powers),
-        ("hops", settings.hops),
+    best = Trial(
+        min(settings.dims), settings.hops[0], settings.temperatures[0], settings.popularity_powers[0]
     )
-    for name, values in lists:
-        if len(values) > 1 and best_score is None and clock.left() > 0:
-            best_score = _tried(config, judge, best, spectrum, clock, say)
-            lasted = clock.now() - began
-        for value in values[1:]:
-            other = best._replace(**{name: value})
-            if clock.seconds is not None and clock.now() + lasted > began + TRIALS * clock.seconds:
-                return best
-            score = _tried(config, judge, other, spectrum, clock, say)
-            if best_score is None or score > best_score:
-                best, best_score = other, score
+    others: list[tuple[str, Any]] = [
+        *(("temperature", value) for value in settings.temperatures[1:]),
+        *(("popularity_power", value) for value in settings.popularity_powers[1:]),
+        *(("hops", value) for value in settings.hops[1:]),
+    ]
+    if not others:
+        return best
+    end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
+    lasts = settings.trial_steps * step_seconds(config, judge, best, spectrum, clock) + clock.judging
+    if clock.now() + 2 * lasts > end:
+        return best
+    best_score = _tried(config, judge, best, spectrum, clock, say)
+    for name, value in others:
+        if clock.now() + lasts > end:
+            break
+        other = best._replace(**{name: value})
+        score = _tried(config, judge, other, spectrum, clock, say)
+        if score > best_score:
+            best, best_score = other, score
     return best
 
 
 def _tried(
     config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> float:
-    model = start(config, judge, trial, spectrum)
-    _fit(config, model, config.graph.trial_steps, clock.left())
+    model = start(config, judge, trial, spectrum, config.graph.starts[0])
+    graph_fit(config, model, config.graph.trial_steps)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
     say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
     return score
 
 
+def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock) -> float:
+    """The median of a few steps, or of as many as an eighth of what is left has room for."""
+    ends, end = [clock.now()], clock.now() + clock.left() / 8
+
+    def heard(step: int, loss: torch.Tensor) -> None:
+        ends.append(clock.now())
+        if ends[-1] > end:
+            raise OutOfTime
+
+    with contextlib.suppress(OutOfTime):
+        graph_fit(config, start(config, judge, trial, spectrum, config.graph.starts[0]), TIMED_STEPS, heard)
+    return float(np.median(np.diff(ends)))
+
+
 def with_room(
-    config: Bench,
-    judge: Judge,
-    trial: Trial,
-    spectrum: Spectrum,
-    clock: Clock,
-    refit_starts: float,
-    say: Callable[[str], None],
+    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> tuple[Trial, int]:
     """The most dimensions that the budget holds all steps of, here and in the refit; and how many steps.
 
-    A few steps of each are timed, the widest first. If there is no room for all steps even of the least,
-    fewer are taken. `refit_starts`: seconds that the refit takes before its first step.
+    A few steps of each are timed, the widest first. What room is left goes into more steps. If there is no
+    room for all steps even of the least dimensions, fewer are taken.
     """
     settings = config.graph
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims}, reverse=True)
     n_users = int((judge.data.offsets.diff() > 0).sum())
-    wanted = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
+    steps = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
     if clock.seconds is None:
-        return trial._replace(dim=dims[0]), wanted
-    grown = 1 / (1 - config.validation.share)  # the refit has that many more pairs
-    steps, seconds = 0, float("inf")
+        return trial._replace(dim=dims[0]), steps
+    wanted, seconds = steps, float("inf")
+    points = (4 + len(config.beside.weights)) * len(settings.starts)
     for dim in dims:
         if clock.left() <= 0:
             return trial._replace(dim=dims[-1]), 0
-        timed = [time.monotonic()]
-        model = start(config, judge, trial._replace(dim=dim), spectrum)
-        _fit(config, model, TIMED_STEPS, clock.left() / 8, partial(_note, timed))
-        seconds = float(np.median(np.diff(timed)))
-        judged = 5 + (2 * len(config.beside.weights) if config.beside.dims else 0)  # those are wider
-        spare = clock.left() - refit_starts - judged * clock.judging
-        steps = max(0, int(min(wanted, spare / (len(settings.starts) * seconds * (1.02 + grown)))))
-        if steps == wanted:
+        seconds = step_seconds(config, judge, trial._replace(dim=dim), spectrum, clock)
+        grown = 1 + 1 / (1 - config.validation.share)  # the refit has that many more pairs
+        spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer
+        steps = max(0, int(spare / (1.02 * len(settings.starts) * seconds * grown)))
+        if steps >= wanted:
             break
+    steps = min(steps, int(settings.longer * wanted))
     say(f"bench: {dim} dimensions, {steps} steps of about {seconds:.2f} s")
     return trial._replace(dim=dim), steps
-
-
-def _note(times: list[float], steps: int) -> None:
-    times.append(time.monotonic())
 
 
 def learn(
@@ -358,49 +401,48 @@ def learn(
     judge: Judge,
     trial: Trial,
     spectrum: Spectrum,
-    exponent: float,
+    chosen: SpectralChoice,
     steps: int,
     clock: Clock,
     say: Callable[[str], None],
-) -> tuple[float, float]:
-    """Train on the slice that is left, judged on the way; the score to expect of the refit.
+) -> Learned | None:
+    """Train on the slice that is left, from each start; the weight of the spectrum beside that scores best.
 
-    And the weight of the spectral coordinates beside, 0 for none, that had this score. The score is -1 where
-    training diverged, or took half as long again as was planned: there is no room for the refit then.
+    Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
-    latest, parts = clock.now() + 0.75 * clock.left(), list[Space]()
-    try:
-        for kind in config.graph.starts:
-            model = start(config, judge, trial, spectrum, kind)
-            learn_one(config, judge, model, steps, latest, clock, kind)
-            parts.append(model.space())
-    except (OutOfTime, FloatingPointError) as error:
-        say(f"bench: {error or 'training takes too long for a refit'}; the spectral model is kept")
-        return -1.0, 0.0
-    space = evenly(parts)
-    best, weight = point(config, judge, spaces.euclidean_vectors(space), "learned", clock), 0.0
+    parts, best = list[Space](), -1.0
+    for kind in config.graph.starts:
+        model = start(config, judge, trial, spectrum, kind)
+        try:
+            learn_one(config, judge, model, steps, clock, kind)
+        except (OutOfTime, FloatingPointError) as error:
+            say(f"bench: {error or 'training takes too long'}; left out: the {kind} start")
+            continue
+        parts.append(model.space())
+    if not parts:
+        return None
+    space, weight = evenly(parts), 0.0
+    best = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
     for tried in config.beside.weights if config.beside.dims else ():
-        vectors = with_spectrum(config, judge, space, spectrum, exponent, tried)
+        vectors = with_spectrum(config, judge, space, spectrum, chosen, tried)
         score = point(config, judge, vectors, "both", clock)
         say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
         if score > best:
             best, weight = score, tried
-    return best, weight
+    return Learned(space, weight, best)
 
 
-def learn_one(
-    config: Bench, judge: Judge, model: GraphSpace, steps: int, latest: float, clock: Clock, kind: str
-) -> None:
-    """All steps, judged after each quarter but the last. Raises OutOfTime past the second `latest`."""
-    marks = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}
+def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, kind: str) -> None:
+    """All steps, judged after each quarter but the last. Raises OutOfTime once the budget is used up."""
+    marks, end = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}, clock.now() + clock.left()
     with progress.progress(f"learning from a {kind} start, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
             if step in marks:
-                point(config, judge, spaces.euclidean_vectors(model.space()), "learned", clock)
-            if clock.now() > latest:
+                point(config, judge, spaces.euclidean_vectors(model.space()), f"{kind} start", clock)
+            if clock.is_past(end, step):
                 raise OutOfTime
 
         graph_fit(config, model, steps, heard)
@@ -409,15 +451,26 @@ def learn_one(
 def refit(
     config: Bench, whole: Judge, trial: Trial, spectrum: Spectrum, steps: int, clock: Clock
 ) -> tuple[Space, int]:
-    """The chosen model on all of train, and how many steps it got before the budget ended."""
-    starts, parts, done = config.graph.starts, list[Space](), steps
-    for number, kind in enumerate(starts):
-        model = start(config, whole, trial, spectrum, kind)
-        seconds = clock.left() / (len(starts) - number)
+    """The chosen model on all of train, and how many of its steps the budget had room for."""
+    parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
+    for kind in config.graph.starts:
+        model, done = start(config, whole, trial, spectrum, kind), 0
         with progress.progress(f"learning from a {kind} start, on all of train", steps) as tick:
-            done = min(done, _fit(config, model, steps, seconds, tick))
+
+            def heard(step: int, loss: torch.Tensor, tick: Callable[[int], None] = tick) -> None:
+                nonlocal done
+                done = step
+                tick(1)
+                if step < steps and clock.is_past(end, step):
+                    raise OutOfTime
+
+            with contextlib.suppress(OutOfTime):
+                graph_fit(config, model, steps, heard)
         parts.append(model.space())
-    return evenly(parts), done
+        fewest = min(fewest, done)
+        if fewest < steps:
+            break
+    return evenly(parts), fewest
 
 
 def evenly(parts: list[Space]) -> Space:
@@ -430,10 +483,10 @@ def evenly(parts: list[Space]) -> Space:
 
 
 def with_spectrum(
-    config: Bench, judge: Judge, learned: Space, spectrum: Spectrum, exponent: float, weight: float
+    config: Bench, judge: Judge, learned: Space, spectrum: Spectrum, chosen: SpectralChoice, weight: float
 ) -> Vectors:
     """Learned and spectral coordinates in one vector; the weight counts in what either spreads items by."""
-    spectral = spectral_space(judge, spectrum, config.beside.dims, exponent)
+    spectral = spectral_space(judge, spectrum, SpectralChoice(config.beside.dims, chosen.item_exponent))
     return spaces.euclidean_vectors(
         spaces.add_distances(learned, spectral, weight * float(spread(learned) / spread(spectral)))
     )
@@ -446,9 +499,7 @@ def spread(space: Space) -> torch.Tensor:
     return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
 
 
-def start(
-    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, kind: str = "spectral"
-) -> GraphSpace:
+def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, kind: str) -> GraphSpace:
     settings, data = config.graph, judge.data
     if kind == "spectral":
         users, items = graph.spectral_start(data, spectrum, trial.dim, settings.start_length)
@@ -468,7 +519,10 @@ def start(
 
 
 def graph_fit(
-    config: Bench, model: GraphSpace, steps: int, heard: Callable[[int, torch.Tensor], None]
+    config: Bench,
+    model: GraphSpace,
+    steps: int,
+    heard: Callable[[int, torch.Tensor], None] = lambda step, loss: None,
 ) -> None:
     settings = config.graph
     graph.fit(
@@ -482,24 +536,6 @@ def graph_fit(
     )
 
 
-def _fit(
-    config: Bench, model: GraphSpace, steps: int, seconds: float, tick: Callable[[int], None] = lambda n: None
-) -> int:
-    """Steps done within the seconds."""
-    end, done = time.monotonic() + seconds, 0
-
-    def heard(step: int, loss: torch.Tensor) -> None:
-        nonlocal done
-        done = step
-        tick(1)
-        if time.monotonic() > end:
-            raise OutOfTime
-
-    with contextlib.suppress(OutOfTime):
-        graph_fit(config, model, steps, heard)
-    return done
-
-
 def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) -> float:
     """Judge on validation; the score that chooses."""
     began = clock.now()
@@ -510,14 +546,14 @@ def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) 
     return means[config.evaluate.select]
 
 
-def spectral_vectors(judge: Judge, spectrum: Spectrum, dim: int, exponent: float) -> Vectors:
-    return spaces.euclidean_vectors(spectral_space(judge, spectrum, dim, exponent))
+def spectral_vectors(judge: Judge, spectrum: Spectrum, chosen: SpectralChoice) -> Vectors:
+    return spaces.euclidean_vectors(spectral_space(judge, spectrum, chosen))
 
 
-def spectral_space(judge: Judge, spectrum: Spectrum, dim: int, exponent: float) -> Space:
-    users, items = (rows[:, :dim] for rows in spectrum)
+def spectral_space(judge: Judge, spectrum: Spectrum, chosen: SpectralChoice) -> Space:
+    users, items = (rows[:, : chosen.spectral_dim] for rows in spectrum)
     degree = baselines.popularity(judge.data).clamp_min(1)[:, None]  # (I, 1)
-    return spaces.inner_product_as_distance(users, degree.pow(exponent) * items)
+    return spaces.inner_product_as_distance(users, degree.pow(chosen.item_exponent) * items)
 
 
 # Serving

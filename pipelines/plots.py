@@ -64,11 +64,10 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     """Validation against seconds, a line for each kind of model; grey from where all is fitted."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
-    for kind, marker in (("spectral", "s"), ("trial", "x"), ("learned", "o"), ("both", "^")):
+    for kind in dict.fromkeys(point["of"] for point in points):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
-        if of_kind:
-            seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
-            axes.plot(seconds, score, marker=marker, linestyle="-" if kind == "learned" else "", label=kind)
+        seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
+        axes.plot(seconds, score, marker="o", linestyle="-" if kind.endswith("start") else "", label=kind)
     axes.axvline(fitted, color="grey", linestyle=":", label=f"refitted on all of train: {fitted:.0f} s")
     axes.set(title="Quality against seconds", xlabel="seconds since the start", ylabel=f"validation {select}")
     axes.set_xlim(left=0)

@@ -88,7 +88,6 @@ def read(train: Path, test: Path) -> Data:
 def _pairs(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, columns=list(COLUMNS))
-        frame = frame.with_columns(pl.selectors.integer().cast(pl.Int64))
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist") from None
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -102,9 +101,11 @@ def _pairs(path: Path) -> pl.DataFrame:
             raise InputError(f"'{path}': {name} is missing in {column.null_count():,} rows")
         if not (column.dtype.is_integer() or column.dtype == pl.String):
             raise InputError(f"'{path}': {name} is {column.dtype}, allowed: integers or strings")
+        if column.dtype == pl.UInt64 and (column > 2**63 - 1).any():
+            raise InputError(f"'{path}': {name} goes to {column.max()!r}, allowed: integers below 2^63")
     if frame.is_empty():
         raise InputError(f"'{path}' has no rows")
-    return frame
+    return frame.with_columns(pl.selectors.integer().cast(pl.Int64))
 
 
 def _numbers(pairs: pl.DataFrame, users: pl.DataFrame, items: pl.DataFrame) -> NDArray[np.int32]:
@@ -127,7 +128,7 @@ def sliced(data: Data, settings: Validation, seed: int) -> tuple[NDArray[np.int3
     if not taken.any():  # few users of few pairs: one gives one
         taken[n.argmax()] = 1
     if n.max() < 2:
-        raise InputError("no user of train has two pairs: there is nothing to choose by")
+        raise InputError("no user of --train has more than one item: one is held out, to choose by")
     first = np.concatenate([[0], np.cumsum(n)])[:-1]  # (U,)
     place = np.arange(len(user)) - first[user]  # (N,): of a pair among its user's shuffled ones
     held_out = np.zeros(len(user), dtype=bool)

@@ -68,7 +68,10 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
         intervals = result["intervals"][system]
         table.add_row(system, *(_cell(means[name], *intervals[name]) for name in names))
     console.print(table)
-    chosen = ", ".join(f"{name} {value}" for name, value in result["chosen"].items())
+    spectral = ("spectral_dim", "item_exponent")
+    learned = tuple(name for name in result["chosen"] if name not in spectral)
+    of_model = {"popularity": (), "spectral": spectral, "learned": learned, "both": spectral + learned}
+    chosen = ", ".join(f"{name} {result['chosen'][name]}" for name in of_model[result["model"]])
     seconds = result["seconds"]
     console.print(
         f"the model is the {result['model']} one, {result['dim']} coordinates; {chosen}; fitted in "

@@ -70,17 +70,17 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     return config.runs / name
 
 
-def choose_device(name: str) -> torch.device:
-    """'auto' is CUDA where present; raises InputError for one that is unknown or absent."""
+def choose_device(name: str, option: str = "train.device") -> torch.device:
+    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.split(":")[0] not in ("cpu", "cuda"):
-        raise InputError(f"train.device = '{name}', allowed: auto, cpu, cuda, cuda:N")
+        raise InputError(f"{option} = '{name}', allowed: auto, cpu, cuda, cuda:N")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"train.device = '{name}': {str(error).splitlines()[0]}") from None
+        raise InputError(f"{option} = '{name}': {str(error).splitlines()[0]}") from None
     return device
 
 

@@ -12,11 +12,13 @@ from shop import Ran, failed, recsys
 
 from pipelines import bench, published
 from pipelines.bench import Bench
+from pipelines.config import read_toml
 from pipelines.judge import Judge
 from pipelines.published import Validation
 from recsys.spaces import Space
 
 N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
+CONFIGS = Path(__file__).parents[1] / "configs" / "bench"
 SETTINGS = (
     "threads=1",
     "spectral.dims=[4, 8]",
@@ -82,7 +84,13 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
     assert result["config"]["graph"]["dims"] == [8]
     seconds = [point["seconds"] for point in result["validation"]]
     assert seconds == sorted(seconds)
-    assert {point["of"] for point in result["validation"]} == {"spectral", "learned"}
+    assert {point["of"] for point in result["validation"]} == {
+        "popularity",
+        "spectral",
+        "spectral start",
+        "learned",
+    }
+    assert result["chosen"]["refitted"]
     assert result["seconds"]["fit"] >= seconds[-1]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -120,9 +128,10 @@ def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path],
     ran = run(files, out, *changes, "spectral.dims=[1]", "graph.steps=30", seconds=60)
     assert ran.code == 0, ran.err
     result = metrics(out)
-    tried = [point["ndcg@20"] for point in result["validation"] if point["of"] in ("learned", "both")][-4:]
+    tried = [point["ndcg@20"] for point in result["validation"] if point["of"] in ("learned", "both")]
+    assert len(tried) == 4
     weights = (0.0, 0.01, 0.1, 30.0)
-    weight = result["chosen"]["spectral_weight"]
+    weight = result["chosen"]["beside"]
     assert weight == weights[tried.index(max(tried))]
     assert result["model"] == ("both" if weight else "learned")
     assert result["dim"] == 8 + 8 + (12 if weight else 0) + 1
@@ -160,10 +169,69 @@ def test_a_budget_without_room_for_a_step_leaves_the_baseline(
     assert "learned" not in result["test"]
 
 
-def test_a_short_budget_takes_fewer_steps(files: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [[], ["graph.temperatures=[0.1, 0.2, 0.3]", "beside.dims=8"]])
+def test_a_short_budget_takes_fewer_steps(
+    files: tuple[Path, Path], tmp_path: Path, changes: list[str]
+) -> None:
     out = tmp_path / "out.json"
-    assert run(files, out, "graph.steps=1000000", seconds=3).code == 0
-    assert 0 < metrics(out)["chosen"]["steps"] < 1000000
+    assert run(files, out, "graph.steps=1000000", *changes, seconds=6).code == 0
+    result = metrics(out)
+    assert 0 < result["chosen"]["steps"] < 1000000
+    assert result["chosen"]["dim"] == 8
+    assert result["seconds"]["fit"] <= 1.1 * 6  # as promised: a budget is part of what it does
+
+
+def test_a_refit_without_room_leaves_what_validation_chose(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the steps of another learning rate's fall would be a model that nothing was chosen by."""
+    config = read_toml(Bench, None, [*SETTINGS, "spectral.dims=[1]"])
+    real, learned = bench.refit, list[Space]()
+
+    def cut_short(config: Bench, whole: Judge, *rest: Any) -> tuple[Space, int]:
+        space, steps = real(config, whole, *rest)
+        learned.append(space)
+        return space, steps - 1
+
+    monkeypatch.setattr(bench, "refit", cut_short)
+    result = bench.bench(config, *files, tmp_path / "cut.json", "cpu", None, print)
+    monkeypatch.undo()
+    whole = bench.bench(config, *files, tmp_path / "whole.json", "cpu", None, print)
+    assert (result["chosen"]["refitted"], whole["chosen"]["refitted"]) == (False, True)
+    assert result["model"] == whole["model"] == "learned"
+    assert result["validation"][-1]["ndcg@20"] == whole["validation"][-1]["ndcg@20"]
+    assert whole["test"]["model"] != result["test"]["model"]
+    assert result["test"]["model"]["ndcg@20"] > 1.5 * result["test"]["popularity"]["ndcg@20"]
+
+
+def test_popularity_may_be_the_model(tmp_path: Path) -> None:
+    """Where everybody takes the same few items, and nothing else may say so."""
+    weak = (
+        "graph.steps=2",
+        "graph.rounds=1",
+        "graph.popularity_powers=[0.0]",
+        "spectral.item_exponents=[-1.0]",
+    )
+    generator = np.random.default_rng(0)
+    taken = generator.random((80, 60)) < np.where(np.arange(60) < 12, 0.6, 0.01)
+    asked = taken & (generator.random(taken.shape) < 0.3)
+    paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
+    for pairs, path in zip((taken & ~asked, asked), paths, strict=True):
+        user, item = np.nonzero(pairs)
+        pl.DataFrame({"user_id": user, "item_id": item}).write_parquet(path)
+    out = tmp_path / "out.json"
+    ran = run(paths, out, *weak)
+    assert ran.code == 0, ran.err
+    result = metrics(out)
+    best = max(result["validation"], key=lambda point: point["ndcg@20"])
+    assert result["model"] == best["of"] == "popularity"
+    assert result["test"]["model"] == result["test"]["popularity"]
+    assert "the model is the popularity one, 1 coordinates; " in ran.out
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.toml")))
+def test_each_configuration_can_be_read(name: str) -> None:
+    read_toml(Bench, CONFIGS / name)
 
 
 def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -172,6 +240,14 @@ def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path:
     assert metrics(out)["chosen"]["steps"] == 12  # 150 users
     assert run(files, out, "graph.steps=30", "graph.rounds=4", "graph.batch_users=50").code == 0
     assert metrics(out)["chosen"]["steps"] == 30
+
+
+def test_a_longer_budget_takes_more_steps_up_to_a_limit(files: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    steps = ("graph.steps=2", "graph.rounds=1", "graph.longer=1.5")
+    assert run(files, out, *steps, "graph.batch_users=50", "graph.dims=[4, 8]", seconds=30).code == 0
+    assert metrics(out)["chosen"]["dim"] == 8
+    assert metrics(out)["chosen"]["steps"] == 4  # 150 users are three batches
 
 
 def test_dimensions_are_as_many_as_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -266,10 +342,14 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
         (lambda t: t.with_columns(pl.col("item_id").cast(pl.Float64)), ["item_id is Float64", "integers or"]),
         (lambda t: t.with_columns(pl.lit(None, pl.Int64).alias("user_id")), ["user_id is missing in"]),
         (lambda t: t.clear(), ["has no rows"]),
+        (
+            lambda t: t.with_columns(pl.lit(2**63, pl.UInt64).alias("user_id")),
+            ["user_id goes to 9223372036854775808, allowed: integers below 2^63"],
+        ),
         (lambda t: t.with_columns(pl.col("user_id") + 10**6), ["nothing to judge"]),
         (lambda t: t.with_columns(pl.col("user_id").cast(pl.String)), ["has ids of"]),
     ],
-    ids=["column", "floats", "nulls", "empty", "strangers", "types"],
+    ids=["column", "floats", "nulls", "empty", "huge", "strangers", "types"],
 )
 def test_bad_files_are_one_line(
     files: tuple[Path, Path], tmp_path: Path, change: Any, words: list[str]
@@ -290,8 +370,19 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
     failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
+    failed(run(files, out, 'graph.starts=["random", "random"]'), 2, "'random'], allowed: each once")
+    failed(run(files, out, "spectral.item_exponents=[1e6]"), 2, "less than or equal to 2")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()
+
+
+def test_the_input_is_never_written_over(files: tuple[Path, Path], tmp_path: Path) -> None:
+    before = files[1].read_bytes()
+    failed(run(files, files[1]), 2, "test.parquet', allowed: a file for JSON other than --train and --test")
+    link = tmp_path / "link.json"
+    link.symlink_to(files[1])
+    failed(run(files, link), 2, "link.json', allowed: a file for JSON other than")
+    assert files[1].read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
