@@ -205,13 +205,7 @@ def test_a_refit_without_room_leaves_what_validation_chose(
 
 
 def test_popularity_may_be_the_model(tmp_path: Path) -> None:
-    """Where everybody takes the same few items, and nothing else may say so."""
-    weak = (
-        "graph.steps=2",
-        "graph.rounds=1",
-        "graph.popularity_powers=[0.0]",
-        "spectral.item_exponents=[-1.0]",
-    )
+    """Where everybody takes the same few items, the spectrum goes against that, and there is no time."""
     generator = np.random.default_rng(0)
     taken = generator.random((80, 60)) < np.where(np.arange(60) < 12, 0.6, 0.01)
     asked = taken & (generator.random(taken.shape) < 0.3)
@@ -220,7 +214,7 @@ def test_popularity_may_be_the_model(tmp_path: Path) -> None:
         user, item = np.nonzero(pairs)
         pl.DataFrame({"user_id": user, "item_id": item}).write_parquet(path)
     out = tmp_path / "out.json"
-    ran = run(paths, out, *weak)
+    ran = run(paths, out, "spectral.item_exponents=[-1.0]", seconds=1e-3)
     assert ran.code == 0, ran.err
     result = metrics(out)
     best = max(result["validation"], key=lambda point: point["ndcg@20"])
