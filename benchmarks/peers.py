@@ -88,14 +88,13 @@ def popular(task: Task, heard: Heard) -> None:
 
 
 def spectral(task: Task, heard: Heard) -> None:
-    """A step is a setting: each dimension and item exponent of the configuration."""
-    data, settings = task.judge.data, task.config.spectral
-    degree = baselines.popularity(data).clamp_min(1)[:, None]  # (I, 1)
-    step = itertools.count(1)
-    for dim in sorted({min(dim, data.n_users, data.n_items) for dim in settings.dims}):
-        users, items = baselines.spectral(data, dim, 0.0, seed=task.config.seed)  # (U, D), (I, D)
-        for exponent in settings.item_exponents:
-            heard(next(step), 0, partial(of_products, users, degree.pow(exponent) * items))
+    """A step is a setting: each dimension and item exponent of the configuration, all of one spectrum."""
+    judge, settings = task.judge, task.config.spectral
+    spectrum = bench.spectrum_of(task.config, judge)
+    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
+    choices = itertools.starmap(bench.SpectralChoice, itertools.product(dims, settings.item_exponents))
+    for step, choice in enumerate(choices, 1):
+        heard(step, 0, partial(bench.spectral_vectors, judge, spectrum, choice))
 
 
 def ours(task: Task, heard: Heard, dim: int) -> None:
