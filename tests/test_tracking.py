@@ -182,8 +182,11 @@ def test_a_shown_uri_has_no_password(shop: Shop, uri: str, shown: str) -> None:
         assert "hush" not in text
 
 
-def test_a_password_is_nowhere_but_in_the_config(own_shop: Shop) -> None:
+def test_a_password_is_nowhere_but_in_the_config(
+    own_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SQLite ignores what it does not know of a URI's query, such as a password."""
+    monkeypatch.chdir(tmp_path)  # MLflow makes a folder of that URI's name where it runs
     uri = f"sqlite:///file:{own_shop.config.root}/mlflow.db?uri=true&password=hush"
     ran = recsys(
         "retrain", "--config", own_shop.config_file, "--set", f"tracking.uri={uri}",
