@@ -327,13 +327,15 @@ def choose_trial(
     ]
     if not others:
         return best
-    end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
     lasts = settings.trial_steps * step_seconds(config, judge, best, spectrum, clock) + clock.judging
+    end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
     if clock.now() + 2 * lasts > end:
+        say(f"bench: no room for trials of {lasts:.1f} s; the first of each list is taken")
         return best
     best_score = _tried(config, judge, best, spectrum, clock, say)
     for name, value in others:
         if clock.now() + lasts > end:
+            say(f"bench: no room to try another {name}")
             break
         other = best._replace(**{name: value})
         score = _tried(config, judge, other, spectrum, clock, say)
@@ -388,7 +390,7 @@ def with_room(
         seconds = step_seconds(config, judge, trial._replace(dim=dim), spectrum, clock)
         grown = 1 + 1 / (1 - config.validation.share)  # the refit has that many more pairs
         spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer
-        steps = max(0, int(spare / (1.02 * len(settings.starts) * seconds * grown)))
+        steps = max(0, int(spare / (1.05 * len(settings.starts) * seconds * grown)))
         if steps >= wanted:
             break
     steps = min(steps, int(settings.longer * wanted))

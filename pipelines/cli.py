@@ -67,7 +67,7 @@ def prepare(config: ConfigFile, set_: Overrides = None) -> None:
     prepare(load_config(config, set_), say)
 
 
-@app.command(epilog=_keys("train", "spectral", "evaluate", "tracking"))
+@app.command(epilog=_keys("space", "loss", "mining", "train", "spectral", "evaluate", "tracking"))
 def train(config: ConfigFile, set_: Overrides = None) -> None:
     """Choose on the validation window, then fit on everything before the test window."""
     from pipelines.train import train
@@ -115,9 +115,7 @@ def recommend(
         print(item.item_id, score, item.title or "", sep="\t")
 
 
-@app.command(
-    epilog=_keys("source", "items", "split", "prepare", "train", "spectral", "evaluate", "export", "tracking")
-)
+@app.command(epilog=_keys(*(name for name in Config.model_fields if name not in ("root", "seed"))))
 def retrain(config: ConfigFile, set_: Overrides = None) -> None:
     """prepare, train, evaluate and export in one go; what is done and still valid is reused."""
     from pipelines.report import show
@@ -131,15 +129,22 @@ def retrain(config: ConfigFile, set_: Overrides = None) -> None:
     show(loaded, run, result, f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}")
 
 
-@app.command()
+@app.command(
+    epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: each with "
+    "its default and meaning in pipelines/bench.py, and named where one is mistyped."
+)
 def bench(
     train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id")],
     test: Annotated[Path, typer.Option(help="the same of what is asked for; scored once, at the end")],
     out: Annotated[Path, typer.Option(help="metrics.json; the plot goes beside it")],
     config: Annotated[Path | None, typer.Option("--config", help="TOML file; default: no changes")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    seconds: Annotated[float | None, typer.Option(help="budget of the fit, all choices included")] = None,
-    set_: Overrides = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="budget of the fit, all choices included; default: none")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="change one setting, e.g. graph.hops=[3]; repeatable")
+    ] = None,
 ) -> None:
     """Fit within a budget on a published split; a slice of train chooses, test is scored once."""
     from rich.console import Console

@@ -61,14 +61,14 @@ def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int)
 
 
 def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path) -> None:
-    """Validation against seconds, a line for each kind of model; grey from where all is fitted."""
+    """Validation against seconds, a line for each training; grey where the fit of what is tested ended."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     axes = figure.subplots()
     for kind in dict.fromkeys(point["of"] for point in points):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
         seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
         axes.plot(seconds, score, marker="o", linestyle="-" if kind.endswith("start") else "", label=kind)
-    axes.axvline(fitted, color="grey", linestyle=":", label=f"refitted on all of train: {fitted:.0f} s")
+    axes.axvline(fitted, color="grey", linestyle=":", label=f"end of the fit: {fitted:.0f} s")
     axes.set(title="Quality against seconds", xlabel="seconds since the start", ylabel=f"validation {select}")
     axes.set_xlim(left=0)
     axes.legend()
