@@ -136,7 +136,8 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
         fit(TIMED_STEPS, lambda step: ends.append(now(data)))
         model.load_state_dict(begin)
         left = task.seconds - (now(data) - started)
-        plan = max(1, min(settings.steps, int(left / (1.05 * np.median(np.diff(ends))))))
+        most = int(settings.longer * settings.steps)
+        plan = max(1, min(most, int(left / (1.05 * np.median(np.diff(ends))))))
     heard(0, plan, vectors)
     fit(plan, lambda step: heard(step, plan, vectors))
 
@@ -359,7 +360,7 @@ Test: refitted on all of train for as many steps, scored once.
   negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the sparse product
   that ours uses. {n["epoch"]:,} steps are an epoch.
 - BPR MF: the same without layers.
-- ours: recsys/graph.py from the spectral start, {g.hops[0]} hops, {g.steps} steps or as many as there is
+- ours: recsys/graph.py from the spectral start, {g.hops[0]} hops, {g.longer * g.steps:.0f} steps or as many as there is
   time for, of {g.batch_users:,} users. The learning rate falls until the last step: points before it are
   below what a shorter training reaches.
 - spectral: truncated SVD, no training; a step is a setting, dimensions {config.spectral.dims} by

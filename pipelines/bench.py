@@ -67,9 +67,9 @@ class Graph(Section):
     temperatures: tuple[Temperature, ...] = Field((0.12, 0.09, 0.16), min_length=1, description="tried")
     popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8, 0.5), min_length=1, description="tried")
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
-    steps: PositiveInt = Field(300, description="steps of a training at least, if the budget has room")
-    rounds: PositiveInt = Field(20, description="times that every user comes at least, if it has room")
-    longer: float = Field(2.0, ge=1, description="times as many of both at the most, within a budget")
+    steps: PositiveInt = Field(200, description="steps of a training at least, if the budget has room")
+    rounds: PositiveInt = Field(13, description="times that every user comes at least, if it has room")
+    longer: float = Field(3.0, ge=1, description="times as many of both, as far as the budget has room")
     learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
     batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
     candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
@@ -141,6 +141,7 @@ class Learned(NamedTuple):
     space: Space
     weight: float  # of the spectrum beside it, 0 for none
     score: float  # of both on validation
+    seconds: float  # that training took
 
 
 Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
@@ -230,16 +231,15 @@ def bench(
     }
     choices: dict[str, Any] = chosen._asdict() | trial._asdict() | {"steps": steps}
     if learned is not None and model_is in ("learned", "both"):
-        space, done = refit(config, whole, trial, spectrum, steps, clock)
-        if done < steps:
-            say(
-                f"bench: the budget ended the refit after {done} of {steps} steps; without validation's pairs"
-            )
-            space = learned.space
+        planned = affordable(config, learned, steps, clock)
+        space, done = refit(config, whole, trial, spectrum, planned, clock)
+        if done < planned:
+            say(f"bench: the budget ended the refit after {done} of {planned} steps; the slice's fit stays")
+            space, planned = learned.space, 0
         systems["learned"] = spaces.euclidean_vectors(space)
         if learned.weight > 0:
             systems["both"] = with_spectrum(config, whole, space, spectrum, chosen, learned.weight)
-        choices |= {"refitted": done == steps, "beside": learned.weight}
+        choices |= {"refit_steps": planned, "beside": learned.weight}
     fit_seconds = clock.now()
     say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
 
@@ -381,16 +381,16 @@ def with_room(
     n_users = int((judge.data.offsets.diff() > 0).sum())
     steps = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
     if clock.seconds is None:
-        return trial._replace(dim=dims[0]), steps
+        return trial._replace(dim=dims[0]), int(settings.longer * steps)
     wanted, seconds = steps, float("inf")
     points = (4 + len(config.beside.weights)) * len(settings.starts)
     for dim in dims:
         if clock.left() <= 0:
             return trial._replace(dim=dims[-1]), 0
         seconds = step_seconds(config, judge, trial._replace(dim=dim), spectrum, clock)
-        grown = 1 + 1 / (1 - config.validation.share)  # the refit has that many more pairs
+        both = 1 + grown(config)  # trainings: this one and the refit
         spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer
-        steps = max(0, int(spare / (1.05 * len(settings.starts) * seconds * grown)))
+        steps = max(0, int(spare / (1.05 * len(settings.starts) * seconds * both)))
         if steps >= wanted:
             break
     steps = min(steps, int(settings.longer * wanted))
@@ -412,7 +412,7 @@ def learn(
 
     Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
-    parts, best = list[Space](), -1.0
+    parts, began = list[Space](), clock.now()
     for kind in config.graph.starts:
         model = start(config, judge, trial, spectrum, kind)
         try:
@@ -423,7 +423,7 @@ def learn(
         parts.append(model.space())
     if not parts:
         return None
-    space, weight = evenly(parts), 0.0
+    space, weight, seconds = evenly(parts), 0.0, clock.now() - began
     best = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
     for tried in config.beside.weights if config.beside.dims else ():
@@ -432,7 +432,7 @@ def learn(
         say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
         if score > best:
             best, weight = score, tried
-    return Learned(space, weight, best)
+    return Learned(space, weight, best, seconds)
 
 
 def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, kind: str) -> None:
@@ -448,6 +448,18 @@ def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock:
                 raise OutOfTime
 
         graph_fit(config, model, steps, heard)
+
+
+def grown(config: Bench) -> float:
+    """How many times the pairs that are left after the slice train has, and so the seconds of a step."""
+    return 1 / (1 - config.validation.share)
+
+
+def affordable(config: Bench, learned: Learned, steps: int, clock: Clock) -> int:
+    """Steps of the refit: as many as were judged, or somewhat fewer where those took longer than planned."""
+    if clock.seconds is None:
+        return steps
+    return max(1, min(steps, int(steps * clock.left() / (1.05 * learned.seconds * grown(config)))))
 
 
 def refit(

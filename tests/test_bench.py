@@ -30,6 +30,7 @@ SETTINGS = (
     "graph.batch_users=64",
     "graph.candidates=128",
     "evaluate.resamples=100",
+    "graph.longer=1",
     "export.trees=5",
 )
 
@@ -90,7 +91,7 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
         "spectral start",
         "learned",
     }
-    assert result["chosen"]["refitted"]
+    assert result["chosen"]["refit_steps"] == 60
     assert result["seconds"]["fit"] >= seconds[-1]
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -197,11 +198,21 @@ def test_a_refit_without_room_leaves_what_validation_chose(
     result = bench.bench(config, *files, tmp_path / "cut.json", "cpu", None, print)
     monkeypatch.undo()
     whole = bench.bench(config, *files, tmp_path / "whole.json", "cpu", None, print)
-    assert (result["chosen"]["refitted"], whole["chosen"]["refitted"]) == (False, True)
+    assert (result["chosen"]["refit_steps"], whole["chosen"]["refit_steps"]) == (0, 60)
     assert result["model"] == whole["model"] == "learned"
     assert result["validation"][-1]["ndcg@20"] == whole["validation"][-1]["ndcg@20"]
     assert whole["test"]["model"] != result["test"]["model"]
     assert result["test"]["model"]["ndcg@20"] > 1.5 * result["test"]["popularity"]["ndcg@20"]
+
+
+def test_a_training_that_took_longer_leaves_fewer_steps_to_the_refit() -> None:
+    """Their learning rate falls to its end all the same."""
+    config, clock = Bench(), bench.Clock(100.0, torch.device("cpu"))
+    space = Space(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    for seconds, expected in ((10.0, 200), (160.0, 102)):  # 96 are left, a step takes a ninth longer
+        learned = bench.Learned(space, 0.0, 0.1, seconds)
+        assert bench.affordable(config, learned, 200, clock) == pytest.approx(expected, abs=1)
+    assert bench.affordable(config, learned, 200, bench.Clock(None, torch.device("cpu"))) == 200
 
 
 def test_popularity_may_be_the_model(tmp_path: Path) -> None:
