@@ -361,8 +361,8 @@ Test: refitted on all of train for as many steps, scored once.
   that ours uses. {n["epoch"]:,} steps are an epoch.
 - BPR MF: the same without layers.
 - ours: recsys/graph.py from the spectral start, {g.hops[0]} hops, {g.longer * g.steps:.0f} steps or as
-  many as there is time for, of {g.batch_users:,} users. The learning rate falls until the last step: points before it are
-  below what a shorter training reaches.
+  many as there is time for, of {g.batch_users:,} users. The learning rate falls until the last step:
+  points before it are below what a shorter training reaches.
 - spectral: truncated SVD, no training; a step is a setting, dimensions {config.spectral.dims} by
   item exponents {config.spectral.item_exponents}.
 """
