@@ -1,7 +1,8 @@
 """bench: one published split, a budget in seconds, one line of figures that nothing was chosen by.
 
-A slice of train chooses; test is scored once, by what was refitted on all of train. Seconds are those of the
-wall, reading and every choice included; scoring test and exporting come after the budget.
+A slice of train chooses; test is scored once, by what was refitted on all of train, or by what was fitted
+without the slice if the budget has no room for more. Seconds are those of the wall, reading and every choice
+included; scoring test and exporting come after the budget.
 Axes: U users, I items, K dimensions of the spectrum.
 """
 
