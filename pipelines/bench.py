@@ -143,6 +143,7 @@ class Learned(NamedTuple):
     weight: float  # of the spectrum beside it, 0 for none
     score: float  # of both on validation
     seconds: float  # that training took
+    starts: tuple[str, ...]  # those whose training came to its end
 
 
 Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
@@ -233,7 +234,7 @@ def bench(
     choices: dict[str, Any] = chosen._asdict() | trial._asdict() | {"steps": steps}
     if learned is not None and model_is in ("learned", "both"):
         planned = affordable(config, learned, steps, clock)
-        space, done = refit(config, whole, trial, spectrum, planned, clock)
+        space, done = refit(config, whole, trial, learned.starts, spectrum, planned, clock)
         if done < planned:
             say(f"bench: the budget ended the refit after {done} of {planned} steps; the slice's fit stays")
             space, planned = learned.space, 0
@@ -413,7 +414,7 @@ def learn(
 
     Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
-    parts, began = list[Space](), clock.now()
+    parts, began = dict[str, Space](), clock.now()
     for kind in config.graph.starts:
         model = start(config, judge, trial, spectrum, kind)
         try:
@@ -421,10 +422,10 @@ def learn(
         except (OutOfTime, FloatingPointError) as error:
             say(f"bench: {error or 'training takes too long'}; left out: the {kind} start")
             continue
-        parts.append(model.space())
+        parts[kind] = model.space()
     if not parts:
         return None
-    space, weight, seconds = evenly(parts), 0.0, clock.now() - began
+    space, weight, seconds = evenly(list(parts.values())), 0.0, clock.now() - began
     best = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
     for tried in config.beside.weights if config.beside.dims else ():
@@ -433,7 +434,7 @@ def learn(
         say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
         if score > best:
             best, weight = score, tried
-    return Learned(space, weight, best, seconds)
+    return Learned(space, weight, best, seconds, tuple(parts))
 
 
 def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, kind: str) -> None:
@@ -444,6 +445,8 @@ def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock:
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
             if step in marks:
+                if not torch.isfinite(loss):
+                    raise FloatingPointError("the loss is not finite: lower the learning_rate")
                 point(config, judge, spaces.euclidean_vectors(model.space()), f"{kind} start", clock)
             if clock.is_past(end, step):
                 raise OutOfTime
@@ -464,11 +467,17 @@ def affordable(config: Bench, learned: Learned, steps: int, clock: Clock) -> int
 
 
 def refit(
-    config: Bench, whole: Judge, trial: Trial, spectrum: Spectrum, steps: int, clock: Clock
+    config: Bench,
+    whole: Judge,
+    trial: Trial,
+    starts: tuple[str, ...],
+    spectrum: Spectrum,
+    steps: int,
+    clock: Clock,
 ) -> tuple[Space, int]:
     """The chosen model on all of train, and how many of its steps the budget had room for."""
     parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
-    for kind in config.graph.starts:
+    for kind in starts:
         model, done = start(config, whole, trial, spectrum, kind), 0
         with progress.progress(f"learning from a {kind} start, on all of train", steps) as tick:
 

@@ -210,9 +210,21 @@ def test_a_training_that_took_longer_leaves_fewer_steps_to_the_refit() -> None:
     config, clock = Bench(), bench.Clock(100.0, torch.device("cpu"))
     space = Space(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
     for seconds, expected in ((10.0, 200), (160.0, 102)):  # 96 are left, a step takes a ninth longer
-        learned = bench.Learned(space, 0.0, 0.1, seconds)
+        learned = bench.Learned(space, 0.0, 0.1, seconds, ("spectral",))
         assert bench.affordable(config, learned, 200, clock) == pytest.approx(expected, abs=1)
     assert bench.affordable(config, learned, 200, bench.Clock(None, torch.device("cpu"))) == 200
+
+
+def test_a_start_that_diverges_is_left_out_of_the_refit_too(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = read_toml(Bench, None, [*SETTINGS, 'graph.starts=["spectral","random"]', "spectral.dims=[1]"])
+    real, said = bench.models.random_start, list[str]()
+    monkeypatch.setattr(bench.models, "random_start", lambda *a: [part * torch.nan for part in real(*a)])
+    result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None, said.append)
+    assert any("not finite" in line and "left out: the random start" in line for line in said)
+    assert (result["model"], result["dim"]) == ("learned", 8 + 1)
+    assert result["chosen"]["refit_steps"] == 60
 
 
 def test_popularity_may_be_the_model(tmp_path: Path) -> None:
