@@ -24,11 +24,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipelines import files, plots, progress
 from pipelines.config import Evaluate, Export, InputError, Section
 from pipelines.evaluate import intervals, served
-from pipelines.export import measured_search_k
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
 from pipelines.published import Data, Validation, read, sliced
 from pipelines.train import choose_device
+from pipelines.tuning import tuned
 from recsys import baselines, bundle, graph, models, spaces
 from recsys.distances import squared_euclidean
 from recsys.graph import GraphSpace
@@ -588,9 +588,10 @@ def exported(
 ) -> tuple[Recommender, int | None]:
     """The model as a bundle in the folder, opened, and its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
-    fit = data.fold(data.train, data.test).fit
-    seen, counts = (fit.offsets(), fit.item), fit.item_counts()
-    search_k, _ = measured_search_k(config.export, config.seed, users, items, seen, say)
+    fold = data.fold(data.train, data.test)
+    seen, counts = (fold.fit.offsets(), fold.fit.item), fold.fit.item_counts()
+    held_out = np.flatnonzero(np.diff(fold.target_offsets))
+    found = tuned(config.export, config.seed, users, items, seen, held_out, folder, say)
     bundle.write_bundle(
         folder / "bench",
         user_vectors=users,
@@ -600,12 +601,14 @@ def exported(
         seen=seen,
         popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
         titles=None,
-        trees=config.export.trees,
-        search_k=search_k,
+        trees=found.trees,
+        search_k=found.search_k,
         seed=config.seed,
+        index=found.index,
+        measured=found.measured,
         info={},
     )
-    return Recommender.open(folder / "bench"), search_k
+    return Recommender.open(folder / "bench"), found.search_k
 
 
 def device_words(device: torch.device) -> str:

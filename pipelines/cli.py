@@ -16,6 +16,7 @@ from pipelines.config import Config, InputError, load_config
 
 DONE, FAILED, BAD_INPUT = 0, 1, 2
 INTERRUPTED = 130  # how typer tells of Ctrl-C
+SERVING = ("uvicorn", "fastapi", "prometheus_client")  # of the extra serve; any other is of train
 
 app = typer.Typer(
     add_completion=False,
@@ -25,6 +26,12 @@ app = typer.Typer(
     help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 1 else.",
 )
 
+releases = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The bundles of a folder.")
+app.add_typer(releases, name="bundles")
+
+BundleFolder = Annotated[
+    Path, typer.Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles, <root>/bundles")
+]
 ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file; its keys and defaults are below")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override one key, e.g. loss.margin=0.5; may be repeated")
@@ -158,6 +165,61 @@ def bench(
 
 
 @app.command()
+def serve(
+    bundles: Annotated[
+        Path, typer.Option(envvar="RECSYS_BUNDLES", help="folder of bundles with the link `current`")
+    ],
+    host: Annotated[str, typer.Option(help="address to listen at; the default is this machine alone")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="processes; they share the bundle's memory")] = 1,
+    poll_seconds: Annotated[
+        float, typer.Option(envvar="RECSYS_POLL_SECONDS", min=0.01, max=86400, help="between looks at `current`")
+    ] = 1.0,
+) -> None:
+    """Answer over HTTP; a new `current` is verified and swapped in. RECSYS_TOKEN, if set, must be sent."""
+    from pipelines.serve import serve
+
+    serve(bundles, host, port, workers, poll_seconds)
+
+
+@releases.command("list")
+def list_bundles(bundles: BundleFolder) -> None:
+    """Every version, newest first: * if current, version, time (UTC), users, items, dim, search, recall."""
+    from pipelines.bundles import listed
+
+    for row in listed(bundles):
+        print(*row, sep="\t")
+
+
+@releases.command("verify")
+def verify_bundles(
+    bundles: BundleFolder, version: Annotated[str | None, typer.Argument(help="default: all")] = None
+) -> None:
+    """Read versions as a whole, from their bytes to their answers; exit code 1 if one is not as written."""
+    from pipelines.bundles import verified
+
+    found = verified(bundles, version)
+    for name, wrong in found:
+        print(name, wrong or "ok", sep="\t")
+    if any(wrong for _, wrong in found):
+        raise typer.Exit(FAILED)
+
+
+@releases.command("rollback")
+def roll_back(
+    bundles: BundleFolder,
+    to: Annotated[str | None, typer.Option(help="default: the newest older one that is whole")] = None,
+) -> None:
+    """Verify an earlier version, then point `current` at it; servers swap it in."""
+    from pipelines.bundles import rolled_back
+
+    before, after = rolled_back(bundles, to)
+    print(f"{bundles / 'current'}: {before} -> {after}")
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which device training would use and why."""
     from pipelines.doctor import report
@@ -198,6 +260,9 @@ def main() -> None:
         if done.code != INTERRUPTED:
             raise
         stop("interrupted; what was there before still stands", FAILED)
+    except ModuleNotFoundError as error:
+        extra = "serve" if error.name in SERVING else "train"
+        stop(f"{error}: this needs pip install '.[{extra}]'", FAILED)
     except Exception as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             traceback.print_exc()

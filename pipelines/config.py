@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    PositiveFloat,
     PositiveInt,
     SecretStr,
     ValidationError,
@@ -289,10 +290,14 @@ class Evaluate(Section):
 
 
 class Export(Section):
-    """The bundle's index."""
+    """The bundle: how exact and how dear its search may be, and how many bundles are kept."""
 
-    trees: int = Field(10, ge=1, description="Annoy trees")
-    recall: float = Field(0.98, gt=0, le=1, description="share of the exact top 20 that the index must find")
+    recall: float = Field(0.95, gt=0, le=1, description="share of the exact top 20 that must be found")
+    trees: tuple[PositiveInt, ...] = Field((10, 30, 100), min_length=1, description="Annoy trees tried")
+    max_ms: PositiveFloat = Field(50, description="milliseconds that half of the queries may take")
+    max_mib: PositiveInt = Field(4096, description="size of the index, in MiB, at the most")
+    max_build_seconds: PositiveFloat = Field(900, description="time to build an index, at the most")
+    keep: int = Field(5, ge=1, description="versions kept; current and open ones stay in any case")
 
 
 class Tracking(Section):

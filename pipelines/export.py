@@ -1,38 +1,37 @@
 """export: a run's model as a bundle whose index finds what an exact search finds; then `current` moves to it.
 
-Axes: U users, I items, D dimensions, S sampled users, K ranks.
+Axes: U users, I items, D dimensions.
 """
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
-from numpy.typing import NDArray
 
 from pipelines import files, model, prepare, progress
-from pipelines.config import Config, Export, InputError
+from pipelines.config import Config, InputError
 from pipelines.train import run_fold
-from recsys import bundle
-from recsys.index import ItemIndex, exact_top_k
+from pipelines.tuning import tuned
+from recsys import bundle, fold_in, releases
 
-MEASURED_K = 20
-MEASURED_USERS = 300
+COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # of an item, beside its attributes
 
 
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
     settings = config.model_dump_json(include={"seed": True, "export": True, "evaluate": {"exclude_seen"}})
-    code = ("pipelines/export.py", *(f"recsys/{name}.py" for name in ("bundle", "ids", "index")))
+    code = ["pipelines/export.py", "pipelines/tuning.py"]
+    code += [f"recsys/{name}.py" for name in ("bundle", "ids", "index", "fold_in")]
     return config.bundles / f"{run.name}-{files.digest(settings, *code)[:6]}"
 
 
 def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
     """The run's bundle, written and verified but not yet `current`; one that is there and valid is kept.
 
-    Raises InputError: the disk is full or the folder cannot be written.
+    Raises InputError: no index finds enough within its limits, a full disk, a folder that cannot be written.
     """
     folder = bundle_folder(config, run)
     if folder.exists():
@@ -49,9 +48,13 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
     users, items = (part.numpy() for part in served)
     seen = fold.fit.offsets(), fold.fit.item
     nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
-    search_k, curve = measured_search_k(
-        config.export, config.seed, users, items, seen if config.evaluate.exclude_seen else nothing, say
-    )
+    hidden = seen if config.evaluate.exclude_seen else nothing
+    held_out = np.flatnonzero(np.diff(fold.target_offsets))
+    try:
+        config.bundles.mkdir(parents=True, exist_ok=True)
+        found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles, say)
+    except OSError as error:
+        raise InputError(f"'{config.bundles}' cannot be written: {error}") from None
     counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(
@@ -63,14 +66,16 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
             seen=seen,
             popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
             titles=fold.titles,
-            trees=config.export.trees,
-            search_k=search_k,
+            trees=found.trees,
+            search_k=found.search_k,
             seed=config.seed,
+            index=found.index,
+            measured=found.measured,
+            attributes=attributes_of(fold.item_table),
+            fold_in=fold_in.fit(users, items, seen),
             info={
                 "run": run.name,
                 "data_fingerprint": prepare.stored(config).fingerprint,
-                "recall_curve": curve,
-                "recall_at": MEASURED_K,
             },
         )
     except OSError as error:
@@ -83,48 +88,29 @@ def export(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     """Stage the run's bundle and make it `current`; readers see the old one or the new one, whole."""
     folder = stage(config, run, say)
     try:
-        bundle.publish(config.bundles, folder.name)
+        releases.publish(config.bundles, folder.name)
+        removed = releases.prune(config.bundles, config.export.keep)
     except OSError as error:
-        raise InputError(f"'{config.bundles / bundle.CURRENT}' cannot be moved: {error}") from None
-    say(f"export: {config.bundles / bundle.CURRENT} is now {folder.name}")
+        raise InputError(f"'{config.bundles / releases.CURRENT}' cannot be moved: {error}") from None
+    say(f"export: {config.bundles / releases.CURRENT} is now {folder.name}")
+    if removed:
+        say(f"export: removed what is older than the newest {config.export.keep}: {', '.join(removed)}")
     return folder
 
 
-def measured_search_k(
-    settings: Export,
-    seed: int,
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
-    seen: tuple[NDArray[np.int64], NDArray[np.int32]],
-    say: Callable[[str], None],
-) -> tuple[int | None, list[dict[str, Any]]]:
-    """The smallest power-of-two search_k whose unseen top 20 is exact enough, and the recall on the way.
+def attributes_of(items: pl.DataFrame) -> dict[str, list[list[str]]]:
+    """Each attribute's values as text, item by item, (I,); a list counts as several, NULL as none.
 
-    None where the index would have to look at as many entries as there are items: a scan is less work then.
+    Attributes without any value are left out.
     """
-    trees = settings.trees
-    sample = np.unique(np.linspace(0, len(users) - 1, MEASURED_USERS).astype(int))  # (S,)
-    own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in sample]
-    excluded = np.concatenate([[0], np.cumsum([len(taken) for taken in own])]), np.concatenate(own)
-    exact, _ = exact_top_k(users[sample], items, MEASURED_K, excluded)  # (S, K)
-    index = ItemIndex.build(items, trees, seed)
-    curve: list[dict[str, Any]] = []
-    search_k = 1024
-    while search_k < len(items):
-        found = 0
-        for user, taken, truth in zip(sample, own, exact, strict=True):
-            near, _ = index.query(users[user], MEASURED_K + len(taken), search_k)
-            unseen = near[np.isin(near, taken, invert=True)][:MEASURED_K]
-            found += len(np.intersect1d(unseen, truth[truth >= 0]))
-        recall = found / max(int((exact >= 0).sum()), 1)
-        curve.append({"search_k": search_k, "recall": recall})
-        if recall >= settings.recall:
-            say(f"export: {trees} trees, search_k {search_k:,}: recall@{MEASURED_K} {recall:.4f} of exact")
-            return search_k, curve
-        search_k *= 2
-    best = f"finds {curve[-1]['recall']:.4f} of the exact top {MEASURED_K}" if curve else "is not measured"
-    say(f"export: with search_k below the {len(items):,} items the index {best}; serving scans the vectors")
-    return None, curve
+    found = dict[str, list[list[str]]]()
+    for name in items.columns:
+        if name not in COLUMNS:
+            rows = (value if isinstance(value, list) else [value] for value in items[name].to_list())
+            labels = [[str(value) for value in row if value is not None] for row in rows]
+            if any(labels):
+                found[name] = labels
+    return found
 
 
 def _unused(folder: Path) -> Path:

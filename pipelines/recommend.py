@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from pipelines.config import Config, InputError
-from recsys.bundle import CURRENT, BundleError
+from recsys.bundle import BundleError
+from recsys.releases import CURRENT
 from serving.recommender import Recommendation, Recommender
 
 

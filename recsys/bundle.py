@@ -1,15 +1,18 @@
 """A bundle: one release folder that is written whole, verified before it is read, and never changed.
 
-Writing, checking and reading stay in one file because each line of the one answers to a line of the others.
+Writing, checking and reading stay in one file because each line of the one answers to a line of the others;
+which bundle is current, and which are kept, is in releases.py.
 Axes: U users, I items, D coordinates, T seen (user, item) pairs.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,12 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys import seals
+from recsys.attributes import Attribute
 from recsys.ids import IdMap, Strings, load_array
-from recsys.index import ItemIndex, check_vectors, exact_top_k
+from recsys.index import ItemIndex, Search, check_vectors
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-CURRENT = "current"
 CANARIES = 5
 CANARY_K = 10
 
@@ -50,18 +54,13 @@ class Bundle:
     seen_items: NDArray[np.int32]  # (T,)
     popular: NDArray[np.int32]  # (I,), all items from most to least popular
     titles: Strings | None
-    index: ItemIndex
+    attributes: dict[str, Attribute]
+    fold_in: NDArray[np.float32] | None  # see recsys/fold_in.py
+    search: Search
 
     def seen(self, user: int) -> NDArray[np.int32]:
         """The items that a user took before, ascending."""
         return self.seen_items[self.seen_offsets[user] : self.seen_offsets[user + 1]]
-
-    def nearest(self, vector: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k nearest items to a vector (D,), their distances; by the path that the manifest names.
-
-        The index may miss some, and may find fewer than k; an exact search (search_k null) does neither.
-        """
-        return _nearest(self.index, self.item_vectors, self.manifest["search_k"], vector, k)
 
 
 def write_bundle(
@@ -78,21 +77,32 @@ def write_bundle(
     search_k: int | None,
     seed: int,
     info: dict[str, Any],
+    index: ItemIndex | None = None,
+    measured: dict[str, Any] | None = None,
+    attributes: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    fold_in: NDArray[np.float32] | None = None,
 ) -> None:
     """Write, flush and verify a bundle in a hidden sibling folder, then rename it to `folder`.
 
     Vectors are Euclidean, smaller = closer; with search_k None they are scanned, for where an index is no
-    less work. info is anything JSON can hold. Nothing is seen under the final
-    name before it is complete. Raises FileExistsError if `folder` exists, ValueError (BundleError where it
-    shows in a written file) on input that cannot be served, TypeError on info that JSON cannot hold.
+    less work. index is one already built of these vectors, trees and seed; measured says how trees and
+    search_k were chosen; attributes name each item's values, (I,), to filter by; fold_in is of
+    recsys/fold_in.py. info is anything JSON can hold. Nothing is seen under the final name before it is
+    complete; what a killed write leaves is found by its lock: see releases.prune. Raises
+    FileExistsError if `folder` exists, ValueError (BundleError where it shows in a written file) on input
+    that cannot be served, TypeError on info that JSON cannot hold.
     """
     if folder.exists():
         raise FileExistsError(f"bundle '{folder}' exists already: bundles are never changed")
-    info = json.loads(json.dumps(info, allow_nan=False))  # as it will be read, or an error before any work
-    index = ItemIndex.build(item_vectors, trees, seed)
+    # as they will be read, or an error before any work
+    info, measured = json.loads(json.dumps([info, measured], allow_nan=False))
+    if index is None:
+        index = ItemIndex.build(item_vectors, trees, seed)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
+    lock = os.open(staging, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
         arrays: dict[str, NDArray[Any]] = {
             "user_vectors": user_vectors,
             "item_vectors": item_vectors,
@@ -106,6 +116,13 @@ def write_bundle(
         IdMap.of(item_ids).save(staging / "item_ids")
         if titles is not None:
             Strings.pack(titles).save(staging / "titles")
+        named = {name: Attribute.of(labels) for name, labels in (attributes or {}).items()}
+        for number, attribute in enumerate(named.values()):
+            attribute.values.save(staging / f"attribute_{number}.values")
+            np.save(staging / f"attribute_{number}.offsets.npy", attribute.offsets, allow_pickle=False)
+            np.save(staging / f"attribute_{number}.items.npy", attribute.items, allow_pickle=False)
+        if fold_in is not None:
+            np.save(staging / "fold_in.npy", fold_in, allow_pickle=False)
         index.save(staging / "index.ann")
         manifest = {
             "format_version": FORMAT_VERSION,
@@ -116,29 +133,34 @@ def write_bundle(
             "n_seen": len(seen[1]),
             "trees": trees,
             "search_k": search_k,
-            "canaries": _canaries(index, user_vectors, item_vectors, search_k),
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "attributes": list(named),
+            "canaries": _canaries(Search(item_vectors, index, search_k), user_vectors),
+            "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
             "info": info,
         }
-        _seal(staging, manifest)
+        if measured is not None:
+            manifest["measured"] = measured
+        _sign(staging, manifest)
         verify(staging)
         os.rename(staging, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
 
 
-def _seal(folder: Path, manifest: Manifest) -> None:
+def _sign(folder: Path, manifest: Manifest) -> None:
     """Flush all files, then write the manifest with their sizes and hashes, and its own checksum."""
     paths = sorted(folder.iterdir())
     for path in paths:
-        _flush(path)
+        flush(path)
     manifest = manifest | {"files": {path.name: _fingerprint(path) for path in paths}}
     manifest["checksum"] = _checksum(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _flush(folder / MANIFEST)
-    _flush(folder)
+    flush(folder / MANIFEST)
+    flush(folder)
 
 
 def verify(folder: Path) -> Manifest:
@@ -146,7 +168,7 @@ def verify(folder: Path) -> Manifest:
 
     Sizes and hashes come first: only bytes that are as written reach numpy and Annoy.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     _check_files(folder, manifest)
     bundle = _open(folder, manifest)
     _check_values(bundle)
@@ -155,26 +177,32 @@ def verify(folder: Path) -> Manifest:
 
 
 def open_bundle(folder: Path) -> Bundle:
-    """Verify a bundle, then map it; raises BundleError."""
-    return _open(folder, verify(folder))
+    """Verify a bundle, then map it; raises BundleError.
 
-
-def publish(bundles: Path, version: str) -> None:
-    """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
-    if not _is_plain(version) or version == CURRENT:
-        raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
-    verify(bundles / version)
-    link = bundles / f".{CURRENT}.{secrets.token_hex(4)}"
-    link.symlink_to(version)
+    A bundle whose seal holds is not read again as a whole: see seals.py. The folder stays locked against
+    pruning until the bundle is garbage.
+    """
     try:
-        os.replace(link, bundles / CURRENT)
+        lock = os.open(folder, os.O_RDONLY)
     except OSError:
-        link.unlink()
+        read_manifest(folder)  # says what is missing
         raise
-    _flush(bundles)
+    try:
+        with _blame(folder):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused while it is being removed
+        if seals.holds(folder):
+            bundle = _open(folder, read_manifest(folder))
+            _check_index(bundle)
+        else:
+            bundle = _open(folder, verify(folder))
+    except BaseException:
+        os.close(lock)
+        raise
+    weakref.finalize(bundle, os.close, lock)
+    return bundle
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -203,13 +231,16 @@ def _read_manifest(folder: Path) -> Manifest:
     for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
         if type(manifest.get(key)) is not kind:
             raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
+    names = manifest.get("attributes", [])  # the first bundles had none
+    if type(names) is not list or not all(type(name) is str for name in names) or len({*names}) < len(names):
+        raise BundleError(f"{path}: attributes is {names!r}, expected a list of different names")
     return manifest
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     files = manifest["files"]
     for name in files:
-        if not _is_plain(name):
+        if not is_plain(name):
             raise BundleError(f"{folder / MANIFEST}: file name {name!r} is not a plain name")
     for path in folder.iterdir():
         if path.name != MANIFEST and path.name not in files:
@@ -246,9 +277,32 @@ def _open(folder: Path, manifest: Manifest) -> Bundle:
     for name, (held, count) in counts.items():
         if held is not None and len(held) != count:
             raise BundleError(f"{folder / name}: {len(held)} entries, the manifest says {count}")
+    attributes = {
+        name: _attribute(folder, f"attribute_{number}")
+        for number, name in enumerate(manifest.get("attributes", []))
+    }
+    has_fold_in = "fold_in.npy" in manifest["files"]
+    fold_in = _map(folder, "fold_in", np.float32, (dim + 1, dim)) if has_fold_in else None
     with _blame(folder / "index.ann"):
         index = ItemIndex.open(folder / "index.ann", n_items, dim)
-    return Bundle(folder, manifest, users=users, items=items, titles=titles, index=index, **arrays)
+    return Bundle(
+        folder,
+        manifest,
+        users=users,
+        items=items,
+        titles=titles,
+        attributes=attributes,
+        fold_in=fold_in,
+        search=Search(arrays["item_vectors"], index, manifest["search_k"]),
+        **arrays,
+    )
+
+
+def _attribute(folder: Path, name: str) -> Attribute:
+    with _blame(folder / f"{name}.values"):
+        values = IdMap.open(folder / f"{name}.values")
+    offsets = _map(folder, f"{name}.offsets", np.int64, (len(values) + 1,))
+    return Attribute(values, offsets, _map(folder, f"{name}.items", np.int32, (int(offsets[-1]),)))
 
 
 def _map(folder: Path, name: str, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -278,43 +332,39 @@ def _check_values(bundle: Bundle) -> None:
     with _blame(bundle.folder / "popular.npy"):
         if not np.array_equal(np.sort(bundle.popular), np.arange(n_items)):
             raise ValueError("does not hold every item once")
+    for number, attribute in enumerate(bundle.attributes.values()):
+        with _blame(bundle.folder / f"attribute_{number}.items.npy"):
+            counts = np.diff(attribute.offsets)
+            if attribute.offsets[0] != 0 or np.any(counts < 1):
+                raise ValueError("some value has no item")
+            pairs = np.repeat(np.arange(len(counts)), counts) * n_items + attribute.items  # (L,)
+            if np.any(np.diff(pairs) <= 0) or np.any((attribute.items < 0) | (attribute.items >= n_items)):
+                raise ValueError(f"expected 0..{n_items - 1}, ascending for each value without repeats")
+    if bundle.fold_in is not None:
+        with _blame(bundle.folder / "fold_in.npy"):
+            check_vectors("weights", bundle.fold_in)
 
 
 def _check_index(bundle: Bundle) -> None:
     """The index holds the bundle's vectors and answers as it did when it was written."""
-    index, manifest = bundle.index, bundle.manifest
+    index = bundle.search.index
     with _blame(bundle.folder / "index.ann"):
         for item in _spread(index.n_items):
             if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
                 raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
-        vectors = bundle.user_vectors, bundle.item_vectors
-        if _canaries(index, *vectors, manifest["search_k"]) != manifest["canaries"]:
+        if _canaries(bundle.search, bundle.user_vectors) != bundle.manifest["canaries"]:
             raise ValueError("canary queries are not answered as the manifest expects")
 
 
-def _nearest(
-    index: ItemIndex,
-    item_vectors: NDArray[np.float32],
-    search_k: int | None,
-    vector: NDArray[np.float32],
-    k: int,
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    if search_k is not None:
-        return index.query(vector, k, search_k)
-    items, distances = exact_top_k(vector[None], item_vectors, min(k, len(item_vectors)))
-    return items[0], distances[0]
-
-
-def _canaries(
-    index: ItemIndex,
-    user_vectors: NDArray[np.float32],
-    item_vectors: NDArray[np.float32],
-    search_k: int | None,
-) -> list[dict[str, Any]]:
+def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[str, Any]]:
     """What a few users are answered: items only, as distances may differ in the last bit between CPUs."""
     canaries = []
     for user in _spread(len(user_vectors)):
-        items, _ = _nearest(index, item_vectors, search_k, user_vectors[user], CANARY_K)
+        vector = user_vectors[user]
+        if search.search_k is not None:
+            items, _ = search.index.query(vector, CANARY_K, search.search_k)
+        else:
+            items, _ = search.scan(vector, min(CANARY_K, len(search.vectors)))
         canaries.append({"user": user, "items": items.tolist()})
     return canaries
 
@@ -333,7 +383,7 @@ def _blame(path: Path) -> Iterator[None]:
         raise BundleError(f"{path}: {error}") from None
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     return name != "" and not name.startswith(".") and not set(name) & set("/\\\0")
 
 
@@ -346,7 +396,7 @@ def _checksum(content: Manifest) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file's bytes, or a folder's list of names, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:

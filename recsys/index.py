@@ -1,10 +1,13 @@
 """Nearest items by Euclidean distance: an Annoy index, and the exact search it is measured against.
 
-Axes: I items, Q queries, D coordinates, k answers. Distances are Euclidean, not squared.
+Axes: I items, Q queries, D coordinates, k answers, H hidden and A allowed items. Distances are Euclidean, not
+squared.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,10 @@ from annoy import AnnoyIndex
 from numpy.typing import NDArray
 
 LARGEST = 1e15  # a coordinate beyond it could overflow a squared float32 distance
+FEW = (
+    8  # where less than one item in so many is allowed, those are scanned: an index would find mostly others
+)
+NOTHING = np.empty(0, dtype=np.int32)
 
 
 def check_vectors(name: str, vectors: NDArray[Any]) -> None:
@@ -65,11 +72,15 @@ class ItemIndex:
             raise ValueError(f"index '{path}' holds {annoy.get_n_items()} items, expected {n_items}")
         return cls(annoy, n_items, dim)
 
-    def save(self, path: Path) -> None:
-        """Write the index to a new file; a file in use must never be written over."""
+    def save(self, path: Path) -> int:
+        """Write the index to a new file, its size in bytes; from then on it is a map of that file.
+
+        A file in use must never be written over, but may be removed. Raises FileExistsError.
+        """
         if path.exists():
             raise FileExistsError(f"index '{path}' exists already")
         self._annoy.save(str(path))
+        return path.stat().st_size
 
     def vector(self, item: int) -> NDArray[np.float32]:
         """(D,): the vector stored for an item."""
@@ -93,6 +104,116 @@ class ItemIndex:
         return np.array(items, dtype=np.int32), np.array(distances, dtype=np.float32)
 
 
+@dataclass(frozen=True)
+class Search:
+    """How a release is searched: by its index, search_k entries inspected, or by a scan (search_k None)."""
+
+    vectors: NDArray[np.float32]  # (I, D)
+    index: ItemIndex
+    search_k: int | None
+
+    @cached_property
+    def squares(self) -> NDArray[np.float32]:
+        """(I,): squared lengths of the vectors."""
+        return _squares(self.vectors)
+
+    def top_k(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        hidden: NDArray[np.int32] = NOTHING,
+        allowed: NDArray[np.int32] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The nearest items to vector (D,) among the allowed and not hidden: items, distances, nearest first.
+
+        hidden (H,) and allowed (A,) ascend. There are k of them, or as many as are valid at all: where the
+        index comes up short, it is asked for more, and then all that is valid is scanned.
+        """
+        n_items = len(self.vectors)
+        if allowed is not None:
+            allowed, hidden = allowed[~contains(hidden, allowed)], NOTHING
+        n_valid = n_items - len(hidden) if allowed is None else len(allowed)
+        k = min(k, n_valid)
+        if k <= 0:
+            return NOTHING, np.empty(0, dtype=np.float32)
+        if self.search_k is None or n_valid * FEW < n_items:
+            return self.scan(vector, k, hidden, allowed)
+        expected = -(-k * n_items // n_valid)  # to find k valid ones, were they like all others
+        asked = min(n_items, expected + min(len(hidden), k))
+        for fetch in (asked, min(n_items, 8 * asked)):
+            items, distances = self.index.query(vector, fetch, self._inspected(k, fetch))
+            valid = ~contains(hidden, items) if allowed is None else contains(allowed, items)
+            if np.count_nonzero(valid) >= k:
+                return items[valid][:k], distances[valid][:k]
+        return self.scan(vector, k, hidden, allowed)
+
+    def _inspected(self, k: int, fetch: int) -> int:
+        """Entries to inspect for k valid ones: the same for one query as for one of many."""
+        return max(self.search_k or 1, 8 * k, fetch)
+
+    def scan(
+        self,
+        vector: NDArray[np.float32],
+        k: int,
+        hidden: NDArray[np.int32] = NOTHING,
+        allowed: NDArray[np.int32] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """The same by a look at every valid item, exactly; at least k must be valid."""
+        if allowed is not None:
+            if len(hidden):
+                allowed = allowed[~contains(hidden, allowed)]
+            top, distances = _scanned(vector[None], self.vectors[allowed], self.squares[allowed], k)
+            return allowed[top[0]], distances[0]
+        excluded = np.array([0, len(hidden)]), hidden
+        top, distances = _scanned(vector[None], self.vectors, self.squares, k, excluded)
+        return top[0], distances[0]
+
+    def top_k_many(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        hidden: tuple[NDArray[np.int64], NDArray[np.int32]],
+        allowed: NDArray[np.int32] | None = None,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """top_k of each of queries (Q, D): items (Q, k) padded with -1, distances (Q, k) padded with inf.
+
+        hidden: offsets (Q + 1,) and items, ascending for each query.
+        """
+        n_items, (offsets, own) = len(self.vectors), hidden
+        if self.search_k is None and allowed is None:
+            return _scanned(queries, self.vectors, self.squares, k, hidden)
+        top = np.full((len(queries), k), -1, dtype=np.int32)
+        distances = np.full((len(queries), k), np.inf, dtype=np.float32)
+        left = np.arange(len(queries))
+        if self.search_k is not None and allowed is None:
+            asked = min(n_items, 2 * k)
+            near = np.full((len(queries), asked), -1, dtype=np.int32)  # (Q, asked)
+            far = np.full((len(queries), asked), np.inf, dtype=np.float32)
+            for row, query in enumerate(queries):
+                items, found = self.index.query(query, asked, self._inspected(k, asked))
+                near[row, : len(items)], far[row, : len(items)] = items, found
+            rows = np.arange(len(queries))[:, None]
+            pairs = np.repeat(rows[:, 0], np.diff(offsets)) * n_items + own  # ascending
+            valid = (near >= 0) & ~contains(pairs, rows * n_items + near)
+            place = np.cumsum(valid, axis=1) - 1
+            taken = valid & (place < k)
+            at = np.nonzero(taken)[0], place[taken]
+            top[at], distances[at] = near[taken], far[taken]
+            left = np.flatnonzero((top < 0).any(1))
+        for row in left:
+            items, found = self.top_k(queries[row], k, own[offsets[row] : offsets[row + 1]], allowed)
+            top[row, : len(items)], distances[row, : len(items)] = items, found
+        return top, distances
+
+
+def contains(ascending: NDArray[Any], values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each of values is one of the ascending ones; the shape of values."""
+    if len(ascending) == 0:
+        return np.zeros(values.shape, dtype=np.bool_)
+    at = np.searchsorted(ascending, values)
+    return np.asarray(ascending[np.minimum(at, len(ascending) - 1)] == values)
+
+
 def exact_top_k(
     queries: NDArray[np.float32],
     items: NDArray[np.float32],
@@ -114,18 +235,33 @@ def exact_top_k(
         raise ValueError(f"k = {k}, allowed is >= 1")
     if excluded is not None and len(excluded[0]) != len(queries) + 1:
         raise ValueError(f"excluded has {len(excluded[0])} offsets, expected {len(queries) + 1}")
+    return _scanned(queries, items, _squares(items), k, excluded, chunk)
+
+
+def _squares(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.einsum("id,id->i", vectors, vectors))
+
+
+def _scanned(
+    queries: NDArray[np.float32],
+    items: NDArray[np.float32],
+    item_squares: NDArray[np.float32],
+    k: int,
+    excluded: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+    chunk: int = 2**24,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     (n_queries, dim), n_items = queries.shape, len(items)
     top = np.full((n_queries, k), -1, dtype=np.int32)  # (Q, k)
     distances = np.full((n_queries, k), np.inf, dtype=np.float32)  # (Q, k)
     kth = min(k, n_items) - 1
-    item_squares = np.einsum("id,id->i", items, items)  # (I,)
+    highest = item_squares.max()
     step = max(1, chunk // n_items)
     for start in range(0, n_queries, step):
         some = queries[start : start + step]  # (C, D)
         squares = np.einsum("cd,cd->c", some, some)  # (C,)
         rough = item_squares - 2 * (some @ items.T) + squares[:, None]  # (C, I)
         # Twice a bound on the rounding error of `rough`: nothing nearer than the k-th is missed.
-        slack = 8 * (dim + 4) * np.finfo(np.float32).eps * (squares + item_squares.max())  # (C,)
+        slack = 8 * (dim + 4) * np.finfo(np.float32).eps * (squares + highest)  # (C,)
         for row, query in enumerate(some):
             q, near = start + row, rough[row]
             if excluded is not None:

@@ -1,30 +1,47 @@
-"""From a bundle to the items a user is shown; needs numpy and annoy only."""
+"""From a bundle to the items a user is shown; needs numpy and annoy only.
+
+Axes: U users, I items, D coordinates, Q users asked for, k answers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.bundle import Bundle, open_bundle
-from recsys.index import exact_top_k
+from recsys import fold_in
+from recsys.bundle import Bundle, Manifest, open_bundle
+from recsys.ids import IdMap
+from recsys.index import NOTHING, contains
+
+Id = int | str
 
 
 class Recommendation(NamedTuple):
     """One item: its external id, its title if the bundle has titles, and -distance as the score.
 
-    Items of the popular list, which is what unknown users get, have no score.
+    Items of the popular list, which is what strangers get, have no score.
     """
 
-    item_id: int | str
+    item_id: Id
     title: str | None
     score: float | None
 
 
+class UnknownId(LookupError):
+    """An id that the bundle does not hold; the message names it."""
+
+
 class Recommender:
-    """Answers from one bundle, opened once; the same question always has the same answer."""
+    """Answers from one bundle, opened once; the same question always has the same answer.
+
+    A user has a place of his own (see basis), or one made of the history that the question brings, or none:
+    then he gets the popular items. Ids of items that the bundle does not hold are passed over.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -42,44 +59,251 @@ class Recommender:
         return self._bundle.folder.name
 
     @property
+    def manifest(self) -> Manifest:
+        return self._bundle.manifest
+
+    @property
+    def n_users(self) -> int:
+        return len(self._bundle.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self._bundle.items)
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """What `where` may go by."""
+        return tuple(self._bundle.attributes)
+
+    @property
     def has_integer_users(self) -> bool:
-        """Whether user ids are integers; else they are strings. Types are never converted."""
+        """Whether user ids are integers; else they are strings. recommend() never converts them."""
         return isinstance(self._bundle.users.ids, np.ndarray)
 
-    def recommend(self, user_id: int | str, k: int = 10, exclude_seen: bool = True) -> list[Recommendation]:
+    @property
+    def has_integer_items(self) -> bool:
+        return isinstance(self._bundle.items.ids, np.ndarray)
+
+    def user_id(self, given: Id) -> Id:
+        """An id as the bundle has them, from one that came as text or as a number."""
+        return _as_id(given, self.has_integer_users)
+
+    def item_id(self, given: Id) -> Id:
+        """The same for an item."""
+        return _as_id(given, self.has_integer_items)
+
+    def knows_user(self, user_id: Id) -> bool:
+        return self._bundle.users.number(user_id) is not None
+
+    def some_users(self, n: int) -> list[Id]:
+        """Up to n ids, evenly spread."""
+        numbers = np.unique(np.linspace(0, self.n_users - 1, min(n, self.n_users)).astype(np.int64))
+        return [self._bundle.users.external(user) for user in numbers.tolist()]
+
+    def basis(
+        self, user_id: Id | None = None, history: Sequence[Id] | None = None
+    ) -> Literal["user", "history", "popular"]:
+        """What an answer rests on: a history that is given goes first, as it is newer than the bundle."""
+        if history is not None and self._bundle.fold_in is not None and len(self._numbers(history)):
+            return "history"
+        return "user" if user_id is not None and self.knows_user(user_id) else "popular"
+
+    def recommend(
+        self,
+        user_id: Id | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        *,
+        history: Sequence[Id] | None = None,
+        exclude: Iterable[Id] = (),
+        allow: Iterable[Id] | None = None,
+        where: Mapping[str, Iterable[str]] | None = None,
+    ) -> list[Recommendation]:
         """The k best items for a user, best first, no item twice.
 
-        Fewer than k only where the catalogue, less what the user has seen, has fewer: none for a user who has
-        seen everything. Unknown users get the most popular items. Raises ValueError unless k is an int >= 1.
+        exclude_seen leaves out what the user has and what the history holds; exclude leaves out more; allow
+        and where leave out all else, where = {attribute: values} asks for one of the values of each. Fewer
+        than k only where fewer are left. Raises ValueError unless k is an int >= 1, and for an attribute that
+        the bundle does not have.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k = {k!r}, allowed is a whole number >= 1")
-        user = self._bundle.users.number(user_id)
-        if user is None:
-            return [self._describe(item, None) for item in self._bundle.popular[:k].tolist()]
-        seen = self._bundle.seen(user) if exclude_seen else np.empty(0, dtype=np.int32)
-        items, distances = self._nearest(user, min(k, len(self._bundle.items) - len(seen)), seen)
+        _check_k(k)
+        user = None if user_id is None else self._bundle.users.number(user_id)
+        own = self._numbers(history) if history else NOTHING
+        hidden = self._hidden(user, own, exclude_seen, exclude)
+        allowed = self._allowed(allow, where)
+        vector = self._vector(user, own)
+        if vector is None:
+            return [self._describe(item, None) for item in self._popular(k, hidden, allowed)]
+        return self._described(*self._bundle.search.top_k(vector, k, hidden, allowed))
+
+    def recommend_many(
+        self,
+        user_ids: Sequence[Id],
+        k: int = 10,
+        exclude_seen: bool = True,
+        *,
+        exclude: Iterable[Id] = (),
+        allow: Iterable[Id] | None = None,
+        where: Mapping[str, Iterable[str]] | None = None,
+    ) -> list[list[Recommendation]]:
+        """recommend() for each of the users, the filters read once. Raises ValueError as it does."""
+        _check_k(k)
+        bundle, extra, allowed = self._bundle, self._numbers(exclude), self._allowed(allow, where)
+        numbers = bundle.users.numbers(user_ids)  # (Q,)
+        known = numbers[numbers >= 0]
+        hidden = [
+            _union(bundle.seen(user), extra) if exclude_seen else extra for user in known.tolist()
+        ]  # (H,) each
+        offsets = np.concatenate([[0], np.cumsum([len(items) for items in hidden])]).astype(np.int64)
+        answers: list[list[Recommendation]] = []
+        if len(known):
+            together = np.concatenate(hidden).astype(np.int32)
+            tops = bundle.search.top_k_many(bundle.user_vectors[known], k, (offsets, together), allowed)
+            ids, titles = self._ids_of(tops[0]), bundle.titles
+            for items, shown, scores in zip(
+                tops[0].tolist(), ids, (0.0 - tops[1].astype(np.float64)).tolist(), strict=True
+            ):
+                answers.append(
+                    [
+                        Recommendation(item_id, None if titles is None else titles[item], score)
+                        for item, item_id, score in zip(items, shown, scores, strict=True)
+                        if item >= 0
+                    ]
+                )
+        popular = [self._describe(item, None) for item in self._popular(k, extra, allowed)]
+        found = iter(answers)
+        return [next(found) if number >= 0 else popular for number in numbers.tolist()]
+
+    def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
+        """The k items nearest to an item, without itself. Raises UnknownId, and ValueError on k < 1."""
+        _check_k(k)
+        item = self._item(item_id)
+        vector, itself = self._bundle.item_vectors[item], np.array([item], np.int32)
+        return self._described(*self._bundle.search.top_k(vector, k, itself))
+
+    def explain(self, user_id: Id, item_id: Id, k: int = 5) -> list[Recommendation]:
+        """The user's own items that are nearest to an item, nearest first, the distances between items.
+
+        Raises UnknownId, and ValueError on k < 1.
+        """
+        _check_k(k)
+        vector = self._bundle.item_vectors[self._item(item_id)]
+        own = self._bundle.seen(self._user(user_id))
+        k = min(k, len(own))
+        return self._described(*self._bundle.search.scan(vector, k, allowed=own)) if k else []
+
+    def history(self, user_id: Id) -> list[Recommendation]:
+        """What the user has, without scores. Raises UnknownId."""
+        return [self._describe(item, None) for item in self._bundle.seen(self._user(user_id)).tolist()]
+
+    def place(self, history: Sequence[Id]) -> NDArray[np.float32] | None:
+        """(D,): where a user of this history belongs; None if the bundle cannot tell."""
+        return self._vector(None, self._numbers(history))
+
+    def _vector(self, user: int | None, own: NDArray[np.int32]) -> NDArray[np.float32] | None:
+        bundle = self._bundle
+        if len(own) and bundle.fold_in is not None:
+            return fold_in.place(bundle.fold_in, self._user_length, bundle.item_vectors, own)
+        return None if user is None else bundle.user_vectors[user]
+
+    @cached_property
+    def _user_length(self) -> float:
+        """The mean length of a user's vector, of up to 10,000 of them."""
+        some = self._bundle.user_vectors[:: max(1, self.n_users // 10_000)]
+        return float(np.linalg.norm(some, axis=1).mean())
+
+    def _hidden(
+        self, user: int | None, own: NDArray[np.int32], exclude_seen: bool, exclude: Iterable[Id]
+    ) -> NDArray[np.int32]:
+        """What is not to be shown, ascending."""
+        hidden = self._numbers(exclude)
+        if exclude_seen and user is not None:
+            hidden = _union(self._bundle.seen(user), hidden)
+        return _union(own, hidden) if exclude_seen else hidden
+
+    def _allowed(
+        self, allow: Iterable[Id] | None, where: Mapping[str, Iterable[str]] | None
+    ) -> NDArray[np.int32] | None:
+        """What alone may be shown, ascending; None for everything."""
+        allowed = None if allow is None else self._numbers(allow)
+        for name, values in (where or {}).items():
+            attribute = self._bundle.attributes.get(name)
+            if attribute is None:
+                known = ", ".join(self.attributes) or "none: this bundle has no attributes"
+                raise ValueError(f"where: there is no attribute '{name}', allowed: {known}")
+            carriers = [attribute.carriers(value) for value in values]
+            found = np.unique(np.concatenate(carriers)) if carriers else NOTHING
+            allowed = found if allowed is None else allowed[contains(found, allowed)]
+        return allowed
+
+    def _popular(self, k: int, hidden: NDArray[np.int32], allowed: NDArray[np.int32] | None) -> list[int]:
+        """The k most popular items that may be shown, looked for from the top of the list down."""
+        popular, found, start, size = self._bundle.popular, list[int](), 0, 4 * k + len(hidden)
+        while len(found) < k and start < len(popular):
+            some = popular[start : start + size]
+            valid = ~contains(hidden, some)
+            if allowed is not None:
+                valid &= contains(allowed, some)
+            found += some[valid][: k - len(found)].tolist()
+            start, size = start + size, 4 * size
+        return found
+
+    def _numbers(self, items: Iterable[Id]) -> NDArray[np.int32]:
+        """Internal numbers of those that are known, ascending, each once."""
+        given = items if isinstance(items, list | tuple) else list(items)
+        if not given:
+            return NOTHING
+        numbers = np.unique(self._bundle.items.numbers(given))
+        return numbers[np.searchsorted(numbers, 0) :]
+
+    def _user(self, user_id: Id) -> int:
+        return _number(self._bundle.users, user_id, "user")
+
+    def _item(self, item_id: Id) -> int:
+        return _number(self._bundle.items, item_id, "item")
+
+    def _ids_of(self, items: NDArray[np.int32]) -> list[list[Id]]:
+        """External ids of internal numbers (Q, k); those of -1 mean nothing."""
+        ids = self._bundle.items.ids
+        if isinstance(ids, np.ndarray):
+            found: list[list[Id]] = ids[items].tolist()
+            return found
+        names = {item: ids[item] for item in np.unique(items).tolist() if item >= 0} | {-1: ""}
+        return [[names[item] for item in row] for row in items.tolist()]
+
+    def _described(self, items: NDArray[np.int32], distances: NDArray[np.float32]) -> list[Recommendation]:
         scores = 0.0 - distances.astype(np.float64)  # not -d, which turns 0 into -0
         return [self._describe(*pair) for pair in zip(items.tolist(), scores.tolist(), strict=True)]
-
-    def _nearest(
-        self, user: int, k: int, seen: NDArray[np.int32]
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Exactly k unseen items, their distances: from the index or, where it comes up short, from all."""
-        bundle = self._bundle
-        if k == 0:
-            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-        vector = bundle.user_vectors[user]  # (D,)
-        items, distances = bundle.nearest(vector, k + len(seen))
-        unseen = np.isin(items, seen, invert=True)
-        if unseen.sum() >= k:
-            return items[unseen][:k], distances[unseen][:k]
-        excluded = np.array([0, len(seen)]), seen
-        top, exact = exact_top_k(vector[None], bundle.item_vectors, k, excluded)
-        return top[0], exact[0]
 
     def _describe(self, item: int, score: float | None) -> Recommendation:
         titles = self._bundle.titles
         return Recommendation(
             self._bundle.items.external(item), None if titles is None else titles[item], score
         )
+
+
+def _number(ids: IdMap, external: Id, what: str) -> int:
+    number = ids.number(external)
+    if number is None:
+        raise UnknownId(f"{what} {external!r} is not in this bundle")
+    return number
+
+
+def _as_id(given: Id, integers: bool) -> Id:
+    if not integers:
+        return str(given)
+    try:
+        return int(given)
+    except ValueError:
+        return given
+
+
+def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
+    if len(ascending) == 0 or len(others) == 0:
+        return ascending if len(ascending) else others
+    return np.union1d(ascending, others)
+
+
+def _check_k(k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k = {k!r}, allowed is a whole number >= 1")

@@ -104,7 +104,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "spectral": {"dims": [4, 8], "item_exponents": [0.4]},
     "evaluate": {"resamples": 100},
-    "export": {"trees": 5},
+    "export": {"trees": [5], "recall": 0.99},
     "tracking": {"experiment": "shop"},
 }
 

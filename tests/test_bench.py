@@ -31,7 +31,7 @@ SETTINGS = (
     "graph.candidates=128",
     "evaluate.resamples=100",
     "graph.longer=1",
-    "export.trees=5",
+    "export.trees=[5]",
 )
 
 

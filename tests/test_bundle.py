@@ -8,12 +8,14 @@ import shutil
 import signal
 import sys
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from recsys import bundle as bundles
-from recsys.bundle import BundleError, open_bundle, publish, verify, write_bundle
+from recsys.bundle import BundleError, open_bundle, verify, write_bundle
+from recsys.releases import publish
 from serving.recommender import Recommender
 
 N_USERS, N_ITEMS, DIM = 12, 40, 6
@@ -83,7 +85,7 @@ def test_what_is_written_is_what_is_read(folder):
     assert [bundle.users.external(n) for n in range(N_USERS)] == written["user_ids"].tolist()
     assert [bundle.items.external(n) for n in range(N_ITEMS)] == STRING_IDS
     assert [bundle.titles[n] for n in range(N_ITEMS)] == written["titles"]
-    assert bundle.index.query(written["item_vectors"][7], 1, 1000)[0].tolist() == [7]
+    assert bundle.search.index.query(written["item_vectors"][7], 1, 1000)[0].tolist() == [7]
 
 
 def test_manifest_says_what_the_folder_holds(folder):
@@ -276,7 +278,7 @@ def test_publish_points_current_at_a_version_by_a_relative_link(folder, tmp_path
     for version in ("v1", "v2", "v1"):
         publish(tmp_path, version)
         assert os.readlink(tmp_path / "current") == version
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1", "v2"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["current", "v1", "v2"]
 
 
 def test_publish_refuses_what_does_not_verify(folder, tmp_path):
@@ -289,7 +291,7 @@ def test_publish_refuses_what_does_not_verify(folder, tmp_path):
         with pytest.raises(BundleError, match=r"manifest\.json: missing|expected the plain name"):
             publish(tmp_path, version)
     assert os.readlink(tmp_path / "current") == "v1"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1", "v2"]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["current", "v1", "v2"]
 
 
 def _republish(folder, enough):
@@ -353,7 +355,7 @@ def test_kill_9_at_any_step_leaves_the_old_release_or_the_whole_new_one(tmp_path
 
     folder, last = release(0)
     assert os.readlink(folder / "current") == "v2"
-    for deadly_step in sorted({1, last, *random.Random(0).sample(range(2, last), 10)}):
+    for deadly_step in sorted({1, last, *random.Random(0).sample(range(2, last), min(50, last - 2))}):
         folder, _ = release(deadly_step)
         visible = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
         assert visible in ({"current", "v1"}, {"current", "v1", "v2"})
@@ -363,3 +365,14 @@ def test_kill_9_at_any_step_leaves_the_old_release_or_the_whole_new_one(tmp_path
         if "v2" not in visible:
             write_bundle(folder / "v2", **contents(seed=1))  # what was left behind is not in the way
             publish(folder, "v2")
+
+
+V1 = Path(__file__).parent / "fixtures" / "bundle_v1"
+
+
+def test_a_bundle_of_the_first_format_opens_for_ever():
+    recommender = Recommender.open(V1)
+    assert (recommender.n_users, recommender.n_items, recommender.attributes) == (30, 200, ())
+    assert [row.item_id for row in recommender.recommend(100, 3)] == ["item-140", "item-100", "item-037"]
+    assert recommender.recommend(history=["item-000"], k=1)[0].score is None  # it has no fold-in: popular
+    assert recommender.basis(history=["item-000"]) == "popular"

@@ -20,7 +20,8 @@ from pipelines.cli import find_run
 from pipelines.config import Config, load_config
 from pipelines.evaluate import LEAKS, evaluate, intervals
 from pipelines.export import bundle_folder
-from recsys.bundle import CURRENT, verify
+from recsys.bundle import verify
+from recsys.releases import CURRENT
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)
 

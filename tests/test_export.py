@@ -8,10 +8,10 @@ import pytest
 from shop import Shop, bundle_of, recsys
 
 from pipelines.config import Config, InputError
-from pipelines.export import bundle_folder, export, measured_search_k, stage
+from pipelines.export import bundle_folder, export, stage
 from pipelines.folds import load_fold
-from recsys.bundle import CURRENT, open_bundle, verify
-from recsys.index import ItemIndex, exact_top_k
+from recsys.bundle import open_bundle, verify
+from recsys.releases import CURRENT
 
 
 def nothing_seen(n_users: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,55 +76,6 @@ def test_current_that_cannot_be_moved_is_told(own_shop: Shop) -> None:
         export(own_shop.config, own_shop.run, lambda line: None)
 
 
-def test_search_k_is_the_smallest_that_finds_enough(shop: Shop) -> None:
-    generator = np.random.default_rng(0)
-    items = generator.normal(size=(6_000, 8)).astype(np.float32)
-    users = generator.normal(size=(400, 8)).astype(np.float32)
-    said: list[str] = []
-    search_k, curve = measured_search_k(
-        shop.config.export, shop.config.seed, users, items, nothing_seen(400), said.append
-    )
-    assert search_k is not None
-    assert [point["search_k"] for point in curve] == [1024 * 2**n for n in range(len(curve))]
-    assert curve[-1]["search_k"] == search_k
-    assert (
-        curve[-1]["recall"] >= shop.config.export.recall > max([p["recall"] for p in curve[:-1]], default=0)
-    )
-    index = ItemIndex.build(items, shop.config.export.trees, shop.config.seed)
-    exact, _ = exact_top_k(users, items, 20)
-    found = [
-        len(np.intersect1d(index.query(u, 20, search_k)[0], own)) for u, own in zip(users, exact, strict=True)
-    ]
-    assert sum(found) / exact.size == pytest.approx(curve[-1]["recall"], abs=0.02)
-    assert f"search_k {search_k:,}" in said[-1]
-
-
-def test_what_a_user_has_does_not_count_as_found(shop: Shop) -> None:
-    generator = np.random.default_rng(0)
-    items = generator.normal(size=(3_000, 4)).astype(np.float32)
-    users = generator.normal(size=(50, 4)).astype(np.float32)
-    near, _ = exact_top_k(users, items, 200)  # everybody has the 200 nearest
-    seen = np.arange(0, 50 * 200 + 1, 200, dtype=np.int64), np.sort(near, axis=1).ravel()
-    search_k, curve = measured_search_k(
-        shop.config.export, shop.config.seed, users, items, seen, lambda line: None
-    )
-    assert search_k is not None
-    assert curve[-1]["recall"] >= shop.config.export.recall
-
-
-def test_where_the_index_is_no_less_work_the_vectors_are_scanned(shop: Shop) -> None:
-    generator = np.random.default_rng(0)
-    items = generator.normal(size=(3_000, 64)).astype(np.float32)  # far too many dimensions for one tree
-    users = generator.normal(size=(50, 64)).astype(np.float32)
-    one_tree = shop.config.export.model_copy(update={"trees": 1, "recall": 1.0})
-    said: list[str] = []
-    search_k, curve = measured_search_k(one_tree, 0, users, items, nothing_seen(50), said.append)
-    assert search_k is None
-    assert [point["search_k"] for point in curve] == [1024, 2048]
-    assert max(point["recall"] for point in curve) < 1
-    assert "serving scans the vectors" in said[-1]
-
-
 def test_registered_once(own_shop: Shop) -> None:
     registered = json.loads((own_shop.run / "registered.json").read_text())
     assert registered == {"name": "shop", "version": "1", "bundle": bundle_of(own_shop).name}
@@ -146,11 +97,11 @@ def test_a_cut_short_registration_is_done_again(own_shop: Shop, left: str) -> No
 def test_other_export_settings_make_another_version_of_the_run(own_shop: Shop) -> None:
     command = ("export", "--config", own_shop.config_file)
     before = bundle_of(own_shop)
-    ran = recsys(*command, "--set", "export.trees=3")
+    ran = recsys(*command, "--set", "export.trees=[3]")
     assert ran.code == 0, ran.err
     current = own_shop.config.bundles / CURRENT
     assert current.resolve() != before.resolve()
     assert verify(current.resolve())["trees"] == 3
-    assert verify(before)["trees"] == own_shop.config.export.trees
+    assert verify(before)["trees"] == own_shop.config.export.trees[0]
     assert recsys(*command).code == 0
     assert current.resolve() == before.resolve()

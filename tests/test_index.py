@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.index import ItemIndex, exact_top_k
+from recsys.index import ItemIndex, Search, exact_top_k
 
 
 def normal(seed, *shape):
@@ -180,3 +180,45 @@ def test_a_saved_index_is_never_written_over(tmp_path):
     index.save(tmp_path / "index.ann")
     with pytest.raises(FileExistsError, match=r"index\.ann"):
         ItemIndex.build(normal(1, 10, 3), trees=2, seed=0).save(tmp_path / "index.ann")
+
+
+def brute(vectors, query, k, hidden, allowed):
+    """The numbers of the k nearest valid vectors, by a loop."""
+    valid = [n for n in range(len(vectors)) if n not in hidden and (allowed is None or n in allowed)]
+    return sorted(valid, key=lambda n: (np.float32(np.linalg.norm(vectors[n].astype(float) - query)), n))[:k]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n_items=st.integers(1, 60),
+    search_k=st.sampled_from([None, 1, 20, 10_000]),
+    k=st.integers(1, 70),
+    share_hidden=st.sampled_from([0, 0.2, 0.9, 1]),
+    share_allowed=st.sampled_from([None, 0, 0.05, 0.5, 1]),
+)
+def test_any_search_gives_as_many_valid_items_as_there_are(
+    seed, n_items, search_k, k, share_hidden, share_allowed
+):
+    rng = np.random.default_rng(seed)
+    vectors, queries = (rng.normal(size=(n, 3)).astype(np.float32) for n in (n_items, 3))
+    hidden = [np.flatnonzero(rng.random(n_items) < share_hidden).astype(np.int32) for _ in queries]
+    allowed = None
+    if share_allowed is not None:
+        allowed = np.flatnonzero(rng.random(n_items) < share_allowed).astype(np.int32)
+    search = Search(vectors, ItemIndex.build(vectors, 3, 0), search_k)
+    offsets = np.cumsum([0, *(len(own) for own in hidden)])
+    many, far = search.top_k_many(queries, k, (offsets, np.concatenate(hidden)), allowed)
+    for row, (query, own) in enumerate(zip(queries, hidden, strict=True)):
+        expected = brute(vectors, query, k, set(own.tolist()), allowed)
+        items, distances = search.top_k(query, k, own, allowed)
+        assert len(items) == len(expected) == len(set(items.tolist()))
+        assert not set(items.tolist()) & set(own.tolist())
+        assert allowed is None or set(items.tolist()) <= set(allowed.tolist())
+        assert np.all(np.diff(distances) >= 0)
+        assert distances == pytest.approx(np.linalg.norm(vectors[items] - query, axis=1), rel=1e-5)
+        if search_k in (None, 10_000):
+            assert items.tolist() == expected
+        assert many[row][many[row] >= 0].tolist() == items.tolist()
+        assert far[row][many[row] >= 0] == pytest.approx(distances, rel=1e-5)
+        assert np.all(np.isinf(far[row][many[row] < 0]))

@@ -1,0 +1,174 @@
+"""How a release is searched: trees and search_k, measured, so that enough of the exact top is found.
+
+Axes: S users asked, I items, D coordinates, K ranks.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import progress
+from pipelines.config import Export, InputError
+from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
+
+MEASURED_K = 20
+MEASURED_USERS = 300
+TIMED_SCANS = 60  # a scan takes as long for every user
+AS_FAST = 1.1  # times as slow still counts as no slower
+FIRST_SEARCH_K = 64
+
+
+class Point(NamedTuple):
+    """One way to search and what it gives; trees and search_k None: a scan."""
+
+    trees: int | None
+    search_k: int | None
+    recall: float  # share of the exact top MEASURED_K, what the user has left out
+    p50_ms: float
+    p99_ms: float
+    bytes: int  # of the index
+
+    def words(self) -> str:
+        how = f"{self.trees} trees, search_k {self.search_k:,}" if self.search_k else "scan"
+        return (
+            f"{how}: recall@{MEASURED_K} {self.recall:.4f}, {self.p50_ms:.3f} ms (p99 {self.p99_ms:.3f}), "
+            f"{self.bytes / 2**20:.1f} MiB"
+        )
+
+
+class Tuned(NamedTuple):
+    """What was chosen, and all that was measured."""
+
+    index: ItemIndex
+    trees: int
+    search_k: int | None
+    measured: dict[str, Any]  # for the manifest
+
+
+Histories = tuple[NDArray[np.int64], NDArray[np.int32]]
+
+
+def tuned(
+    settings: Export,
+    seed: int,
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    seen: Histories,
+    held_out: NDArray[np.int64],
+    scratch: Path,
+    say: Callable[[str], None],
+) -> Tuned:
+    """The fastest search of items (I, D) that finds settings.recall of the exact top 20 of held-out users.
+
+    Asked are up to 300 of users[held_out], without what they have (seen). For each number of trees, search_k
+    doubles until enough is found; index size, build time and milliseconds have limits. A scan finds all, and
+    is taken where it is as fast. Indexes lie in `scratch` meanwhile: no more than one is held in memory.
+    Raises InputError, naming the best that was reached, if nothing will do.
+    """
+    some = held_out[np.unique(np.linspace(0, len(held_out) - 1, MEASURED_USERS).astype(int))]  # (S,)
+    vectors = users[some]  # (S, D)
+    own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in some]
+    offsets = np.concatenate([[0], np.cumsum([len(taken) for taken in own])])
+    exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
+    points, left_out = list[Point](), list[str]()
+    best: tuple[Point, ItemIndex] | None = None
+    built, a_tree = None, 0.0  # the latest index, seconds for one tree
+    with (
+        progress.progress("export: trees built and measured", sum(settings.trees)) as tick,
+        tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning.") as folder,
+    ):
+        for trees in sorted(settings.trees):
+            if trees * a_tree > settings.max_build_seconds:
+                left_out.append(f"{trees} trees would take {trees * a_tree:.0f} s to build")
+                break
+            began = time.perf_counter()
+            index = ItemIndex.build(items, trees, seed)
+            a_tree = (time.perf_counter() - began) / trees
+            size = index.save(Path(folder, f"{trees}.ann"))
+            if built is None:
+                built = trees, index
+                points.append(_scan(Search(items, index, None), vectors, own))
+            if size > settings.max_mib * 2**20:
+                left_out.append(f"{trees} trees take {size / 2**20:.0f} MiB")
+                break
+            for point in _climb(settings, trees, Search(items, index, 1), size, vectors, own, exact):
+                points.append(point)
+                if _will_do(settings, point) and (best is None or point.p50_ms * AS_FAST < best[0].p50_ms):
+                    best = point, index
+            tick(trees)
+    if built is None:
+        raise InputError(f"export.trees = {list(settings.trees)}, allowed: at least one number")
+    scan = points[0]
+    measured = {
+        "k": MEASURED_K,
+        "users": len(some),
+        "target": settings.recall,
+        "path": "index",
+        "curve": [point._asdict() for point in points],
+    }
+    if _will_do(settings, scan) and (best is None or scan.p50_ms <= AS_FAST * best[0].p50_ms):
+        say(f"export: {scan.words()}; no index is faster: serving scans the vectors")
+        return Tuned(built[1], built[0], None, measured | {"path": "exact"})
+    if best is None:
+        reached = max(points[1:] or points, key=lambda point: point.recall)
+        limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
+        raise InputError(
+            f"export.recall = {settings.recall} is not reached within export's limits ({limits}). The best "
+            f"was {reached.words()}; {scan.words()}. Allow more trees, time or size, or less recall"
+        )
+    say(f"export: {best[0].words()}; a scan takes {scan.p50_ms:.3f} ms")
+    return Tuned(best[1], best[0].trees or 0, best[0].search_k, measured)
+
+
+def _will_do(settings: Export, point: Point) -> bool:
+    return point.recall >= settings.recall and point.p50_ms <= settings.max_ms
+
+
+def _climb(
+    settings: Export,
+    trees: int,
+    search: Search,
+    size: int,
+    vectors: NDArray[np.float32],
+    own: list[NDArray[np.int32]],
+    exact: NDArray[np.int32],
+) -> list[Point]:
+    """Points of one index, up to the first that finds enough, or that looks at as much as a scan does."""
+    points: list[Point] = []
+    search_k = FIRST_SEARCH_K
+    while search_k < len(search.vectors):
+        at = Search(search.vectors, search.index, search_k)
+        found, taken = _asked(at, vectors, own)
+        wanted = [truth[truth >= 0] for truth in exact]
+        hits = sum(len(np.intersect1d(*pair)) for pair in zip(found, wanted, strict=True))
+        recall = hits / max(sum(len(truth) for truth in wanted), 1)
+        p50, p99 = (float(value) for value in np.percentile(taken, [50, 99]))
+        points.append(Point(trees, search_k, recall, p50, p99, size))
+        if recall >= settings.recall or p50 > settings.max_ms:
+            break
+        search_k *= 2
+    return points
+
+
+def _scan(search: Search, vectors: NDArray[np.float32], own: list[NDArray[np.int32]]) -> Point:
+    _, taken = _asked(search, vectors[:TIMED_SCANS], own[:TIMED_SCANS])
+    p50, p99 = (float(value) for value in np.percentile(taken, [50, 99]))
+    return Point(None, None, 1.0, p50, p99, 0)
+
+
+def _asked(
+    search: Search, vectors: NDArray[np.float32], own: list[NDArray[np.int32]]
+) -> tuple[list[NDArray[np.int32]], list[float]]:
+    """The answers, and milliseconds of each."""
+    found, taken = list[NDArray[np.int32]](), list[float]()
+    search.top_k(vectors[0], MEASURED_K, own[0])  # warms caches up
+    for vector, hidden in zip(vectors, own, strict=True):
+        began = time.perf_counter()
+        found.append(search.top_k(vector, MEASURED_K, hidden)[0])
+        taken.append(1e3 * (time.perf_counter() - began))
+    return found, taken

@@ -1,0 +1,65 @@
+"""A place in the learned space for somebody who was not there when it was learned, from his items alone.
+
+A trained user is where training put him; a stranger is put where users of such a history were put:
+x = (mean of his items' vectors, 1), u = x W, and u gets the mean length of the trained users. W is ridge
+regression (Hoerl and Kennard 1970) of the trained users' vectors on x, so it serves any tower.
+Axes: U users, I items, D coordinates, T (user, item) pairs, H items of a history.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+RIDGE = 1e-3  # in mean squares of a feature
+CHUNK = 2**21  # pairs whose vectors are held at once
+
+
+def fit(
+    user_vectors: NDArray[np.float32],
+    item_vectors: NDArray[np.float32],
+    histories: tuple[NDArray[np.int64], NDArray[np.int32]],
+) -> NDArray[np.float32]:
+    """(U, D), (I, D), offsets (U + 1,) and items (T,) -> W (D + 1, D), its scale such that lengths fit.
+
+    Users without items teach nothing. Raises ValueError if all are.
+    """
+    offsets, items = histories
+    known = np.flatnonzero(np.diff(offsets))
+    if len(known) == 0:
+        raise ValueError("no user has an item: there is nothing to fold in by")
+    dim = item_vectors.shape[1]
+    squares, products = np.zeros((dim + 1, dim + 1)), np.zeros((dim + 1, dim))
+    start = 0
+    while start < len(known):
+        end = int(np.searchsorted(offsets, offsets[known[start]] + CHUNK, side="right"))
+        users = known[start : max(start + 1, int(np.searchsorted(known, end - 1)))]  # (B,)
+        x = _features(item_vectors, offsets[users], offsets[users + 1], items)  # (B, D + 1)
+        squares += x.T @ x
+        products += x.T @ user_vectors[users].astype(np.float64)
+        start += len(users)
+    ridge = RIDGE * np.trace(squares) / (dim + 1)
+    return np.asarray(np.linalg.solve(squares + ridge * np.eye(dim + 1), products), np.float32)
+
+
+def place(
+    weights: NDArray[np.float32],
+    length: float,
+    item_vectors: NDArray[np.float32],
+    history: NDArray[np.int32],
+) -> NDArray[np.float32]:
+    """W (D + 1, D), the trained users' mean length, (I, D), history (H,) with H >= 1 -> (D,)."""
+    x = np.append(item_vectors[history].mean(axis=0, dtype=np.float64), 1.0)  # (D + 1,)
+    vector = x @ weights.astype(np.float64)
+    norm = float(np.linalg.norm(vector))
+    return (vector * (length / norm if norm > 0 else 1.0)).astype(np.float32)
+
+
+def _features(
+    item_vectors: NDArray[np.float32],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    items: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """(B, D + 1): what a user's items have in the mean, and 1; users follow each other, each with items."""
+    taken = items[starts[0] : ends[-1]]
+    sums = np.add.reduceat(item_vectors[taken].astype(np.float64), starts - starts[0], axis=0)
+    return np.hstack([sums / (ends - starts)[:, None], np.ones((len(starts), 1))])

@@ -1,0 +1,126 @@
+"""Which bundle of a folder is current, which were before, and which are kept.
+
+`bundles/` holds one folder a version and the link `current`; names with a leading dot are no versions.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from recsys import seals
+from recsys.bundle import BundleError, Manifest, flush, is_plain, read_manifest, verify
+
+CURRENT = "current"
+STALE = ".stale-"  # a folder on its way out
+
+
+def publish(bundles: Path, version: str) -> None:
+    """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
+    if not is_plain(version) or version == CURRENT:
+        raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
+    seal(bundles / version)
+    link = bundles / f".{CURRENT}.{secrets.token_hex(4)}"
+    link.symlink_to(version)
+    try:
+        os.replace(link, bundles / CURRENT)
+    except OSError:
+        link.unlink()
+        raise
+    flush(bundles)
+
+
+def seal(folder: Path) -> Manifest:
+    """Verify a bundle, and note that its files were; its manifest. Raises BundleError."""
+    try:
+        files = seals.files_of(folder)
+    except OSError:
+        files = {}  # verify says what is wrong
+    manifest = verify(folder)
+    seals.write(folder, files)
+    return manifest
+
+
+def current(bundles: Path) -> str | None:
+    """The version that `current` names, None if there is no such link."""
+    try:
+        return os.readlink(bundles / CURRENT)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
+    """Every version with its manifest, or with what is wrong with that, newest last; no file is hashed."""
+    found: list[tuple[str, Manifest | BundleError]] = []
+    for folder in sorted(path for path in bundles.iterdir() if is_plain(path.name) and path.name != CURRENT):
+        if not folder.is_dir():
+            continue
+        try:
+            found.append((folder.name, read_manifest(folder)))
+        except BundleError as error:
+            found.append((folder.name, error))
+    return sorted(found, key=lambda one: "" if isinstance(one[1], BundleError) else str(one[1]["created_at"]))
+
+
+def earlier(bundles: Path) -> list[str]:
+    """The versions older than the current one, newest first; raises BundleError if there are none."""
+    names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
+    now = current(bundles)
+    if now not in names:
+        raise BundleError(f"{bundles / CURRENT}: names no version that could be gone back from")
+    before = names[: names.index(now)][::-1]
+    if not before:
+        raise BundleError(f"{bundles}: no version is older than the current one, '{now}'")
+    return before
+
+
+def prune(bundles: Path, keep: int) -> list[str]:
+    """Remove all but the newest `keep` versions; returns their names.
+
+    What is current or open in any process stays, and so does what cannot be read. Left-overs of killed
+    processes go too. Raises ValueError if keep < 1.
+    """
+    if keep < 1:
+        raise ValueError(f"keep = {keep}, allowed >= 1")
+    for path in bundles.iterdir():
+        if path.name.startswith(".") and path.is_dir() and not path.is_symlink():
+            _sweep(path)
+    names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
+    return [name for name in names[:-keep] if name != current(bundles) and _remove(bundles / name)]
+
+
+def _sweep(path: Path) -> None:
+    """Remove a hidden folder that nobody writes: half a bundle, or half a removal."""
+    if path.name.startswith(STALE) or len(path.suffix) == 9:  # .<version>.<8 digits>
+        with _alone(path) as alone:
+            if alone:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a version, unless some process has it open."""
+    with _alone(folder) as alone:
+        if not alone:
+            return False
+        away = folder.with_name(f"{STALE}{folder.name}.{secrets.token_hex(4)}")
+        os.rename(folder, away)  # first, so that nobody finds half of it
+        shutil.rmtree(away, ignore_errors=True)
+    seals.path_of(folder).unlink(missing_ok=True)
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
+    lock = os.open(folder, os.O_RDONLY)
+    alone = False
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        yield alone
+    finally:
+        os.close(lock)

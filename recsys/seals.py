@@ -1,0 +1,42 @@
+"""Seals: a note beside a folder of which files were verified, so that none of them is hashed twice.
+
+A seal names each file by its device, number, size and times. A write, in place or by a new file, changes the
+time of change, which nothing sets back; a copy has other numbers. So a seal never vouches for other bytes
+than those that were verified, but for what a disk forgets by itself: verify a folder again to find that.
+"""
+
+import json
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+Files = dict[str, list[int]]
+
+
+def files_of(folder: Path) -> Files:
+    """What the file system says of each file. Raises OSError."""
+    stats = {path.name: path.stat() for path in sorted(folder.iterdir())}
+    return {
+        name: [of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns] for name, of in stats.items()
+    }
+
+
+def write(folder: Path, files: Files) -> None:
+    """Note that these files of the folder were verified; where that fails, time is lost and no more."""
+    partial = folder.with_name(f".sealing-{folder.name}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        partial.write_text(json.dumps(files), encoding="utf-8")
+        os.replace(partial, path_of(folder))
+
+
+def holds(folder: Path) -> bool:
+    """Whether the folder has a seal, and holds the very files that it names."""
+    try:
+        return bool(json.loads(path_of(folder).read_text(encoding="utf-8")) == files_of(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def path_of(folder: Path) -> Path:
+    return folder.with_name(f".sealed-{folder.name}")
