@@ -155,7 +155,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         Part("Adam", 0, 7 * (u + i) * row, 7 * (u + i) * row),
     ]
     sizes = {"U": u, "I": i, "N": n, "D": d, "hops": hops, "B": b, "C": c, "H": h, "J": j}
-    return Trainer(partial(bench.graph_fit, config, model, WARM + steps), parts, sizes, rounds)
+    return Trainer(partial(bench.graph_fit, config, model, config.seed, WARM + steps), parts, sizes, rounds)
 
 
 def metric_trainer(data: DeviceInteractions) -> Trainer:

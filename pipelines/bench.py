@@ -60,7 +60,9 @@ class Graph(Section):
         (63, 127, 191, 255), min_length=1, description="dimensions: the most that the budget has room for"
     )
     starts: tuple[Literal["spectral", "random"], ...] = Field(
-        ("spectral",), min_length=1, description="a training from each, side by side in one vector"
+        ("spectral",),
+        min_length=1,
+        description="a training from each, side by side in one vector; each random one by a seed of its own",
     )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
@@ -76,12 +78,26 @@ class Graph(Section):
     candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
 
     @model_validator(mode="after")
-    def _each_start_once(self) -> "Graph":
-        if len(set(self.starts)) < len(self.starts):
+    def _no_training_twice(self) -> "Graph":
+        if self.starts.count("spectral") > 1:
             raise ValueError(
-                f"starts = {list(self.starts)}, allowed: each once, or two trainings are the same"
+                f"starts = {list(self.starts)}, allowed: 'spectral' once, or two trainings are the same"
             )
         return self
+
+    def seeded(self, seed: int) -> list["Start"]:
+        """Each start with the seed that makes it differ from others of its kind."""
+        return [Start(kind, seed + self.starts[:place].count(kind)) for place, kind in enumerate(self.starts)]
+
+
+class Start(NamedTuple):
+    """Where a training begins."""
+
+    kind: str
+    seed: int
+
+    def words(self) -> str:
+        return f"{self.kind} start" + (f" of seed {self.seed}" if self.kind == "random" else "")
 
 
 class Beside(Section):
@@ -143,7 +159,7 @@ class Learned(NamedTuple):
     weight: float  # of the spectrum beside it, 0 for none
     score: float  # of both on validation
     seconds: float  # that training took
-    starts: tuple[str, ...]  # those whose training came to its end
+    starts: tuple[Start, ...]  # those whose training came to its end
 
 
 Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
@@ -349,8 +365,9 @@ def choose_trial(
 def _tried(
     config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> float:
-    model = start(config, judge, trial, spectrum, config.graph.starts[0])
-    graph_fit(config, model, config.graph.trial_steps)
+    first = config.graph.seeded(config.seed)[0]
+    model = start(config, judge, trial, spectrum, first)
+    graph_fit(config, model, first.seed, config.graph.trial_steps)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
     say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
     return score
@@ -366,7 +383,8 @@ def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, 
             raise OutOfTime
 
     with contextlib.suppress(OutOfTime):
-        graph_fit(config, start(config, judge, trial, spectrum, config.graph.starts[0]), TIMED_STEPS, heard)
+        first = config.graph.seeded(config.seed)[0]
+        graph_fit(config, start(config, judge, trial, spectrum, first), first.seed, TIMED_STEPS, heard)
     return float(np.median(np.diff(ends)))
 
 
@@ -414,15 +432,15 @@ def learn(
 
     Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
-    parts, began = dict[str, Space](), clock.now()
-    for kind in config.graph.starts:
-        model = start(config, judge, trial, spectrum, kind)
+    parts, began = dict[Start, Space](), clock.now()
+    for first in config.graph.seeded(config.seed):
+        model = start(config, judge, trial, spectrum, first)
         try:
-            learn_one(config, judge, model, steps, clock, kind)
+            learn_one(config, judge, model, steps, clock, first)
         except (OutOfTime, FloatingPointError) as error:
-            say(f"bench: {error or 'training takes too long'}; left out: the {kind} start")
+            say(f"bench: {error or 'training takes too long'}; left out: the {first.words()}")
             continue
-        parts[kind] = model.space()
+        parts[first] = model.space()
     if not parts:
         return None
     space, weight, seconds = evenly(list(parts.values())), 0.0, clock.now() - began
@@ -437,21 +455,21 @@ def learn(
     return Learned(space, weight, best, seconds, tuple(parts))
 
 
-def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, kind: str) -> None:
+def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, first: Start) -> None:
     """All steps, judged after each quarter but the last. Raises OutOfTime once the budget is used up."""
     marks, end = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}, clock.now() + clock.left()
-    with progress.progress(f"learning from a {kind} start, to be judged", steps) as tick:
+    with progress.progress(f"learning from a {first.words()}, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
             if step in marks:
                 if not torch.isfinite(loss):
                     raise FloatingPointError("the loss is not finite: lower the learning_rate")
-                point(config, judge, spaces.euclidean_vectors(model.space()), f"{kind} start", clock)
+                point(config, judge, spaces.euclidean_vectors(model.space()), f"{first.kind} start", clock)
             if clock.is_past(end, step):
                 raise OutOfTime
 
-        graph_fit(config, model, steps, heard)
+        graph_fit(config, model, first.seed, steps, heard)
 
 
 def grown(config: Bench) -> float:
@@ -470,16 +488,16 @@ def refit(
     config: Bench,
     whole: Judge,
     trial: Trial,
-    starts: tuple[str, ...],
+    starts: tuple[Start, ...],
     spectrum: Spectrum,
     steps: int,
     clock: Clock,
 ) -> tuple[Space, int]:
     """The chosen model on all of train, and how many of its steps the budget had room for."""
     parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
-    for kind in starts:
-        model, done = start(config, whole, trial, spectrum, kind), 0
-        with progress.progress(f"learning from a {kind} start, on all of train", steps) as tick:
+    for first in starts:
+        model, done = start(config, whole, trial, spectrum, first), 0
+        with progress.progress(f"learning from a {first.words()}, on all of train", steps) as tick:
 
             def heard(step: int, loss: torch.Tensor, tick: Callable[[int], None] = tick) -> None:
                 nonlocal done
@@ -489,7 +507,7 @@ def refit(
                     raise OutOfTime
 
             with contextlib.suppress(OutOfTime):
-                graph_fit(config, model, steps, heard)
+                graph_fit(config, model, first.seed, steps, heard)
         parts.append(model.space())
         fewest = min(fewest, done)
         if fewest < steps:
@@ -523,12 +541,12 @@ def spread(space: Space) -> torch.Tensor:
     return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
 
 
-def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, kind: str) -> GraphSpace:
+def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, first: Start) -> GraphSpace:
     settings, data = config.graph, judge.data
-    if kind == "spectral":
+    if first.kind == "spectral":
         users, items = graph.spectral_start(data, spectrum, trial.dim, settings.start_length)
     else:
-        generator = torch.Generator(data.user.device).manual_seed(config.seed)
+        generator = torch.Generator(data.user.device).manual_seed(first.seed)
         users, items = models.random_start(
             data.n_users, data.n_items, trial.dim, settings.random_length, generator
         )
@@ -545,6 +563,7 @@ def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, kind: s
 def graph_fit(
     config: Bench,
     model: GraphSpace,
+    seed: int,
     steps: int,
     heard: Callable[[int, torch.Tensor], None] = lambda step, loss: None,
 ) -> None:
@@ -555,7 +574,7 @@ def graph_fit(
         batch_users=settings.batch_users,
         candidates=settings.candidates,
         learning_rate=settings.learning_rate,
-        generator=torch.Generator(model.users.device).manual_seed(config.seed),
+        generator=torch.Generator(model.users.device).manual_seed(seed),
         heard=heard,
     )
 
@@ -604,7 +623,7 @@ def exported(
         trees=found.trees,
         search_k=found.search_k,
         seed=config.seed,
-        index=found.index,
+        index=found.built,
         measured=found.measured,
         info={},
     )

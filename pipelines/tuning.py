@@ -44,7 +44,7 @@ class Point(NamedTuple):
 class Tuned(NamedTuple):
     """What was chosen, and all that was measured."""
 
-    index: ItemIndex
+    built: ItemIndex
     trees: int
     search_k: int | None
     measured: dict[str, Any]  # for the manifest

@@ -1,8 +1,9 @@
 """A place in the learned space for somebody who was not there when it was learned, from his items alone.
 
 A trained user is where training put him; a stranger is put where users of such a history were put:
-x = (mean of his items' vectors, 1), u = x W, and u gets the mean length of the trained users. W is ridge
-regression (Hoerl and Kennard 1970) of the trained users' vectors on x, so it serves any tower.
+x = (mean of his items' vectors, 1), u = x W. W is ridge regression (Hoerl and Kennard 1970) of the trained
+users' vectors on x, so it serves any tower. Where trained users lie on a sphere, so does u: a regression
+is shorter, and under an item's offset a short vector is drawn to what is near to everybody.
 Axes: U users, I items, D coordinates, T (user, item) pairs, H items of a history.
 """
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RIDGE = 1e-3  # in mean squares of a feature
+ALIKE = 0.05  # users whose lengths deviate by less, as a share of the mean, lie on a sphere
 CHUNK = 2**21  # pairs whose vectors are held at once
 
 
@@ -18,7 +20,7 @@ def fit(
     item_vectors: NDArray[np.float32],
     histories: tuple[NDArray[np.int64], NDArray[np.int32]],
 ) -> NDArray[np.float32]:
-    """(U, D), (I, D), offsets (U + 1,) and items (T,) -> W (D + 1, D), its scale such that lengths fit.
+    """(U, D), (I, D), offsets (U + 1,) and items (T,) -> W (D + 1, D).
 
     Users without items teach nothing. Raises ValueError if all are.
     """
@@ -40,17 +42,24 @@ def fit(
     return np.asarray(np.linalg.solve(squares + ridge * np.eye(dim + 1), products), np.float32)
 
 
+def radius(user_vectors: NDArray[np.float32]) -> float | None:
+    """(U, D) -> the length that trained users share, None if they differ; judged by up to 10,000 of them."""
+    lengths = np.linalg.norm(user_vectors[:: max(1, len(user_vectors) // 10_000)], axis=1)
+    mean = float(lengths.mean())
+    return mean if mean > 0 and float(lengths.std()) < ALIKE * mean else None
+
+
 def place(
     weights: NDArray[np.float32],
-    length: float,
+    length: float | None,
     item_vectors: NDArray[np.float32],
     history: NDArray[np.int32],
 ) -> NDArray[np.float32]:
-    """W (D + 1, D), the trained users' mean length, (I, D), history (H,) with H >= 1 -> (D,)."""
+    """W (D + 1, D), the users' radius, (I, D), history (H,) with H >= 1 -> (D,)."""
     x = np.append(item_vectors[history].mean(axis=0, dtype=np.float64), 1.0)  # (D + 1,)
     vector = x @ weights.astype(np.float64)
     norm = float(np.linalg.norm(vector))
-    return (vector * (length / norm if norm > 0 else 1.0)).astype(np.float32)
+    return (vector if length is None or norm == 0 else vector * (length / norm)).astype(np.float32)
 
 
 def _features(

@@ -200,7 +200,7 @@ class Search:
             at = np.nonzero(taken)[0], place[taken]
             top[at], distances[at] = near[taken], far[taken]
             left = np.flatnonzero((top < 0).any(1))
-        for row in left:
+        for row in left.tolist():
             items, found = self.top_k(queries[row], k, own[offsets[row] : offsets[row + 1]], allowed)
             top[row, : len(items)], distances[row, : len(items)] = items, found
         return top, distances

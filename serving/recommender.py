@@ -203,14 +203,12 @@ class Recommender:
     def _vector(self, user: int | None, own: NDArray[np.int32]) -> NDArray[np.float32] | None:
         bundle = self._bundle
         if len(own) and bundle.fold_in is not None:
-            return fold_in.place(bundle.fold_in, self._user_length, bundle.item_vectors, own)
+            return fold_in.place(bundle.fold_in, self._radius, bundle.item_vectors, own)
         return None if user is None else bundle.user_vectors[user]
 
     @cached_property
-    def _user_length(self) -> float:
-        """The mean length of a user's vector, of up to 10,000 of them."""
-        some = self._bundle.user_vectors[:: max(1, self.n_users // 10_000)]
-        return float(np.linalg.norm(some, axis=1).mean())
+    def _radius(self) -> float | None:
+        return fold_in.radius(self._bundle.user_vectors)
 
     def _hidden(
         self, user: int | None, own: NDArray[np.int32], exclude_seen: bool, exclude: Iterable[Id]

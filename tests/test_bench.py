@@ -387,7 +387,7 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
     failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
-    failed(run(files, out, 'graph.starts=["random", "random"]'), 2, "'random'], allowed: each once")
+    failed(run(files, out, 'graph.starts=["spectral", "spectral"]'), 2, "allowed: 'spectral' once")
     failed(run(files, out, "spectral.item_exponents=[1e6]"), 2, "less than or equal to 2")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()

@@ -1,5 +1,7 @@
 """Serving: always as many different, unseen, nearest items as there are; the popular ones for strangers."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys import fold_in
 from recsys.bundle import BundleError, write_bundle
 from recsys.index import exact_top_k
 from recsys.releases import publish
-from serving.recommender import Recommendation, Recommender
+from serving.recommender import Recommendation, Recommender, UnknownId
 
 
 def release(folder, user_vectors, item_vectors, seen, item_ids=None, titles=None, trees=4, search_k=10_000):
@@ -142,3 +145,193 @@ def test_any_bundle_gives_all_that_was_asked_for(seed, n_items, n_users, dim, sh
                 assert rows == recommender.recommend(f"u{user}", k, exclude_seen)
                 if search_k == 100_000:
                     assert found == nearest[user][nearest[user] >= 0].tolist()
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def coloured(folder, seed=0, n_users=12, n_items=60, search_k=40, integers=True):
+    """A bundle with attributes and fold-in; item n is of colour n mod 3, every fifth also has a size."""
+    rng = np.random.default_rng(seed)
+    items = rng.normal(size=(n_items, 4)).astype(np.float32)
+    own = [np.sort(rng.permutation(n_items)[: rng.integers(1, 20)]).astype(np.int32) for _ in range(n_users)]
+    users = np.stack([items[some].mean(0) for some in own])
+    seen = np.cumsum([0, *(len(some) for some in own)]), np.concatenate(own)
+    write_bundle(
+        folder,
+        user_vectors=users,
+        item_vectors=items,
+        user_ids=np.arange(100, 100 + n_users) if integers else sorted(f"u{n}" for n in range(n_users)),
+        item_ids=np.arange(n_items) if integers else sorted(f"i{n}" for n in range(n_items)),
+        seen=seen,
+        popular=rng.permutation(n_items).astype(np.int32),
+        titles=[f"title {n}" for n in range(n_items)],
+        trees=2,
+        search_k=search_k,
+        seed=0,
+        info={},
+        attributes={
+            "colour": [[COLOURS[n % 3]] for n in range(n_items)],
+            "size": [["small", "large"] if n % 10 == 0 else ["large"] * (n % 5 == 0) for n in range(n_items)],
+        },
+        fold_in=fold_in.fit(users, items, seen),
+    )
+    return Recommender.open(folder)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coloured")
+    return {
+        search_k: coloured(folder / str(search_k), search_k=search_k) for search_k in (None, 5, 40, 9_999)
+    }
+
+
+ids = st.lists(st.integers(-5, 70), max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    search_k=st.sampled_from([None, 5, 40, 9_999]),
+    user=st.none() | st.integers(98, 114),
+    history=st.none() | ids,
+    exclude_seen=st.booleans(),
+    exclude=ids,
+    allow=st.none() | ids,
+    where=st.none()
+    | st.fixed_dictionaries(
+        {},
+        optional={
+            "colour": st.lists(st.sampled_from([*COLOURS, "mauve"]), max_size=2),
+            "size": st.lists(st.sampled_from(["small", "large"]), max_size=2),
+        },
+    ),
+    k=st.integers(1, 80),
+)
+def test_any_request_gets_all_valid_items_it_asked_for(
+    opened, search_k, user, history, exclude_seen, exclude, allow, where, k
+):
+    shop = opened[search_k]
+    filters = {"exclude": exclude, "allow": allow, "where": where}
+    rows = shop.recommend(user, k, exclude_seen, history=history, **filters)
+    hidden = set(exclude)
+    if exclude_seen:
+        hidden |= set(history or [])
+        hidden |= {row.item_id for row in shop.history(user)} if user and shop.knows_user(user) else set()
+    valid = set(range(60)) - hidden if allow is None else set(range(60)) & set(allow) - hidden
+    sizes = {n: {"small", "large"} if n % 10 == 0 else {"large"} if n % 5 == 0 else set() for n in range(60)}
+    for name, values in (where or {}).items():
+        carried = {n: {COLOURS[n % 3]} for n in range(60)} if name == "colour" else sizes
+        valid = {n for n in valid if carried[n] & set(values)}
+    found = [row.item_id for row in rows]
+    assert len(found) == len(set(found)) == min(k, len(valid))
+    assert set(found) <= valid
+    basis = shop.basis(user, history)
+    assert basis == (
+        "history"
+        if history and set(history) & set(range(60))
+        else "user"
+        if user is not None and 100 <= user < 112
+        else "popular"
+    )
+    if basis == "popular":
+        assert all(row.score is None for row in rows)
+        order = [row.item_id for row in shop.recommend(None, 60)]
+        assert found == [item for item in order if item in valid][:k]
+    else:
+        assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+    if search_k in (None, 9_999) and basis == "user":
+        everything = shop.recommend(user, 60, False)
+        assert found == [row.item_id for row in everything if row.item_id in valid][:k]
+    if user is not None and history is None:
+        assert shop.recommend_many([user, 101, user], k, exclude_seen, **filters)[::2] == [rows, rows]
+
+
+def test_many_are_answered_as_one_by_one(opened):
+    for shop in opened.values():
+        users = [*range(98, 114), 105]
+        assert shop.recommend_many(users, 7) == [shop.recommend(user, 7) for user in users]
+        assert shop.recommend_many([], 7) == []
+        assert shop.recommend_many([1, 2], 2) == [shop.recommend(1, 2)] * 2
+
+
+def test_a_history_leads_to_where_its_users_are(opened):
+    """A user's own history folds in near to where the user is, as he is the mean of his items here."""
+    shop = opened[None]
+    for user in range(100, 112):
+        history = [row.item_id for row in shop.history(user)]
+        own, folded = (
+            {row.item_id for row in rows}
+            for rows in (shop.recommend(user, 10), shop.recommend(history=history, k=10))
+        )
+        if len(history) > 5:
+            assert len(own & folded) >= 7
+    assert shop.basis(100, history=[]) == "user"
+    assert shop.basis(100, history=[5]) == "history"
+    assert shop.place([5]) is not None
+    assert shop.place([999]) is None
+
+
+def test_similar_items_are_the_nearest_others(opened):
+    vectors = opened[None]._bundle.item_vectors
+    far = np.linalg.norm(vectors - vectors[7], axis=1)
+    rows = opened[None].similar_items(7, 5)
+    assert [row.item_id for row in rows] == [n for n in np.argsort(far).tolist() if n != 7][:5]
+    assert [-row.score for row in rows] == pytest.approx(np.sort(far)[1:6], rel=1e-5)
+    assert len(opened[5].similar_items(7, 1_000)) == 59
+
+
+def test_an_item_is_explained_by_the_users_own_ones_nearest_to_it(opened):
+    shop = opened[40]
+    own = {row.item_id for row in shop.history(103)}
+    vectors = shop._bundle.item_vectors
+    rows = shop.explain(103, 7, k=100)
+    assert {row.item_id for row in rows} == own
+    assert [-row.score for row in rows] == pytest.approx(
+        sorted(np.linalg.norm(vectors[list(own)] - vectors[7], axis=1).tolist()), rel=1e-5
+    )
+    assert shop.explain(103, 7, k=2) == rows[:2]
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda shop: shop.similar_items(999), "item 999 is not in this bundle"),
+        (lambda shop: shop.explain(103, "7"), "item '7' is not in this bundle"),
+        (lambda shop: shop.explain(5, 7), "user 5 is not in this bundle"),
+        (lambda shop: shop.history("103"), "user '103' is not in this bundle"),
+    ],
+)
+def test_unknown_ids_are_named(opened, ask, message):
+    with pytest.raises(UnknownId, match=message):
+        ask(opened[40])
+
+
+def test_an_unknown_attribute_is_named_with_those_there_are(opened, shop):
+    with pytest.raises(ValueError, match="no attribute 'color', allowed: colour, size"):
+        opened[40].recommend(103, where={"color": ["red"]})
+    with pytest.raises(ValueError, match="allowed: none: this bundle has no attributes"):
+        shop.recommend("u0", where={"color": ["red"]})
+
+
+def test_ids_come_as_text_or_numbers(opened, tmp_path):
+    numbers, words = opened[40], coloured(tmp_path / "words", integers=False)
+    assert [numbers.user_id(given) for given in ("103", 103, "x")] == [103, 103, "x"]
+    assert [words.item_id(given) for given in ("i7", 7)] == ["i7", "7"]
+    assert (numbers.has_integer_items, words.has_integer_items) == (True, False)
+    assert words.recommend("u3", 5) == words.recommend_many(["u3"], 5)[0]
+    assert numbers.some_users(3) == [100, 105, 111]
+    assert len(words.some_users(1_000)) == 12
+    assert numbers.attributes == ("colour", "size")
+
+
+LIGHT = """
+import sys
+import serving.recommender
+heavy = {"torch", "duckdb", "polars", "mlflow", "pandas", "scipy", "matplotlib"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_serving_pulls_in_nothing_heavy():
+    subprocess.run([sys.executable, "-c", LIGHT], check=True)
