@@ -11,7 +11,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml $(CONSTRAINTS)
 	@echo "Installing into .venv: two minutes or so, annoy is compiled"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[train,demo,dev,bench]"
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[train,serve,demo,dev,bench]"
 	@touch $@
 
 # The data of the demo as the package ships it, at a path that a config file can name.

@@ -1,4 +1,4 @@
-"""The entry point: says what to install where only the serving half is."""
+"""The entry point: says what to install where only the library is."""
 
 import sys
 
@@ -8,7 +8,8 @@ def main() -> None:
         from pipelines import cli
     except ModuleNotFoundError as error:
         print(
-            f"recsys: {error}: this install can only serve; pip install '.[train]' for the rest",
+            f"recsys: {error}: this install has the library alone; pip install '.[serve]' for HTTP, "
+            "'.[train]' for the rest",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -175,7 +175,8 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="processes; they share the bundle's memory")] = 1,
     poll_seconds: Annotated[
-        float, typer.Option(envvar="RECSYS_POLL_SECONDS", min=0.01, max=86400, help="between looks at `current`")
+        float,
+        typer.Option(envvar="RECSYS_POLL_SECONDS", min=0.01, max=86400, help="between looks at `current`"),
     ] = 1.0,
 ) -> None:
     """Answer over HTTP; a new `current` is verified and swapped in. RECSYS_TOKEN, if set, must be sent."""

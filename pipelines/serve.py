@@ -24,7 +24,9 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
     import uvicorn
 
     if not (bundles / CURRENT).exists():
-        raise InputError(f"'{bundles / CURRENT}' does not exist: --bundles names the folder that export fills")
+        raise InputError(
+            f"'{bundles / CURRENT}' does not exist: --bundles names the folder that export fills"
+        )
     token = os.environ.get("RECSYS_TOKEN")
     if token is not None and not token.strip():
         raise InputError("RECSYS_TOKEN is set but empty: give it a value, or unset it to serve without")
@@ -34,16 +36,19 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
     with tempfile.TemporaryDirectory(prefix="recsys-metrics-", ignore_cleanup_errors=True) as folder:
         if workers > 1:
             os.environ[METRICS] = folder  # read by the workers, before they import prometheus_client
-        uvicorn.run(
-            APP,
-            host=host,
-            port=port,
-            workers=workers,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE,
-            log_config=_logging(),
-        )
+        try:
+            uvicorn.run(
+                APP,
+                host=host,
+                port=port,
+                workers=workers,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
+                log_config=_logging(),
+            )
+        except SystemExit as ended:  # it has said why, with codes of its own
+            sys.exit(1 if ended.code else 0)
 
 
 def _is_loopback(host: str) -> bool:

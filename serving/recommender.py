@@ -5,6 +5,7 @@ Axes: U users, I items, D coordinates, Q users asked for, k answers.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
 
 Id = int | str
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as str() writes one
 
 
 class Recommendation(NamedTuple):
@@ -290,10 +292,7 @@ def _number(ids: IdMap, external: Id, what: str) -> int:
 def _as_id(given: Id, integers: bool) -> Id:
     if not integers:
         return str(given)
-    try:
-        return int(given)
-    except ValueError:
-        return given
+    return int(given) if isinstance(given, int) or WHOLE.fullmatch(given) else given
 
 
 def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -12,7 +12,13 @@ PACKAGES = ("recsys", "pipelines", "serving")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SQL = sorted(path for path in (ROOT / "sql").rglob("*.sql"))
 
-NUMPY_HALF = {f"recsys.{name}" for name in ("ids", "interactions", "metrics", "index", "bundle")}
+NUMPY_HALF = {
+    f"recsys.{name}"
+    for name in (
+        *("ids", "interactions", "metrics", "index"),
+        *("attributes", "bundle", "fold_in", "releases", "seals"),
+    )
+}
 HOMES = {
     "duckdb": {f"pipelines/{name}.py" for name in ("prepare", "source", "folds")},
     "mlflow": {"pipelines/tracking.py"},

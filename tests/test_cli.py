@@ -353,5 +353,5 @@ def test_without_the_training_half_the_command_says_what_to_install(tmp_path: Pa
         command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
     )
     assert ran.returncode == 1
-    assert ran.stderr.startswith("recsys: No module named 'typer': this install can only serve")
+    assert ran.stderr.startswith("recsys: No module named 'typer': this install has the library alone")
     assert "Traceback" not in ran.stderr

@@ -54,7 +54,9 @@ def test_hidden_users_find_their_own_neighbourhood(turned):
     users = (centres[favourite] @ turn).astype(np.float32)
     offsets = np.cumsum([0, *(len(h) for h in own[:300])])
     weights = fold_in.fit(users[:300], items, (offsets, np.concatenate(own[:300])))
-    placed = np.stack([fold_in.place(weights, fold_in.radius(users), items, history) for history in own[300:]])
+    placed = np.stack(
+        [fold_in.place(weights, fold_in.radius(users), items, history) for history in own[300:]]
+    )
     near, _ = exact_top_k(placed, (items @ turn).astype(np.float32), 10)
     assert np.mean(group[near] == favourite[300:, None]) > 0.8
 

@@ -316,8 +316,11 @@ def test_an_unknown_attribute_is_named_with_those_there_are(opened, shop):
 
 def test_ids_come_as_text_or_numbers(opened, tmp_path):
     numbers, words = opened[40], coloured(tmp_path / "words", integers=False)
-    assert [numbers.user_id(given) for given in ("103", 103, "x")] == [103, 103, "x"]
-    assert [words.item_id(given) for given in ("i7", 7)] == ["i7", "7"]
+    for sent in ("103", 103):
+        assert numbers.user_id(sent) == 103
+    for sent in ("x", "1_03", " 103", "103.0", "0103", "１０３", "-0x1", ""):
+        assert numbers.user_id(sent) == sent
+    assert [words.item_id(given) for sent in ("i7", 7)] == ["i7", "7"]
     assert (numbers.has_integer_items, words.has_integer_items) == (True, False)
     assert words.recommend("u3", 5) == words.recommend_many(["u3"], 5)[0]
     assert numbers.some_users(3) == [100, 105, 111]

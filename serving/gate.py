@@ -1,0 +1,119 @@
+"""What every request passes: it is counted, its token compared, its body held to the limit.
+
+Plain ASGI, around the application: nothing here waits but for the body.
+"""
+
+import hmac
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.contract import MOST_BYTES
+from serving.live import Live
+from serving.metrics import Metrics
+
+PUBLIC = {"/", "/health/live", "/health/ready", "/openapi.json"}  # all else needs the token, if there is one
+TOO_LARGE = f"the body is larger than {MOST_BYTES} bytes, which is the limit"
+UNAUTHORIZED = "this needs the header 'Authorization: Bearer TOKEN' with the token of this server"
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+GONE = 499  # counted where the client left before its body was there
+
+
+def to_json(content: Any) -> bytes:
+    """Compact UTF-8; what has no UTF-8 form (half a surrogate pair) becomes a question mark."""
+    return ENCODER.encode(content).encode("utf-8", "replace")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What one server process holds, in app.state.service."""
+
+    live: Live
+    metrics: Metrics
+    token: bytes  # empty: none is asked for
+    page: bytes
+    page_headers: dict[str, str]
+
+
+class Gate:
+    """The middleware; the token and the metrics are those of scope["app"].state.service."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return None
+        started, status = time.perf_counter(), 500
+        service = scope["app"].state.service
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if service.token and scope["path"] not in PUBLIC and not _may_pass(scope, service.token):
+                return await _refuse(noted, 401, UNAUTHORIZED)
+            if scope["method"] not in ("GET", "HEAD"):
+                body = await _body(scope, receive)
+                if body is None:
+                    return await _refuse(noted, 422, TOO_LARGE)
+                if body["type"] == "http.disconnect":
+                    status = GONE
+                    return None
+                receive = _replayed(body, receive)
+            return await self.app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path_format", "unmatched")
+            service.metrics.answered(route, scope["method"], status, time.perf_counter() - started)
+
+
+def _may_pass(scope: Scope, token: bytes) -> bool:
+    """Compared in a time that does not tell how much of it was right."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, given = value.partition(b" ")
+            return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)
+    return False
+
+
+async def _body(scope: Scope, receive: Receive) -> Message | None:
+    """The whole body as one message, or the client's leaving; None where it is larger than allowed."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > MOST_BYTES:
+            return None
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return message
+        body += message.get("body", b"")
+        if len(body) > MOST_BYTES:
+            return None
+        if not message.get("more_body"):
+            return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+
+def _replayed(body: Message, receive: Receive) -> Receive:
+    left = iter([body])
+
+    async def replay() -> Message:
+        message = next(left, None)
+        return await receive() if message is None else message
+
+    return replay
+
+
+async def _refuse(send: Send, status: int, detail: str) -> None:
+    body = to_json({"detail": detail})
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

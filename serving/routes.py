@@ -1,0 +1,215 @@
+"""The questions that can be asked over HTTP, and their answers.
+
+Short ones are answered on the event loop, as a hop to a thread costs more than most of them do; batches go
+to a thread. Answers are written as they are: the models are for the OpenAPI document.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.convertors import PathConvertor, register_url_convertor
+
+from serving.contract import (
+    LONGEST_ID,
+    MOST_ITEMS,
+    Answers,
+    Ask,
+    Explanation,
+    Health,
+    History,
+    Problem,
+    Recommended,
+    Similar,
+    Users,
+    Version,
+)
+from serving.gate import Service, to_json
+from serving.recommender import Recommendation, Recommender, UnknownId
+
+
+class IdConvertor(PathConvertor):
+    """Any text, slashes and line breaks too."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("id", IdConvertor())
+
+PathId = Annotated[str, Path(max_length=LONGEST_ID)]
+QueryId = Annotated[str, Query(max_length=LONGEST_ID)]
+Count = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
+
+NO_TOKEN: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "no or a wrong token"}}
+ASKED = NO_TOKEN | {
+    422: {"model": Problem, "description": "outside the limits, or not what is expected; names the rule"},
+    503: {"model": Problem, "description": "no bundle is open yet"},
+}
+NAMED = ASKED | {404: {"model": Problem, "description": "the id is unknown"}}
+
+router = APIRouter()
+
+
+@router.get("/v1/users/{user_id:id}/recommendations", response_model=Recommended, responses=ASKED)
+async def user_recommendations(
+    request: Request, user_id: PathId, k: Count = 10, exclude_seen: bool = True
+) -> Response:
+    """The k best items for a user; the popular ones where the user is unknown."""
+    shop = _open(request)
+    user = shop.user_id(user_id)
+    items = shop.recommend(user, k, exclude_seen)
+    return _answer(shop, user_id=user, basis=shop.basis(user), items=_listed(items))
+
+
+@router.post("/v1/recommendations", response_model=Answers, responses=ASKED)
+def recommendations(request: Request, ask: Ask) -> Response:
+    """The k best items for each of a batch of users and histories, under filters."""
+    shop = _open(request)
+    filters: dict[str, Any] = {
+        "exclude": [shop.item_id(item) for item in ask.exclude],
+        "allow": None if ask.allow is None else [shop.item_id(item) for item in ask.allow],
+        "where": _filter(shop, ask.where),
+    }
+    users = [None if wanted.user_id is None else shop.user_id(wanted.user_id) for wanted in ask.users]
+    alone = [
+        user for user, wanted in zip(users, ask.users, strict=True) if user is not None and not wanted.history
+    ]
+    many = iter(shop.recommend_many(alone, ask.k, ask.exclude_seen, **filters) if alone else [])
+    results = []
+    for user, wanted in zip(users, ask.users, strict=True):
+        history = [shop.item_id(item) for item in wanted.history or []]
+        if user is not None and not wanted.history:
+            items = next(many)
+        else:
+            items = shop.recommend(user, ask.k, ask.exclude_seen, history=history, **filters)
+        results.append({"basis": shop.basis(user, history or None), "items": _listed(items)})
+    return _answer(shop, results=results)
+
+
+@router.get("/v1/items/{item_id:id}/similar", response_model=Similar, responses=NAMED)
+async def similar_items(request: Request, item_id: PathId, k: Count = 10) -> Response:
+    """The k items nearest to one."""
+    shop = _open(request)
+    item = shop.item_id(item_id)
+    return _answer(shop, item_id=item, items=_known(shop, lambda: shop.similar_items(item, k)))
+
+
+@router.get("/v1/explanations", response_model=Explanation, responses=NAMED)
+async def explanations(request: Request, user_id: QueryId, item_id: QueryId, k: Count = 5) -> Response:
+    """Why an item: the k of the user's own items that are nearest to it."""
+    shop = _open(request)
+    user, item = shop.user_id(user_id), shop.item_id(item_id)
+    items = _known(shop, lambda: shop.explain(user, item, k))
+    return _answer(shop, user_id=user, item_id=item, items=items)
+
+
+@router.get("/v1/users", response_model=Users, responses=ASKED)
+async def users(request: Request, limit: Count = 20) -> Response:
+    """Ids of users to pick from, spread evenly over all."""
+    shop = _open(request)
+    return _answer(shop, n_users=shop.n_users, users=shop.some_users(limit))
+
+
+@router.get("/v1/users/{user_id:id}/history", response_model=History, responses=NAMED)
+async def history(request: Request, user_id: PathId) -> Response:
+    """What a user has."""
+    shop = _open(request)
+    user = shop.user_id(user_id)
+    return _answer(shop, user_id=user, items=_known(shop, lambda: shop.history(user)))
+
+
+@router.get("/version", response_model=Version, responses=NO_TOKEN | {503: ASKED[503]})
+async def version(request: Request) -> Response:
+    """The bundle that answers, its size, and what its index reached when it was exported."""
+    shop = _open(request)
+    manifest = shop.manifest
+    return _answer(
+        shop,
+        format_version=manifest["format_version"],
+        created_at=manifest.get("created_at"),
+        n_users=shop.n_users,
+        n_items=shop.n_items,
+        dim=manifest["dim"],
+        trees=manifest.get("trees"),
+        search_k=manifest.get("search_k"),
+        attributes=list(shop.attributes),
+        has_integer_users=shop.has_integer_users,
+        has_integer_items=shop.has_integer_items,
+        measured=manifest.get("measured"),
+    )
+
+
+@router.get("/health/live", response_model=Health)
+async def is_live() -> Response:
+    """The process answers."""
+    return as_json({"status": "live"})
+
+
+@router.get("/health/ready", response_model=Health, responses={503: ASKED[503]})
+async def is_ready(request: Request) -> Response:
+    """A bundle is open."""
+    return as_json({"status": "ready"}, headers=_header(_open(request)))
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=NO_TOKEN | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(request: Request) -> Response:
+    """Counters for Prometheus, merged over the workers."""
+    return Response(_service(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page(request: Request) -> Response:
+    service = _service(request)
+    return Response(service.page, media_type="text/html", headers=service.page_headers)
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _open(request: Request) -> Recommender:
+    """The live Recommender; a request asks for it once."""
+    live = _service(request).live
+    if live.recommender is None:
+        raise HTTPException(503, f"no bundle is open: {live.refusal}")
+    return live.recommender
+
+
+def _filter(shop: Recommender, where: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+    for name in where or {}:
+        if name not in shop.attributes:
+            allowed = ", ".join(shop.attributes) or "none in this bundle"
+            raise HTTPException(
+                422, f"where: attribute {name!r} is unknown, allowed: {allowed}", _header(shop)
+            )
+    return where
+
+
+def _known(shop: Recommender, ask: Callable[[], list[Recommendation]]) -> list[dict[str, Any]]:
+    try:
+        return _listed(ask())
+    except UnknownId as error:
+        raise HTTPException(404, str(error), _header(shop)) from None
+
+
+def _listed(items: Sequence[Recommendation]) -> list[dict[str, Any]]:
+    return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
+
+
+def _header(shop: Recommender) -> dict[str, str]:
+    return {"x-recsys-version": quote(shop.version)}
+
+
+def _answer(shop: Recommender, **content: Any) -> Response:
+    return as_json({"version": shop.version} | content, headers=_header(shop))
+
+
+def as_json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(to_json(content), status, headers, "application/json")
