@@ -36,6 +36,7 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "checks/items_without_id",
     "checks/repeated_items",
     "marts/windows",
+    "marts/split_events",
     "marts/recency",
     "marts/events",
     "marts/item_events",
@@ -44,7 +45,7 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "checks/empty_parts",
     "marts/part_pairs",
     "marts/repeats",
-    "marts/pairs",
+    "marts/fitted_pairs",
     "marts/user_parts",
     "marts/item_parts",
     "marts/fitted_users",
@@ -54,6 +55,7 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "marts/items",
     "checks/small_folds",
     "marts/triples",
+    "marts/pairs",
     "marts/targets",
     "checks/no_targets",
     "marts/mined_triplets",
@@ -63,9 +65,12 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
 TEMPORARY = {  # what is not kept in the file
     "stg_interactions": "view",
+    "split_events": "view",
     "recency": "table",
     "events": "view",
     "item_events": "table",
+    "part_pairs": "table",
+    "fitted_pairs": "view",
     "user_parts": "table",
     "item_parts": "table",
     "fitted_users": "view",
@@ -100,6 +105,7 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
             return found
         for name, value in _variables(config, key, source_query, fingerprint, log_rows).items():
             con.execute(f"set variable {name} = ?", [value])
+        con.execute("create type part as enum ('train', 'validation', 'test')")
         con.execute("set preserve_insertion_order = false")  # from here on: the log's rows have numbers
         for step in STEPS:
             _run_step(con, config, step, say)
@@ -232,13 +238,18 @@ def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Ca
     if folder == "checks":
         _check(con, name, text)
         return
+    if name in ("recency", "events") and config.split.kind != "leave_last_out":
+        if name == "events":  # a join with nothing would cost as much as a third of the grouping
+            _create(con, "temp view events", "from split_events")
+        return
     if name == "core_pairs":
         _create_core_pairs(con, config.split, text)
         return
     kind = f"temp {TEMPORARY[name]}" if name in TEMPORARY else "view" if name == "pairs" else "table"
     rows = _create(con, f"{kind} {name}", text)
     if name == "part_pairs":  # what follows needs the room
-        con.execute("drop view temp.events; drop view temp.stg_interactions; drop table temp.source_log")
+        con.execute("drop view temp.events; drop view temp.split_events; drop view temp.stg_interactions")
+        con.execute("drop view temp.source_log; drop table temp.source_rows")
     if kind == "table":
         folds = " over both folds" if "fold" in text.split() else ""
         say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
@@ -259,7 +270,7 @@ def _create_core_pairs(con: duckdb.DuckDBPyConnection, split: Split, text: str) 
 
     No round copies pairs: the items and the users that are left say which.
     """
-    _create(con, "temp view core_pairs", "from pairs")
+    _create(con, "temp view core_pairs", "from fitted_pairs")
     if split.min_users_per_item == split.min_items_per_user == 1:
         _create(con, "temp view core_users", "from fitted_users")
         _create(con, "temp view core_items", "from sales")
@@ -296,7 +307,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         con.execute(
             f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
         ).fetchall()[0]
-        for table in ("source_log", "source_items")
+        for table in ("source_rows", "source_items")
     ]
     return rows[0][0], hashlib.sha256(repr(rows).encode()).hexdigest()
 

@@ -31,30 +31,34 @@ ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "l
 
 
 def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
-    """Make temp table source_log, and return its query.
+    """Make temp view source_log, the log with numbered rows, and return the query that read it.
 
-    The log is read this once, so that what is fingerprinted is what is built. Raises InputError: no such
-    file, table or column, a column of the wrong type, a query that is no SELECT or that fails.
+    The log is read this once, so that what is fingerprinted is what is built; temp table source_rows holds
+    it, without the columns that are not configured, which would take most of the room. Raises InputError: no
+    such file, table or column, a column of the wrong type, a query that is no SELECT or that fails.
     """
     with _readable(con, "source", source) as (relation, types):
 
-        def column(key: str, allowed: set[str], cast: str) -> str:
+        def column(key: str, allowed: set[str]) -> str | None:
             name = getattr(source, key)
-            return f"cast({_column('source.' + key, name, types, allowed) if name else 'null'} as {cast})"
+            return _column("source." + key, name, types, allowed) if name else None
 
-        user = _id("source.user", source.user, types)
-        item = _id("source.item", source.item, types)
-        time = _column("source.time", source.time, types, TIMES) if source.time else "cast(null as timestamp)"
-        weight = column("weight", NUMBERS, "double") if source.weight or source.event else "cast(1 as double)"
-        query = f"""select
-    {user} as user_id,
-    {item} as item_id,
-    {time} as event_at,
-    {weight} as weight,
-    {column("event", WORDS, "varchar")} as event,
-    {column("split", WORDS, "varchar")} as part
-from {relation}"""
-        con.execute(f"create temp table source_log as\n{query}")
+        user, item = (_id(f"source.{key}", getattr(source, key), types) for key in ("user", "item"))
+        time, weight = column("time", TIMES), column("weight", NUMBERS)
+        event, part = column("event", WORDS), column("split", WORDS)
+        columns = {  # as in the log; what stands for one that is not configured
+            "user_id": (user, ""),
+            "item_id": (item, ""),
+            "event_at": (time, "cast(null as timestamp)"),
+            "weight": (weight and f"cast({weight} as double)", f"cast({'null' if event else 1} as double)"),
+            "event": (event and f"cast({event} as varchar)", "cast(null as varchar)"),
+            "part": (part and f"cast({part} as varchar)", "cast(null as varchar)"),
+        }
+        read = ",\n    ".join(f"{found} as {name}" for name, (found, _) in columns.items() if found)
+        query = f"select\n    {read}\nfrom {relation}"
+        con.execute(f"create temp table source_rows as\n{query}")
+    shown = ", ".join(name if found else f"{absent} as {name}" for name, (found, absent) in columns.items())
+    con.execute(f"create temp view source_log as select rowid + 1 as source_row, {shown} from source_rows")
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)
@@ -66,7 +70,7 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:
 
     Raises InputError: as for the log; an attribute named like our columns; ids not of the log's type.
     """
-    empty = "select item_id, cast(null as varchar) as title from source_log limit 0"
+    empty = "select item_id, cast(null as varchar) as title from source_rows limit 0"
     con.execute(f"create temp table source_items as {empty}")
     if items is None:
         return
@@ -84,7 +88,7 @@ select {_id("items.item", items.item, types)} as item_id, cast({title} as varcha
 from {relation}"""
         )
     log_type, items_type = (
-        con.table(name).select("item_id").types[0] for name in ("source_log", "source_items")
+        con.table(name).select("item_id").types[0] for name in ("source_rows", "source_items")
     )
     if log_type != items_type:
         raise InputError(

@@ -12,6 +12,21 @@ from small_log import COLUMNS, Row, config_of, day, labelled, quiet, rows_of
 from pipelines.folds import load_fold, load_mined_triplets
 from pipelines.prepare import prepare
 
+PARTS = """
+with
+    train as (select user_id, item_id from pairs where fold = 'validation'),
+    learnt as (select user_id, item_id from pairs where fold = 'test'),
+    asked as (
+        select users.user_id, items.item_id from targets
+        join users on targets.fold = users.fold and targets."user" = users."user"
+        join items on targets.fold = items.fold and targets.item = items.item
+        where targets.fold = 'test'
+    )
+select *, 'train' as part from train
+union all select *, 'validation' from (from learnt except from train)
+union all select *, 'test' from asked order by all
+"""
+
 
 def test_golden_time_split(tmp_path: Path) -> None:
     config = config_of(tmp_path)
@@ -92,8 +107,7 @@ def test_golden_leave_last_out(tmp_path: Path) -> None:
     ]
     config = config_of(tmp_path, rows, COLUMNS[:3], split={"kind": "leave_last_out"})
     prepare(config, quiet)
-    parts = "select user_id, item_id, part from part_pairs order by all"
-    assert rows_of(config, parts) == [
+    assert rows_of(config, PARTS) == [
         (1, 10, "train"),
         (1, 11, "train"),
         (1, 12, "validation"),
@@ -135,8 +149,10 @@ def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
     for seed in (0, 0, 1):
         config = config_of(tmp_path, rows, columns, seed=seed, **changes)
         prepare(config, quiet)
-        query = "select user_id, item_id, weight from part_pairs where part = 'validation'"
-        chosen.append(rows_of(config, f"{query} order by all"))
+        query = """select later.user_id, later.item_id, later.weight from pairs as later
+            anti join (from pairs where fold = 'validation') as earlier using (user_id, item_id)
+            where later.fold = 'test' order by all"""
+        chosen.append(rows_of(config, query))
     assert chosen[0] == chosen[1] != chosen[2]
     assert all(count == 2 for _, _, count in chosen[0]), "a pair moves whole"
     assert 80 < len(chosen[0]) < 160, "one in ten of 1,200"

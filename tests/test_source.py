@@ -41,27 +41,26 @@ def test_every_kind_of_source_reads_the_same(tmp_path: Path) -> None:
 
 def test_times_are_read_as_utc(tmp_path: Path) -> None:
     """Warsaw is two hours ahead in May: 22:30 UTC on the 30th is still before the 31st."""
-    stamps = ["2024-05-01", "2024-05-30T23:59:59Z", "2024-05-31 00:30:00+02:00", "2024-05-31T00:00"]
-    rows = [(u, i, at) for u in (1, 2) for i, at in enumerate([*stamps, "2024-06-02T00:00:00.5Z"])]
+    stamps = ["2024-05-01", "2024-05-30T23:59:59.5Z", "2024-05-31 00:30:00+02:00", "2024-05-31T00:00"]
+    rows = [(u, i, at) for u in (1, 2) for i, at in enumerate([*stamps, "2024-06-02T00:00:00Z"])]
     split = {"validation_start": "2024-05-31T02:00:00+02:00", "test_start": "2024-06-01"}
     # fold validation fits items 0, 1, 2; its window holds item 3, which it does not know
     config = config_of(
         tmp_path, [*rows, (1, 0, "2024-05-31"), (1, 0, "2024-06-03")], COLUMNS[:3], split=split
     )
     prepare(config, quiet)
-    query = "select distinct last_at, part from part_pairs where item_id > 0 order by all"
-    assert rows_of(config, query) == [
-        (datetime(2024, 5, 30, 22, 30), "train"),
-        (datetime(2024, 5, 30, 23, 59, 59), "train"),
-        (datetime(2024, 5, 31), "validation"),
-        (datetime(2024, 6, 2, 0, 0, 0, 500000), "test"),
-    ]
+    query = "select distinct fold, last_at from pairs where item_id > 0 order by all"
+    early, late = datetime(2024, 5, 30, 22, 30), datetime(2024, 5, 30, 23, 59, 59, 500000)
+    folds = [("test", early), ("test", late), ("test", datetime(2024, 5, 31))]
+    folds += [("validation", early), ("validation", late)]
+    assert rows_of(config, query) == folds
+    assert rows_of(config, "select value from counts where name = 'events.test'") == [(3,)]
     zoned = f'select * replace (cast("at" as timestamptz) as "at") from \'{tmp_path / "log.parquet"}\''
     with_zone = config.model_copy(
         update={"source": config.source.model_copy(update={"query": zoned, "files": None})}
     )
     assert not prepare(with_zone, quiet).reused
-    assert rows_of(config, query)[0] == (datetime(2024, 5, 30, 22, 30), "train")
+    assert rows_of(config, query) == folds
 
 
 def test_kinds_of_event_have_weights(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 -- Grain: one row per item_id and part of the split; parts in their order, train < validation < test.
 select
     item_id,
-    cast(part as enum('train', 'validation', 'test')) as part,
+    part,
     count(*) as events,
     min(event_at) as first_at,
     max(event_at) as last_at

@@ -2,7 +2,7 @@
 select
     user_id,
     item_id,
-    cast(part as enum('train', 'validation', 'test')) as part,
+    part,
     sum(weight) as weight,
     max(event_at) as last_at
 from events

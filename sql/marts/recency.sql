@@ -1,4 +1,4 @@
--- Grain: one row per user of three items or more and item, his last two; empty unless leave_last_out.
+-- Grain: one row per user of three items or more and item, his last two; for leave_last_out alone.
 -- By the time of a user's first event with an item; ties by item_id.
 with
 
@@ -8,7 +8,7 @@ firsts as (
         item_id,
         min(event_at) as first_at
     from stg_interactions
-    where weight > 0 and getvariable('split_kind') = 'leave_last_out'
+    where weight > 0
     group by user_id, item_id
 ),
 

@@ -7,12 +7,12 @@ validation as (
         cast('validation' as enum('test', 'validation')) as fold,
         users."user",
         items.item,
-        pairs.weight,
-        pairs.last_at as event_at
-    from pairs
-    inner join users on pairs.user_id = users.user_id and users.fold = 'validation'
-    inner join items on pairs.item_id = items.item_id and items.fold = 'validation'
-    where pairs.fold = 'validation'
+        fitted_pairs.weight,
+        fitted_pairs.last_at as event_at
+    from fitted_pairs
+    inner join users on fitted_pairs.user_id = users.user_id and users.fold = 'validation'
+    inner join items on fitted_pairs.item_id = items.item_id and items.fold = 'validation'
+    where fitted_pairs.fold = 'validation'
 ),
 
 test as (
@@ -20,12 +20,12 @@ test as (
         cast('test' as enum('test', 'validation')) as fold,
         users."user",
         items.item,
-        pairs.weight,
-        pairs.last_at as event_at
-    from pairs
-    inner join users on pairs.user_id = users.user_id and users.fold = 'test'
-    inner join items on pairs.item_id = items.item_id and items.fold = 'test'
-    where pairs.fold = 'test'
+        fitted_pairs.weight,
+        fitted_pairs.last_at as event_at
+    from fitted_pairs
+    inner join users on fitted_pairs.user_id = users.user_id and users.fold = 'test'
+    inner join items on fitted_pairs.item_id = items.item_id and items.fold = 'test'
+    where fitted_pairs.fold = 'test'
 )
 
 select * from validation

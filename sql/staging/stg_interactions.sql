@@ -3,7 +3,7 @@ with
 
 source as (
     select
-        rowid + 1 as source_row,
+        source_row,
         user_id,
         item_id,
         event,
