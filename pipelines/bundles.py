@@ -6,12 +6,13 @@ from pathlib import Path
 
 from pipelines import progress
 from pipelines.config import InputError
+from pipelines.tuning import search_words
 from recsys import releases
 from recsys.bundle import BundleError
 
 
 def listed(bundles: Path) -> list[list[str]]:
-    """A row of text a version, newest first: * if current, version, time, users, items, dim, search, recall.
+    """A row of text a version, newest first: * if current, version, time, users, items, dim, search.
 
     What cannot be read has its reason in place of the rest. Raises InputError: no such folder.
     """
@@ -22,10 +23,6 @@ def listed(bundles: Path) -> list[list[str]]:
         if isinstance(manifest, BundleError):
             rows.append([mark, name, str(manifest)])
             continue
-        measured, search_k = manifest.get("measured"), manifest["search_k"]
-        points = measured["curve"] if measured else []
-        taken = (manifest["trees"], search_k) if search_k else (None, None)
-        recall = next((p["recall"] for p in points if (p["trees"], p["search_k"]) == taken), None)
         rows.append(
             [
                 mark,
@@ -34,8 +31,7 @@ def listed(bundles: Path) -> list[list[str]]:
                 f"{manifest['n_users']:,}",
                 f"{manifest['n_items']:,}",
                 str(manifest["dim"]),
-                "exact" if search_k is None else f"{manifest['trees']} trees, {search_k:,}",
-                "" if recall is None else f"{recall:.4f}",
+                search_words(manifest),
             ]
         )
     return rows

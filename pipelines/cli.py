@@ -187,7 +187,7 @@ def serve(
 
 @releases.command("list")
 def list_bundles(bundles: BundleFolder) -> None:
-    """Every version, newest first: * if current, version, time (UTC), users, items, dim, search, recall."""
+    """Every version, newest first: * if current, version, time (UTC), users, items, coordinates, search."""
     from pipelines.bundles import listed
 
     for row in listed(bundles):

@@ -19,6 +19,8 @@ from pipelines.export import stage
 from pipelines.judge import Judge, Values
 from pipelines.model import Choice, load, popularity_vectors, spectral_vectors
 from pipelines.train import choose_device, run_fold
+from pipelines.tuning import search_words, searched
+from recsys.bundle import read_manifest
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
 
@@ -38,10 +40,9 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     `served` asks the exported bundle as a shop would, one user after the other.
     """
     bundle_folder = stage(config, run, say)
+    manifest = read_manifest(bundle_folder)
     path = run / "metrics.json"
-    settings = (bundle_folder / "manifest.json").read_text() + config.model_dump_json(
-        include={"seed", "evaluate"}
-    )
+    settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
     code = [f"pipelines/{name}.py" for name in ("evaluate", "judge", "model", "plots")]
     key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
     found = files.read_json(path)
@@ -68,6 +69,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         "run": run.name,
         "split": config.split.kind,
         "leaks": LEAKS[config.split.kind],
+        "search": search_words(manifest),
         "users": len(judge.users),
         "counts": prepare.stored(config).counts,
         "test": {
@@ -93,6 +95,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
         plots.distances(model, judge, fold, run / "distances.png", config.seed)
         plots.results(result, run / "results.png")
+        plots.search(manifest["measured"], searched(manifest), run / "search.png")
         with tracking.old_run(config, run) as tracked:
             tracked.metrics(
                 {

@@ -54,7 +54,7 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
         config.bundles.mkdir(parents=True, exist_ok=True)
         found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles, say)
     except OSError as error:
-        raise InputError(f"'{config.bundles}' cannot be written: {error}") from None
+        raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(

@@ -75,6 +75,29 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     figure.savefig(path, dpi=120)
 
 
+def search(measured: dict[str, Any], chosen: tuple[int | None, int | None], path: Path) -> None:
+    """Recall against milliseconds of each index tried, and of the scan; what was chosen is ringed."""
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axes, curve = figure.subplots(), measured["curve"]
+    for trees in dict.fromkeys(point["trees"] for point in curve):
+        points = [point for point in curve if point["trees"] == trees]
+        at = [point["p50_ms"] for point in points], [point["recall"] for point in points]
+        axes.plot(*at, marker="o", label="scan" if trees is None else f"{trees} trees")
+        for point in points:
+            if (point["trees"], point["search_k"]) == chosen:
+                ring: dict[str, Any] = {
+                    "markersize": 14,
+                    "markerfacecolor": "none",
+                    "markeredgecolor": "black",
+                }
+                axes.plot(point["p50_ms"], point["recall"], marker="o", linestyle="", **ring)
+    axes.axhline(measured["target"], color="grey", linestyle=":", label=f"target {measured['target']:g}")
+    title = f"Recall@{measured['k']} of {measured['users']} held-out users; ringed: served"
+    axes.set(title=title, xlabel="milliseconds, median", ylabel="share of the exact top", xscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def results(result: dict[str, Any], path: Path) -> None:
     """Each system's metrics with their 95 % intervals."""
     systems = list(result["test"])

@@ -136,6 +136,7 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
             console.print(*map(example_table, shown), sep="\n")
             lines = {
                 "leaks": result["leaks"],
+                "search": result["search"],
                 "MLflow": f"run {tracked.run_id} in {store}",
                 "its page": f"http://127.0.0.1:5000/{page}",
                 "after": f"mlflow ui --backend-store-uri {store}",

@@ -125,6 +125,21 @@ def tuned(
     return Tuned(best[1], best[0].trees or 0, best[0].search_k, measured)
 
 
+def searched(manifest: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Trees and search_k that a bundle is searched with, None and None for a scan."""
+    search_k = manifest["search_k"]
+    return (None, None) if search_k is None else (manifest["trees"], search_k)
+
+
+def search_words(manifest: dict[str, Any]) -> str:
+    """How a bundle is searched and what that was measured to give; bundles of before measured nothing."""
+    trees, search_k = searched(manifest)
+    for point in manifest.get("measured", {}).get("curve", ()):
+        if (point["trees"], point["search_k"]) == (trees, search_k):
+            return Point(**point).words()
+    return "scan" if search_k is None else f"{trees} trees, search_k {search_k:,}"
+
+
 def _will_do(settings: Export, point: Point) -> bool:
     return point.recall >= settings.recall and point.p50_ms <= settings.max_ms
 

@@ -21,7 +21,7 @@ def test_list_shows_the_current_one_and_what_is_broken(bundles):
     rows = [line.split("\t") for line in ran.out.splitlines()]
     assert ran.code == 0
     assert [row[:2] for row in rows] == [["*", "v3"], ["", "v2"], ["", "v1"]]
-    assert rows[0][3:] == ["4", "6", "3", "1 trees, 10", ""]
+    assert rows[0][3:] == ["4", "6", "3", "1 trees, search_k 10"]
     assert "not JSON" in rows[2][2]
 
 
