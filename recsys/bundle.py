@@ -231,6 +231,8 @@ def read_manifest(folder: Path) -> Manifest:
     for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
         if type(manifest.get(key)) is not kind:
             raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
+    if type(manifest.get("measured", {})) is not dict:
+        raise BundleError(f"{path}: measured is {manifest['measured']!r}, expected an object")
     names = manifest.get("attributes", [])  # the first bundles had none
     if type(names) is not list or not all(type(name) is str for name in names) or len({*names}) < len(names):
         raise BundleError(f"{path}: attributes is {names!r}, expected a list of different names")
@@ -281,6 +283,7 @@ def _open(folder: Path, manifest: Manifest) -> Bundle:
         name: _attribute(folder, f"attribute_{number}")
         for number, name in enumerate(manifest.get("attributes", []))
     }
+    scans_many = bool(manifest.get("measured", {}).get("scans_many", False))
     has_fold_in = "fold_in.npy" in manifest["files"]
     fold_in = _map(folder, "fold_in", np.float32, (dim + 1, dim)) if has_fold_in else None
     with _blame(folder / "index.ann"):
@@ -293,7 +296,7 @@ def _open(folder: Path, manifest: Manifest) -> Bundle:
         titles=titles,
         attributes=attributes,
         fold_in=fold_in,
-        search=Search(arrays["item_vectors"], index, manifest["search_k"]),
+        search=Search(arrays["item_vectors"], index, manifest["search_k"], scans_many),
         **arrays,
     )
 

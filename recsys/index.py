@@ -19,6 +19,8 @@ LARGEST = 1e15  # a coordinate beyond it could overflow a squared float32 distan
 FEW = (
     8  # where less than one item in so many is allowed, those are scanned: an index would find mostly others
 )
+MORE = 8  # times k: so many hidden items may be among the nearest before the index is asked again
+BLOCK = 64  # distances that are looked at as one when the k-th smallest is bounded
 NOTHING = np.empty(0, dtype=np.int32)
 
 
@@ -111,6 +113,7 @@ class Search:
     vectors: NDArray[np.float32]  # (I, D)
     index: ItemIndex
     search_k: int | None
+    scans_many: bool = False  # whether many queries at once are scanned, as one product is less work
 
     @cached_property
     def squares(self) -> NDArray[np.float32]:
@@ -139,7 +142,7 @@ class Search:
         if self.search_k is None or n_valid * FEW < n_items:
             return self.scan(vector, k, hidden, allowed)
         expected = -(-k * n_items // n_valid)  # to find k valid ones, were they like all others
-        asked = min(n_items, expected + min(len(hidden), k))
+        asked = min(n_items, expected + min(len(hidden), MORE * k))
         for fetch in (asked, min(n_items, 8 * asked)):
             items, distances = self.index.query(vector, fetch, self._inspected(k, fetch))
             valid = ~contains(hidden, items) if allowed is None else contains(allowed, items)
@@ -149,7 +152,7 @@ class Search:
 
     def _inspected(self, k: int, fetch: int) -> int:
         """Entries to inspect for k valid ones: the same for one query as for one of many."""
-        return max(self.search_k or 1, 8 * k, fetch)
+        return max(self.search_k or 1, (MORE + 1) * k, fetch)
 
     def scan(
         self,
@@ -177,16 +180,17 @@ class Search:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """top_k of each of queries (Q, D): items (Q, k) padded with -1, distances (Q, k) padded with inf.
 
-        hidden: offsets (Q + 1,) and items, ascending for each query.
+        hidden: offsets (Q + 1,) and items, ascending for each query. Where scans_many, they are exact.
         """
         n_items, (offsets, own) = len(self.vectors), hidden
-        if self.search_k is None and allowed is None:
+        if (self.search_k is None or self.scans_many) and allowed is None:
             return _scanned(queries, self.vectors, self.squares, k, hidden)
         top = np.full((len(queries), k), -1, dtype=np.int32)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         left = np.arange(len(queries))
         if self.search_k is not None and allowed is None:
-            asked = min(n_items, 2 * k)
+            most = int(np.diff(offsets).max(initial=0))
+            asked = min(n_items, k + min(most, MORE * k))
             near = np.full((len(queries), asked), -1, dtype=np.int32)  # (Q, asked)
             far = np.full((len(queries), asked), np.inf, dtype=np.float32)
             for row, query in enumerate(queries):
@@ -259,16 +263,31 @@ def _scanned(
     for start in range(0, n_queries, step):
         some = queries[start : start + step]  # (C, D)
         squares = np.einsum("cd,cd->c", some, some)  # (C,)
-        rough = item_squares - 2 * (some @ items.T) + squares[:, None]  # (C, I)
+        rough = some @ items.T  # (C, I)
+        rough *= -2
+        rough += item_squares  # squared distances less the query's own square
         # Twice a bound on the rounding error of `rough`: nothing nearer than the k-th is missed.
         slack = 8 * (dim + 4) * np.finfo(np.float32).eps * (squares + highest)  # (C,)
+        if excluded is not None:
+            first, last = excluded[0][start], excluded[0][start + len(some)]
+            of_row = np.repeat(np.arange(len(some)), np.diff(excluded[0][start : start + len(some) + 1]))
+            rough[of_row, excluded[1][first:last]] = np.inf
+        limits = np.minimum(_at_least_kth(rough, kth) + slack, np.finfo(np.float32).max)  # (C,), below inf
         for row, query in enumerate(some):
-            q, near = start + row, rough[row]
-            if excluded is not None:
-                near[excluded[1][excluded[0][q] : excluded[0][q + 1]]] = np.inf
-            limit = np.partition(near, kth)[kth] + slack[row]
-            found = np.flatnonzero((near <= limit) & (near < np.inf))  # (F,)
+            q, found = start + row, np.flatnonzero(rough[row] <= limits[row])  # (F,)
             exact = np.linalg.norm(items[found].astype(np.float64) - query, axis=1).astype(np.float32)
             best = np.lexsort((found, exact))[:k]
             top[q, : len(best)], distances[q, : len(best)] = found[best], exact[best]
     return top, distances
+
+
+def _at_least_kth(values: NDArray[np.float32], kth: int) -> NDArray[np.float32]:
+    """(C, I) -> (C,): the kth smallest of each row, or somewhat more.
+
+    k blocks whose least values are below a bound hold k values below it: looking at the blocks is enough.
+    """
+    n_blocks = values.shape[1] // BLOCK
+    if n_blocks <= 4 * kth:
+        return np.asarray(np.partition(values, kth, axis=1)[:, kth])
+    least = values[:, : n_blocks * BLOCK].reshape(len(values), n_blocks, BLOCK).min(axis=2)
+    return np.asarray(np.partition(least, kth, axis=1)[:, kth])

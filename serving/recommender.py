@@ -148,7 +148,11 @@ class Recommender:
         allow: Iterable[Id] | None = None,
         where: Mapping[str, Iterable[str]] | None = None,
     ) -> list[list[Recommendation]]:
-        """recommend() for each of the users, the filters read once. Raises ValueError as it does."""
+        """recommend() for each of the users, the filters read once. Raises ValueError as it does.
+
+        Where the bundle was measured to scan many users faster than to search for each (manifest, measured,
+        scans_many), the answers are exact, and may so hold what the index alone would miss.
+        """
         _check_k(k)
         bundle, extra, allowed = self._bundle, self._numbers(exclude), self._allowed(allow, where)
         numbers = bundle.users.numbers(user_ids)  # (Q,)
