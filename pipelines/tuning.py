@@ -123,7 +123,8 @@ def tuned(
             f"export.recall = {settings.recall} is not reached within export's limits ({limits}). The best "
             f"was {reached.words()}; {scan.words()}. Allow more trees, time or size, or less recall"
         )
-    many = vectors[:BATCH], (offsets[: len(vectors[:BATCH]) + 1], np.concatenate([NOTHING, *own]))
+    ends = offsets[: len(vectors[:BATCH]) + 1]
+    many = vectors[:BATCH], (ends, np.concatenate([NOTHING, *own])[: ends[-1]])
     seconds = {
         scans: _of_many(Search(items, best[1], best[0].search_k, scans), *many) for scans in (True, False)
     }

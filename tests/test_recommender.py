@@ -320,7 +320,7 @@ def test_ids_come_as_text_or_numbers(opened, tmp_path):
         assert numbers.user_id(sent) == 103
     for sent in ("x", "1_03", " 103", "103.0", "0103", "１０３", "-0x1", ""):
         assert numbers.user_id(sent) == sent
-    assert [words.item_id(given) for sent in ("i7", 7)] == ["i7", "7"]
+    assert [words.item_id(sent) for sent in ("i7", 7)] == ["i7", "7"]
     assert (numbers.has_integer_items, words.has_integer_items) == (True, False)
     assert words.recommend("u3", 5) == words.recommend_many(["u3"], 5)[0]
     assert numbers.some_users(3) == [100, 105, 111]

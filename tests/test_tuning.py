@@ -67,6 +67,17 @@ def test_what_a_user_has_does_not_count_as_found(tmp_path):
     assert found.measured["curve"][-1]["recall"] >= 0.95
 
 
+def test_a_batch_is_timed_with_what_its_users_have(tmp_path):
+    """More users than a batch, all with items of their own."""
+    users, items, _ = shop(1_000, 250)
+    own = np.sort(
+        np.random.default_rng(1).permuted(np.tile(np.arange(1_000), (250, 1)), axis=1)[:, :7], axis=1
+    )
+    seen = np.arange(0, 250 * 7 + 1, 7), own.astype(np.int32).ravel()
+    found = run(tmp_path, Export(trees=(5,), recall=0.5), users, items, seen)
+    assert type(found.measured["scans_many"]) is bool
+
+
 def test_only_held_out_users_are_asked(tmp_path):
     users, items, seen = shop(500, 40)
     users[10:] = np.nan  # asking one of them would raise
