@@ -1,9 +1,12 @@
-"""The entry point: says what to install where only the library is."""
+"""The entry point: sets what must be set before any import, and says what to install where that fails."""
 
+import os
 import sys
 
 
 def main() -> None:
+    if "serve" in sys.argv[1:2]:  # before numpy: BLAS threads of several workers would fight over the cores
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from pipelines import cli
     except ModuleNotFoundError as error:
