@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from shop import Shop, bundle_of, recsys
 
 from pipelines.config import Config, InputError
-from pipelines.export import bundle_folder, export, stage
+from pipelines.export import attributes_of, bundle_folder, export, stage
 from pipelines.folds import load_fold
 from recsys.bundle import open_bundle, verify
 from recsys.releases import CURRENT
+from serving.recommender import Recommender
 
 
 def nothing_seen(n_users: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,3 +107,67 @@ def test_other_export_settings_make_another_version_of_the_run(own_shop: Shop) -
     assert verify(before)["trees"] == own_shop.config.export.trees[0]
     assert recsys(*command).code == 0
     assert current.resolve() == before.resolve()
+
+
+def test_the_bundle_filters_by_the_attributes_of_the_metadata(shop: Shop) -> None:
+    bundle, fold = open_bundle(bundle_of(shop)), load_fold(shop.config, "test")
+    assert list(bundle.attributes) == ["shelf"]
+    shelves = fold.item_table["shelf"].to_list()
+    for shelf in set(shelves):
+        carriers = bundle.attributes["shelf"].carriers(shelf).tolist()
+        assert carriers == [item for item, on in enumerate(shelves) if on == shelf]
+    assert bundle.attributes["shelf"].carriers("attic").tolist() == []
+
+
+def test_attributes_are_text_lists_count_as_several_and_null_as_none() -> None:
+    table = pl.DataFrame(
+        {
+            "item_id": [1, 2, 3],
+            "title": ["a", "b", "c"],
+            "size": [10, None, 20],
+            "tags": [["x", "y"], [], None],
+            "empty": pl.Series([None, None, None], dtype=pl.String),
+            "user_count": [3, 2, 1],
+        }
+    )
+    assert attributes_of(table) == {"size": [["10"], [], ["20"]], "tags": [["x", "y"], [], []]}
+
+
+def test_a_history_is_answered_by_the_bundle_that_was_exported(shop: Shop) -> None:
+    """What a user has, sent as a stranger's history, finds mostly what the user is recommended."""
+    recommender = Recommender.open(bundle_of(shop))
+    same = []
+    for user in recommender.some_users(50):
+        history = [row.item_id for row in recommender.history(user)]
+        own, folded = recommender.recommend(user, 10), recommender.recommend(history=history, k=10)
+        same.append(len({row.item_id for row in own} & {row.item_id for row in folded}) / 10)
+    assert np.mean(same) > 0.6
+
+
+def test_the_manifest_says_how_the_search_was_chosen(shop: Shop) -> None:
+    measured = verify(bundle_of(shop))["measured"]
+    assert (measured["k"], measured["target"], measured["path"]) == (20, 0.99, "exact")
+    assert measured["curve"][0]["recall"] == 1.0
+    assert "search: scan: recall@20 1.0000" in (shop.run / "report.txt").read_text()
+    assert (shop.run / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_old_versions_are_pruned_by_export(own_shop: Shop) -> None:
+    """Each other setting of export is another version; two are kept."""
+    said: list[str] = []
+    for trees in (2, 3, 4):
+        changed = own_shop.config.export.model_copy(update={"trees": (trees,), "keep": 2})
+        export(own_shop.config.model_copy(update={"export": changed}), own_shop.run, said.append)
+    assert (
+        len([path for path in own_shop.config.bundles.iterdir() if path.name[0] != "."]) == 3
+    )  # and current
+    assert any("removed what is older than the newest 2" in line for line in said)
+
+
+def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:
+    current = own_shop.config.bundles / CURRENT
+    before = current.readlink()
+    changed = own_shop.config.export.model_copy(update={"max_ms": 1e-9, "recall": 0.9})
+    with pytest.raises(InputError, match=r"export.recall = 0.9 is not reached .* The best was "):
+        export(own_shop.config.model_copy(update={"export": changed}), own_shop.run, lambda line: None)
+    assert current.readlink() == before
