@@ -6,6 +6,7 @@ Axes: S users asked, I items, D coordinates, K ranks.
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,13 +78,44 @@ def tuned(
     own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in some]
     offsets = np.concatenate([[0], np.cumsum([len(taken) for taken in own])])
     exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
-    points, left_out = list[Point](), list[str]()
-    best: tuple[Point, ItemIndex] | None = None
-    built, a_tree = None, 0.0  # the latest index, seconds for one tree
-    with (
-        progress.progress("export: trees built and measured", sum(settings.trees)) as tick,
-        tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning.") as folder,
-    ):
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning.") as folder:
+        points, left_out = _measured(settings, seed, items, vectors, own, exact, Path(folder))
+        chosen = _chosen(settings, points)
+        if chosen is None:
+            raise InputError(_unreached(settings, points, left_out))
+        trees = chosen.trees or min(settings.trees)
+        index = ItemIndex.open(Path(folder, f"{trees}.ann"), *items.shape)  # the map outlives the name
+    scans_many, how = True, "as it is no slower"
+    if chosen.search_k is not None:
+        ends = offsets[: len(vectors[:BATCH]) + 1]
+        batch = vectors[:BATCH], (ends, np.concatenate([NOTHING, *own])[: ends[-1]])
+        search = Search(items, index, chosen.search_k)
+        scans_many = _of_many(replace(search, scans_many=True), *batch) < _of_many(search, *batch)
+        how = f"a scan takes {points[0].p50_ms:.3f} ms; batches are " + ("scanned" if scans_many else "not")
+    say(f"export: {chosen.words()}; {how}")
+    measured = {
+        "k": MEASURED_K,
+        "users": len(some),
+        "target": settings.recall,
+        "path": "exact" if chosen.search_k is None else "index",
+        "scans_many": scans_many,
+        "curve": [point._asdict() for point in points],
+    }
+    return Tuned(index, trees, chosen.search_k, measured)
+
+
+def _measured(
+    settings: Export,
+    seed: int,
+    items: NDArray[np.float32],
+    vectors: NDArray[np.float32],
+    own: list[NDArray[np.int32]],
+    exact: NDArray[np.int32],
+    folder: Path,
+) -> tuple[list[Point], list[str]]:
+    """The scan's point, then those of each index, which lies in the folder; and what was left out, why."""
+    points, left_out, a_tree = list[Point](), list[str](), 0.0  # seconds that one tree takes
+    with progress.progress("export: trees built and measured", sum(settings.trees)) as tick:
         for trees in sorted(settings.trees):
             if trees * a_tree > settings.max_build_seconds:
                 left_out.append(f"{trees} trees would take {trees * a_tree:.0f} s to build")
@@ -92,46 +124,37 @@ def tuned(
             index = ItemIndex.build(items, trees, seed)
             a_tree = (time.perf_counter() - began) / trees
             size = index.save(Path(folder, f"{trees}.ann"))
-            if built is None:
-                built = trees, index
-                points.append(_scan(Search(items, index, None), vectors, own))
             if size > settings.max_mib * 2**20:
                 left_out.append(f"{trees} trees take {size / 2**20:.0f} MiB")
                 break
-            for point in _climb(settings, trees, Search(items, index, 1), size, vectors, own, exact):
-                points.append(point)
-                if _will_do(settings, point) and (best is None or point.p50_ms * AS_FAST < best[0].p50_ms):
-                    best = point, index
+            search = Search(items, index, 1)
+            if not points:
+                points.append(_scan(search, vectors, own))
+            points += _climb(settings, trees, search, size, vectors, own, exact)
             tick(trees)
-    if built is None:
-        raise InputError(f"export.trees = {list(settings.trees)}, allowed: at least one number")
-    scan = points[0]
-    measured = {
-        "k": MEASURED_K,
-        "users": len(some),
-        "target": settings.recall,
-        "path": "index",
-        "curve": [point._asdict() for point in points],
-    }
-    if _will_do(settings, scan) and (best is None or scan.p50_ms <= AS_FAST * best[0].p50_ms):
-        say(f"export: {scan.words()}; no index is faster: serving scans the vectors")
-        return Tuned(built[1], built[0], None, measured | {"path": "exact", "scans_many": True})
-    if best is None:
-        reached = max(points[1:] or points, key=lambda point: point.recall)
-        limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
-        raise InputError(
-            f"export.recall = {settings.recall} is not reached within export's limits ({limits}). The best "
-            f"was {reached.words()}; {scan.words()}. Allow more trees, time or size, or less recall"
-        )
-    ends = offsets[: len(vectors[:BATCH]) + 1]
-    many = vectors[:BATCH], (ends, np.concatenate([NOTHING, *own])[: ends[-1]])
-    seconds = {
-        scans: _of_many(Search(items, best[1], best[0].search_k, scans), *many) for scans in (True, False)
-    }
-    scans_many = seconds[True] < seconds[False]
-    say(f"export: {best[0].words()}; a scan takes {scan.p50_ms:.3f} ms")
-    say(f"export: batches are {'scanned' if scans_many else 'searched by the index'}, which is faster")
-    return Tuned(best[1], best[0].trees or 0, best[0].search_k, measured | {"scans_many": scans_many})
+    return points, left_out
+
+
+def _chosen(settings: Export, points: list[Point]) -> Point | None:
+    """The fastest point that will do: a scan if none is faster, fewer trees if more are no faster."""
+    best: Point | None = None
+    for point in points:
+        will_do = point.recall >= settings.recall and point.p50_ms <= settings.max_ms
+        if will_do and (best is None or point.p50_ms * AS_FAST < best.p50_ms):
+            best = point
+    return best
+
+
+def _unreached(settings: Export, points: list[Point], left_out: list[str]) -> str:
+    limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
+    reached = ""
+    if points:
+        best = max(points[1:] or points, key=lambda point: point.recall)
+        reached = f" The best was {best.words()}; {points[0].words()}."
+    return (
+        f"export.recall = {settings.recall} is not reached within export's limits ({limits}).{reached} "
+        "Allow more trees, time or size, or less recall"
+    )
 
 
 def searched(manifest: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -149,10 +172,6 @@ def search_words(manifest: dict[str, Any]) -> str:
     return "scan" if search_k is None else f"{trees} trees, search_k {search_k:,}"
 
 
-def _will_do(settings: Export, point: Point) -> bool:
-    return point.recall >= settings.recall and point.p50_ms <= settings.max_ms
-
-
 def _climb(
     settings: Export,
     trees: int,
@@ -166,8 +185,7 @@ def _climb(
     points: list[Point] = []
     search_k = FIRST_SEARCH_K
     while search_k < len(search.vectors):
-        at = Search(search.vectors, search.index, search_k)
-        found, taken = _asked(at, vectors, own)
+        found, taken = _asked(replace(search, search_k=search_k), vectors, own)
         wanted = [truth[truth >= 0] for truth in exact]
         hits = sum(len(np.intersect1d(*pair)) for pair in zip(found, wanted, strict=True))
         recall = hits / max(sum(len(truth) for truth in wanted), 1)
@@ -180,7 +198,7 @@ def _climb(
 
 
 def _scan(search: Search, vectors: NDArray[np.float32], own: list[NDArray[np.int32]]) -> Point:
-    _, taken = _asked(search, vectors[:TIMED_SCANS], own[:TIMED_SCANS])
+    _, taken = _asked(replace(search, search_k=None), vectors[:TIMED_SCANS], own[:TIMED_SCANS])
     p50, p99 = (float(value) for value in np.percentile(taken, [50, 99]))
     return Point(None, None, 1.0, p50, p99, 0)
 
