@@ -8,16 +8,18 @@ from pipelines import progress
 from pipelines.config import InputError
 from pipelines.tuning import search_words
 from recsys import releases
-from recsys.bundle import BundleError
+from recsys.bundle import MANIFEST, BundleError
+
+COLUMNS = ("current", "version", "time (UTC)", "users", "items", "coordinates", "search")
 
 
 def listed(bundles: Path) -> list[list[str]]:
-    """A row of text a version, newest first: * if current, version, time, users, items, dim, search.
+    """The names of the columns, then a row of text a version, newest first; * marks the current one.
 
-    What cannot be read has its reason in place of the rest. Raises InputError: no such folder.
+    What cannot be read has its reason in place of the rest. Raises InputError: no folder, no version in it.
     """
     _check(bundles)
-    now, rows = releases.current(bundles), list[list[str]]()
+    now, rows = releases.current(bundles), [list(COLUMNS)]
     for name, manifest in reversed(releases.versions(bundles)):
         mark = "*" if name == now else ""
         if isinstance(manifest, BundleError):
@@ -45,13 +47,11 @@ def verified(
     Raises InputError: no such folder, no such version, nothing to verify.
     """
     _check(bundles)
-    names = [name for name, _ in releases.versions(bundles)]
+    names = [name for name, _ in reversed(releases.versions(bundles))]
     if version is not None:
         if version not in names:
-            raise InputError(f"'{version}' is no version in '{bundles}', only {', '.join(names) or 'none'}")
+            raise InputError(f"'{version}' is no version in '{bundles}', only {', '.join(names)}")
         names = [version]
-    if not names:
-        raise InputError(f"'{bundles}' holds no version: run export first")
     found = list[tuple[str, str | None]]()
     with progress.progress("verifying", len(names)) as tick:
         for name in names:
@@ -81,7 +81,7 @@ def rolled_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
                 releases.publish(bundles, name)
                 return before, name
     except BundleError as error:
-        raise InputError(str(error)) from None
+        raise InputError(f"{error}; --to names a version to go to") from None
     except OSError as error:
         raise InputError(f"'{bundles / releases.CURRENT}' cannot be moved: {error}") from None
     raise InputError(f"'{bundles}': no version older than the current one, '{before}', is whole: see verify")
@@ -90,3 +90,7 @@ def rolled_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
 def _check(bundles: Path) -> None:
     if not bundles.is_dir():
         raise InputError(f"'{bundles}' is no folder: --bundles names the one that export fills")
+    if (bundles / MANIFEST).exists():
+        raise InputError(f"'{bundles}' is a bundle: --bundles names the folder that holds all of them")
+    if not releases.versions(bundles):
+        raise InputError(f"'{bundles}' holds no version: run export first")

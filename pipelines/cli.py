@@ -187,7 +187,7 @@ def serve(
 
 @releases.command("list")
 def list_bundles(bundles: BundleFolder) -> None:
-    """Every version, newest first: * if current, version, time (UTC), users, items, coordinates, search."""
+    """Every version, newest first, with its sizes and what its search was measured to find."""
     from pipelines.bundles import listed
 
     for row in listed(bundles):
@@ -217,7 +217,7 @@ def roll_back(
     from pipelines.bundles import rolled_back
 
     before, after = rolled_back(bundles, to)
-    print(f"{bundles / 'current'}: {before} -> {after}")
+    print(f"{bundles / 'current'}: " + (f"already {after}" if before == after else f"{before} -> {after}"))
 
 
 @app.command()

@@ -17,14 +17,15 @@ from pipelines.train import run_fold
 from pipelines.tuning import tuned
 from recsys import bundle, fold_in, releases
 
+SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what decides a bundle's bytes
 COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # of an item, beside its attributes
 
 
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
-    settings = config.model_dump_json(include={"seed": True, "export": True, "evaluate": {"exclude_seen"}})
+    settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
     code = ["pipelines/export.py", "pipelines/tuning.py"]
-    code += [f"recsys/{name}.py" for name in ("bundle", "ids", "index", "fold_in")]
+    code += [f"recsys/{name}.py" for name in ("attributes", "bundle", "ids", "index", "fold_in")]
     return config.bundles / f"{run.name}-{files.digest(settings, *code)[:6]}"
 
 
@@ -89,10 +90,14 @@ def export(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     folder = stage(config, run, say)
     try:
         releases.publish(config.bundles, folder.name)
-        removed = releases.prune(config.bundles, config.export.keep)
     except OSError as error:
         raise InputError(f"'{config.bundles / releases.CURRENT}' cannot be moved: {error}") from None
     say(f"export: {config.bundles / releases.CURRENT} is now {folder.name}")
+    try:
+        removed = releases.prune(config.bundles, config.export.keep)
+    except OSError as error:
+        say(f"export: old versions could not be removed: {error}")
+        return folder
     if removed:
         say(f"export: removed what is older than the newest {config.export.keep}: {', '.join(removed)}")
     return folder

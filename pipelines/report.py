@@ -1,6 +1,7 @@
 """What people read at the end of a run: the results table, a few users, and where everything lies."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,7 +143,8 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
                 "after": f"mlflow ui --backend-store-uri {store}",
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
                 "bundle": str(bundle_folder(config, run)),
-                "serve it": f"{command} --user {shown[0].user_id}",
+                "ask it": f"{command} --user {shown[0].user_id}",
+                "serve it": f"{command.split()[0]} serve --bundles {shlex.quote(str(config.bundles))}",
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)

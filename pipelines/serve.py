@@ -23,6 +23,10 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
     """
     import uvicorn
 
+    if (bundles / CURRENT).is_symlink() and not (bundles / CURRENT).exists():
+        raise InputError(
+            f"'{bundles / CURRENT}' names '{os.readlink(bundles / CURRENT)}', which does not exist"
+        )
     if not (bundles / CURRENT).exists():
         raise InputError(
             f"'{bundles / CURRENT}' does not exist: --bundles names the folder that export fills"

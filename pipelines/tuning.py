@@ -3,9 +3,12 @@
 Axes: S users asked, I items, D coordinates, K ranks.
 """
 
+import fcntl
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,10 +81,10 @@ def tuned(
     own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in some]
     offsets = np.concatenate([[0], np.cumsum([len(taken) for taken in own])])
     exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning.") as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder, _held(Path(folder)):
         points, left_out = _measured(settings, seed, items, vectors, own, exact, Path(folder))
         chosen = _chosen(settings, points)
-        if chosen is None:
+        if chosen is None or (len(points) == 1 and left_out):  # a bundle holds an index in any case
             raise InputError(_unreached(settings, points, left_out))
         trees = chosen.trees or min(settings.trees)
         index = ItemIndex.open(Path(folder, f"{trees}.ann"), *items.shape)  # the map outlives the name
@@ -104,6 +107,17 @@ def tuned(
     return Tuned(index, trees, chosen.search_k, measured)
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, by which releases.prune knows that somebody works there."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _measured(
     settings: Export,
     seed: int,
@@ -116,7 +130,7 @@ def _measured(
     """The scan's point, then those of each index, which lies in the folder; and what was left out, why."""
     points, left_out, a_tree = list[Point](), list[str](), 0.0  # seconds that one tree takes
     with progress.progress("export: trees built and measured", sum(settings.trees)) as tick:
-        for trees in sorted(settings.trees):
+        for trees in sorted(set(settings.trees)):
             if trees * a_tree > settings.max_build_seconds:
                 left_out.append(f"{trees} trees would take {trees * a_tree:.0f} s to build")
                 break
@@ -124,12 +138,15 @@ def _measured(
             index = ItemIndex.build(items, trees, seed)
             a_tree = (time.perf_counter() - began) / trees
             size = index.save(Path(folder, f"{trees}.ann"))
-            if size > settings.max_mib * 2**20:
-                left_out.append(f"{trees} trees take {size / 2**20:.0f} MiB")
-                break
             search = Search(items, index, 1)
             if not points:
                 points.append(_scan(search, vectors, own))
+            if trees * a_tree > settings.max_build_seconds:
+                left_out.append(f"{trees} trees took {trees * a_tree:.0f} s to build")
+                break
+            if size > settings.max_mib * 2**20:
+                left_out.append(f"{trees} trees take {size / 2**20:.0f} MiB")
+                break
             points += _climb(settings, trees, search, size, vectors, own, exact)
             tick(trees)
     return points, left_out
@@ -147,10 +164,9 @@ def _chosen(settings: Export, points: list[Point]) -> Point | None:
 
 def _unreached(settings: Export, points: list[Point], left_out: list[str]) -> str:
     limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
-    reached = ""
-    if points:
-        best = max(points[1:] or points, key=lambda point: point.recall)
-        reached = f" The best was {best.words()}; {points[0].words()}."
+    reached = f" {points[0].words()}."
+    if len(points) > 1:
+        reached = f" The best was {max(points[1:], key=lambda point: point.recall).words()};{reached}"
     return (
         f"export.recall = {settings.recall} is not reached within export's limits ({limits}).{reached} "
         "Allow more trees, time or size, or less recall"
@@ -167,8 +183,9 @@ def search_words(manifest: dict[str, Any]) -> str:
     """How a bundle is searched and what that was measured to give; bundles of before measured nothing."""
     trees, search_k = searched(manifest)
     for point in manifest.get("measured", {}).get("curve", ()):
-        if (point["trees"], point["search_k"]) == (trees, search_k):
-            return Point(**point).words()
+        known = {name: point[name] for name in Point._fields if name in point}
+        if len(known) == len(Point._fields) and (known["trees"], known["search_k"]) == (trees, search_k):
+            return Point(**known).words()
     return "scan" if search_k is None else f"{trees} trees, search_k {search_k:,}"
 
 

@@ -98,11 +98,12 @@ def write_bundle(
     info, measured = json.loads(json.dumps([info, measured], allow_nan=False))
     if index is None:
         index = ItemIndex.build(item_vectors, trees, seed)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    staging = folder.with_name(f".writing-{folder.name}.{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
     lock = os.open(staging, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
+        staging.stat()  # prune may have taken it before the lock
         arrays: dict[str, NDArray[Any]] = {
             "user_vectors": user_vectors,
             "item_vectors": item_vectors,
@@ -208,6 +209,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{path}: missing") from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON ({error})") from None
     if not isinstance(manifest, dict):
@@ -224,16 +227,20 @@ def read_manifest(folder: Path) -> Manifest:
         if type(manifest.get(key)) is not int or manifest[key] < least:
             raise BundleError(f"{path}: {key} is {manifest.get(key)!r}, expected a whole number >= {least}")
     search_k = manifest.get("search_k")
-    if search_k is not None and (type(search_k) is not int or search_k < 1):
+    if search_k is not None and (type(search_k) is not int or not 1 <= search_k < 2**31):
         raise BundleError(
-            f"{path}: search_k is {search_k!r}, expected a whole number >= 1, or null for a scan"
+            f"{path}: search_k is {search_k!r}, expected a whole number >= 1, < 2^31, or null for a scan"
         )
+    if type(manifest.get("created_at")) is not str:
+        raise BundleError(f"{path}: created_at is {manifest.get('created_at')!r}, expected text")
     for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
         if type(manifest.get(key)) is not kind:
             raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
-    if type(manifest.get("measured", {})) is not dict:
-        raise BundleError(f"{path}: measured is {manifest['measured']!r}, expected an object")
-    names = manifest.get("attributes", [])  # the first bundles had none
+    curve = manifest.get("measured", {"curve": []})  # the first bundles had none
+    curve = curve.get("curve") if type(curve) is dict else None
+    if type(curve) is not list or not all(type(point) is dict for point in curve):
+        raise BundleError(f"{path}: measured holds no curve of points")
+    names = manifest.get("attributes", [])
     if type(names) is not list or not all(type(name) is str for name in names) or len({*names}) < len(names):
         raise BundleError(f"{path}: attributes is {names!r}, expected a list of different names")
     return manifest
@@ -242,7 +249,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _check_files(folder: Path, manifest: Manifest) -> None:
     files = manifest["files"]
     for name in files:
-        if not is_plain(name):
+        if not is_plain(name) or len(name) > 200:
             raise BundleError(f"{folder / MANIFEST}: file name {name!r} is not a plain name")
     for path in folder.iterdir():
         if path.name != MANIFEST and path.name not in files:
@@ -382,8 +389,10 @@ def _blame(path: Path) -> Iterator[None]:
     """Name the file in whatever goes wrong while reading it."""
     try:
         yield
-    except (OSError, EOFError, ValueError) as error:
-        raise BundleError(f"{path}: {error}") from None
+    except BundleError:
+        raise
+    except (OSError, EOFError, ValueError, OverflowError) as error:
+        raise BundleError(f"{path}: {error}") from (error if isinstance(error, OSError) else None)
 
 
 def is_plain(name: str) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 RIDGE = 1e-3  # in mean squares of a feature
 ALIKE = 0.05  # users whose lengths deviate by less, as a share of the mean, lie on a sphere
-CHUNK = 2**21  # pairs whose vectors are held at once
+CHUNK = 2**24  # coordinates of histories that are held at once
 
 
 def fit(
@@ -32,7 +32,7 @@ def fit(
     squares, products = np.zeros((dim + 1, dim + 1)), np.zeros((dim + 1, dim))
     start = 0
     while start < len(known):
-        end = int(np.searchsorted(offsets, offsets[known[start]] + CHUNK, side="right"))
+        end = int(np.searchsorted(offsets, offsets[known[start]] + max(1, CHUNK // dim), side="right"))
         users = known[start : max(start + 1, int(np.searchsorted(known, end - 1)))]  # (B,)
         x = _features(item_vectors, offsets[users], offsets[users + 1], items)  # (B, D + 1)
         squares += x.T @ x
@@ -44,7 +44,7 @@ def fit(
 
 def radius(user_vectors: NDArray[np.float32]) -> float | None:
     """(U, D) -> the length that trained users share, None if they differ; judged by up to 10,000 of them."""
-    lengths = np.linalg.norm(user_vectors[:: max(1, len(user_vectors) // 10_000)], axis=1)
+    lengths = np.linalg.norm(user_vectors[:: -(-len(user_vectors) // 10_000)], axis=1)
     mean = float(lengths.mean())
     return mean if mean > 0 and float(lengths.std()) < ALIKE * mean else None
 
@@ -70,5 +70,5 @@ def _features(
 ) -> NDArray[np.float64]:
     """(B, D + 1): what a user's items have in the mean, and 1; users follow each other, each with items."""
     taken = items[starts[0] : ends[-1]]
-    sums = np.add.reduceat(item_vectors[taken].astype(np.float64), starts - starts[0], axis=0)
+    sums = np.add.reduceat(item_vectors[taken], starts - starts[0], axis=0, dtype=np.float64)
     return np.hstack([sums / (ends - starts)[:, None], np.ones((len(starts), 1))])

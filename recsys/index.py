@@ -21,6 +21,7 @@ FEW = (
 )
 MORE = 8  # times k: so many hidden items may be among the nearest before the index is asked again
 BLOCK = 64  # distances that are looked at as one when the k-th smallest is bounded
+SERVED_CHUNK = 2**22  # distances held at once while serving: 16 MiB
 NOTHING = np.empty(0, dtype=np.int32)
 
 
@@ -139,20 +140,29 @@ class Search:
         k = min(k, n_valid)
         if k <= 0:
             return NOTHING, np.empty(0, dtype=np.float32)
-        if self.search_k is None or n_valid * FEW < n_items:
+        if self.search_k is None:
             return self.scan(vector, k, hidden, allowed)
-        expected = -(-k * n_items // n_valid)  # to find k valid ones, were they like all others
-        asked = min(n_items, expected + min(len(hidden), MORE * k))
-        for fetch in (asked, min(n_items, 8 * asked)):
-            items, distances = self.index.query(vector, fetch, self._inspected(k, fetch))
+        asked, inspected = self._effort(k, len(hidden), n_valid)
+        if inspected >= n_items:
+            return self.scan(vector, k, hidden, allowed)
+        for more in (1, 8):
+            fetch = min(n_items, more * asked)
+            items, distances = self.index.query(vector, fetch, max(inspected, fetch))
             valid = ~contains(hidden, items) if allowed is None else contains(allowed, items)
             if np.count_nonzero(valid) >= k:
                 return items[valid][:k], distances[valid][:k]
         return self.scan(vector, k, hidden, allowed)
 
-    def _inspected(self, k: int, fetch: int) -> int:
-        """Entries to inspect for k valid ones: the same for one query as for one of many."""
-        return max(self.search_k or 1, (MORE + 1) * k, fetch)
+    def _effort(self, k: int, n_hidden: int, n_valid: int) -> tuple[int, int]:
+        """How many items to ask the index for, and how many entries to inspect, to find k valid ones.
+
+        Were the valid ones like all others, both grow as their share falls: so recall is kept under filters.
+        """
+        n_items = len(self.vectors)
+        if n_valid * FEW < n_items:
+            return 0, n_items  # a scan
+        asked = min(n_items, -(-k * n_items // n_valid) + min(n_hidden, MORE * k))
+        return asked, max(-(-(self.search_k or 1) * n_items // n_valid), asked)
 
     def scan(
         self,
@@ -184,18 +194,20 @@ class Search:
         """
         n_items, (offsets, own) = len(self.vectors), hidden
         if (self.search_k is None or self.scans_many) and allowed is None:
-            return _scanned(queries, self.vectors, self.squares, k, hidden)
+            return _scanned(queries, self.vectors, self.squares, k, hidden, SERVED_CHUNK)
         top = np.full((len(queries), k), -1, dtype=np.int32)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         left = np.arange(len(queries))
         if self.search_k is not None and allowed is None:
-            most = int(np.diff(offsets).max(initial=0))
-            asked = min(n_items, k + min(most, MORE * k))
-            near = np.full((len(queries), asked), -1, dtype=np.int32)  # (Q, asked)
-            far = np.full((len(queries), asked), np.inf, dtype=np.float32)
-            for row, query in enumerate(queries):
-                items, found = self.index.query(query, asked, self._inspected(k, asked))
-                near[row, : len(items)], far[row, : len(items)] = items, found
+            hides = np.diff(offsets).tolist()
+            effort = [self._effort(min(k, n_items - n), n, n_items - n) for n in hides]
+            widest = max((asked for asked, inspected in effort if inspected < n_items), default=0)
+            near = np.full((len(queries), widest), -1, dtype=np.int32)  # (Q, F)
+            far = np.full((len(queries), widest), np.inf, dtype=np.float32)
+            for row, (query, (asked, inspected)) in enumerate(zip(queries, effort, strict=True)):
+                if inspected < n_items:
+                    items, found = self.index.query(query, asked, inspected)
+                    near[row, : len(items)], far[row, : len(items)] = items, found
             rows = np.arange(len(queries))[:, None]
             pairs = np.repeat(rows[:, 0], np.diff(offsets)) * n_items + own  # ascending
             valid = (near >= 0) & ~contains(pairs, rows * n_items + near)

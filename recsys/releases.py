@@ -8,33 +8,35 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from recsys import seals
-from recsys.bundle import BundleError, Manifest, flush, is_plain, read_manifest, verify
+from recsys.bundle import MANIFEST, BundleError, Manifest, flush, is_plain, read_manifest, verify
 
 CURRENT = "current"
-STALE = ".stale-"  # a folder on its way out
+LEFT_OVERS = (".writing-", ".tuning-", ".stale-")  # folders that are being written, tried or removed
 
 
 def publish(bundles: Path, version: str) -> None:
     """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
     if not is_plain(version) or version == CURRENT:
         raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
-    seal(bundles / version)
-    link = bundles / f".{CURRENT}.{secrets.token_hex(4)}"
-    link.symlink_to(version)
-    try:
-        os.replace(link, bundles / CURRENT)
-    except OSError:
-        link.unlink()
-        raise
-    flush(bundles)
+    folder, link = bundles / version, bundles / f".{CURRENT}.{secrets.token_hex(4)}"
+    with _locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
+        seal(folder)
+        link.symlink_to(version)
+        try:
+            os.replace(link, bundles / CURRENT)
+        except OSError:
+            link.unlink()
+            raise
+        flush(bundles)
 
 
 def seal(folder: Path) -> Manifest:
     """Verify a bundle, and note that its files were; its manifest. Raises BundleError."""
+    seals.path_of(folder).unlink(missing_ok=True)  # it must not outlive what is found now
     try:
         files = seals.files_of(folder)
     except OSError:
@@ -45,11 +47,9 @@ def seal(folder: Path) -> Manifest:
 
 
 def current(bundles: Path) -> str | None:
-    """The version that `current` names, None if there is no such link."""
-    try:
-        return os.readlink(bundles / CURRENT)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    """The version that `current` names, None if it names none."""
+    link = bundles / CURRENT
+    return link.resolve().name if link.is_symlink() else None
 
 
 def versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
@@ -69,9 +69,9 @@ def earlier(bundles: Path) -> list[str]:
     """The versions older than the current one, newest first; raises BundleError if there are none."""
     names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
     now = current(bundles)
-    if now not in names:
+    if now is None:
         raise BundleError(f"{bundles / CURRENT}: names no version that could be gone back from")
-    before = names[: names.index(now)][::-1]
+    before = names[: names.index(now) if now in names else None][::-1]  # of a broken one no time is known
     if not before:
         raise BundleError(f"{bundles}: no version is older than the current one, '{now}'")
     return before
@@ -86,26 +86,21 @@ def prune(bundles: Path, keep: int) -> list[str]:
     if keep < 1:
         raise ValueError(f"keep = {keep}, allowed >= 1")
     for path in bundles.iterdir():
-        if path.name.startswith(".") and path.is_dir() and not path.is_symlink():
-            _sweep(path)
+        if path.name.startswith(LEFT_OVERS) and path.is_dir():
+            with _alone(path) as alone:
+                if alone:
+                    shutil.rmtree(path, ignore_errors=True)
     names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
-    return [name for name in names[:-keep] if name != current(bundles) and _remove(bundles / name)]
+    return [name for name in names[:-keep] if _remove(bundles, name)]
 
 
-def _sweep(path: Path) -> None:
-    """Remove a hidden folder that nobody writes: half a bundle, or half a removal."""
-    if path.name.startswith(STALE) or len(path.suffix) == 9:  # .<version>.<8 digits>
-        with _alone(path) as alone:
-            if alone:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove(folder: Path) -> bool:
-    """Remove a version, unless some process has it open."""
+def _remove(bundles: Path, version: str) -> bool:
+    """Remove a version, unless it is current or some process has it open."""
+    folder = bundles / version
     with _alone(folder) as alone:
-        if not alone:
+        if not alone or current(bundles) == version:  # publish holds the lock while it makes it current
             return False
-        away = folder.with_name(f"{STALE}{folder.name}.{secrets.token_hex(4)}")
+        away = folder.with_name(f"{LEFT_OVERS[-1]}{version}.{secrets.token_hex(4)}")
         os.rename(folder, away)  # first, so that nobody finds half of it
         shutil.rmtree(away, ignore_errors=True)
     seals.path_of(folder).unlink(missing_ok=True)
@@ -115,12 +110,27 @@ def _remove(folder: Path) -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
-    lock = os.open(folder, os.O_RDONLY)
-    alone = False
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+        except BundleError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """Hold the folder's lock. Raises BundleError: no such folder, or another process holds the lock."""
     try:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        yield alone
+        lock = os.open(folder, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"{folder / MANIFEST}: missing") from None
+    try:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BundleError(f"{folder}: another process is working on it") from None
+        yield
     finally:
         os.close(lock)

@@ -1,8 +1,8 @@
 """Seals: a note beside a folder of which files were verified, so that none of them is hashed twice.
 
 A seal names each file by its device, number, size and times. A write, in place or by a new file, changes the
-time of change, which nothing sets back; a copy has other numbers. So a seal never vouches for other bytes
-than those that were verified, but for what a disk forgets by itself: verify a folder again to find that.
+time of change; a copy has other numbers. What it cannot see is a disk that forgets, a clock that is set back,
+and a write through a map that was open before: verify a folder again to find those.
 """
 
 import json

@@ -35,9 +35,11 @@ class Ask(Message):
     users: list[Wanted] = Field(min_length=1, max_length=MOST_USERS)
     k: int = Field(10, strict=True, ge=1, le=MOST_ITEMS, description="items for each of them")
     exclude_seen: bool = Field(True, strict=True, description="leave out what the user or history has")
-    exclude: list[Id] = Field([], description="ids of items to leave out as well")
-    allow: list[Id] | None = Field(None, description="if given, only these items")
-    where: dict[str, list[str]] | None = Field(
+    exclude: list[Id] = Field([], max_length=MOST_HISTORY, description="ids of items to leave out as well")
+    allow: Annotated[list[Id], Field(max_length=MOST_HISTORY)] | None = Field(
+        None, description="if given, only these items"
+    )
+    where: dict[str, Annotated[list[str], Field(max_length=MOST_ITEMS)]] | None = Field(
         None, description="attribute -> values; only items that have one of the values, for each attribute"
     )
 
@@ -83,6 +85,7 @@ class Explanation(Message):
 class History(Message):
     version: str
     user_id: int | str
+    n_items: int = Field(description="how many the user has in all")
     items: list[Item]
 
 

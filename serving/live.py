@@ -66,17 +66,19 @@ class Live:
             reason = getattr(error, "strerror", None) or str(error)
             return self._refuse((str(error),), f"{link}: {reason}")
         if seen == self._stamp:
-            return None
+            return None  # a refusal that may pass has a stamp of its own, and is looked at again
         try:
             fresh = Recommender.open(folder)
         except BundleError as error:
-            return self._refuse(seen, str(error))
+            # what the system refused, not the content: it may pass, so it is tried again
+            return self._refuse((*seen, "passing") if error.__cause__ else seen, str(error))
         except Exception as error:  # whatever it is, the old one goes on and the watch as well
             return self._refuse(seen, f"{folder}: {type(error).__name__}: {error}")
         before = self.recommender
         self.recommender, self._stamp, self.refusal = fresh, seen, ""
         self._opened(fresh.version)
-        log.info("bundle %s answers%s", fresh.version, f" instead of {before.version}" if before else "")
+        instead = f" instead of {before.version}" if before and before.version != fresh.version else ""
+        log.info("bundle %s answers%s", fresh.version, instead)
         return None
 
     def _refuse(self, seen: Stamp, reason: str) -> None:
@@ -89,4 +91,7 @@ class Live:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # the watch goes on
+                log.exception("looking for a new bundle failed")

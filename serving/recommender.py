@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
 
 Id = int | str
-WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")  # as str() writes one
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str() writes one
 
 
 class Recommendation(NamedTuple):
@@ -39,7 +39,7 @@ class UnknownId(LookupError):
 
 
 class Recommender:
-    """Answers from one bundle, opened once; the same question always has the same answer.
+    """Answers from one bundle, opened once; the same question, put the same way, has the same answer.
 
     A user has a place of his own (see basis), or one made of the history that the question brings, or none:
     then he gets the popular items. Ids of items that the bundle does not hold are passed over.
@@ -125,12 +125,12 @@ class Recommender:
 
         exclude_seen leaves out what the user has and what the history holds; exclude leaves out more; allow
         and where leave out all else, where = {attribute: values} asks for one of the values of each. Fewer
-        than k only where fewer are left. Raises ValueError unless k is an int >= 1, and for an attribute that
-        the bundle does not have.
+        than k only where fewer are left. Raises ValueError unless k is an int >= 1, for an attribute that the
+        bundle does not have, and for a single id or text where a list is meant.
         """
         _check_k(k)
         user = None if user_id is None else self._bundle.users.number(user_id)
-        own = self._numbers(history) if history else NOTHING
+        own = NOTHING if history is None else self._numbers(history)
         hidden = self._hidden(user, own, exclude_seen, exclude)
         allowed = self._allowed(allow, where)
         vector = self._vector(user, own)
@@ -140,45 +140,55 @@ class Recommender:
 
     def recommend_many(
         self,
-        user_ids: Sequence[Id],
+        user_ids: Sequence[Id | None],
         k: int = 10,
         exclude_seen: bool = True,
         *,
+        histories: Sequence[Sequence[Id] | None] | None = None,
         exclude: Iterable[Id] = (),
         allow: Iterable[Id] | None = None,
         where: Mapping[str, Iterable[str]] | None = None,
     ) -> list[list[Recommendation]]:
-        """recommend() for each of the users, the filters read once. Raises ValueError as it does.
+        """recommend() for each user and history, the filters read once. Raises ValueError as it does.
 
         Where the bundle was measured to scan many users faster than to search for each (manifest, measured,
         scans_many), the answers are exact, and may so hold what the index alone would miss.
         """
         _check_k(k)
         bundle, extra, allowed = self._bundle, self._numbers(exclude), self._allowed(allow, where)
-        numbers = bundle.users.numbers(user_ids)  # (Q,)
-        known = numbers[numbers >= 0]
-        hidden = [
-            _union(bundle.seen(user), extra) if exclude_seen else extra for user in known.tolist()
-        ]  # (H,) each
-        offsets = np.concatenate([[0], np.cumsum([len(items) for items in hidden])]).astype(np.int64)
-        answers: list[list[Recommendation]] = []
-        if len(known):
-            together = np.concatenate(hidden).astype(np.int32)
-            tops = bundle.search.top_k_many(bundle.user_vectors[known], k, (offsets, together), allowed)
-            ids, titles = self._ids_of(tops[0]), bundle.titles
-            for items, shown, scores in zip(
-                tops[0].tolist(), ids, (0.0 - tops[1].astype(np.float64)).tolist(), strict=True
-            ):
-                answers.append(
-                    [
-                        Recommendation(item_id, None if titles is None else titles[item], score)
-                        for item, item_id, score in zip(items, shown, scores, strict=True)
-                        if item >= 0
-                    ]
-                )
-        popular = [self._describe(item, None) for item in self._popular(k, extra, allowed)]
-        found = iter(answers)
-        return [next(found) if number >= 0 else popular for number in numbers.tolist()]
+        users = bundle.users.numbers(_listed("user_ids", user_ids)).tolist()  # Q of them, -1: unknown
+        sent = [None] * len(users) if histories is None else histories
+        own = [NOTHING if history is None else self._numbers(history) for history in sent]
+        hidden, vectors, placed = list[NDArray[np.int32]](), list[NDArray[np.float32]](), list[int]()
+        answers: list[list[Recommendation]] = [[] for _ in users]
+        popular: list[Recommendation] | None = None
+        for row, (user, items) in enumerate(zip(users, own, strict=True)):
+            left_out = _union(items, extra) if exclude_seen else extra
+            if exclude_seen and user >= 0:
+                left_out = _union(bundle.seen(user), left_out)
+            vector = self._vector(user if user >= 0 else None, items)
+            if vector is not None:
+                placed.append(row)
+                hidden.append(left_out)
+                vectors.append(vector)
+            elif len(items) and exclude_seen:
+                answers[row] = [self._describe(item, None) for item in self._popular(k, left_out, allowed)]
+            else:  # nothing of his own: the same for all of them
+                if popular is None:
+                    popular = [self._describe(item, None) for item in self._popular(k, extra, allowed)]
+                answers[row] = list(popular)
+        if placed:
+            offsets = np.cumsum([0, *(len(items) for items in hidden)])
+            together = offsets, np.concatenate(hidden).astype(np.int32)
+            top, distances = bundle.search.top_k_many(np.stack(vectors), k, together, allowed)
+            scores = (0.0 - distances.astype(np.float64)).tolist()
+            for row, items, ids, far in zip(placed, top.tolist(), self._ids_of(top), scores, strict=True):
+                answers[row] = [
+                    Recommendation(item_id, None if bundle.titles is None else bundle.titles[item], score)
+                    for item, item_id, score in zip(items, ids, far, strict=True)
+                    if item >= 0
+                ]
+        return answers
 
     def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
         """The k items nearest to an item, without itself. Raises UnknownId, and ValueError on k < 1."""
@@ -198,9 +208,13 @@ class Recommender:
         k = min(k, len(own))
         return self._described(*self._bundle.search.scan(vector, k, allowed=own)) if k else []
 
-    def history(self, user_id: Id) -> list[Recommendation]:
-        """What the user has, without scores. Raises UnknownId."""
-        return [self._describe(item, None) for item in self._bundle.seen(self._user(user_id)).tolist()]
+    def history(self, user_id: Id, k: int | None = None) -> list[Recommendation]:
+        """What the user has, k of it at the most, without scores. Raises UnknownId."""
+        return [self._describe(item, None) for item in self._bundle.seen(self._user(user_id))[:k].tolist()]
+
+    def history_length(self, user_id: Id) -> int:
+        """How much the user has. Raises UnknownId."""
+        return len(self._bundle.seen(self._user(user_id)))
 
     def place(self, history: Sequence[Id]) -> NDArray[np.float32] | None:
         """(D,): where a user of this history belongs; None if the bundle cannot tell."""
@@ -235,7 +249,7 @@ class Recommender:
             if attribute is None:
                 known = ", ".join(self.attributes) or "none: this bundle has no attributes"
                 raise ValueError(f"where: there is no attribute '{name}', allowed: {known}")
-            carriers = [attribute.carriers(value) for value in values]
+            carriers = [attribute.carriers(value) for value in _listed(f"where: {name}", values)]
             found = np.unique(np.concatenate(carriers)) if carriers else NOTHING
             allowed = found if allowed is None else allowed[contains(found, allowed)]
         return allowed
@@ -254,7 +268,7 @@ class Recommender:
 
     def _numbers(self, items: Iterable[Id]) -> NDArray[np.int32]:
         """Internal numbers of those that are known, ascending, each once."""
-        given = items if isinstance(items, list | tuple) else list(items)
+        given = _listed("item ids", items)
         if not given:
             return NOTHING
         numbers = np.unique(self._bundle.items.numbers(given))
@@ -303,6 +317,13 @@ def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[n
     if len(ascending) == 0 or len(others) == 0:
         return ascending if len(ascending) else others
     return np.union1d(ascending, others)
+
+
+def _listed(what: str, values: Iterable[Any]) -> Sequence[Any]:
+    """A list, and no text: its letters would each be taken for one."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise ValueError(f"{what} = {values!r}, expected a list, such as [{values!r}]")
+    return values if isinstance(values, list | tuple) else list(values)
 
 
 def _check_k(k: int) -> None:

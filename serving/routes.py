@@ -38,8 +38,8 @@ class IdConvertor(PathConvertor):
 
 register_url_convertor("id", IdConvertor())
 
-PathId = Annotated[str, Path(max_length=LONGEST_ID)]
-QueryId = Annotated[str, Query(max_length=LONGEST_ID)]
+PathId = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
+QueryId = Annotated[str, Query(min_length=1, max_length=LONGEST_ID)]
 Count = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
 
 NO_TOKEN: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "no or a wrong token"}}
@@ -73,18 +73,14 @@ def recommendations(request: Request, ask: Ask) -> Response:
         "where": _filter(shop, ask.where),
     }
     users = [None if wanted.user_id is None else shop.user_id(wanted.user_id) for wanted in ask.users]
-    alone = [
-        user for user, wanted in zip(users, ask.users, strict=True) if user is not None and not wanted.history
+    histories = [
+        [shop.item_id(item) for item in wanted.history] if wanted.history else None for wanted in ask.users
     ]
-    many = iter(shop.recommend_many(alone, ask.k, ask.exclude_seen, **filters) if alone else [])
-    results = []
-    for user, wanted in zip(users, ask.users, strict=True):
-        history = [shop.item_id(item) for item in wanted.history or []]
-        if user is not None and not wanted.history:
-            items = next(many)
-        else:
-            items = shop.recommend(user, ask.k, ask.exclude_seen, history=history, **filters)
-        results.append({"basis": shop.basis(user, history or None), "items": _listed(items)})
+    found = shop.recommend_many(users, ask.k, ask.exclude_seen, histories=histories, **filters)
+    results = [
+        {"basis": shop.basis(user, history), "items": _listed(items)}
+        for user, history, items in zip(users, histories, found, strict=True)
+    ]
     return _answer(shop, results=results)
 
 
@@ -113,11 +109,12 @@ async def users(request: Request, limit: Count = 20) -> Response:
 
 
 @router.get("/v1/users/{user_id:id}/history", response_model=History, responses=NAMED)
-async def history(request: Request, user_id: PathId) -> Response:
-    """What a user has."""
+async def history(request: Request, user_id: PathId, limit: Count = MOST_ITEMS) -> Response:
+    """What a user has, `limit` of `n_items`."""
     shop = _open(request)
     user = shop.user_id(user_id)
-    return _answer(shop, user_id=user, items=_known(shop, lambda: shop.history(user)))
+    items = _known(shop, lambda: shop.history(user, limit))
+    return _answer(shop, user_id=user, n_items=shop.history_length(user), items=items)
 
 
 @router.get("/version", response_model=Version, responses=NO_TOKEN | {503: ASKED[503]})
@@ -175,7 +172,13 @@ def _service(request: Request) -> Service:
 
 
 def _open(request: Request) -> Recommender:
-    """The live Recommender; a request asks for it once."""
+    """The live Recommender; a request asks for it once. Refuses query parameters that mean nothing here."""
+    if request.scope["query_string"]:
+        known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+        for name in request.query_params:
+            if name not in known:
+                allowed = ", ".join(sorted(known)) or "none here"
+                raise HTTPException(422, f"query parameter {name!r} is unknown, allowed: {allowed}")
     live = _service(request).live
     if live.recommender is None:
         raise HTTPException(503, f"no bundle is open: {live.refusal}")

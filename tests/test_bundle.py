@@ -376,3 +376,23 @@ def test_a_bundle_of_the_first_format_opens_for_ever():
     assert [row.item_id for row in recommender.recommend(100, 3)] == ["item-140", "item-100", "item-037"]
     assert recommender.recommend(history=["item-000"], k=1)[0].score is None  # it has no fold-in: popular
     assert recommender.basis(history=["item-000"]) == "popular"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"created_at": None},
+        {"search_k": 2**40},
+        {"measured": []},
+        {"measured": {"curve": 3}},
+        {"measured": {"curve": [3]}},
+        {"attributes": ["a", "a"]},
+        {"attributes": "a"},
+        {"attributes": ["a"]},
+        {"files": {"x" * 300: {"bytes": 1, "sha256": ""}}},
+    ],
+)
+def test_an_odd_manifest_is_a_bundle_error_even_if_signed(folder, changes):
+    edit(folder, **changes)
+    with pytest.raises(BundleError):
+        open_bundle(folder)

@@ -18,7 +18,8 @@ def bundles(tmp_path):
 def test_list_shows_the_current_one_and_what_is_broken(bundles):
     (bundles / "v1" / "manifest.json").write_text("{")
     ran = recsys("bundles", "list", "--bundles", str(bundles))
-    rows = [line.split("\t") for line in ran.out.splitlines()]
+    head, *rows = [line.split("\t") for line in ran.out.splitlines()]
+    assert head[:2] == ["current", "version"]
     assert ran.code == 0
     assert [row[:2] for row in rows] == [["*", "v3"], ["", "v2"], ["", "v1"]]
     assert rows[0][3:] == ["4", "6", "3", "1 trees, search_k 10"]
@@ -26,7 +27,7 @@ def test_list_shows_the_current_one_and_what_is_broken(bundles):
 
 
 def test_verify_finds_the_flipped_bit(bundles):
-    assert recsys("bundles", "verify", "--bundles", str(bundles)).out == "v1\tok\nv2\tok\nv3\tok\n"
+    assert recsys("bundles", "verify", "--bundles", str(bundles)).out == "v3\tok\nv2\tok\nv1\tok\n"
     path = bundles / "v2" / "index.ann"
     content = bytearray(path.read_bytes())
     content[20] ^= 1
@@ -50,7 +51,7 @@ def test_rollback_passes_over_what_is_damaged(bundles):
     ("command", "message"),
     [
         (("list", "--bundles", "{}/nowhere"), "is no folder: --bundles names the one that export fills"),
-        (("verify", "--bundles", "{}", "v9"), "'v9' is no version in '{}', only v1, v2, v3"),
+        (("verify", "--bundles", "{}", "v9"), "'v9' is no version in '{}', only v3, v2, v1"),
         (("rollback", "--bundles", "{}", "--to", "v9"), "{}/v9/manifest.json: missing"),
         (("rollback", "--bundles", "{}", "--to", "../v1"), "version '../v1': expected the plain name"),
     ],
@@ -76,3 +77,13 @@ def test_nothing_older_that_is_whole(bundles):
         "no version is older than the current one"
         in recsys("bundles", "rollback", "--bundles", str(bundles)).err
     )
+
+
+def test_the_folder_must_hold_bundles(bundles, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for command in ("list", "verify", "rollback"):
+        ran = recsys("bundles", command, "--bundles", str(bundles / "empty"))
+        assert (ran.code, "holds no version: run export first" in ran.err) == (2, True)
+        ran = recsys("bundles", command, "--bundles", str(bundles / "current"))
+        assert (ran.code, "is a bundle: --bundles names the folder" in ran.err) == (2, True)
+    assert "already v3" in recsys("bundles", "rollback", "--bundles", str(bundles), "--to", "v3").out

@@ -51,7 +51,7 @@ def test_retrain_prints_tables_users_and_paths(shop: Shop) -> None:
     assert shop.ran.out.count("taken in the test window") == 3
     assert str(shop.run) in shop.ran.out
     assert str(bundle_of(shop)) in shop.ran.out
-    (command,) = (line for line in shop.ran.out.splitlines() if "serve it" in line)
+    (command,) = (line for line in shop.ran.out.splitlines() if "ask it" in line)
     shown = recsys(*command.split("recsys ")[1].split())
     assert shown.code == 0, shown.err
     assert len(shown.out.splitlines()) == 10

@@ -222,3 +222,18 @@ def test_any_search_gives_as_many_valid_items_as_there_are(
         assert many[row][many[row] >= 0].tolist() == items.tolist()
         assert far[row][many[row] >= 0] == pytest.approx(distances, rel=1e-5)
         assert np.all(np.isinf(far[row][many[row] < 0]))
+
+
+@pytest.mark.parametrize("share", [1, 0.5, 0.15])
+def test_recall_is_kept_under_filters(share):
+    """search_k finds nine in ten of the exact top without a filter, and so it does with one."""
+    rng = np.random.default_rng(0)
+    vectors, queries = normal(0, 20_000, 16), normal(1, 100, 16)
+    search = Search(vectors, ItemIndex.build(vectors, 10, 0), 3_000)
+    allowed = np.flatnonzero(rng.random(20_000) < share).astype(np.int32)
+    exact, _ = exact_top_k(queries, vectors[allowed], 20)
+    hits = [
+        len(np.intersect1d(search.top_k(query, 20, allowed=allowed)[0], allowed[top]))
+        for query, top in zip(queries, exact, strict=True)
+    ]
+    assert sum(hits) / exact.size > 0.9

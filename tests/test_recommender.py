@@ -106,9 +106,9 @@ def test_a_starved_index_is_made_up_for_exactly(tmp_path):
     seen = [np.sort(rng.permutation(500)[:200]) for _ in users]
     recommender = Recommender.open(release(tmp_path / "v1", users, items, seen, trees=1, search_k=1))
     excluded = np.arange(0, 1001, 200), np.concatenate(seen).astype(np.int32)
-    nearest, distances = exact_top_k(users, items, 100, excluded)
+    nearest, distances = exact_top_k(users, items, 290, excluded)
     for user in range(5):
-        rows = recommender.recommend(f"u{user}", k=100)
+        rows = recommender.recommend(f"u{user}", k=290)
         assert [row.item_id for row in rows] == nearest[user].tolist()
         assert [-row.score for row in rows] == pytest.approx(distances[user].tolist(), rel=1e-6)
 
@@ -312,6 +312,23 @@ def test_an_unknown_attribute_is_named_with_those_there_are(opened, shop):
         opened[40].recommend(103, where={"color": ["red"]})
     with pytest.raises(ValueError, match="allowed: none: this bundle has no attributes"):
         shop.recommend("u0", where={"color": ["red"]})
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda shop: shop.recommend(103, where={"colour": "red"}),
+        lambda shop: shop.recommend(history="5"),
+        lambda shop: shop.recommend(history=5),
+        lambda shop: shop.recommend(103, exclude=5),
+        lambda shop: shop.recommend(103, allow="57"),
+        lambda shop: shop.recommend_many(103),
+        lambda shop: shop.recommend_many("103"),
+    ],
+)
+def test_one_where_a_list_is_meant_is_refused(opened, ask):
+    with pytest.raises(ValueError, match=r"expected a list, such as \["):
+        ask(opened[40])
 
 
 def test_ids_come_as_text_or_numbers(opened, tmp_path):

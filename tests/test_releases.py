@@ -107,15 +107,23 @@ def test_a_bundle_that_is_open_here_stays_until_it_is_garbage(bundles):
 
 
 def test_left_overs_of_killed_processes_are_swept_and_what_is_being_written_is_not(bundles):
-    for name in (".v7.0a1b2c3d", ".v8.0a1b2c3d", ".stale-v9.0a1b2c3d", ".broken-v1-1"):
+    for name in (
+        ".writing-v7.0a",
+        ".writing-v8.0a",
+        ".stale-v9.0a",
+        ".tuning-x",
+        ".broken-v1-1",
+        ".backup.20261124",
+    ):
         (bundles / name).mkdir()
-    writing = os.open(bundles / ".v8.0a1b2c3d", os.O_RDONLY)
+    writing = os.open(bundles / ".writing-v8.0a", os.O_RDONLY)
     fcntl.flock(writing, fcntl.LOCK_SH)
     prune(bundles, 9)
     assert sorted(path.name for path in bundles.glob(".[a-z]*")) == [
+        ".backup.20261124",
         ".broken-v1-1",
         ".sealed-v1",
-        ".v8.0a1b2c3d",
+        ".writing-v8.0a",
     ]
     os.close(writing)
 
@@ -153,3 +161,47 @@ def test_a_broken_seal_is_no_seal(bundles, note):
     seals.path_of(bundles / "v1").write_text(note)
     assert not seals.holds(bundles / "v1")
     open_bundle(bundles / "v1")
+
+
+@pytest.mark.parametrize("text", ["{}/v6", "./v6", "v6/"])
+def test_the_current_version_is_known_however_the_link_is_written(bundles, text):
+    (bundles / "current").unlink()
+    (bundles / "current").symlink_to(text.format(bundles))
+    assert current(bundles) == "v6"
+    assert "v6" not in prune(bundles, 1)
+    verify(bundles / "current")
+
+
+def test_a_version_that_is_being_published_is_not_pruned(bundles):
+    """publish holds the folder's lock while it verifies, and so does this."""
+    lock = os.open(bundles / "v5", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    assert prune(bundles, 1) == ["v6", "v4", "v3", "v2"]
+    os.close(lock)
+
+
+def test_a_seal_does_not_outlive_a_verification_that_fails(bundles):
+    """As if a disk had forgotten a bit: the file system notices nothing, and so the seal holds."""
+    path = bundles / "v1" / "item_vectors.npy"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    seals.write(bundles / "v1", seals.files_of(bundles / "v1"))
+    assert seals.holds(bundles / "v1")
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        seal(bundles / "v1")
+    assert not seals.holds(bundles / "v1")
+
+
+def test_one_goes_back_even_from_a_broken_version(bundles):
+    (bundles / "v1" / "manifest.json").write_text("{")
+    assert earlier(bundles)[0] == "v2"
+
+
+def test_what_others_remove_meanwhile_is_no_error(bundles):
+    for version in ("v1", "v2"):
+        folder = bundles / version / "manifest.json"
+        folder.unlink()
+        folder.mkdir()
+    assert prune(bundles, 9) == []
+    assert {name for name, manifest in versions(bundles) if isinstance(manifest, BundleError)} == {"v1", "v2"}
