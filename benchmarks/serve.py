@@ -1,6 +1,6 @@
 """Requests a second and latency of serving, beside the bare index and a peer; one command.
 
-    python benchmarks/serving.py --bundle var/demo/bundles/current [--bundle ...] [--synthetic FOLDER]
+    python benchmarks/serve.py --bundle var/demo/bundles/current [--bundle ...] [--synthetic FOLDER]
 
 In-process rows, one thread, the same users in turn: `bare` is Annoy's get_nns_by_vector with the bundle's
 search_k for k + min(seen, k) items (or, where the bundle is scanned, the bare product and argpartition),
@@ -28,8 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.remove(str(Path(__file__).resolve().parent))  # there `serving` is this file, not the package
 
 from pipelines.config import Export
 from pipelines.progress import progress, say
