@@ -168,6 +168,6 @@ def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:
     current = own_shop.config.bundles / CURRENT
     before = current.readlink()
     changed = own_shop.config.export.model_copy(update={"max_ms": 1e-9, "recall": 0.9})
-    with pytest.raises(InputError, match=r"export.recall = 0.9 is not reached .* The best was "):
+    with pytest.raises(InputError, match=r"export.recall = 0.9 is not reached .* scan: recall@20 1.0000"):
         export(own_shop.config.model_copy(update={"export": changed}), own_shop.run, lambda line: None)
     assert current.readlink() == before
