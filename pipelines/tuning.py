@@ -4,11 +4,9 @@ Axes: S users asked, I items, D coordinates, K ranks.
 """
 
 import fcntl
-import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from pipelines import progress
 from pipelines.config import Export, InputError
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
+from recsys.releases import locked
 
 MEASURED_K = 20
 MEASURED_USERS = 300
@@ -81,7 +80,10 @@ def tuned(
     own = [seen[1][seen[0][user] : seen[0][user + 1]] for user in some]
     offsets = np.concatenate([[0], np.cumsum([len(taken) for taken in own])])
     exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder, _held(Path(folder)):
+    with (
+        tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder,
+        locked(Path(folder), fcntl.LOCK_SH),
+    ):
         points, left_out = _measured(settings, seed, items, vectors, own, exact, Path(folder))
         chosen = _chosen(settings, points)
         if chosen is None or (len(points) == 1 and left_out):  # a bundle holds an index in any case
@@ -105,17 +107,6 @@ def tuned(
         "curve": [point._asdict() for point in points],
     }
     return Tuned(index, trees, chosen.search_k, measured)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, by which releases.prune knows that somebody works there."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(lock)
 
 
 def _measured(

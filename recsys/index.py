@@ -171,10 +171,8 @@ class Search:
         hidden: NDArray[np.int32] = NOTHING,
         allowed: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The same by a look at every valid item, exactly; at least k must be valid."""
+        """The k nearest of the allowed, or of all but the hidden, by a look at each; so many there must be."""
         if allowed is not None:
-            if len(hidden):
-                allowed = allowed[~contains(hidden, allowed)]
             top, distances = _scanned(vector[None], self.vectors[allowed], self.squares[allowed], k)
             return allowed[top[0]], distances[0]
         excluded = np.array([0, len(hidden)]), hidden

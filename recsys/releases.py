@@ -23,7 +23,7 @@ def publish(bundles: Path, version: str) -> None:
     if not is_plain(version) or version == CURRENT:
         raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
     folder, link = bundles / version, bundles / f".{CURRENT}.{secrets.token_hex(4)}"
-    with _locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
+    with locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
         seal(folder)
         link.symlink_to(version)
         try:
@@ -112,7 +112,7 @@ def _alone(folder: Path) -> Iterator[bool]:
     """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(_locked(folder, fcntl.LOCK_EX))
+            stack.enter_context(locked(folder, fcntl.LOCK_EX))
         except BundleError:
             yield False
         else:
@@ -120,7 +120,7 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _locked(folder: Path, kind: int) -> Iterator[None]:
+def locked(folder: Path, kind: int) -> Iterator[None]:
     """Hold the folder's lock. Raises BundleError: no such folder, or another process holds the lock."""
     try:
         lock = os.open(folder, os.O_RDONLY)
