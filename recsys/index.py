@@ -171,7 +171,7 @@ class Search:
         hidden: NDArray[np.int32] = NOTHING,
         allowed: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k nearest of the allowed, or of all but the hidden, by a look at each; so many there must be."""
+        """The k nearest of the allowed, or of all but the hidden, by a look at each; at least k must be."""
         if allowed is not None:
             top, distances = _scanned(vector[None], self.vectors[allowed], self.squares[allowed], k)
             return allowed[top[0]], distances[0]
