@@ -32,6 +32,7 @@ import numpy as np
 from pipelines.config import Export
 from pipelines.progress import progress, say
 from pipelines.tuning import tuned
+from recsys import fold_in
 from recsys.bundle import Bundle, open_bundle, write_bundle
 from recsys.releases import publish
 from serving.recommender import Recommender
@@ -308,6 +309,7 @@ def synthetic(
         info={},
         index=found.built,
         measured=found.measured,
+        fold_in=fold_in.fit(users, items, seen),
     )
     publish(root, folder.name)
     return folder
