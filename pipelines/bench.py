@@ -519,7 +519,7 @@ def refit(
 
 
 def evenly(config: Bench, parts: list[Space]) -> Space:
-    """The spaces side by side, each spreading the items as far as the first does, in graph.narrow_to of them."""
+    """The spaces side by side, each spreading the items as the first does, in graph.narrow_to of them."""
     first, *others = parts
     whole = first
     for other in others:

@@ -12,10 +12,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipelines.config import Config, InputError, load_config
+from pipelines.config import Config, DataError, InputError, load_config
 
-DONE, FAILED, BAD_INPUT = 0, 1, 2
+DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130  # how typer tells of Ctrl-C
+TERMINATED = 143  # 128 and the number of SIGTERM
 SERVING = ("uvicorn", "fastapi", "prometheus_client")  # of the extra serve; any other is of train
 
 app = typer.Typer(
@@ -23,8 +24,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 1 else.",
-)
+    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 3 the data "
+    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 3 bad data: "
+    "a check or contract, 4 not promoted, 5 another retrain is at work, 143 stopped by SIGTERM, 1 else.",
 
 releases = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The bundles of a folder.")
 app.add_typer(releases, name="bundles")
@@ -252,15 +254,27 @@ def find_run(config: Config, name: str | None) -> Path:
 
 def main() -> None:
     """Run a command; every error is one message on standard error and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is cleaned up like Ctrl-C
+    terminated = False
+
+    def on_sigterm(number: int, frame: types.FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True  # a scheduler's stop is cleaned up like Ctrl-C
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, on_sigterm)
     try:
         app(standalone_mode=True)
+    except DataError as error:
+        stop(str(error), BAD_DATA)
     except InputError as error:
         stop(str(error), BAD_INPUT)
     except SystemExit as done:
         if done.code != INTERRUPTED:
             raise
-        stop("interrupted; what was there before still stands", FAILED)
+        message = "what was there before still stands, and the next run goes on from the last checkpoint"
+        if terminated:
+            stop(f"stopped by SIGTERM; {message}", TERMINATED)
+        stop(f"interrupted; {message}", FAILED)
     except ModuleNotFoundError as error:
         extra = "serve" if error.name in SERVING else "train"
         stop(f"{error}: this needs pip install '.[{extra}]'", FAILED)

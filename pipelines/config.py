@@ -4,7 +4,7 @@ import difflib
 import tomllib
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -32,10 +32,15 @@ METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class InputError(Exception):
     """Bad configuration or bad input: the message is all that a user of the command line sees (exit 2)."""
+
+
+class DataError(InputError):
+    """The data break a check or a contract: the message names it and shows the offending rows (exit 3)."""
 
 
 class Section(BaseModel):
@@ -260,6 +265,9 @@ class Train(Section):
     trend_half_life_days: float = Field(30, gt=0, description="half-life of an interaction, in days")
     device: str = Field("auto", description="'auto' (CUDA where present), 'cpu', 'cuda' or 'cuda:N'")
     threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="between checkpoints, from which a run that was killed goes on"
+    )
 
 
 class Spectral(Section):
@@ -300,6 +308,66 @@ class Export(Section):
     keep: int = Field(5, ge=1, description="versions kept; current and open ones stay in any case")
 
 
+class Contracts(Section):
+    """What the log must look like before anything is trained; what is None is recorded but not bounded.
+
+    Shares and ratios compare with the log of the last run, or with the last runs, and need one.
+    """
+
+    max_age_hours: PositiveFloat | None = Field(None, description="from the last event to prepare.now")
+    min_volume: NonNegativeFloat | None = Field(0.5, description="events, times the median of the last runs")
+    max_volume: PositiveFloat | None = Field(2.0, description="the same")
+    past_runs: PositiveInt = Field(5, description="runs whose volume is compared with")
+    max_duplicate_share: Share | None = Field(0.5, description="of rows that repeat another in every column")
+    max_null_share: Share | None = Field(0.9, description="of any column that is read")
+    max_gone_users: Share | None = Field(0.3, description="share of the last run's users that are no more")
+    max_gone_items: Share | None = Field(0.3, description="the same of items")
+    max_new_users: Share | None = Field(0.5, description="share of users that the last run did not have")
+    max_new_items: Share | None = Field(0.5, description="the same of items")
+    max_user_psi: PositiveFloat | None = Field(
+        0.25, description="population stability index of how active users are"
+    )
+    max_item_psi: PositiveFloat | None = Field(
+        0.25, description="the same of what share of the events items have"
+    )
+    max_orphan_share: Share | None = Field(None, description="of described items that nobody has taken")
+    max_undescribed_share: Share | None = Field(0.5, description="of events whose item is not described")
+
+
+class Gate(Section):
+    """What a challenger must show to take the champion's place; both are asked for the same test window."""
+
+    metric: str | None = Field(None, description="what decides; without it evaluate.select")
+    margin: float = Field(
+        0.02, ge=0, lt=1, description="share of the champion's metric that may be lost: non-inferiority"
+    )
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of promoting one that loses the margin")
+    resamples: int = Field(10_000, ge=1000, description="of the paired bootstrap over users")
+    min_coverage: NonNegativeFloat = Field(0.5, description="of the catalogue, times the champion's")
+    max_popular_share: Share = Field(
+        0.1, description="by how much the most popular hundredth of the items may get more of the lists"
+    )
+    cold_margin: Share = Field(
+        0.2, description="share of the metric that the least active users, and the rarest items, may lose"
+    )
+    max_overlap: Share = Field(0.9, description="share of a list that two users have in common, on average")
+    max_latency: PositiveFloat = Field(3.0, description="milliseconds a query, times the champion's")
+
+
+class Warm(Section):
+    """Going on from the last champion's weights in place of training anew."""
+
+    start: bool = Field(False, description="seed the model by the champion's")
+    max_new: Share = Field(
+        0.3, description="share of users, or items, unknown to it: above it all is trained"
+    )
+    max_movement: PositiveFloat = Field(
+        0.5, description="of the items once aligned, over their spread: above it all is trained anew"
+    )
+    max_churn: Share = Field(0.7, description="the same of the ten nearest neighbours that are others now")
+    min_overlap: Share = Field(0.2, description="the same below this share of the champion's lists")
+
+
 class Tracking(Section):
     """Where MLflow keeps its books."""
 
@@ -327,6 +395,9 @@ class Config(Section):
     spectral: Spectral = Spectral()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    contracts: Contracts = Contracts()
+    gate: Gate = Gate()
+    warm: Warm = Warm()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
@@ -373,9 +444,25 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gate_goes_by_what_is_computed(self) -> "Config":
+        names = [f"{metric}@{k}" for metric in METRICS for k in self.evaluate.ks]
+        if self.gate.metric is not None and self.gate.metric not in names:
+            raise ValueError(f"gate.metric = '{self.gate.metric}', allowed: {', '.join(names)}")
+        return self
+
+    @property
+    def gate_metric(self) -> str:
+        """What the gate goes by."""
+        return self.gate.metric or self.evaluate.select
+
     @property
     def database(self) -> Path:
         return self.root / "recsys.duckdb"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.duckdb"
 
     @property
     def runs(self) -> Path:

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import Config, InputError, Split
+from pipelines.config import Config, DataError, InputError, Split
 from pipelines.source import explained, read_items, read_log
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
-STEPS = (  # in order; a table is made from those above it, a check stops the run if it selects a row
+STAGING = (  # in order, as the log is read; a check stops the run if it selects a row
     "staging/stg_interactions",
     "checks/empty_log",
     "checks/missing_ids",
@@ -35,6 +35,8 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "staging/stg_items",
     "checks/items_without_id",
     "checks/repeated_items",
+)
+MARTS = (  # in order; a table is made from those above it
     "marts/windows",
     "marts/split_events",
     "marts/recency",
@@ -62,6 +64,7 @@ STEPS = (  # in order; a table is made from those above it, a check stops the ru
     "marts/counts",
     "marts/prepared",
 )
+STEPS = STAGING + MARTS
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
 TEMPORARY = {  # what is not kept in the file
     "stg_interactions": "view",
@@ -89,10 +92,15 @@ class Prepared(NamedTuple):
     settings: str  # of source, items and split, as JSON
 
 
-def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
+def prepare(
+    config: Config,
+    say: Callable[[str], None] = print,
+    examine: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
+) -> Prepared:
     """Make `config.database` from the log, or keep it if the same log, settings and code made it.
 
-    The file appears whole or not at all. Raises InputError: unreadable source, a failed check, no room.
+    The file appears whole or not at all. `examine` sees the staged log before tables are made of it, or kept;
+    what it raises stops the run. Raises InputError: unreadable source, no room; DataError: a failed check.
     """
     with _no_room(config), _scratch_folder(config.root) as scratch, _build(config, scratch) as con:
         source_query = read_log(con, config.source)
@@ -100,14 +108,19 @@ def prepare(config: Config, say: Callable[[str], None] = print) -> Prepared:
         log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
         found = _stored(config) if config.database.exists() else None
-        if found is not None and found.key == key:
-            say(f"prepare: {config.database} already holds this log, settings and code: reused")
-            return found
+        reused = found is not None and found.key == key
         for name, value in _variables(config, key, source_query, fingerprint, log_rows).items():
             con.execute(f"set variable {name} = ?", [value])
         con.execute("create type part as enum ('train', 'validation', 'test')")
         con.execute("set preserve_insertion_order = false")  # from here on: the log's rows have numbers
-        for step in STEPS:
+        for step in STAGING if examine is not None or not reused else ():
+            _run_step(con, config, step, say)
+        if examine is not None:
+            examine(con)
+        if found is not None and reused:
+            say(f"prepare: {config.database} already holds this log, settings and code: reused")
+            return found
+        for step in MARTS:
             _run_step(con, config, step, say)
         counts = dict(con.execute("select name, value from counts order by name").fetchall())
         con.execute("checkpoint")
@@ -282,7 +295,7 @@ def _create_core_pairs(con: duckdb.DuckDBPyConnection, split: Split, text: str) 
 
 
 def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:
-    """Raises InputError: what is allowed (the check's second line), how many rows offend, the first five."""
+    """Raises DataError: what is allowed (the check's second line), how many rows offend, the first five."""
     found = con.execute(f"{text}\nlimit 5")
     columns = [column[0] for column in found.description or []]
     rows = found.fetchall()
@@ -294,7 +307,7 @@ def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:
         "\n  " + ", ".join(f"{column} = {_shown(value)}" for column, value in zip(columns, row, strict=True))
         for row in rows
     )
-    raise InputError(f"check {name} failed. Allowed: {allowed} Offending rows: {total:,}, the first:{first}")
+    raise DataError(f"check {name} failed. Allowed: {allowed} Offending rows: {total:,}, the first:{first}")
 
 
 def _shown(value: object) -> str:

@@ -1,26 +1,89 @@
-"""Progress on long work: a bar with an ETA on a terminal, plain lines otherwise."""
+"""Lines about the work, as text or JSON, and progress: a bar with an ETA on a terminal, lines otherwise."""
 
+import json
+import logging
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+LOGGER = logging.getLogger("recsys")
+
+
+class _Handler(logging.Handler):
+    """To standard error, so that standard output holds results alone; looked up anew for each line."""
+
+    as_json = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if self.as_json:
+            at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+            known = {"at": at, "level": record.levelname.lower(), "message": line}
+            line = json.dumps(known | getattr(record, "fields", {}), ensure_ascii=False, default=str)
+        print(line, file=sys.stderr, flush=True)
+
+
+_HANDLER = _Handler()
+LOGGER.addHandler(_HANDLER)
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False
+
+
+def lines_as_json(wanted: bool) -> None:
+    """From now on every line is a JSON object: at, level, message, and of a stage its figures."""
+    _HANDLER.as_json = wanted
 
 
 def say(line: str) -> None:
-    """One plain line to standard error, so that standard output holds results alone."""
-    print(line, file=sys.stderr, flush=True)
+    """One line to standard error."""
+    LOGGER.info(line)
+
+
+class Stage:
+    """What a stage has to tell of itself when it ends."""
+
+    rows: int | None = None
+    reused = False
+
+
+@contextmanager
+def stage(name: str) -> Iterator[Stage]:
+    """Time a stage; when it ends one line tells its rows, seconds and the process's peak memory so far."""
+    told, started = Stage(), time.monotonic()
+    status = "failed"
+    try:
+        yield told
+        status = "reused" if told.reused else "done"
+    finally:
+        seconds = time.monotonic() - started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
+        rows = f"{told.rows:,} rows, " if told.rows is not None else ""
+        LOGGER.info(
+            f"stage {name}: {status}, {rows}{seconds:.1f} s, peak memory {peak:,.0f} MiB",
+            extra={
+                "fields": {
+                    "stage": name,
+                    "status": status,
+                    "rows": told.rows,
+                    "seconds": round(seconds, 3),
+                    "peak_mib": round(peak),
+                }
+            },
+        )
 
 
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with the number of units just done."""
     console = Console(stderr=True)
-    if console.is_terminal:
+    if console.is_terminal and not _HANDLER.as_json:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(label, total=total)
