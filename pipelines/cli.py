@@ -24,9 +24,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 3 the data "
-    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 3 bad data: "
-    "a check or contract, 4 not promoted, 5 another retrain is at work, 143 stopped by SIGTERM, 1 else.",
+    help="From an interaction log to recommendations. Exit codes: 0 done, 2 bad config or input, 3 bad data "
+    "(a check or a contract), 4 not promoted, 5 another retrain is at work, 143 stopped by SIGTERM, 1 else.",
+)
 
 releases = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The bundles of a folder.")
 app.add_typer(releases, name="bundles")
