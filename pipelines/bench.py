@@ -64,9 +64,6 @@ class Graph(Section):
         min_length=1,
         description="a training from each, side by side in one vector; each random one by a seed of its own",
     )
-    narrow_to: PositiveInt | None = Field(
-        None, description="coordinates kept of all trainings side by side; without it all of them"
-    )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
     hops: tuple[PositiveInt, ...] = Field((2, 3), min_length=1, description="edges looked along, tried")
@@ -446,7 +443,7 @@ def learn(
         parts[first] = model.space()
     if not parts:
         return None
-    space, weight, seconds = evenly(config, list(parts.values())), 0.0, clock.now() - began
+    space, weight, seconds = evenly(list(parts.values())), 0.0, clock.now() - began
     best = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
     say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
     for tried in config.beside.weights if config.beside.dims else ():
@@ -515,16 +512,16 @@ def refit(
         fewest = min(fewest, done)
         if fewest < steps:
             break
-    return evenly(config, parts), fewest
+    return evenly(parts), fewest
 
 
-def evenly(config: Bench, parts: list[Space]) -> Space:
-    """The spaces side by side, each spreading the items as the first does, in graph.narrow_to of them."""
+def evenly(parts: list[Space]) -> Space:
+    """The spaces side by side, each spreading the items as far as the first does."""
     first, *others = parts
     whole = first
     for other in others:
         whole = spaces.add_distances(whole, other, float(spread(first) / spread(other)))
-    return whole if config.graph.narrow_to is None else spaces.narrowed(whole, config.graph.narrow_to)
+    return whole
 
 
 def with_spectrum(

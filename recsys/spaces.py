@@ -78,29 +78,6 @@ def add_distances(first: Space, second: Space, weight: float) -> Space:
     )
 
 
-@torch.no_grad()
-def narrowed(space: Space, dims: int) -> Space:
-    """(D coordinates) -> at most `dims` that order the items of a user as nearly the same as can be.
-
-    Less what is the same for all items of a user, the distances are |i|^2 + offset_i - 2 u.(i - mean): the first
-    two are kept as they are, the product by its closest one of that rank (Eckart and Young 1936), found from the
-    factors without the (U, I) array. Raises ValueError if dims < 1.
-    """
-    if dims < 1:
-        raise ValueError(f"dims = {dims}, allowed >= 1")
-    if space.items.shape[1] <= dims:
-        return space
-    users, user_part = torch.linalg.qr(space.users)  # (U, D), (D, D)
-    items, item_part = torch.linalg.qr(space.items - space.items.mean(0))
-    left, sizes, right = torch.linalg.svd(user_part @ item_part.T)  # (D, D), (D,), (D, D)
-    root = sizes[:dims].sqrt()
-    return inner_product_space(
-        users @ (left[:, :dims] * root),
-        items @ (right[:dims].T * root),
-        (space.items.square().sum(1) + space.offset) / 2,
-    )
-
-
 def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
     """(U, D + 1), (I, D + 1) whose plain Euclidean distance ranks as the space does.
 

@@ -153,8 +153,8 @@ def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
     one, other = distances(first), distances(second)
     assert float(bench.spread(first)) == pytest.approx(float(one.std(1).mean()), rel=1e-5)
     expected = one + other * one.std(1).mean() / other.std(1).mean()
-    torch.testing.assert_close(distances(bench.evenly(bench.Bench(), [first, second])), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(distances(bench.evenly(bench.Bench(), [first])), one)
+    torch.testing.assert_close(distances(bench.evenly([first, second])), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(distances(bench.evenly([first])), one)
 
 
 def test_a_budget_without_room_for_a_step_leaves_the_baseline(

@@ -14,7 +14,6 @@ from recsys.spaces import (
     euclidean_vectors,
     inner_product_as_distance,
     inner_product_space,
-    narrowed,
     same_for_all,
     unit_rows,
 )
@@ -168,21 +167,3 @@ def test_the_same_for_all_adds_an_offset_and_no_coordinates():
     users, items = euclidean_vectors(same_for_all(offset, n_users=4))
     assert users.tolist() == [[0]] * 4
     torch.testing.assert_close(items[:, 0].square(), offset - offset.min())
-
-
-def test_a_narrowed_space_orders_as_the_closest_product_of_that_rank():
-    space = Space(normal(0, 30, 6) + 1, normal(1, 20, 6) - 2, normal(2, 20).abs())
-    for dims in (2, 4):
-        kept = narrowed(space, dims)
-        assert kept.users.shape == (30, dims)
-        assert kept.items.shape == (20, dims)
-        # Oracle: the whole (U, I) product cut by its own decomposition.
-        left, sizes, right = torch.linalg.svd(space.users @ (space.items - space.items.mean(0)).T)
-        product = (left[:, :dims] * sizes[:dims]) @ right[:dims]
-        expected = space.items.square().sum(1) + space.offset - 2 * product
-        for of_kept, of_oracle in zip(all_of(kept), expected, strict=True):
-            difference = of_kept - of_oracle  # one constant for each user
-            torch.testing.assert_close(difference, difference.mean().expand(20), rtol=1e-4, atol=1e-4)
-    assert narrowed(space, 6) is space
-    with pytest.raises(ValueError, match="dims = 0, allowed >= 1"):
-        narrowed(space, 0)
