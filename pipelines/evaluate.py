@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import files, folds, plots, prepare, progress, tracking
+from pipelines import evidence, files, folds, plots, prepare, progress, tracking
 from pipelines.config import Config, InputError
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
@@ -43,7 +43,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     manifest = read_manifest(bundle_folder)
     path = run / "metrics.json"
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
-    code = [f"pipelines/{name}.py" for name in ("evaluate", "judge", "model", "plots")]
+    code = [f"pipelines/{name}.py" for name in ("evaluate", "evidence", "judge", "model", "plots")]
     key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
     found = files.read_json(path)
     if found is not None and found["key"] == key:
@@ -54,11 +54,10 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
     learned, model = load(run, data.user.device)
+    recommender = Recommender.open(bundle_folder)
     ranked = {
         "model": judge.rank(model),
-        "served": served(
-            Recommender.open(bundle_folder), fold.user_ids, fold.item_ids, judge, config.evaluate.exclude_seen
-        ),
+        "served": served(recommender, fold.user_ids, fold.item_ids, judge, config.evaluate.exclude_seen),
         "learned": judge.rank(learned),
         "spectral": judge.rank(spectral_vectors(config, data, choice)),
         "popularity": judge.rank(popularity_vectors(data)),
@@ -70,6 +69,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         "split": config.split.kind,
         "leaks": LEAKS[config.split.kind],
         "search": search_words(manifest),
+        "searched": {"chosen": searched(manifest), **manifest["measured"]},
         "users": len(judge.users),
         "counts": prepare.stored(config).counts,
         "test": {
@@ -93,7 +93,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         _write_per_user(run / "per_user.parquet", values, judge, fold)
         chosen_by = json.loads((run / "config.json").read_text())["evaluate"]["select"]
         plots.curves(run / "history.parquet", run / "curves.png", chosen_by)
-        plots.distances(model, judge, fold, run / "distances.png", config.seed)
+        evidence.write(config, run, fold, judge, ranked, model, recommender)
+        plots.distances(json.loads((run / "distances.json").read_text()), run / "distances.png")
         plots.results(result, run / "results.png")
         plots.search(manifest["measured"], searched(manifest), run / "search.png")
         with tracking.old_run(config, run) as tracked:

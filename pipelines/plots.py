@@ -7,11 +7,6 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from pipelines.folds import Fold
-from pipelines.judge import Judge, Vectors
-
-SAMPLED_PAIRS = 20_000
-
 
 def curves(history_path: Path, path: Path, select: str) -> None:
     """Loss and validation by epoch, from history.parquet."""
@@ -30,29 +25,16 @@ def curves(history_path: Path, path: Path, select: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def distances(vectors: Vectors, judge: Judge, fold: Fold, path: Path, seed: int) -> None:
-    """How far held-out items are from their users, beside random items that the users never had."""
-    users, items = (part.cpu().numpy() for part in vectors)
-    generator = np.random.default_rng(seed)
-    rows = np.repeat(np.arange(len(fold.target_offsets) - 1), np.diff(fold.target_offsets))  # (T,)
-    picked = generator.choice(len(rows), min(SAMPLED_PAIRS, len(rows)), replace=False)
-    user, held_out = rows[picked], fold.target_items[picked]
-    drawn = generator.integers(0, len(items), len(picked))
-    known = np.concatenate(
-        [_pairs(fold.fit.user, fold.fit.item, items), _pairs(rows, fold.target_items, items)]
-    )
-    unknown = ~np.isin(_pairs(user, drawn, items), known)
+def distances(measured: dict[str, Any], path: Path) -> None:
+    """Held-out and random pairs by distance, from what evidence.distances counted."""
+    edges = np.array(measured["edges"])
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    groups = {
-        "held out": np.linalg.norm(users[user] - items[held_out], axis=1),
-        "random, never bought": np.linalg.norm(users[user[unknown]] - items[drawn[unknown]], axis=1),
-    }
-    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), bins=60).tolist()
-    for label, group in groups.items():
-        if len(group) == 0:  # users of a tiny catalogue may know all of it
-            continue
-        axes.hist(group, bins=edges, density=True, alpha=0.6, label=f"{label} ({len(group):,} pairs)")
+    for label, counts in measured["groups"].items():
+        n = sum(counts)
+        if n:  # users of a tiny catalogue may know all of it
+            density = np.array(counts) / (n * np.diff(edges))
+            axes.stairs(density, edges, fill=True, alpha=0.6, label=f"{label} ({n:,} pairs)")
     axes.set(
         title="Distance between user and item, test window", xlabel="Euclidean distance", ylabel="density"
     )
@@ -114,7 +96,3 @@ def results(result: dict[str, Any], path: Path) -> None:
         axes.tick_params(axis="x", rotation=60)
     figure.suptitle(f"Test window, {result['users']:,} users, 95 % bootstrap intervals")
     figure.savefig(path, dpi=120)
-
-
-def _pairs(user: Any, item: Any, items: Any) -> Any:
-    return np.asarray(user, np.int64) * len(items) + item

@@ -3,30 +3,18 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import folds, tracking
+from pipelines import tracking
 from pipelines.config import Config
+from pipelines.evidence import Example, read_examples
 from pipelines.export import bundle_folder
-from pipelines.recommend import open_current
-from serving.recommender import Recommendation
 
 SHOWN = ("hit_rate", "recall", "ndcg")
-EXAMPLES = 3
-FAVOURITES = 10
-
-
-class Example(NamedTuple):
-    """One user: what they take most, and what they would be shown."""
-
-    user_id: int | str
-    favourites: list[str]
-    recommended: list[Recommendation]
-    taken_later: set[int | str]  # what of it they did take in the test window
 
 
 def results_tables(result: dict[str, Any]) -> list[Table]:
@@ -83,39 +71,13 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
     )
 
 
-def examples(config: Config, k: int = 10) -> list[Example]:
-    """A light, a middling and a heavy user among those with held-out items, by name."""
-    fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
-    recommender = open_current(config.bundles)
-    offsets = fold.fit.offsets()
-    with_targets = [
-        user for user in range(fold.fit.n_users) if fold.target_offsets[user + 1] > fold.target_offsets[user]
-    ]
-    with_targets.sort(key=lambda user: (offsets[user + 1] - offsets[user], user))
-    places = [len(with_targets) * part // (2 * EXAMPLES) for part in range(1, 2 * EXAMPLES, 2)]
-    shown = []
-    for user in dict.fromkeys(with_targets[place] for place in places):
-        rows = slice(offsets[user], offsets[user + 1])
-        order = (-fold.fit.weight[rows]).argsort(kind="stable")[:FAVOURITES]
-        targets = fold.target_items[fold.target_offsets[user] : fold.target_offsets[user + 1]]
-        user_id = _plain(fold.user_ids[user])
-        shown.append(
-            Example(
-                user_id,
-                [fold.titles[item] for item in fold.fit.item[rows][order]],
-                recommender.recommend(user_id, k, config.evaluate.exclude_seen),
-                {_plain(fold.item_ids[item]) for item in targets},
-            )
-        )
-    return shown
-
-
 def example_table(example: Example) -> Table:
     """Favourites beside recommendations; a star marks what the user did take in the test window."""
     title = f"User {escape(str(example.user_id))} (* taken in the test window)"
     table = Table("takes most", "recommended", title=title, title_justify="left")
+    later = {item.item_id for item in example.taken_later}
     names = [
-        ("* " if item.item_id in example.taken_later else "  ") + (item.title or str(item.item_id))
+        ("* " if item.item_id in later else "  ") + (item.title or str(item.item_id))
         for item in example.recommended
     ]
     for row in range(max(len(names), len(example.favourites))):
@@ -127,7 +89,7 @@ def example_table(example: Example) -> Table:
 
 def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
     """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
-    shown = examples(config)
+    shown = read_examples(run)
     with tracking.old_run(config, run) as tracked:
         page = tracking.page(tracked)
     store = tracking.shown_uri(config)
@@ -153,7 +115,3 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
 def _cell(mean: float, low: float, high: float) -> str:
     """Short enough for a table of three to fit 80 columns."""
     return re.sub(r"\b0\.", ".", f"{mean:.4f} [{low:.3f}, {high:.3f}]")
-
-
-def _plain(value: Any) -> int | str:
-    return value if isinstance(value, str) else int(value)

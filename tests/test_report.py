@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from shop import DAYS, START, WINDOW, Shop, products
 
-from pipelines.report import Example, example_table, examples, results_tables
+from pipelines.evidence import Example, read_examples
+from pipelines.report import example_table, results_tables
 from serving.recommender import Recommendation
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)
@@ -54,7 +55,7 @@ def test_a_row_of_a_table_fits_80_columns() -> None:
 
 
 def test_examples_are_a_light_a_middling_and_a_heavy_user(shop: Shop, log: pl.DataFrame) -> None:
-    shown = examples(shop.config)
+    shown = read_examples(shop.run)
     before = log.filter(pl.col("at") < TEST_START)
     sizes = dict(before.group_by("user_id").agg(pl.col("item_id").n_unique()).rows())
     middle, all_sizes = len(sizes) // 2, sorted(sizes.values())
@@ -71,7 +72,7 @@ def test_examples_are_a_light_a_middling_and_a_heavy_user(shop: Shop, log: pl.Da
         assert len(recommended) == 10
         assert not recommended & set(counts)
         later = log.filter((pl.col("user_id") == example.user_id) & (pl.col("at") >= TEST_START))
-        assert example.taken_later == set(later["item_id"].to_list()) - set(counts)
+        assert {item.item_id for item in example.taken_later} == set(later["item_id"].to_list()) - set(counts)
 
 
 def test_stars_mark_what_was_taken_and_titles_are_no_markup() -> None:
@@ -81,7 +82,7 @@ def test_stars_mark_what_was_taken_and_titles_are_no_markup() -> None:
                 "käufer [bold]",
                 ["[red]Milk[/red]"],
                 [Recommendation(1, "Oats [/x]", -1.0), Recommendation(2, None, -2.0)],
-                {2},
+                [Recommendation(2, "Rye", None)],
             )
         )
     )
