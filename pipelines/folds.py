@@ -64,6 +64,15 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
     )
 
 
+def window_starts(config: Config) -> dict[FoldName, int]:
+    """The first second of each window of a split by time, since 1970 UTC. Raises InputError: not prepared."""
+    with opened(config) as con:
+        row = con.execute("select epoch(validation_start), epoch(test_start) from windows").fetchone()
+    assert row is not None
+    starts: dict[FoldName, float | None] = {"validation": row[0], "test": row[1]}
+    return {name: int(start) for name, start in starts.items() if start is not None}
+
+
 def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:
     """(T, 3) internal numbers (user, positive, negative). Raises InputError: not prepared, locked."""
     with opened(config) as con:

@@ -3,8 +3,9 @@
 Axes: U users, I items, N interactions, M mined negatives of a pair, T triplets, D dimensions.
 """
 
+import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from recsys.health import Health
 from recsys.models import HistoryMean, MetricSpace, UserTable
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
-from recsys.training import EpochStats, Lists, Mined, Miner, Objective, sample_triplets, train_epoch
+from recsys.training import EpochStats, Lists, Mined, Miner, Objective, Position, sample_triplets, train_epoch
 
 LOOKED_AT = 2048  # interactions whose triplets tell how mining fares
 LOOKED_AT_USERS = 256  # of theirs, whose histories tell how compact they are
@@ -164,10 +165,13 @@ def one_epoch(
     epoch: int,
     miner: str,
     heard: Callable[[int], None] = lambda interactions: None,
+    begun: Position | None = None,
+    told: Callable[[Position], None] = lambda position: None,
 ) -> EpochStats:
     """Learn once from every interaction, mining as named; `epoch` counts from 0 and is shown.
 
-    `heard` hears of each step's interactions; what it raises ends the epoch between two steps.
+    `heard` hears of each step's interactions, `told` where in the epoch it left off; what they raise ends the
+    epoch between two steps. `begun` goes on from such a place.
     """
     shown = miner if config.loss.name in TRIPLET_LOSSES else config.loss.name
 
@@ -187,8 +191,35 @@ def one_epoch(
             weight_power=config.train.weight_power,
             row_weights=learner.row_weights,
             offline=learner.offline,
+            begun=begun,
             tick=tick_and_tell,
+            told=told,
         )
+
+
+def state(learner: Learner) -> dict[str, Any]:
+    """Copies of all that changes as it learns, as tensors and plain numbers."""
+    of_optimizer = learner.optimizer.state_dict()["state"]
+    return {
+        "weights": {name: part.detach().clone() for name, part in learner.model.state_dict().items()},
+        "beta": learner.beta.detach().clone(),
+        "optimizer": copy.deepcopy(of_optimizer),
+        "recent": learner.sampler.recent.clone(),
+        "generator": learner.generator.get_state(),
+    }
+
+
+def restore(learner: Learner, saved: dict[str, Any]) -> None:
+    """Back to what `state` copied."""
+    learner.model.load_state_dict(saved["weights"])
+    with torch.no_grad():
+        learner.beta.copy_(saved["beta"])
+    parameters = [part for group in learner.optimizer.param_groups for part in group["params"]]
+    learner.optimizer.state.clear()
+    for number, known in saved["optimizer"].items():
+        learner.optimizer.state[parameters[number]] = copy.deepcopy(known)
+    learner.sampler.recent = saved["recent"].to(learner.beta.device)
+    learner.generator.set_state(saved["generator"].cpu())
 
 
 def health_now(

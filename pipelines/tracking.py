@@ -186,3 +186,25 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+class Live(NamedTuple):
+    """The MLflow run of a training that is at work."""
+
+    run: TrackedRun
+
+    def metrics(self, row: dict[str, Any], step: int) -> None:
+        """Log an epoch's figures."""
+        self.run.metrics(
+            {name: value for name, value in row.items() if isinstance(value, int | float)}, step
+        )
+
+
+@contextmanager
+def live(config: Config, folder: Path, name: str, say: Any) -> Iterator[Live]:
+    """A run that is open while it is trained; its id goes into mlflow.json."""
+    from pipelines import prepare
+
+    with new_run(config, name, prepare.stored(config)) as run:
+        (folder / "mlflow.json").write_text(json.dumps({"run_id": run.run_id}))
+        yield Live(run)

@@ -4,22 +4,26 @@ Axes: U users, I items.
 """
 
 import copy
+import fcntl
+import importlib.metadata
 import itertools
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from pipelines import files, folds, learner, model, prepare, progress, tracking
+from pipelines import files, folds, learner, model, prepare, progress, tracking, warm
+from pipelines.checkpoints import Checkpoint
 from pipelines.config import Config, InputError
 from pipelines.folds import Fold
 from pipelines.judge import Judge
@@ -29,13 +33,50 @@ from pipelines.prepare import Prepared
 from recsys import health, sampling
 from recsys.health import Health
 from recsys.sampling import DeviceInteractions
-from recsys.training import EpochStats
+from recsys.training import EpochStats, Position
+
+CHECKPOINT, STARTED = "checkpoint.pt", "started.json"  # of an unfinished run
+VERSIONS = ("torch", "numpy", "duckdb", "polars", "annoy", "recsys")
+
+
+class Course(NamedTuple):
+    """Where a training of several epochs is: enough, beside the learner's state, to go on from."""
+
+    epoch: int  # now running, from 0
+    hardest_until: int | None
+    healthy: Health | None
+    position: Position | None  # in that epoch; None at its start
+    before: Any  # what was known at its start, where it may have to be undone
+
+    def plain(self) -> dict[str, Any]:
+        """As tensors, numbers and dictionaries."""
+        parts = {name: part and part._asdict() for name, part in self._asdict().items() if name in PARTS}
+        return self._asdict() | parts
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> "Course":
+        """The course that `plain` gave."""
+        made = {name: plain[name] and kind(**plain[name]) for name, kind in PARTS.items()}
+        return Course(**(plain | made))
+
+
+PARTS = {"healthy": Health, "position": Position}
+START = Course(0, None, None, None, None)
+
+
+class Chosen(NamedTuple):
+    """What validation chose, and how it went there."""
+
+    choice: Choice
+    history: list[dict[str, Any]]  # a row an epoch
+    state: dict[str, Any] | None  # of the learner at the chosen epoch, where another run may start from it
 
 
 def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
-    """The folder of a finished run, made now or found again under the same data, settings and code.
+    """The folder of a finished run, made, gone on with, or found again under the same data, settings, code.
 
-    Raises InputError: nothing prepared, unknown device, no room on the disk, MLflow's store not reached.
+    A run that was killed or stopped goes on from its checkpoint, to the same weights on CPU. InputError:
+    nothing prepared, unknown device, no room on the disk, the same training at work in another process.
     """
     prepared = prepare.stored(config)
     key = run_key(config, prepared)
@@ -46,28 +87,68 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     device = choose_device(config.train.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"
-    partial = config.runs / f".partial-{name}"
+    source = warm.source(config, prepared)
+    partial = config.runs / f".partial-{key[:16]}"
     try:
-        partial.mkdir(parents=True)
-        with tracking.new_run(config, name, prepared) as tracked:
-            digest = _choose_and_fit(config, device, partial, tracked, say)
-            done = {
-                "key": key,
-                "prepared_key": prepared.key,
-                "weights_sha256": digest,
-                "mlflow_run_id": tracked.run_id,
-                "device": str(device),
-            }
+        partial.mkdir(parents=True, exist_ok=True)
+        with _alone(partial):
+            name = _name(partial, key)
+            with tracking.live(config, partial, name, say) as tracked:
+                known = _choose_and_fit(config, device, partial, source, tracked, say)
+            done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
+            done |= {"mlflow_run_id": (files.read_json(partial / "mlflow.json") or {}).get("run_id")}
+            (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
             (partial / "train.json").write_text(json.dumps(done, indent=1))
-        os.rename(partial, config.runs / name)
+            for left in (CHECKPOINT, STARTED):
+                (partial / left).unlink(missing_ok=True)
+            os.rename(partial, config.runs / name)
+        _remove_partials(config)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise InputError(f"run '{partial}' cannot be written: {error}") from None
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return config.runs / name
+
+
+def lineage(prepared: Prepared, source: warm.Source | None) -> dict[str, Any]:
+    """Where a run comes from."""
+    return {
+        "source_query": prepared.source_query,
+        "fingerprint": prepared.fingerprint,
+        "counts": prepared.counts,
+        "prepared_key": prepared.key,
+        "settings": json.loads(prepared.settings),
+        "revision": tracking.git_revision(),
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "warm_from": source.run.name if source else None,
+    }
+
+
+def _name(partial: Path, key: str) -> str:
+    """The run's name: the time at which it was first begun."""
+    started = files.read_json(partial / STARTED)
+    if started is None:
+        started = {"name": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"}
+        files.write_whole(partial / STARTED, json.dumps(started))
+    return str(started["name"])
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which a killed process leaves open. Raises InputError if another has it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(f"'{folder}': another process is at this very training") from None
+    finally:
+        os.close(lock)
+
+
+def _remove_partials(config: Config) -> None:
+    """Remove what is left of trainings of other data, settings or code, unless somebody is at one of them."""
+    for folder in config.runs.glob(".partial-*"):
+        with suppress(InputError, OSError), _alone(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def choose_device(name: str, option: str = "train.device") -> torch.device:
@@ -94,11 +175,16 @@ def run_fold(config: Config, run: Path) -> Fold:
 
 def run_key(config: Config, prepared: Prepared) -> str:
     """SHA-256 of everything that a run depends on."""
-    whole = dict.fromkeys(("seed", "space", "loss", "mining", "train", "spectral", "tracking"), True)
-    settings = config.model_dump_json(include=whole | {"evaluate": {"select", "exclude_seen"}})
+    included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "spectral", "warm"), True)
+    included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
+    included |= {"evaluate": {"select", "exclude_seen"}, "tracking": {"experiment"}}
+    settings = config.model_dump_json(include=included)
     if config.tracking.uri is not None:  # which is masked there
         settings += tracking.shown_uri(config)
-    code = [f"pipelines/{name}.py" for name in ("train", "learner", "model", "judge", "folds")]
+    source = warm.source(config, prepared)
+    if source is not None:
+        settings += source.weights_sha256
+    code = [f"pipelines/{name}.py" for name in ("train", "learner", "model", "judge", "folds", "warm")]
     return files.digest(f"{prepared.key}\n{settings}\n{torch.__version__}", "recsys/*.py", *code)
 
 
@@ -115,33 +201,88 @@ def _choose_and_fit(
     config: Config,
     device: torch.device,
     folder: Path,
-    tracked: tracking.TrackedRun,
+    source: warm.Source | None,
+    tracked: tracking.Live,
     say: Callable[[str], None],
-) -> str:
-    """Write choice.json, config.json, history.parquet and model.pt into the folder; the latter's SHA-256."""
-    fold = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
-    judge = Judge(fold, device, config.evaluate)
-    spectral_choice = choose_spectral(config, judge, say)
-    choice, history = choose_epochs(config, judge, spectral_choice, tracked.metrics, say)
+) -> dict[str, Any]:
+    """Write all that a run consists of into the folder; what train.json says of it."""
+    if source is not None and "anew" not in (files.read_json(folder / warm.FILE) or {}):
+        known = _attempt(config, device, folder, source, tracked, say)
+        if known is not None:
+            return known
+    known = _attempt(config, device, folder, None, tracked, say)
+    assert known is not None
+    return known
 
-    say(f"train: fitting on everything before the test window, epochs: {choice.epochs}")
+
+def _attempt(
+    config: Config,
+    device: torch.device,
+    folder: Path,
+    source: warm.Source | None,
+    tracked: tracking.Live,
+    say: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """The same, from the source or from nothing; None if that led too far away, as warm.json then says."""
+    checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds, say)
+    reached = checkpoint.load(device)
+    if reached is not None:
+        say(f"train: going on from the checkpoint in '{folder}'")
+    judged = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
-    data = sampling.to_device(fold.fit, device)
-    fitted = learner.start(config, data, choice, _mined(config, "test"))
-    for epoch, (stats, now, hardest_until) in enumerate(
-        epochs(config, fitted, choice.epochs, say, choice.hardest_until)
-    ):
-        row = stats._asdict() | _health(now)
-        tracked.metrics({f"fit.{name}": value for name, value in row.items()}, epoch + 1)
-        choice = choice._replace(hardest_until=hardest_until)
+    seeds, moved = warm.load(source, device) if source else None, dict[str, Any]()
+    if source is not None and seeds is not None:
+        moved = {"from": source.run.name} | warm.unknown(fold, seeds["test"])
+        if _anew(config, folder, moved, say):
+            return None
+        say(f"train: warm start from {source.run.name}")
+    judge = Judge(judged, device, config.evaluate)
+    spectral = Choice(**reached["spectral"]) if reached else choose_spectral(config, judge, say)
+    learned = learner.start(config, judge.data, spectral, _mined(config, "validation"))
+    if seeds is not None:
+        warm.carry(learned, judged, seeds["validation"])
+    chosen = choose_epochs(config, judge, spectral, tracked.metrics, say, learned, checkpoint, reached)
 
-    added = model.additions(config, data, choice)
-    digest = model.save(folder, fitted.model, model.side_by_side(fitted.model.space(), added, choice))
+    data = sampling.to_device(fold.fit, device)
+    say(f"train: fitting on everything before the test window, epochs: {chosen.choice.epochs}")
+    fitted = learner.start(config, data, chosen.choice, _mined(config, "test"))
+    if seeds is not None:
+        warm.carry(fitted, fold, seeds["test"])
+    choice, rows = fit(config, fitted, spectral, chosen, tracked.metrics, say, checkpoint, reached)
+    served = model.side_by_side(fitted.model.space(), model.additions(config, data, choice), choice)
+    if source is not None and seeds is not None:
+        moved |= warm.compare(source, seeds["test"], fold, fitted.model.space(), served)
+        if _anew(config, folder, moved, say):
+            checkpoint.path.unlink(missing_ok=True)
+            return None
+        files.write_whole(folder / warm.FILE, json.dumps(moved, indent=1))
+        say(
+            "train: since then the items moved by {movement:.2f} of their spread, {churn:.0%} of their "
+            "neighbours are others, {overlap:.0%} of the lists are as they were".format(**moved)
+        )
+    digest = model.save(folder, fitted.model, served)
+    if config.warm.start and chosen.state is not None:
+        warm.save(folder, {"validation": (judged, chosen.state), "test": (fold, learner.state(fitted))})
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
-    pl.DataFrame(history).write_parquet(folder / "history.parquet")
-    tracked.params({f"choice.{name}": value for name, value in choice._asdict().items()})
-    return digest
+    pl.DataFrame(chosen.history).write_parquet(folder / "history.parquet")
+    pl.DataFrame(rows).write_parquet(folder / "fit.parquet")
+    known: dict[str, Any] = {"weights_sha256": digest}
+    known["latest"] = {"validation": int(judged.fit.time.max()), "test": int(fold.fit.time.max())}
+    if source is not None:
+        until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
+        known["warm_from"] = {"run": source.run.name, "fitted_until": until}
+    return known
+
+
+def _anew(config: Config, folder: Path, moved: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Is the warm start to be given up? If so warm.json says why."""
+    reason = warm.too_far(config, moved)
+    if reason is None:
+        return False
+    say(f"train: warm start given up, all is trained anew: {reason}")
+    files.write_whole(folder / warm.FILE, json.dumps(moved | {"anew": reason}, indent=1))
+    return True
 
 
 def choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
@@ -166,45 +307,111 @@ def choose_epochs(
     config: Config,
     judge: Judge,
     choice: Choice,
-    record: Callable[[dict[str, float], int], None],
+    record: Callable[[dict[str, Any], int], None],
     say: Callable[[str], None],
-) -> tuple[Choice, list[dict[str, float]]]:
+    learned: Learner | None = None,
+    checkpoint: Checkpoint | None = None,
+    reached: dict[str, Any] | None = None,
+) -> Chosen:
     """Train until validation stops rising; the best epoch and weights, and a row per epoch.
 
-    `record` hears of each row as soon as it is known.
+    `record` hears of each row as soon as it is known. Goes on from what a checkpoint had `reached`.
     """
-    settings, select, started = config.train, config.evaluate.select, time.monotonic()
-    learned = learner.start(config, judge.data, choice, _mined(config, "validation"))
+    settings, select, spectral = config.train, config.evaluate.select, choice
+    if reached is not None and reached["phase"] == "fit":
+        return Chosen(Choice(**reached["choice"]), reached["history"], reached["state"])
+    learned = learned or learner.start(config, judge.data, choice, _mined(config, "validation"))
     added = model.additions(config, judge.data, choice)
-    best, best_score, history = choice, -1.0, []
-    for epoch, (stats, now, hardest_until) in enumerate(
-        epochs(config, learned, settings.max_epochs, say, held_out=judge.held_out)
-    ):
-        means = {}
-        for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
-            candidate = Choice(
-                choice.spectral_dim, choice.item_exponent, epoch + 1, *weights, hardest_until=hardest_until
+    best, best_score, history, state, course = choice, -1.0, list[dict[str, Any]](), None, START
+    if reached is not None:
+        learner.restore(learned, reached["learner"])
+        best, best_score, history, state = (reached[name] for name in ("best", "score", "history", "state"))
+        best, course = Choice(**best), Course.of(reached["course"])
+    started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
+
+    def keep(course: Course) -> None:
+        if checkpoint is not None:
+            known: dict[str, Any] = {
+                "phase": "choose",
+                "spectral": spectral._asdict(),
+                "best": best._asdict(),
+            }
+            known |= {"score": best_score, "history": history, "state": state, "course": course.plain()}
+            checkpoint.offer(lambda: known | {"learner": learner.state(learned)})
+
+    with _patient(checkpoint):
+        for epoch, stats, now, hardest_until in epochs(
+            config, learned, settings.max_epochs, say, held_out=judge.held_out, course=course, keep=keep
+        ):
+            means = {}
+            for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
+                candidate = Choice(
+                    choice.spectral_dim,
+                    choice.item_exponent,
+                    epoch + 1,
+                    *weights,
+                    hardest_until=hardest_until,
+                )
+                means[candidate] = judge.means(model.side_by_side(learned.model.space(), added, candidate))
+            chosen = max(means, key=lambda candidate: means[candidate][select])
+            score = means[chosen][select]
+            row = {"epoch": epoch + 1, "seconds": time.monotonic() - started, "at_ms": _now()}
+            row |= stats._asdict() | _health(now)
+            row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
+            row |= {f"validation.{name}": value for name, value in means[chosen].items()}
+            history.append(row)
+            record(row, epoch + 1)
+            say(
+                f"train: epoch {epoch + 1}, {row['seconds']:.0f} s: loss {stats.loss:.4f}, "
+                f"active {stats.active:.3f}, validation {select} {score:.4f} "
+                f"(weights: spectral {chosen.spectral_weight:g}, trend {chosen.trend_weight:g})"
             )
-            means[candidate] = judge.means(model.side_by_side(learned.model.space(), added, candidate))
-        chosen = max(means, key=lambda candidate: means[candidate][select])
-        score = means[chosen][select]
-        row = {"epoch": epoch + 1, "seconds": time.monotonic() - started} | stats._asdict()
-        row |= _health(now)
-        row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
-        row |= {f"validation.{name}": value for name, value in means[chosen].items()}
-        history.append(row)
-        record(row, epoch + 1)
-        say(
-            f"train: epoch {epoch + 1}, {row['seconds']:.0f} s: loss {stats.loss:.4f}, "
-            f"active {stats.active:.3f}, validation {select} {score:.4f} "
-            f"(weights: spectral {chosen.spectral_weight:g}, trend {chosen.trend_weight:g})"
-        )
-        if score > best_score:
-            best, best_score = chosen, score
-        elif epoch + 1 - best.epochs >= settings.patience:
-            say(f"train: no better validation for {settings.patience} epochs, keeping epoch {best.epochs}")
-            break
-    return best, history
+            if score > best_score:
+                best, best_score = chosen, score
+                state = learner.state(learned) if config.warm.start else None
+            elif epoch + 1 - best.epochs >= settings.patience:
+                say(
+                    f"train: no better validation for {settings.patience} epochs, keeping epoch {best.epochs}"
+                )
+                break
+    return Chosen(best, history, state)
+
+
+def fit(
+    config: Config,
+    fitted: Learner,
+    spectral: Choice,
+    chosen: Chosen,
+    record: Callable[[dict[str, Any], int], None],
+    say: Callable[[str], None],
+    checkpoint: Checkpoint,
+    reached: dict[str, Any] | None = None,
+) -> tuple[Choice, list[dict[str, Any]]]:
+    """Learn for the chosen number of epochs; the choice as it came out, and a row per epoch."""
+    choice, rows, course = chosen.choice, list[dict[str, Any]](), START
+    if reached is not None and reached["phase"] == "fit":
+        learner.restore(fitted, reached["learner"])
+        rows, course = reached["rows"], Course.of(reached["course"])
+
+    def keep(course: Course) -> None:
+        known: dict[str, Any] = {
+            "phase": "fit",
+            "spectral": spectral._asdict(),
+            "choice": choice._asdict(),
+            "rows": rows,
+        }
+        known |= {"history": chosen.history, "state": chosen.state, "course": course.plain()}
+        checkpoint.offer(lambda: known | {"learner": learner.state(fitted)})
+
+    with checkpoint.patient():
+        for epoch, stats, now, hardest_until in epochs(
+            config, fitted, choice.epochs, say, choice.hardest_until, course=course, keep=keep
+        ):
+            row = {"epoch": epoch + 1, "at_ms": _now()} | stats._asdict() | _health(now)
+            rows.append(row)
+            record({f"fit.{name}": value for name, value in row.items()}, epoch + 1)
+            choice = choice._replace(hardest_until=hardest_until)
+    return choice, rows
 
 
 def epochs(
@@ -214,21 +421,30 @@ def epochs(
     say: Callable[[str], None],
     hardest_until: int | None = None,
     held_out: DeviceInteractions | None = None,
-) -> Iterator[tuple[EpochStats, Health | None, int | None]]:
-    """Learn for n epochs: of each how it went, how healthy the space is, and `hardest_until` by now.
+    course: Course = START,
+    keep: Callable[[Course], None] = lambda course: None,
+) -> Iterator[tuple[int, EpochStats, Health | None, int | None]]:
+    """Learn for n epochs: of each its number, how it went, how healthy the space is, `hardest_until` by now.
 
     Where the space collapses under the hardest miner, that epoch is undone, the optimizer starts afresh and
     semi_hard takes over for good: `hardest_until` is how many epochs came before. Given from the start,
-    semi_hard takes over there, with a fresh optimizer, and nothing needs to be undone.
+    semi_hard takes over there, with a fresh optimizer, and nothing needs to be undone. `keep` hears where it
+    is before each epoch and after each step; from there, `course`, and the learner's state then it goes on.
     """
-    healthy = None
-    for epoch in range(n):
-        if epoch == hardest_until:
-            learned.optimizer.state.clear()
+    if course is not START:
+        hardest_until = course.hardest_until
+    healthy, begun = course.healthy, course.position
+    for epoch in range(course.epoch, n):
+        if begun is None:
+            keep(Course(epoch, hardest_until, healthy, None, None))
+            if epoch == hardest_until:
+                learned.optimizer.state.clear()
         miner = _miner(config, epoch, hardest_until)
         guarded = miner == "hardest" and config.loss.name in learner.TRIPLET_LOSSES
-        before = _state(learned) if guarded else None
-        stats = learner.one_epoch(config, learned, epoch, miner)
+        before = (course.before if begun is not None else _state(learned)) if guarded else None
+        told = _telling(keep, Course(epoch, hardest_until, healthy, None, before))
+        stats = learner.one_epoch(config, learned, epoch, miner, begun=begun, told=told)
+        begun = None
         now = learner.health_now(config, learned, miner, held_out)
         if guarded and now is not None:
             reason = health.collapse(now, healthy, config.loss.margin)
@@ -236,11 +452,24 @@ def epochs(
                 say(f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard")
                 hardest_until, miner = epoch, "semi_hard"
                 _restore(learned, before)
-                stats = learner.one_epoch(config, learned, epoch, miner)
+                told = _telling(keep, Course(epoch, hardest_until, healthy, None, None))
+                stats = learner.one_epoch(config, learned, epoch, miner, told=told)
                 now = learner.health_now(config, learned, miner, held_out)
         if now is not None and (healthy is None or now.effective_rank > healthy.effective_rank):
             healthy = now
-        yield stats, now, hardest_until
+        yield epoch, stats, now, hardest_until
+
+
+def _telling(keep: Callable[[Course], None], course: Course) -> Callable[[Position], None]:
+    return lambda position: keep(course._replace(position=position))
+
+
+def _patient(checkpoint: Checkpoint | None) -> AbstractContextManager[None]:
+    return nullcontext() if checkpoint is None else checkpoint.patient()
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def _health(now: Health | None) -> dict[str, Any]:

@@ -47,20 +47,32 @@ def to_device(interactions: Interactions, device: torch.device) -> DeviceInterac
 
 
 def batches(
-    data: DeviceInteractions, size: int, generator: torch.Generator, weights: Tensor | None = None
+    data: DeviceInteractions,
+    size: int,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
+    begun: tuple[Tensor, int] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """One epoch of (users, items, rows of the data), (B,) int64 each, in random order.
 
     Every row once; with `weights` (N,), as from balance(), N draws with replacement in proportion to them.
+    `begun` is the generator's state at the start of an epoch and how many of its batches were taken: it goes
+    on with the next, and the generator from where it is.
     Raises ValueError unless weights are N, finite, >= 0 and not all 0.
     """
     n, device = len(data.user), data.user.device
+    skipped = begun[1] if begun else 0
     if weights is None:
+        now = generator.get_state()
+        if begun:
+            generator.set_state(begun[0])
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
-        parts: Iterable[Tensor] = torch.split(order, size)
+        if begun:
+            generator.set_state(now)
+        parts: Iterable[Tensor] = torch.split(order, size)[skipped:]
     else:
         total = _units(weights, n).cumsum(0)  # (N,)
-        parts = (_drawn(total, min(size, n - start), generator) for start in range(0, n, size))
+        parts = (_drawn(total, min(size, n - start), generator) for start in range(skipped * size, n, size))
     for rows in parts:
         yield data.user[rows].long(), data.item[rows].long(), rows
 
@@ -217,7 +229,7 @@ class CandidateSampler:
         power = _fraction("popularity_power", popularity_power)
         self._data, self._in_batch, self._uniform = data, in_batch, uniform
         self._popular, self._memory = popular, memory
-        self._recent = data.item.new_empty(0, dtype=torch.int64)  # (up to memory,), the newest last
+        self.recent = data.item.new_empty(0, dtype=torch.int64)  # (up to memory,), the newest last
 
         popularity = _units(_item_counts(data).double().pow(power), data.n_items)  # (I,)
         self._cumulative = popularity.cumsum(0)  # (I,)
@@ -241,11 +253,11 @@ class CandidateSampler:
                 own[: self._in_batch],
                 uniform_items(self._data, self._uniform, generator),
                 _drawn(self._cumulative, self._popular, generator),
-                self._recent,
+                self.recent,
             ]
         )  # (C,)
-        recent = torch.cat([self._recent, own])
-        self._recent = recent[max(0, len(recent) - self._memory) :]
+        recent = torch.cat([self.recent, own])
+        self.recent = recent[max(0, len(recent) - self._memory) :]
         return drawn
 
     def log_q(self, items: Tensor) -> Tensor:

@@ -54,6 +54,16 @@ class Objective(NamedTuple):
     regularize: Callable[[Tensor, Tensor], Tensor] | None = None  # points of anchors, of own items -> ()
 
 
+class Position(NamedTuple):
+    """Where in an epoch training is between two steps."""
+
+    began: Tensor  # the generator's state before the epoch
+    steps: int  # done
+    totals: Tensor  # (2,): sums of the loss and of what was active
+    interactions: int
+    found: int  # triplets, or lists
+
+
 class EpochStats(NamedTuple):
     """Means over an epoch."""
 
@@ -74,7 +84,9 @@ def train_epoch(
     weight_power: float,
     row_weights: Tensor | None = None,
     offline: Tensor | None = None,
+    begun: Position | None = None,
     tick: Callable[[int], None] = lambda interactions: None,
+    told: Callable[[Position], None] = lambda position: None,
 ) -> EpochStats:
     """Learn from every interaction.
 
@@ -82,14 +94,21 @@ def train_epoch(
     have is no negative, nor what was not yet or no longer there at the time. With `offline` (N, M) item
     numbers, -1 for none, a row's candidates are these alone. With `row_weights` (N,) interactions are drawn
     in proportion to them. A loss counts its interaction's weight to the power `weight_power`, over the mean
-    of all. `tick` hears of each step's interactions.
+    of all. `tick` hears of each step's interactions, `told` where training is after it: with that, and with
+    model, optimizer, sampler and generator as they were there, an epoch that was broken off goes on from
+    `begun` to the same bits.
     Raises FloatingPointError if the loss or an embedding is no longer finite.
     """
     importance = data.weight.pow(weight_power)  # (N,)
     importance = importance / importance.mean()
-    totals = torch.zeros(2, device=data.user.device)  # sums over the epoch, read once at its end
-    n, found = 0, 0
-    for batch in sampling.batches(data, batch_size, generator, row_weights):
+    if begun is None:
+        zeros = torch.zeros(2, device=data.user.device)  # sums over the epoch, read once at its end
+        began, steps, totals, n, found = generator.get_state(), 0, zeros, 0, 0
+        left = sampling.batches(data, batch_size, generator, row_weights)
+    else:
+        began, steps, totals, n, found = begun
+        left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
+    for batch in left:
         lists = _lists(model, data, sampler, objective, batch, offline, generator)
         weight = importance[batch[2]]  # (B,)
         mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
@@ -106,9 +125,10 @@ def train_epoch(
         optimizer.step()
 
         with torch.no_grad():
-            totals += torch.stack([loss, (each > 0).sum()])
-        n, found = n + len(lists.user), found + len(each)
+            totals = totals + torch.stack([loss, (each > 0).sum()])
+        n, found, steps = n + len(lists.user), found + len(each), steps + 1
         tick(len(lists.user))
+        told(Position(began, steps, totals, n, found))
     total, active = totals.tolist()
     if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
         raise FloatingPointError(f"loss = {total / n} or an embedding is not finite: lower the learning_rate")
