@@ -484,22 +484,41 @@ def read_toml(model: type[Settings], path: Path | None, overrides: list[str] | N
     Without a path all is at its default but for the overrides.
     Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
     """
+    raw = read_tables(path) if path else {}
+    where = (f"config file '{path}'" if path else "defaults") + (" with --set" if overrides else "")
+    for override in overrides or []:
+        _override(raw, override)
+    return validated(model, raw, where)
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """A TOML file as it is. Raises InputError: no such file, not TOML."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"config file '{path}' does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"config file '{path}' cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"config file '{path}' is not TOML: {error}") from None
-    where = (f"config file '{path}'" if path else "defaults") + (" with --set" if overrides else "")
-    for override in overrides or []:
-        _override(raw, override)
+
+
+def validated(model: type[Settings], raw: Any, where: str) -> Settings:
+    """The model of the raw values. Raises InputError: each unknown key or bad value, after `where`."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors()]
         raise InputError(f"{where}: " + "; ".join(lines)) from None
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with other values of 'section.key'. Raises InputError as `validated` does."""
+    raw = config.model_dump()
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        raw[section] |= {key: value}
+    return validated(Config, raw, "these settings")
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
