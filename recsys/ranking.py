@@ -24,8 +24,8 @@ def top_k(
 ) -> NDArray[np.int32]:
     """(U, D), (I, D), (Q,) users -> (Q, min(k, I)) int32, nearest first by Euclidean distance.
 
-    `chunk` users at a time, by default as many as SCORES_AT_ONCE allows. With `seen`, a user's own items are
-    left out; where fewer than k remain the row ends in -1.
+    `chunk` users at a time, by default as many as SCORES_AT_ONCE allows; half as many from where memory does
+    not suffice. With `seen`, a user's own items are left out; where fewer than k remain the row ends in -1.
     Raises ValueError on k < 1 and on vectors that are not finite.
     """
     if k < 1:
@@ -36,12 +36,39 @@ def top_k(
     k = min(k, len(item_vectors))
     chunk = chunk or max(1, SCORES_AT_ONCE // len(item_vectors))
     half_squares = 0.5 * item_vectors.square().sum(1)  # (I,)
-    ranked = []
-    for part in torch.split(users, chunk):
+    ranked, done = [], 0
+    while done < len(users):
+        part = users[done : done + chunk]
+        found = _ranked(user_vectors, item_vectors, half_squares, part, k, seen, is_last_try=len(part) == 1)
+        if found is None:
+            chunk = len(part) // 2
+            continue
+        ranked.append(found)
+        done += len(part)
+    return np.concatenate(ranked) if ranked else np.empty((0, k), np.int32)
+
+
+def _ranked(
+    user_vectors: Tensor,
+    item_vectors: Tensor,
+    half_squares: Tensor,
+    users: Tensor,
+    k: int,
+    seen: DeviceInteractions | None,
+    is_last_try: bool,
+) -> NDArray[np.int32] | None:
+    """(U, D), (I, D), (I,), (Q,) -> (Q, K); None where memory does not suffice, unless it is the last try."""
+    try:
         # -(d^2 - |u|^2) / 2: a user's own square changes nothing in his order.
-        score = torch.addmm(half_squares, user_vectors[part], item_vectors.T, beta=-1)  # (Q, I)
+        score = torch.addmm(half_squares, user_vectors[users], item_vectors.T, beta=-1)  # (Q, I)
         if seen is not None:
-            score[histories(seen, part)] = -torch.inf
+            score[histories(seen, users)] = -torch.inf
         best, items = score.topk(k, dim=1)
-        ranked.append(torch.where(best == -torch.inf, -1, items).to(torch.int32).cpu().numpy())
-    return np.concatenate(ranked)
+        return torch.where(best == -torch.inf, -1, items).to(torch.int32).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:  # torch has an error of its own for CUDA's memory alone
+        lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
+            error
+        )
+        if is_last_try or not lacks_memory:
+            raise
+    return None

@@ -1,5 +1,8 @@
 """Device top-K against the exact search."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +75,36 @@ def test_bad_input_is_refused_by_name():
     ):
         with pytest.raises(ValueError, match=message):
             top_k(users, items, torch.tensor([0]), k)
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np
+import torch
+from recsys.ranking import top_k
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+users, items = torch.randn(2048, 4, generator=generator), torch.randn(50_000, 4, generator=generator)
+everybody = torch.arange(2048)
+expected = top_k(users, items, everybody, 5)
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+try:
+    torch.empty(2048, 50_000)
+except RuntimeError:
+    print("all at once is too much")
+assert np.array_equal(top_k(users, items, everybody, 5, chunk=2048), expected)
+"""
+
+
+def test_where_memory_does_not_suffice_the_chunk_halves_and_goes_on():
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "all at once is too much"
+
+
+def test_errors_other_than_memory_are_raised():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        top_k(normal(0, N_USERS, 4), normal(1, N_ITEMS, 5), torch.tensor([0]), 3)
