@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -41,6 +42,10 @@ class InputError(Exception):
 
 class DataError(InputError):
     """The data break a check or a contract: the message names it and shows the offending rows (exit 3)."""
+
+
+class BusyError(InputError):
+    """Another process is at the same work (exit 5)."""
 
 
 class Section(BaseModel):
@@ -314,7 +319,13 @@ class Contracts(Section):
     Shares and ratios compare with the log of the last run, or with the last runs, and need one.
     """
 
+    max_changed_columns: NonNegativeInt | None = Field(
+        0, description="columns that the last run read as another type"
+    )
     max_age_hours: PositiveFloat | None = Field(None, description="from the last event to prepare.now")
+    max_hours_back: NonNegativeFloat | None = Field(
+        0, description="by which the log ends before the last run's did: cut short, or a clock set back"
+    )
     min_volume: NonNegativeFloat | None = Field(0.5, description="events, times the median of the last runs")
     max_volume: PositiveFloat | None = Field(2.0, description="the same")
     past_runs: PositiveInt = Field(5, description="runs whose volume is compared with")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,8 +55,11 @@ class Stage:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[Stage]:
-    """Time a stage; when it ends one line tells its rows, seconds and the process's peak memory so far."""
+def stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stage]:
+    """Time a stage; when it ends one line tells its rows, seconds and the process's peak memory so far.
+
+    The same figures join `ended`.
+    """
     told, started = Stage(), time.monotonic()
     status = "failed"
     try:
@@ -65,18 +69,12 @@ def stage(name: str) -> Iterator[Stage]:
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
         rows = f"{told.rows:,} rows, " if told.rows is not None else ""
-        LOGGER.info(
-            f"stage {name}: {status}, {rows}{seconds:.1f} s, peak memory {peak:,.0f} MiB",
-            extra={
-                "fields": {
-                    "stage": name,
-                    "status": status,
-                    "rows": told.rows,
-                    "seconds": round(seconds, 3),
-                    "peak_mib": round(peak),
-                }
-            },
-        )
+        fields: dict[str, Any] = {"stage": name, "status": status, "rows": told.rows}
+        fields |= {"seconds": round(seconds, 3), "peak_mib": round(peak)}
+        if ended is not None:
+            ended.append(fields)
+        line = f"stage {name}: {status}, {rows}{seconds:.1f} s, peak memory {peak:,.0f} MiB"
+        LOGGER.info(line, extra={"fields": fields})
 
 
 @contextmanager
