@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipelines.config import Config, DataError, InputError, load_config
+from pipelines.config import BusyError, Config, DataError, InputError, load_config
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130  # how typer tells of Ctrl-C
@@ -98,11 +98,49 @@ def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) ->
 
 @app.command(epilog=_keys("export"))
 def export(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
-    """Write the bundle, point bundles/current at it and register it with MLflow."""
+    """Write the bundle and register it with MLflow as the challenger; promote makes it current."""
     from pipelines.retrain import release
 
     loaded = load_config(config, set_)
     release(loaded, find_run(loaded, run))
+
+
+@app.command(epilog=_keys("gate"))
+def promote(
+    config: ConfigFile,
+    set_: Overrides = None,
+    run: RunName = None,
+    force: Annotated[bool, typer.Option("--force", help="promote even if the gate says no")] = False,
+) -> None:
+    """Compare the run's bundle with the current one and let it take over if the gate allows; else exit 4."""
+    from pipelines import promotion
+    from pipelines.gate import decide, why
+
+    loaded = load_config(config, set_)
+    folder = find_run(loaded, run)
+    promotion.finish(loaded)
+    verdict = decide(loaded, folder)
+    if not verdict.holds:
+        if not force:
+            promotion.prune(loaded)
+            stop(why(verdict), NOT_PROMOTED)
+        print(f"promoted by force; the gate says {why(verdict)}")
+    print(promotion.promote(loaded, folder))
+
+
+@app.command()
+def rollback(
+    config: ConfigFile,
+    set_: Overrides = None,
+    to: Annotated[str | None, typer.Option(help="version; default: the champion before, if whole")] = None,
+) -> None:
+    """Make an earlier bundle the champion again: MLflow's alias, and bundles/current."""
+    from pipelines.promotion import rollback
+
+    loaded = load_config(config, set_)
+    before, after = rollback(loaded, to)
+    shown = f"already {after}" if before == after else f"{before} -> {after}"
+    print(f"{loaded.bundles / 'current'}: {shown}")
 
 
 @app.command()
@@ -266,6 +304,8 @@ def main() -> None:
         app(standalone_mode=True)
     except DataError as error:
         stop(str(error), BAD_DATA)
+    except BusyError as error:
+        stop(str(error), BUSY)
     except InputError as error:
         stop(str(error), BAD_INPUT)
     except SystemExit as done:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from pipelines import files, folds, learner, model, prepare, progress, tracking, warm
 from pipelines.checkpoints import Checkpoint
-from pipelines.config import Config, InputError
+from pipelines.config import BusyError, Config, InputError
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
@@ -133,13 +133,13 @@ def _name(partial: Path, key: str) -> str:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process leaves open. Raises InputError if another has it."""
+    """Hold the folder's lock, which a killed process leaves open. Raises BusyError if another has it."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InputError(f"'{folder}': another process is at this very training") from None
+        raise BusyError(f"'{folder}': another process is at this very training") from None
     finally:
         os.close(lock)
 
