@@ -1,0 +1,94 @@
+"""Warm start beside a full retrain, night after night: seconds of training, and what either is worth.
+
+    python benchmarks/warm_start.py --config configs/demo.toml --folder DIR [--nights 3] [--every 7]
+
+The log is cut at a day, and `every` days later, and so on; windows slide along. Each night trains twice: from
+the warm run of the night before, and anew. Figures are of validation at the kept epoch, of the test window
+once, and of the wall clock of `train` alone.
+"""
+
+import argparse
+import json
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from pipelines import prepare, progress, train, warm
+from pipelines.config import Config, load_config
+from pipelines.export import stage
+from pipelines.judge import Judge
+from pipelines.model import load
+from recsys import releases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True, help="for what both write; must not exist")
+    parser.add_argument("--nights", type=int, default=3)
+    parser.add_argument("--every", type=int, default=7, help="days between nights")
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True)
+    base = load_config(options.config, options.overrides)
+    table = Table("night", "start", "train, s", "epochs", "validation", "test", "moved, churn, overlap")
+    for night in range(options.nights):
+        cut = last_day(base) - timedelta(days=options.every * (options.nights - 1 - night))
+        configs = {
+            name: config_of(base, options.folder / name, cut, name == "warm") for name in ("warm", "full")
+        }
+        for name, config in configs.items():
+            table.add_row(f"{cut:%Y-%m-%d}", *one(config, name))
+    Console(width=120).print(table)
+
+
+def last_day(config: Config) -> datetime:
+    """The day after the last event of the log."""
+    with prepare.opened(config) as con:
+        (last,) = con.execute("select max(last_at) from items").fetchone()
+    return datetime.combine(last.date(), datetime.min.time()) + timedelta(days=1)
+
+
+def config_of(base: Config, root: Path, cut: datetime, is_warm: bool) -> Config:
+    """The same on the log before the cut, with windows of four weeks before it."""
+    source = base.source.model_copy(
+        update={"query": f"select * from ({base.source.query}) where {base.source.time} < '{cut}'"}
+    )
+    split = base.split.model_copy(update={"test_start": None, "validation_start": None})
+    update = {"root": root, "source": source, "split": split}
+    return base.model_copy(update=update | {"warm": base.warm.model_copy(update={"start": is_warm})})
+
+
+def one(config: Config, name: str) -> list[str]:
+    """A night's row."""
+    prepare.prepare(config, progress.say)
+    began = time.perf_counter()
+    run = train.train(config, progress.say)
+    seconds = time.perf_counter() - began
+    releases.publish(config.bundles, stage(config, run).name)
+    device = train.choose_device(config.train.device)
+    judge = Judge(train.run_fold(config, run), device, config.evaluate)
+    test = judge.means(load(run, device)[1])[config.evaluate.select]
+    validation = pl.read_parquet(run / "history.parquet")[f"validation.{config.evaluate.select}"].max()
+    epochs = json.loads((run / "choice.json").read_text())["epochs"]
+    known = json.loads((run / warm.FILE).read_text()) if (run / warm.FILE).exists() else {}
+    moved = ", ".join(f"{known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
+    start = name if known.get("from") or name == "full" else f"{name} (nothing before)"
+    return [
+        start,
+        f"{seconds:.1f}",
+        str(epochs),
+        f"{validation:.4f}",
+        f"{test:.4f}",
+        known.get("anew", moved),
+    ]
+
+
+if __name__ == "__main__":
+    main()
