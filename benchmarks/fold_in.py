@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.config import Config, load_config
 from pipelines.evaluate import intervals
-from pipelines.export import export
+from pipelines.export import stage
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.prepare import prepare
@@ -75,7 +75,7 @@ def made(config: Config) -> tuple[Fold, Recommender]:
     """The whole job, without MLflow's register and without scoring."""
     prepare(config, say)
     run = train(config, say)
-    return run_fold(config, run), Recommender.open(export(config, run, say))
+    return run_fold(config, run), Recommender.open(stage(config, run, say))
 
 
 def fill(row: NDArray[np.int32], answers: list, number: dict) -> None:  # type: ignore[type-arg]

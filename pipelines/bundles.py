@@ -1,7 +1,7 @@
 """bundles: what releases a folder holds, whether they are whole, and the way back to an earlier one."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipelines import progress
@@ -68,23 +68,43 @@ def verified(
 def rolled_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
     """Point `current` at the version, or at the newest older one that verifies; from what, to what.
 
-    Raises InputError: no such folder, nothing older, nothing older that verifies.
+    Raises InputError as way_back does, and if `current` cannot be moved.
+    """
+    after = way_back(bundles, version)
+    return releases.current(bundles), pointed(bundles, after)
+
+
+def way_back(bundles: Path, version: str | None, before: Sequence[str] | None = None) -> str:
+    """The version, if it verifies, or the last of those before the current one that does; nothing moves.
+
+    `before` says which these are, the oldest first; else it is all that are older. Raises InputError: no such
+    folder, nothing before, nothing of it that verifies.
     """
     _check(bundles)
-    before = releases.current(bundles)
     try:
         if version is not None:
-            releases.publish(bundles, version)
-            return before, version
-        for name in releases.earlier(bundles):
+            releases.seal(releases.folder_of(bundles, version))
+            return version
+        for name in releases.earlier(bundles) if before is None else reversed(before):
             with contextlib.suppress(BundleError):
-                releases.publish(bundles, name)
-                return before, name
+                releases.seal(bundles / name)
+                return name
     except BundleError as error:
         raise InputError(f"{error}; --to names a version to go to") from None
+    now = releases.current(bundles)
+    kind = "version older than" if before is None else "champion before"
+    raise InputError(f"'{bundles}': no {kind} the current one, '{now}', is whole: see verify")
+
+
+def pointed(bundles: Path, version: str) -> str:
+    """Point `current` at the version, in one step; raises InputError."""
+    try:
+        releases.publish(bundles, version)
+    except BundleError as error:
+        raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"'{bundles / releases.CURRENT}' cannot be moved: {error}") from None
-    raise InputError(f"'{bundles}': no version older than the current one, '{before}', is whole: see verify")
+    return version
 
 
 def _check(bundles: Path) -> None:

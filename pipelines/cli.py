@@ -176,6 +176,48 @@ def retrain(config: ConfigFile, set_: Overrides = None) -> None:
     show(loaded, run, result, f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}")
 
 
+@app.command(epilog=_keys("space", "loss", "mining", "train", "spectral"))
+def tune(
+    config: ConfigFile,
+    space: Annotated[Path, typer.Option(help="TOML file: what may be tried, e.g. configs/tune.toml")],
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="ends with the epoch that is running then; default: never")
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="ends with so many, those before counted; default: 20 without --seconds"),
+    ] = None,
+    set_: Overrides = None,
+) -> None:
+    """Search settings on the validation window; called again it goes on. The test window is not read."""
+    from rich.console import Console
+
+    from pipelines.trials import show
+    from pipelines.tune import tune
+
+    loaded = load_config(config, set_)
+    folder = tune(loaded, space, seconds, trials)
+    kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
+    overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
+    command = f"{sys.argv[0]} retrain --config {shlex.quote(str(config))}{overrides}"
+    show(folder, Console(), loaded.evaluate.select, command)
+
+
+@app.command()
+def history(
+    config: ConfigFile,
+    last: Annotated[int, typer.Option(min=1, help="how many runs")] = 20,
+    measures: Annotated[bool, typer.Option("--measures", help="what contracts measured, too")] = False,
+    set_: Overrides = None,
+) -> None:
+    """The last runs, the newest first: their events, their metric and how they ended."""
+    from rich.console import Console
+
+    from pipelines.history import show
+
+    show(load_config(config, set_), last, measures, Console())
+
+
 @app.command(
     epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: each with "
     "its default and meaning in pipelines/bench.py, and named where one is mistyped."

@@ -1,21 +1,22 @@
-"""export: a run's model as a bundle whose index finds what an exact search finds; then `current` moves to it.
+"""export: a run's model as a bundle whose index finds what an exact search finds; promotion makes it current.
 
 Axes: U users, I items, D dimensions.
 """
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 
-from pipelines import files, model, prepare, progress
+from pipelines import files, folds, model, prepare, progress
 from pipelines.config import Config, InputError
 from pipelines.train import run_fold
 from pipelines.tuning import tuned
-from recsys import bundle, fold_in, releases
+from recsys import bundle, fold_in
 
 SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what decides a bundle's bytes
 COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # of an item, beside its attributes
@@ -77,29 +78,12 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
             info={
                 "run": run.name,
                 "data_fingerprint": prepare.stored(config).fingerprint,
+                "fitted_until": _fitted_until(config),
             },
         )
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     say(f"export: wrote {folder}")
-    return folder
-
-
-def export(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
-    """Stage the run's bundle and make it `current`; readers see the old one or the new one, whole."""
-    folder = stage(config, run, say)
-    try:
-        releases.publish(config.bundles, folder.name)
-    except OSError as error:
-        raise InputError(f"'{config.bundles / releases.CURRENT}' cannot be moved: {error}") from None
-    say(f"export: {config.bundles / releases.CURRENT} is now {folder.name}")
-    try:
-        removed = releases.prune(config.bundles, config.export.keep)
-    except OSError as error:
-        say(f"export: old versions could not be removed: {error}")
-        return folder
-    if removed:
-        say(f"export: removed what is older than the newest {config.export.keep}: {', '.join(removed)}")
     return folder
 
 
@@ -116,6 +100,12 @@ def attributes_of(items: pl.DataFrame) -> dict[str, list[list[str]]]:
             if any(labels):
                 found[name] = labels
     return found
+
+
+def _fitted_until(config: Config) -> str | None:
+    """When the test window starts, which is later than all that was fitted; None unless split by time."""
+    start = folds.window_starts(config).get("test")
+    return None if start is None else datetime.fromtimestamp(start, UTC).isoformat()
 
 
 def _unused(folder: Path) -> Path:

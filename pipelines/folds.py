@@ -3,7 +3,7 @@
 Axes: U users, I items, N interactions, T targets or triplets.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import duckdb
 import numpy as np
@@ -88,6 +88,11 @@ def _seconds(column: pl.Series) -> NDArray[np.int64]:
 def as_ids(column: pl.Series) -> Ids:
     """Integers as an array, strings as a list."""
     return np.array(column, np.int64) if column.dtype == pl.Int64 else column.to_list()
+
+
+def as_list(ids: Ids) -> list[Any]:
+    """Ids as Python has them, so that integers compare and print as such."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
 
 
 def _rows(con: duckdb.DuckDBPyConnection, fold: FoldName, query: str) -> pl.DataFrame:

@@ -25,7 +25,7 @@ def open_current(bundles: Path) -> Recommender:
     """The current bundle, verified. Raises InputError."""
     current = bundles / CURRENT
     if not current.exists():
-        raise InputError(f"'{current}' does not exist: run export first")
+        raise InputError(f"'{current}' does not exist: run promote first")
     try:
         return Recommender.open(current)
     except BundleError as error:

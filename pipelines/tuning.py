@@ -170,13 +170,21 @@ def searched(manifest: dict[str, Any]) -> tuple[int | None, int | None]:
     return (None, None) if search_k is None else (manifest["trees"], search_k)
 
 
-def search_words(manifest: dict[str, Any]) -> str:
-    """How a bundle is searched and what that was measured to give; bundles of before measured nothing."""
-    trees, search_k = searched(manifest)
+def point_of(manifest: dict[str, Any]) -> Point | None:
+    """What the bundle's search was measured to give; bundles of before measured nothing."""
     for point in manifest.get("measured", {}).get("curve", ()):
         known = {name: point[name] for name in Point._fields if name in point}
-        if len(known) == len(Point._fields) and (known["trees"], known["search_k"]) == (trees, search_k):
-            return Point(**known).words()
+        if len(known) == len(Point._fields) and (known["trees"], known["search_k"]) == searched(manifest):
+            return Point(**known)
+    return None
+
+
+def search_words(manifest: dict[str, Any]) -> str:
+    """How a bundle is searched and what that was measured to give."""
+    trees, search_k = searched(manifest)
+    point = point_of(manifest)
+    if point is not None:
+        return point.words()
     return "scan" if search_k is None else f"{trees} trees, search_k {search_k:,}"
 
 

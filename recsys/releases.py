@@ -7,7 +7,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,9 +20,7 @@ LEFT_OVERS = (".writing-", ".tuning-", ".stale-")  # folders that are being writ
 
 def publish(bundles: Path, version: str) -> None:
     """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
-    if not is_plain(version) or version == CURRENT:
-        raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
-    folder, link = bundles / version, bundles / f".{CURRENT}.{secrets.token_hex(4)}"
+    folder, link = folder_of(bundles, version), bundles / f".{CURRENT}.{secrets.token_hex(4)}"
     with locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
         seal(folder)
         link.symlink_to(version)
@@ -32,6 +30,13 @@ def publish(bundles: Path, version: str) -> None:
             link.unlink()
             raise
         flush(bundles)
+
+
+def folder_of(bundles: Path, version: str) -> Path:
+    """Where a version lies; raises BundleError for what is no name of one."""
+    if not is_plain(version) or version == CURRENT:
+        raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
+    return bundles / version
 
 
 def seal(folder: Path) -> Manifest:
@@ -77,8 +82,8 @@ def earlier(bundles: Path) -> list[str]:
     return before
 
 
-def prune(bundles: Path, keep: int) -> list[str]:
-    """Remove all but the newest `keep` versions; returns their names.
+def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
+    """Remove all but the newest `keep` versions and those that are spared; returns their names.
 
     What is current or open in any process stays, and so does what cannot be read. Left-overs of killed
     processes go too. Raises ValueError if keep < 1.
@@ -91,7 +96,7 @@ def prune(bundles: Path, keep: int) -> list[str]:
                 if alone:
                     shutil.rmtree(path, ignore_errors=True)
     names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
-    return [name for name in names[:-keep] if _remove(bundles, name)]
+    return [name for name in names[:-keep] if name not in spared and _remove(bundles, name)]
 
 
 def _remove(bundles: Path, version: str) -> bool:
