@@ -6,11 +6,12 @@ part test. What a fold knows (counts, k-core, numbers, times on sale) comes from
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import duckdb
 
 from pipelines.config import Config, DataError, InputError, Split
-from pipelines.source import explained, read_items, read_log
+from pipelines.source import ColumnError, explained, read_items, read_log
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
@@ -35,6 +36,9 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "staging/stg_items",
     "checks/items_without_id",
     "checks/repeated_items",
+    "marts/profile_users",  # for contracts, of this run and of the next
+    "marts/profile_items",
+    "marts/profile_columns",
 )
 MARTS = (  # in order; a table is made from those above it
     "marts/windows",
@@ -103,11 +107,12 @@ def prepare(
     what it raises stops the run. Raises InputError: unreadable source, no room; DataError: a failed check.
     """
     with _no_room(config), _scratch_folder(config.root) as scratch, _build(config, scratch) as con:
-        source_query = read_log(con, config.source)
-        read_items(con, config.items)
+        found = _stored(config) if config.database.exists() else None
+        with _read_before(config, found):
+            source_query = read_log(con, config.source)
+            read_items(con, config.items)
         log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
-        found = _stored(config) if config.database.exists() else None
         reused = found is not None and found.key == key
         for name, value in _variables(config, key, source_query, fingerprint, log_rows).items():
             con.execute(f"set variable {name} = ?", [value])
@@ -159,6 +164,22 @@ def _no_room(config: Config) -> Iterator[None]:
         raise InputError(f"{limit} is too little: {str(error).splitlines()[0]}") from None
     except (duckdb.IOException, duckdb.FatalException, OSError) as error:  # Fatal: a checkpoint without room
         raise InputError(f"root = '{config.root}' cannot be written: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _read_before(config: Config, found: Prepared | None) -> Iterator[None]:
+    """A column that the last run read by these very settings, and this one cannot, is the data's fault."""
+
+    def sources(settings: str) -> tuple[object, object]:
+        known = json.loads(settings)
+        return known["source"], known["items"]
+
+    try:
+        yield
+    except ColumnError as error:
+        if found is not None and sources(found.settings) == sources(_settings(config)):
+            raise DataError(f"data contracts are broken: schema\nschema: {error}; the last run read it") from None
+        raise
 
 
 @contextmanager
@@ -228,6 +249,8 @@ def _variables(
         "now": _utc(config.prepare.now or datetime.now(UTC)),
         "has_time": config.source.time is not None,
         "has_event": config.source.event is not None,
+        "has_items": config.items is not None,
+        "has_title": config.items is not None and config.items.title is not None,
         "split_kind": split.kind,
         "test_start": _utc(split.test_start),
         "validation_start": _utc(split.validation_start),
@@ -303,15 +326,21 @@ def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:
         return
     total = con.execute(f"select count(*) from (\n{text}\n)").fetchall()[0][0]
     allowed = text.splitlines()[1].removeprefix("-- Allowed: ")
-    first = "".join(
-        "\n  " + ", ".join(f"{column} = {_shown(value)}" for column, value in zip(columns, row, strict=True))
+    raise DataError(
+        f"check {name} failed. Allowed: {allowed} Offending rows: {total:,}, the first:{shown(columns, rows)}"
+    )
+
+
+def shown(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A line a row, each begun by a line break and indented: name = value, and so on."""
+
+    def literal(value: object) -> str:
+        return "NULL" if value is None else repr(value) if isinstance(value, str) else str(value)
+
+    return "".join(
+        "\n  " + ", ".join(f"{column} = {literal(value)}" for column, value in zip(columns, row, strict=True))
         for row in rows
     )
-    raise DataError(f"check {name} failed. Allowed: {allowed} Offending rows: {total:,}, the first:{first}")
-
-
-def _shown(value: object) -> str:
-    return "NULL" if value is None else repr(value) if isinstance(value, str) else str(value)
 
 
 def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:

@@ -96,6 +96,10 @@ from {relation}"""
         )
 
 
+class ColumnError(InputError):
+    """A configured column is not there, or of a type that its role does not take."""
+
+
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """DuckDB's error as an InputError about `what`: the first line of its message says enough."""
@@ -113,7 +117,7 @@ def _readable(
     database = f"{section}_database"
     with explained(f"{section}.database = '{relation.database}'"):
         if relation.database is not None:
-            con.execute(f"attach {_literal(str(relation.database))} as {database} (read_only)")
+            con.execute(f"attach {literal(str(relation.database))} as {database} (read_only)")
             con.execute(f"use {database}")
     with explained(section):
         text = _from(con, section, database, relation)
@@ -134,7 +138,7 @@ def _from(con: duckdb.DuckDBPyConnection, section: str, database: str, relation:
             raise InputError(
                 f"{section}.files = '{relation.files}': it must end in one of {', '.join(READERS)}"
             )
-        return f"{reader}({_literal(relation.files)})"
+        return f"{reader}({literal(relation.files)})"
     statements = con.extract_statements(relation.query or "")
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
@@ -143,12 +147,12 @@ def _from(con: duckdb.DuckDBPyConnection, section: str, database: str, relation:
 
 
 def _column(key: str, name: str, types: dict[str, str], allowed: set[str] | None = None) -> str:
-    """The column's quoted name. Raises InputError: no such column, or not of an allowed type."""
+    """The column's quoted name. Raises ColumnError: no such column, or not of an allowed type."""
     type_ = {known.lower(): type_ for known, type_ in types.items()}.get(name.lower())
     if type_ is None:
-        raise InputError(f"{key} = '{name}': there is no such column, only {', '.join(types)}")
+        raise ColumnError(f"{key} = '{name}': there is no such column, only {', '.join(types)}")
     if allowed is not None and type_ not in allowed:
-        raise InputError(
+        raise ColumnError(
             f"{key} = '{name}' is a column of type {type_}, allowed: {', '.join(sorted(allowed))}"
         )
     return _identifier(name)
@@ -165,5 +169,6 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Text as SQL has it, for statements that take no parameters."""
     return "'" + text.replace("'", "''") + "'"

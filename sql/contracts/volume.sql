@@ -1,0 +1,20 @@
+-- Grain: one row: events over the median of the last runs' accepted logs.
+with
+
+medians as (
+    select median(events) as last_events
+    from past_runs
+),
+
+sizes as (
+    select coalesce(sum(events), 0) as events
+    from profile_items
+)
+
+select
+    'volume' as measure,
+    sizes.events / nullif(medians.last_events, 0) as value,
+    getvariable('min_volume') as least,
+    getvariable('max_volume') as most
+from sizes
+cross join medians

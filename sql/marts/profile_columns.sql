@@ -1,0 +1,15 @@
+-- Grain: one row per column read of the log and of the items' metadata; compared with by the next run.
+select
+    if(table_name = 'source_rows', 'log.', 'items.') || column_name as column_name,
+    data_type
+from duckdb_columns()
+where
+    database_name = 'temp'
+    and (
+        table_name = 'source_rows'
+        or (
+            table_name = 'source_items'
+            and getvariable('has_items')
+            and (column_name <> 'title' or getvariable('has_title'))
+        )
+    )
