@@ -20,9 +20,11 @@ NUMPY_HALF = {
     )
 }
 HOMES = {
-    "duckdb": {f"pipelines/{name}.py" for name in ("prepare", "source", "folds")},
-    "mlflow": {"pipelines/tracking.py"},
+    "duckdb": {f"pipelines/{name}.py" for name in ("prepare", "source", "folds", "contracts", "history")},
+    "mlflow": {f"pipelines/{name}.py" for name in ("tracking", "model_registry", "pyfunc_model")},
     "annoy": {"recsys/index.py"},
+    "jinja2": {"pipelines/html.py"},
+    "matplotlib": {"pipelines/plots.py", "pipelines/figures.py"},
 }
 NEVER_IN_RECSYS = {"duckdb", "polars", "pandas", "mlflow", "typer", "pydantic", "pipelines", "serving"}
 NEVER_IN_SERVING = {"torch", "duckdb", "polars", "pandas", "mlflow", "pipelines"}

@@ -1,47 +1,22 @@
 """The page, looked at by a browser without a head: what it shows is what the endpoints say."""
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
+from browser import chromium, complaints, needs_browser
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from server import PATIENCE, bundles_of, released, serving
 
 from recsys.releases import publish
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1240,1150",
-)
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="no browser: apt-get install chromium chromium-driver"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture
 def browser(tmp_path: Path):
-    options = Options()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = Service(DRIVER, log_output=subprocess.DEVNULL)
-    with webdriver.Chrome(options, service) as driver:
+    with chromium(tmp_path) as driver:
         yield driver
 
 
@@ -55,10 +30,6 @@ def wait_for(browser, condition) -> None:
 
 def titles(answer) -> list[str]:
     return [item["title"] for item in answer.json["items"]]
-
-
-def complaints(browser) -> list[str]:
-    return [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
 
 
 def test_a_user_a_click_and_the_curve(browser, tmp_path: Path):

@@ -1,0 +1,157 @@
+"""Metrics by slice: who the users are, how popular and how new the items, when in the test window it was.
+
+Intervals are of the ratio of two sums over users, by the normal approximation with a linearised variance
+(Cochran, Sampling Techniques, 1977, section 6.4): a user's targets are not independent of each other.
+"""
+
+import math
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import polars as pl
+
+NORMAL_95 = 1.959964
+SYSTEMS = ("model", "popularity")
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval; None for one user, or where all have the same."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+class Slice(NamedTuple):
+    """One slice: n users or targets, of so many users; the difference is model - popularity, user by user."""
+
+    name: str
+    n: int
+    users: int
+    model: Estimate
+    popularity: Estimate
+    difference: Estimate
+
+
+class Slicing(NamedTuple):
+    """One way to cut, one metric."""
+
+    title: str
+    metric: str
+    of: str  # what n counts
+    slices: list[Slice]
+
+
+def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int) -> Iterator[Slicing]:
+    """From per_user.parquet (its columns at k) and targets.parquet (whose ranks go to `deepest`).
+
+    What a log without times cannot tell is left out: new users and items, weeks.
+    """
+    users = targets.unique("user_id").select("user_id", "user_count", "user_is_new")
+    quarters, quarter_names = _quarters(users)
+    for metric in (f"hit_rate@{k}", f"ndcg@{k}"):
+        values = _by_user(per_user, metric)
+        yield Slicing(
+            "Users by what they have, in quarters", metric, "users", _slices(values, quarters, quarter_names)
+        )
+    yield from _new(users, "user", _by_user(per_user, f"ndcg@{k}"), f"ndcg@{k}", "users")
+    found = targets.select(
+        *("user_id", "item_id"),
+        n=pl.lit(1.0),
+        model=pl.col("rank").is_not_null().cast(pl.Float64),
+        popularity=pl.col("popularity_rank").is_not_null().cast(pl.Float64),
+    )
+    share = f"share of targets in the first {deepest}"
+    deciles, decile_names = _deciles(targets)
+    yield Slicing(
+        "Targets by the item's popularity, in tenths of the catalogue",
+        *(share, "targets"),
+        _slices(found, deciles, decile_names),
+    )
+    yield from _new(targets, "item", found, share, "targets")
+    if "event_at" in targets.columns and targets["event_at"].null_count() < len(targets):
+        weeks, week_names = _weeks(targets)
+        yield Slicing(
+            "Targets by week of the test window", share, "targets", _slices(found, weeks, week_names)
+        )
+
+
+def estimate(ratio: pl.DataFrame, column: str, bounds: tuple[float, float]) -> Estimate:
+    """sum(column) / sum(n) over rows that are users; the interval is clipped to the bounds."""
+    summed, n, users = ratio[column].to_numpy(), ratio["n"].to_numpy(), len(ratio)
+    value = float(summed.sum() / n.sum())
+    squares = float(((summed - value * n) ** 2).sum())
+    if users < 2 or squares == 0:
+        return Estimate(value, None)
+    half = NORMAL_95 * math.sqrt(users / (users - 1) * squares) / float(n.sum())
+    return Estimate(value, (max(value - half, bounds[0]), min(value + half, bounds[1])))
+
+
+def _slices(values: pl.DataFrame, of: pl.DataFrame, names: dict[int, str]) -> list[Slice]:
+    """values: keys, n, a column a system; of: the same keys, or user_id alone, and `slice`, one of names."""
+    keys = [key for key in ("user_id", "item_id") if key in of.columns]
+    totals = (
+        values.join(of, on=keys, how="inner")
+        .group_by("slice", "user_id")
+        .agg(pl.col("n", *SYSTEMS).sum())
+        .with_columns(difference=pl.col("model") - pl.col("popularity"))
+        .sort("slice", "user_id")  # sums of floats depend on the order
+    )
+    found = []
+    for number, name in sorted(names.items()):
+        rows = totals.filter(pl.col("slice") == number)
+        if len(rows):
+            model, popularity = (estimate(rows, system, (0, 1)) for system in SYSTEMS)
+            both = estimate(rows, "difference", (-1, 1))
+            found.append(Slice(name, int(rows["n"].sum()), len(rows), model, popularity, both))
+    return found
+
+
+def _by_user(per_user: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """Grain: one row per judged user, both systems beside each other."""
+    of = [
+        per_user.filter(pl.col("system") == system).select("user_id", pl.col(metric).alias(system))
+        for system in SYSTEMS
+    ]
+    return of[0].join(of[1], on="user_id").with_columns(n=pl.lit(1.0))
+
+
+def _quarters(users: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
+    """Users of as many items together; so quarters differ in size, and one may be empty."""
+    count = pl.col("user_count")
+    passed = [(count > users["user_count"].quantile(q, "lower")).cast(pl.Int32) for q in (0.25, 0.5, 0.75)]
+    of = users.select("user_id", "user_count", slice=pl.sum_horizontal(passed))
+    return of, _ranges(of, "user_count", "items")
+
+
+def _deciles(targets: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
+    of = targets.select("user_id", "item_id", "item_count", slice=pl.col("item_decile"))
+    return of, {number: f"{number}: {name}" for number, name in _ranges(of, "item_count", "users").items()}
+
+
+def _ranges(of: pl.DataFrame, column: str, unit: str) -> dict[int, str]:
+    rows = of.group_by("slice").agg(pl.min(column).alias("low"), pl.max(column).alias("high")).rows()
+    return {
+        number: f"{low:,} {unit}" if low == high else f"{low:,} to {high:,} {unit}"
+        for number, low, high in rows
+    }
+
+
+def _new(of: pl.DataFrame, what: str, values: pl.DataFrame, metric: str, counted: str) -> Iterator[Slicing]:
+    """New against known, where the log has times."""
+    column = f"{what}_is_new"
+    if of[column].null_count() == 0:
+        keys = [key for key in ("user_id", "item_id") if key in values.columns]
+        sliced = of.select(*keys, slice=pl.col(column).cast(pl.Int32))
+        names = {0: f"known {what}s", 1: f"new {what}s"}
+        yield Slicing(f"New {what}s and known ones", metric, counted, _slices(values, sliced, names))
+
+
+def _weeks(targets: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
+    start: Any = targets["event_at"].dt.truncate("1d").min()
+    week = (pl.col("event_at") - start).dt.total_days() // 7
+    of = targets.select("user_id", "item_id", slice=week).drop_nulls("slice")
+    return of, {
+        number: f"from {start + timedelta(weeks=number):%Y-%m-%d}"
+        for number in of["slice"].unique().to_list()
+    }
