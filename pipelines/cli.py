@@ -115,17 +115,20 @@ def promote(
     """Compare the run's bundle with the current one and let it take over if the gate allows; else exit 4."""
     from pipelines import promotion
     from pipelines.gate import decide, why
+    from pipelines.progress import say
+    from pipelines.retrain import alone
 
     loaded = load_config(config, set_)
     folder = find_run(loaded, run)
-    promotion.finish(loaded)
-    verdict = decide(loaded, folder)
-    if not verdict.holds:
-        if not force:
-            promotion.prune(loaded)
-            stop(why(verdict), NOT_PROMOTED)
-        print(f"promoted by force; the gate says {why(verdict)}")
-    print(promotion.promote(loaded, folder))
+    with alone(loaded.root, say):
+        promotion.finish(loaded)
+        verdict = decide(loaded, folder)
+        if not verdict.holds:
+            if not force:
+                promotion.prune(loaded)
+                stop(why(verdict), NOT_PROMOTED)
+            print(f"promoted by force; the gate says {why(verdict)}")
+        print(promotion.promote(loaded, folder))
 
 
 @app.command()
@@ -135,10 +138,13 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="version; default: the champion before, if whole")] = None,
 ) -> None:
     """Make an earlier bundle the champion again: MLflow's alias, and bundles/current."""
+    from pipelines.progress import say
     from pipelines.promotion import rollback
+    from pipelines.retrain import alone
 
     loaded = load_config(config, set_)
-    before, after = rollback(loaded, to)
+    with alone(loaded.root, say):
+        before, after = rollback(loaded, to)
     shown = f"already {after}" if before == after else f"{before} -> {after}"
     print(f"{loaded.bundles / 'current'}: {shown}")
 
@@ -163,17 +169,56 @@ def recommend(
 
 
 @app.command(epilog=_keys(*(name for name in Config.model_fields if name not in ("root", "seed"))))
-def retrain(config: ConfigFile, set_: Overrides = None) -> None:
-    """prepare, train, evaluate and export in one go; what is done and still valid is reused."""
+def retrain(
+    config: ConfigFile,
+    set_: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="examine the log by its contracts, print that, do nothing else")
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="lines on standard error are JSON, and no bars are drawn")
+    ] = False,
+) -> None:
+    """From the log to the current bundle, as a scheduler calls it; what is done and still valid is reused.
+
+    Exit codes: 0 promoted, or nothing new; 2 bad config or input; 3 the log breaks a check or a contract;
+    4 not promoted, the champion goes on; 5 another retrain is at work; 143 stopped by SIGTERM: the next one
+    goes on from its checkpoint; 1 anything else, and it may be tried again.
+    """
+    from pipelines.progress import lines_as_json
     from pipelines.report import show
+    from pipelines.retrain import dry_run as examined
     from pipelines.retrain import retrain
 
+    lines_as_json(log_json)
     loaded = load_config(config, set_)
+    if dry_run:
+        from rich.console import Console
+
+        from pipelines.contracts import refuse, table
+
+        report = examined(loaded)
+        Console().print(table(report))
+        refuse(report)
+        return
     # recommend opens none of MLflow's books, whose URI may hold a password
     kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
     overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
-    run, result = retrain(loaded)
-    show(loaded, run, result, f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}")
+    outcome = retrain(loaded)
+    command = f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}"
+    show(loaded, outcome.run, outcome.result, command)
+    if not outcome.verdict.holds:
+        from pipelines.gate import why
+
+        stop(f"{why(outcome.verdict)}; the champion goes on", NOT_PROMOTED)
+
+
+@app.command()
+def report(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
+    """Make report.html, a run on one page, anew from the files of the run's folder alone."""
+    from pipelines import html
+
+    print(html.write(find_run(load_config(config, set_), run)))
 
 
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral"))
