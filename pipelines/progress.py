@@ -60,7 +60,7 @@ def stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stag
 
     The same figures join `ended`.
     """
-    told, started = Stage(), time.monotonic()
+    told, started, at = Stage(), time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     status = "failed"
     try:
         yield told
@@ -72,7 +72,7 @@ def stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stag
         fields: dict[str, Any] = {"stage": name, "status": status, "rows": told.rows}
         fields |= {"seconds": round(seconds, 3), "peak_mib": round(peak)}
         if ended is not None:
-            ended.append(fields)
+            ended.append(fields | {"at": at})
         line = f"stage {name}: {status}, {rows}{seconds:.1f} s, peak memory {peak:,.0f} MiB"
         LOGGER.info(line, extra={"fields": fields})
 

@@ -1,28 +1,176 @@
-"""retrain: the whole chain, from the log to the current bundle; what a scheduler calls."""
+"""retrain: the whole chain, from the log to the current bundle; what a scheduler calls each night."""
 
-from collections.abc import Callable
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipelines import progress, promotion, tracking
-from pipelines.config import Config
+import duckdb
+
+from pipelines import contracts, export, files, gate, history, html, progress, promotion, tracking
+from pipelines.config import BusyError, Config, DataError, InputError
 from pipelines.evaluate import evaluate
-from pipelines.export import stage
-from pipelines.prepare import prepare
+from pipelines.gate import Verdict
+from pipelines.prepare import Prepared, prepare
+from pipelines.progress import stage
 from pipelines.train import train
 
+LOCK, STAGES = "retrain.lock", "stages.json"
+STATUS: dict[str, history.Status] = {"pass": "promoted", "unchanged": "unchanged", "fail": "not_promoted"}
 
-def retrain(config: Config, say: Callable[[str], None] = progress.say) -> tuple[Path, dict[str, Any]]:
-    """prepare, train, evaluate, export: the run's folder and its results. What is done already is reused."""
-    prepare(config, say)
-    run = train(config, say)
-    result = evaluate(config, run, say)
-    release(config, run, say)
-    promotion.promote(config, run, say)
-    return run, result
+
+class Outcome(NamedTuple):
+    """What a retrain came to."""
+
+    run: Path
+    result: dict[str, Any]
+    verdict: Verdict
+
+
+class _Enough(Exception):
+    """A dry run has seen what it came for."""
 
 
 def release(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> None:
     """Write the bundle, and register it with MLflow as the challenger, once."""
-    stage(config, run, say)
+    export.stage(config, run, say)
     tracking.upload(config, run, say)
+
+
+def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcome:
+    """Check, prepare, train, export, evaluate, judge and promote; what is done already and valid is reused.
+
+    Raises DataError: a check, a contract or the certificate is broken; BusyError: another retrain is at work;
+    InputError as the stages do. Whatever it raises, the champion goes on serving.
+    """
+    with alone(config.root, say):
+        promotion.finish(config, say)
+        number = history.begin(config)
+        known: dict[str, Any] = {}
+        try:
+            outcome = _chain(config, number, known, say)
+        except BaseException as error:
+            known["detail"] = (str(error).splitlines() or [type(error).__name__])[0]
+            with suppress(InputError):  # what stopped the run is what is to be told
+                history.ended(config, number, _status(error), **known)
+            raise
+        history.ended(config, number, STATUS[outcome.verdict.verdict], **known)
+    return outcome
+
+
+def _status(error: BaseException) -> history.Status:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return "bad_data" if isinstance(error, DataError) else "failed"
+
+
+def dry_run(config: Config, say: Callable[[str], None] = progress.say) -> contracts.Report:
+    """What the contracts say of the log; nothing is trained or written. Raises DataError: a failed check."""
+    existed, found = config.root.exists(), list[contracts.Report]()
+
+    def examine(con: duckdb.DuckDBPyConnection) -> None:
+        found.append(contracts.examine(con, config, say))
+        raise _Enough
+
+    with suppress(_Enough):
+        prepare(config, say, examine)
+    if not existed:
+        with suppress(OSError):
+            config.root.rmdir()
+    return found[0]
+
+
+def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[str], None]) -> Outcome:
+    stages = list[dict[str, Any]]()
+    with stage("prepare", stages) as told:
+        prepared, report = _prepared(config, number, say)
+        told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
+    known["prepared_key"] = prepared.key
+    with stage("train", stages) as told:
+        runs = set(config.runs.glob("[!.]*"))
+        run = train(config, say)
+        told.rows, told.reused = prepared.counts["test.pairs"], run in runs
+    known["run"] = run.name
+    contracts.write(report, run / "contracts.json")
+    with stage("export", stages) as told:
+        bundles = set(config.bundles.glob("[!.]*"))
+        bundle = export.stage(config, run, say)
+        told.reused = bundle in bundles
+    known["bundle"] = bundle.name
+    with stage("evaluate", stages) as told:
+        before = files.read_json(run / "metrics.json")
+        result = evaluate(config, run, say)
+        told.rows, told.reused = result["users"], result == before
+    tracking.upload(config, run, say)  # which registers the challenger
+    with stage("gate", stages) as told:
+        verdict = gate.decide(config, run, say)
+        told.reused = verdict.verdict == "unchanged"
+    known |= _figures(verdict)
+    if verdict.verdict == "pass":
+        with stage("promote", stages):
+            promotion.promote(config, run, say)
+    files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
+    html.write(run)
+    tracking.upload_all(config, say)
+    return Outcome(run, result, verdict)
+
+
+def _prepared(config: Config, number: int, say: Callable[[str], None]) -> tuple[Prepared, contracts.Report]:
+    found = list[contracts.Report]()
+
+    def examine(con: duckdb.DuckDBPyConnection) -> None:
+        found.append(contracts.checked(con, config, number, say))
+
+    return prepare(config, say, examine), found[0]
+
+
+def _figures(verdict: Verdict) -> dict[str, Any]:
+    """What the history keeps of a verdict."""
+    found = verdict.comparison
+    known: dict[str, Any] = {"metric": verdict.metric}
+    if found is not None:
+        known |= {"champion": found.champion, "challenger": found.challenger, "low": found.least}
+    if not verdict.holds:
+        known["detail"] = gate.why(verdict)
+    return known
+
+
+def _merged(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stages, but for one that was reused what it took when it was done."""
+    before = {one["stage"]: one for one in files.read_json(run / STAGES) or []}
+    return [before.get(one["stage"], one) if one["status"] == "reused" else one for one in stages]
+
+
+@contextmanager
+def alone(root: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the folder's lock; it is the process's, so that one that was killed holds nothing.
+
+    Raises BusyError if another process has it, InputError if the folder cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        opened = open(root / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"root = '{root}' cannot be written: {error}") from None
+    with opened as lock:
+        lock.seek(0)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"'{root}': another retrain is at work: {lock.read() or 'just begun'}") from None
+        left = lock.read()
+        if left:
+            say(f"retrain: the lock of {left} was left behind: it was killed; going on from where it was")
+        lock.truncate(0)
+        begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}")
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
