@@ -1,4 +1,4 @@
-"""The trials of a search for people: trials.csv, best.toml, a plot, and a table on the terminal."""
+"""The trials of a search for people: trials.csv, best.toml, and a table on the terminal."""
 
 import csv
 import io
@@ -9,9 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -40,7 +37,7 @@ class Row(NamedTuple):
 def best(rows: Iterable[Row]) -> Row | None:
     """The first of the best trials that have finished."""
     finished = [row for row in rows if row.outcome == FINISHED and row.validation is not None]
-    return max(finished, key=_score, default=None)
+    return max(finished, key=score, default=None)
 
 
 def base(rows: Iterable[Row]) -> Row | None:
@@ -92,42 +89,6 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def plot(folder: Path, rows: list[Row], importances: Mapping[str, float], select: str) -> None:
-    """The course of the search, and beside it how much each setting mattered, if that is known."""
-    figure = Figure(figsize=(10 if importances else 6, 3.8), layout="constrained")
-    axes = figure.subplots(1, 2 if importances else 1, squeeze=False)[0]
-    _course(axes[0], rows, select)
-    if importances:
-        names = sorted(importances, key=lambda name: importances[name])
-        axes[1].barh(names, [importances[name] for name in names], color="tab:grey")
-        axes[1].set(title="Importance (PED-ANOVA)", xlabel="share of what settings decide")
-        axes[1].set_xlim(0, 1)
-    figure.savefig(folder / PLOT, dpi=120)
-
-
-def _course(axes: Axes, rows: list[Row], select: str) -> None:
-    """Each trial's best epoch, and the best so far of those that have finished."""
-    known = [row for row in rows if row.validation is not None]
-    finished = [row for row in known if row.outcome == FINISHED]
-    for label, marker, color, some in (
-        ("finished", "o", "tab:blue", finished),
-        ("not finished", "x", "tab:orange", [row for row in known if row.outcome != FINISHED]),
-    ):
-        if some:
-            at = [row.trial for row in some]
-            axes.plot(at, [_score(row) for row in some], marker, color=color, label=label)
-    if finished:
-        so_far = [best(finished[: n + 1]) for n in range(len(finished))]
-        line = [_score(row) for row in so_far if row is not None]
-        axes.step([row.trial for row in finished], line, where="post", color="tab:green", label="best so far")
-    start = base(rows)
-    if start is not None and start.validation is not None:
-        axes.axhline(start.validation, color="grey", linestyle=":", label="base configuration")
-    axes.set(title="Trials", xlabel="trial", ylabel=f"validation {select}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-
-
 def show(folder: Path, console: Console, select: str, command: str) -> None:
     """Print the best trials, and the command that trains by the best of them."""
     with (folder / TABLE).open(encoding="utf-8", newline="") as file:
@@ -150,7 +111,7 @@ def show(folder: Path, console: Console, select: str, command: str) -> None:
         console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _score(row: Row) -> float:
+def score(row: Row) -> float:
     return float("nan") if row.validation is None else row.validation
 
 

@@ -17,7 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines import files, folds, prepare, progress, tracking, trials
+from pipelines import files, folds, plots, prepare, progress, tracking, trials
 from pipelines.config import BusyError, Config, InputError, Spectral, changed
 from pipelines.judge import Judge
 from pipelines.model import Choice
@@ -86,7 +86,9 @@ def tune(
         found = trials.best(rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        trials.plot(folder, rows(study), importances(study, space), config.evaluate.select)
+        plots.search_course(
+            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
+        )
         tracking.close(config, folder, "FINISHED", say, (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
