@@ -62,7 +62,8 @@ def targets(fold: Fold, judge: Judge, ranked: dict[str, NDArray[np.int32]], new_
     rank and popularity_rank: its place in the model's list and in popularity's, 1 is the first, NULL beyond
     max(ks). item_count: its fitted users; item_decile: 1, the tenth of the catalogue with the fewest, to 10,
     items with as many users together. user_count: the user's fitted items. New is what was first seen in the
-    last `new_days` of what was fitted; of a user each item's last event counts. NULL in a log without times.
+    last `new_days` of what was fitted; of a user each item's last event counts. event_at: of the last event
+    in the window. NULL, all three, in a log without times.
     """
     fit, offsets = fold.fit, fold.target_offsets
     user = np.repeat(np.arange(fit.n_users), np.diff(offsets))  # (T,)
@@ -85,9 +86,10 @@ def targets(fold: Fold, judge: Judge, ranked: dict[str, NDArray[np.int32]], new_
             "item_is_new": first_item[item] > since if timed else [None] * len(item),
             "user_count": np.diff(fit.offsets())[user],
             "user_is_new": first_user[user] > since if timed else [None] * len(item),
+            "event_at": fold.target_times if timed else [None] * len(item),
         },
-        schema_overrides={"item_is_new": pl.Boolean, "user_is_new": pl.Boolean},
-    )
+        schema_overrides={"item_is_new": pl.Boolean, "user_is_new": pl.Boolean, "event_at": pl.Int64},
+    ).with_columns(pl.from_epoch("event_at"))
 
 
 def _ranks(judge: Judge, ranked: NDArray[np.int32], user: NDArray[Any], item: NDArray[Any]) -> pl.Series:

@@ -28,6 +28,7 @@ class Fold(NamedTuple):
     item_ids: Ids  # (I,)
     titles: list[str]  # (I,)
     item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
+    target_times: NDArray[np.int64] | None = None  # (T,): of the last event in the window
 
 
 def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
@@ -61,6 +62,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         item_ids=as_ids(items["item_id"]),
         titles=items["title"].to_list(),
         item_table=items,
+        target_times=_seconds(targets["event_at"]),
     )
 
 

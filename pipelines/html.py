@@ -91,7 +91,7 @@ def headline(gate: dict[str, Any] | None) -> str:
     if gate is None:
         return "Not judged"
     if gate["verdict"] == "pass":
-        return "Passed: first release" if gate.get("champion") is None else "Passed"
+        return "Promoted: the first release" if gate["champion"] is None else "Promoted"
     return "Not promoted" if gate["verdict"] == "fail" else "The champion already"
 
 
@@ -186,7 +186,7 @@ def plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, list) and all(not isinstance(one, list | dict) for one in value):
         return ", ".join(map(plain, value)) or "–"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -72,7 +72,10 @@ def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int
     if "event_at" in targets.columns and targets["event_at"].null_count() < len(targets):
         weeks, week_names = _weeks(targets)
         yield Slicing(
-            "Targets by week of the test window", share, "targets", _slices(found, weeks, week_names)
+            "Targets by the week in which they were last taken",
+            share,
+            "targets",
+            _slices(found, weeks, week_names),
         )
 
 

@@ -45,10 +45,12 @@ def test_targets_are_what_the_log_says(shop: Shop, targets: pl.DataFrame, log: p
     assert set(targets.select("user_id", "item_id").rows()) == {
         pair for pair in later.select("user_id", "item_id").rows() if pair not in had and items[pair[1]]
     }
+    taken = {(u, i): at for u, i, at in later.group_by("user_id", "item_id").agg(pl.col("at").max()).rows()}
     counts = sorted(count for count in items.values() if count)
     for row in targets.iter_rows(named=True):
         assert row["item_count"] == items[row["item_id"]]
         assert row["user_count"] == users[row["user_id"]]
+        assert row["event_at"] == taken[row["user_id"], row["item_id"]].replace(microsecond=0)
         assert row["item_is_new"] == (first[row["item_id"]] > since)
         below = sum(count < row["item_count"] for count in counts)
         same = counts.count(row["item_count"])

@@ -63,7 +63,7 @@ OTHERS = {
                 "holds": None,
             },
         ],
-        "offending": {"max_user_psi": [{"user_id": EVIL}]},
+        "offending": {"max_user_psi": {"columns": ["user_id"], "rows": [[EVIL], [None]], "total": 7}},
     },
     "warm": {"from": "run-1", "items": {"movement": 0.125, "churn": 0.25}},
     "stages": [{"stage": "train", "status": "done", "rows": 12345, "seconds": 1.5, "peak_mib": 300}],
@@ -155,8 +155,8 @@ def test_numbers_are_those_of_the_files(run: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("verdict", "champion", "words"),
     [
-        ("pass", "b-1", "Passed"),
-        ("pass", None, "Passed: first release"),
+        ("pass", "b-1", "Promoted"),
+        ("pass", None, "Promoted: the first release"),
         ("fail", "b-1", "Not promoted"),
         ("unchanged", "b-1", "The champion already"),
     ],

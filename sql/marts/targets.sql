@@ -6,6 +6,7 @@ validation as (
         cast('validation' as enum('test', 'validation')) as fold,
         users."user",
         items.item,
+        part_pairs.last_at as event_at,
         repeats.part is null as is_new
     from part_pairs
     inner join users on part_pairs.user_id = users.user_id and users.fold = 'validation'
@@ -23,6 +24,7 @@ test as (
         cast('test' as enum('test', 'validation')) as fold,
         users."user",
         items.item,
+        part_pairs.last_at as event_at,
         repeats.part is null as is_new
     from part_pairs
     inner join users on part_pairs.user_id = users.user_id and users.fold = 'test'
