@@ -36,16 +36,16 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "staging/stg_items",
     "checks/items_without_id",
     "checks/repeated_items",
-    "marts/profile_users",  # for contracts, of this run and of the next
-    "marts/profile_items",
-    "marts/profile_columns",
-)
-MARTS = (  # in order; a table is made from those above it
     "marts/windows",
     "marts/split_events",
     "marts/recency",
     "marts/events",
     "marts/item_events",
+    "marts/profile_users",  # for the contracts of this run and of the next
+    "marts/profile_items",
+    "marts/profile_columns",
+)
+MARTS = (  # in order; a table is made from those above it
     "checks/no_events",
     "checks/one_instant",
     "checks/empty_parts",

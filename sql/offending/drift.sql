@@ -34,7 +34,9 @@ last_bins as (
     select
         item_id,
         events,
-        10 * (sum(events) over (order by events desc, item_id asc) - events) // sum(events) over () as bin
+        floor(
+            10 * (sum(events) over (order by events desc, item_id asc) - events) / sum(events) over ()
+        ) as bin
     from last_items
 ),
 
