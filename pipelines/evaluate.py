@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import evidence, files, folds, plots, prepare, progress, tracking
+from pipelines import evidence, files, folds, plots, prepare, progress
 from pipelines.config import Config, InputError
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
@@ -87,7 +87,6 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     exact, asked = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
     if abs(asked - exact) > SERVED_WITHIN * exact:
         say(f"evaluate: served {config.evaluate.select} {asked:.4f} is not within 1 % of exact {exact:.4f}")
-    text = json.dumps(result, indent=1)
     try:
         path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
         _write_per_user(run / "per_user.parquet", values, judge, fold)
@@ -97,17 +96,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         plots.distances(json.loads((run / "distances.json").read_text()), run / "distances.png")
         plots.results(result, run / "results.png")
         plots.search(manifest["measured"], searched(manifest), run / "search.png")
-        with tracking.old_run(config, run) as tracked:
-            tracked.metrics(
-                {
-                    f"test.{system}.{name}": value
-                    for system in values
-                    for name, value in result["test"][system].items()
-                }
-            )
-            tracked.files(run)
-            tracked.text(path.name, text)
-        files.write_whole(path, text)
+        files.write_whole(path, json.dumps(result, indent=1))
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result

@@ -90,9 +90,6 @@ def example_table(example: Example) -> Table:
 def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
     """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
     shown = read_examples(run)
-    with tracking.old_run(config, run) as tracked:
-        page = tracking.page(tracked)
-    store = tracking.shown_uri(config)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
             show_results(result, console)
@@ -100,9 +97,7 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
             lines = {
                 "leaks": result["leaks"],
                 "search": result["search"],
-                "MLflow": f"run {tracked.run_id} in {store}",
-                "its page": f"http://127.0.0.1:5000/{page}",
-                "after": f"mlflow ui --backend-store-uri {store}",
+                **in_mlflow(config, run),
                 "report": f"{run} (report.txt, metrics.json, per_user.parquet, *.png)",
                 "bundle": str(bundle_folder(config, run)),
                 "ask it": f"{command} --user {shown[0].user_id}",
@@ -110,6 +105,20 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def in_mlflow(config: Config, run: Path) -> dict[str, str]:
+    """Where MLflow shows the run, and after which command."""
+    store, known = tracking.shown_uri(config), tracking.noted(run)
+    if known is None:
+        return {"MLflow": f"not in {store} yet: the next retrain uploads it"}
+    place = {"MLflow": f"run {known['run_id']} in {store}"}
+    if store.startswith("http"):
+        return place | {"its page": f"{store.rstrip('/')}/{tracking.page(known)}"}
+    return place | {
+        "its page": f"http://127.0.0.1:5000/{tracking.page(known)}",
+        "after": f"mlflow ui --backend-store-uri {store}",
+    }
 
 
 def _cell(mean: float, low: float, high: float) -> str:

@@ -1,50 +1,106 @@
-"""MLflow's one home: a run for each training, its metrics, plots, bundle and registered version."""
+"""MLflow's home: its runs are copies of the run folders, and are brought up to date when it is reached.
 
+Nothing here stops the work: where MLflow cannot be reached a line says so, once, and the next retrain uploads
+what is missing.
+"""
+
+import hashlib
 import json
 import logging
 import os
 import re
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipelines.config import Config, InputError
-from pipelines.prepare import Prepared
+from pipelines import files, mlflow_run, model_registry, progress
+from pipelines.config import Config
+from recsys import releases
 
-CHALLENGER = "challenger"
+NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it
+COPIED = {".json", ".parquet", ".png", ".html"}
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
+
+_told = set[str]()  # stores that a warning has named in this process, until an upload_all has ended
 
 
-class TrackedRun(NamedTuple):
-    """One MLflow run, whoever opened it."""
+class Live:
+    """A run that MLflow shows while it is trained; what gets lost on the way `upload` brings up later.
 
-    client: Any  # mlflow.MlflowClient; MLflow takes seconds to import, so only calls below do
-    run_id: str
+    As a context it tells MLflow of a training that was interrupted, or has failed.
+    """
 
-    def metrics(self, values: dict[str, float], step: int = 0) -> None:
-        """Log many values at once; names may hold '@', which MLflow spells '_at_'."""
-        from mlflow.entities import Metric
+    def __init__(self, config: Config, folder: Path, name: str, say: Callable[[str], None]) -> None:
+        self._config, self._say = config, say
+        self._client, self._run_id = None, ""
+        with _outage(config, say):
+            client = _client(config)
+            self._run_id = _run(config, client, folder, name)["run_id"]
+            client.update_run(self._run_id, status="RUNNING")  # it may be one that was interrupted
+            mlflow_run.log_params(client, self._run_id, mlflow_run.flat(config.model_dump(mode="json")))
+            self._client = client  # comes last: without it nothing is logged
 
-        now = int(time.time() * 1000)
-        batch = [Metric(name.replace("@", "_at_"), value, now, step) for name, value in values.items()]
-        self.client.log_batch(self.run_id, metrics=batch)
+    def metrics(self, row: Mapping[str, Any], step: int) -> None:
+        """Log an epoch's figures, as of the time in its at_ms, milliseconds since 1970."""
+        client, self._client = self._client, None
+        if client is not None:
+            with _outage(self._config, self._say):
+                mlflow_run.log_metrics(client, self._run_id, mlflow_run.metrics(row, step))
+                self._client = client
 
-    def params(self, values: dict[str, object]) -> None:
-        from mlflow.entities import Param
+    def __enter__(self) -> "Live":
+        return self
 
-        batch = [Param(name, str(value)[:6000]) for name, value in values.items()]
-        self.client.log_batch(self.run_id, params=batch)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._client is not None:
+            status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+            with _outage(self._config, self._say):
+                self._client.set_terminated(self._run_id, status)
 
-    def files(self, folder: Path, under: str | None = None) -> None:
-        """Log a file, or all files of a folder."""
-        log = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact
-        log(self.run_id, str(folder), under)
 
-    def text(self, name: str, text: str) -> None:
-        """Log a file that is not there yet."""
-        self.client.log_text(self.run_id, text, name)
+def live(config: Config, folder: Path, name: str, say: Callable[[str], None] = progress.say) -> Live:
+    """Open a folder's MLflow run, or go on with the one that its mlflow.json names."""
+    return Live(config, folder, name, say)
+
+
+def upload(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> bool:
+    """Bring MLflow's copy of a run folder and of its bundles up to date; what is there already adds nothing.
+
+    A bundle is registered once, as the challenger. False where MLflow could not be reached, which is told.
+    """
+    with _outage(config, say):
+        _upload(config, _client(config), run, True, say)
+        return True
+    return False
+
+
+def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> bool:
+    """`upload` of every finished run, so that nothing is owed; the champion is then what `current` names."""
+    runs = [path.parent for path in sorted(config.runs.glob("[!.]*/train.json"))]
+    done = 0
+    with _outage(config, say):
+        client = _client(config)
+        client.search_experiments(max_results=1)  # fails here if all would
+        for run in runs:
+            with _outage(config, say):
+                _upload(config, client, run, run == runs[-1], say)
+                done += 1
+        current = releases.current(config.bundles)
+        if current is not None:
+            model_registry.set_alias(client, config.tracking.experiment, model_registry.CHAMPION, current)
+        done += 1
+    _told.discard(_store(config))
+    return done == len(runs) + 1
+
+
+def set_alias(config: Config, alias: str, bundle: str, say: Callable[[str], None] = progress.say) -> bool:
+    """Let an alias name the version of a bundle. False without one, or where MLflow could not be reached."""
+    with _outage(config, say):
+        return model_registry.set_alias(_client(config), config.tracking.experiment, alias, bundle)
+    return False
 
 
 def uri(config: Config) -> str:
@@ -59,86 +115,15 @@ def shown_uri(config: Config) -> str:
     return _masked(uri(config))
 
 
-def _masked(text: str) -> str:
-    """Without what stands before the '@' of its URIs, and without their queries, which may hold more."""
-    return re.sub(r"(://\S*?)\?\S+", r"\1?***", re.sub(r"://[^/\s]\S*@", "://***@", text))
+def noted(run: Path) -> dict[str, Any] | None:
+    """A run folder's MLflow run: run_id, experiment_id, uploaded; None if MLflow has not seen it."""
+    known = files.read_json(run / NOTE)
+    return None if known is None else dict(known)
 
 
-@contextmanager
-def new_run(config: Config, name: str, prepared: Prepared) -> Iterator[TrackedRun]:
-    """Open a run with its configuration, data and revision; it ends FINISHED, FAILED or KILLED.
-
-    Raises InputError: MLflow's books cannot be reached or written.
-    """
-    with _explained(config):
-        run = _opened(config, name, prepared)
-        status = "FAILED"
-        try:
-            yield run
-            status = "FINISHED"
-        except KeyboardInterrupt:
-            status = "KILLED"
-            raise
-        finally:
-            run.client.set_terminated(run.run_id, status)
-
-
-@contextmanager
-def old_run(config: Config, folder: Path) -> Iterator[TrackedRun]:
-    """The run that `new_run` opened, to log more to it. Raises InputError as that does, or if it is gone."""
-    run_id = json.loads((folder / "train.json").read_text())["mlflow_run_id"]
-    with _explained(config):
-        client = _client(config)
-        client.get_run(run_id)  # fails here if the books were lost
-        yield TrackedRun(client, run_id)
-
-
-def _opened(config: Config, name: str, prepared: Prepared) -> TrackedRun:
-    from mlflow.entities import RunTag
-
-    client = _client(config)
-    found = client.get_experiment_by_name(config.tracking.experiment)
-    if found is None:
-        artifacts = None if config.tracking.uri else (config.root / "artifacts").resolve().as_uri()
-        experiment_id = client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
-    else:
-        experiment_id = found.experiment_id
-    run = TrackedRun(client, client.create_run(experiment_id, run_name=name).info.run_id)
-    run.params(_flat(config.model_dump(mode="json")))
-    client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
-    client.log_batch(run.run_id, tags=[RunTag("mlflow.source.git.commit", git_revision())])
-    _log_dataset(run, prepared)
-    return run
-
-
-@contextmanager
-def _explained(config: Config) -> Iterator[None]:
-    """MLflow's own error as one line that names the store."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        reason = _masked(str(error).splitlines()[0])
-        raise InputError(f"MLflow at '{shown_uri(config)}': {reason}") from None
-
-
-def register(config: Config, run: TrackedRun, under: str) -> str:
-    """Register the run's artifacts under `under` as a model version, alias challenger; returns its number."""
-    from mlflow.exceptions import MlflowException
-
-    name = config.tracking.experiment
-    with suppress(MlflowException):  # it is there already, or the next call says what is wrong
-        run.client.create_registered_model(name)
-    source = f"{run.client.get_run(run.run_id).info.artifact_uri}/{under}"
-    version = run.client.create_model_version(name, source=source, run_id=run.run_id).version
-    run.client.set_registered_model_alias(name, CHALLENGER, version)
-    return str(version)
-
-
-def page(run: TrackedRun) -> str:
+def page(known: dict[str, Any]) -> str:
     """The run's place among MLflow's pages, to be put behind the address that they are served at."""
-    return f"#/experiments/{run.client.get_run(run.run_id).info.experiment_id}/runs/{run.run_id}"
+    return f"#/experiments/{known['experiment_id']}/runs/{known['run_id']}"
 
 
 def git_revision() -> str:
@@ -152,59 +137,126 @@ def git_revision() -> str:
     return done.stdout.strip()
 
 
-def _client(config: Config) -> Any:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a shop's runs are nobody else's business
-    import mlflow
+@contextmanager
+def _outage(config: Config, say: Callable[[str], None]) -> Iterator[None]:
+    """What MLflow, its store or the way there raises becomes a line, and the only one about that store."""
+    try:
+        yield
+    except Exception as error:
+        if _store(config) not in _told:
+            _told.add(_store(config))
+            reason = _masked(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+            say(
+                f"MLflow at '{shown_uri(config)}': WARNING: {reason}; the work goes on, and the next retrain "
+                "uploads what is missing there"
+            )
 
-    # what it would print there, a traceback with each error of the database, is raised as well
+
+def _store(config: Config) -> str:
+    return f"{config.root.resolve()} {uri(config)}"
+
+
+def _masked(text: str) -> str:
+    """Without what stands before the '@' of its URIs, and without their queries, which may hold more."""
+    return re.sub(r"(://\S*?)\?\S+", r"\1?***", re.sub(r"://[^/\s]\S*@", "://***@", text))
+
+
+def _client(config: Config) -> Any:
+    """An mlflow.MlflowClient, which takes seconds to import: quiet, and soon to give up."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # a shop's runs are nobody else's business
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with its password
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 2  # of a database: 10 take 100 seconds, and no setting says so
+    # what these would print: steps, and errors and retries, which are raised as well
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     return mlflow.MlflowClient(tracking_uri=uri(config))
 
 
-def _log_dataset(run: TrackedRun, prepared: Prepared) -> None:
-    """The log as a logged input: its fingerprint, and the query that DuckDB ran on it."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def _run(config: Config, client: Any, folder: Path, name: str) -> dict[str, Any]:
+    """The note on a folder's MLflow run, which is made if there is none, or none any more."""
+    from mlflow.exceptions import MlflowException
 
-    dataset = Dataset(
-        name="interaction log",
-        digest=prepared.fingerprint[:32],
-        source_type="duckdb",
-        source=json.dumps({"query": prepared.source_query}),
-        profile=json.dumps(prepared.counts),
-    )
-    run.client.log_inputs(
-        run.run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])]
-    )
-
-
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
-    flat: dict[str, object] = {}
-    for key, value in section.items():
-        if isinstance(value, dict) and key != "event_weights":  # whose keys are the log's own words
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-class Live(NamedTuple):
-    """The MLflow run of a training that is at work."""
-
-    run: TrackedRun
-
-    def metrics(self, row: dict[str, Any], step: int) -> None:
-        """Log an epoch's figures."""
-        self.run.metrics(
-            {name: value for name, value in row.items() if isinstance(value, int | float)}, step
-        )
+    known = noted(folder)
+    if known is not None:
+        try:
+            client.get_run(known["run_id"])
+            return known
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    experiment = client.get_experiment_by_name(config.tracking.experiment)
+    if experiment is None:
+        here = (config.root / "artifacts").resolve().as_uri()  # a server has a place of its own
+        artifacts = here if uri(config).startswith(DATABASES) else None
+        experiment_id = client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
+    else:
+        experiment_id = experiment.experiment_id
+    tags = {"mlflow.source.git.commit": git_revision()}
+    made = client.create_run(experiment_id, start_time=_begun(name), tags=tags, run_name=name)
+    known = {"run_id": made.info.run_id, "experiment_id": experiment_id, "uploaded": {}}
+    files.write_whole(folder / NOTE, json.dumps(known))
+    return known
 
 
-@contextmanager
-def live(config: Config, folder: Path, name: str, say: Any) -> Iterator[Live]:
-    """A run that is open while it is trained; its id goes into mlflow.json."""
-    from pipelines import prepare
+def _begun(name: str) -> int | None:
+    """When a run was begun, by its name, in milliseconds since 1970; None if that does not say."""
+    try:
+        return int(datetime.strptime(name[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        return None
 
-    with new_run(config, name, prepare.stored(config)) as run:
-        (folder / "mlflow.json").write_text(json.dumps({"run_id": run.run_id}))
-        yield Live(run)
+
+def _upload(config: Config, client: Any, run: Path, challenger: bool, say: Callable[[str], None]) -> None:
+    """What is not as it was uploaded last, note last: each step adds nothing where it is done again."""
+    known = _run(config, client, run, run.name)
+    run_id = known["run_id"]
+    if client.get_run(run_id).info.lifecycle_stage == "deleted":
+        return  # somebody threw it away there
+    copied = [path for path in sorted(run.iterdir()) if path.suffix in COPIED and path.name[0] != "."]
+    digests = {path.name: _digest(path) for path in copied if path.name not in (NOTE, model_registry.NOTE)}
+    changed = [name for name, digest in digests.items() if known["uploaded"].get(name) != digest]
+    mlflow_run.log_contents(client, known, run, set(changed))
+    for name in changed:
+        client.log_artifact(run_id, str(run / name))
+    for manifest in sorted(config.bundles.glob(f"{run.name}-*/manifest.json"), key=os.path.getmtime):
+        model_registry.register(config, client, run, run_id, manifest.parent, challenger, say)
+    if changed:
+        ended = max((run / name).stat().st_mtime for name in digests)
+        client.set_terminated(run_id, "FINISHED", int(ended * 1000))
+        files.write_whole(run / NOTE, json.dumps(known | {"uploaded": digests}))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nest(config: Config, folder: Path, parent: Path, say: Callable[[str], None] = progress.say) -> None:
+    """Show a folder's run below that of another folder."""
+    known, above = noted(folder), noted(parent)
+    if known is not None and above is not None:
+        with _outage(config, say):
+            _client(config).set_tag(known["run_id"], "mlflow.parentRunId", above["run_id"])
+
+
+def close(
+    config: Config, folder: Path, status: str, say: Callable[[str], None], names: tuple[str, ...] = ()
+) -> None:
+    """End a folder's run as FINISHED, KILLED or FAILED, with the named ones of its files."""
+    known = noted(folder)
+    if known is not None:
+        with _outage(config, say):
+            client = _client(config)
+            for name in names:
+                client.log_artifact(known["run_id"], str(folder / name))
+            client.set_terminated(known["run_id"], status)

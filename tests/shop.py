@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipelines import cli, prepare, tracking
+from pipelines import cli, tracking
 from pipelines.config import Config, load_config
 from pipelines.export import bundle_folder
 
@@ -184,7 +184,7 @@ def copied(shop: Shop, folder: Path, template: Path) -> Shop:
     path, run = folder / "shop.toml", root / "runs" / shop.run.name
     path.write_text(text, encoding="utf-8")
     config = load_config(path)
-    with tracking.new_run(config, run.name, prepare.stored(config)) as tracked:
-        done = json.loads((run / "train.json").read_text())
-        (run / "train.json").write_text(json.dumps(done | {"mlflow_run_id": tracked.run_id}))
+    for name in ("mlflow.json", "registered.json"):
+        (run / name).unlink(missing_ok=True)
+    assert tracking.upload_all(config)
     return Shop(path, config, run, shop.ran)

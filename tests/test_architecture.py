@@ -21,7 +21,9 @@ NUMPY_HALF = {
 }
 HOMES = {
     "duckdb": {f"pipelines/{name}.py" for name in ("prepare", "source", "folds", "contracts", "history")},
-    "mlflow": {f"pipelines/{name}.py" for name in ("tracking", "model_registry", "pyfunc_model")},
+    "mlflow": {
+        f"pipelines/{name}.py" for name in ("tracking", "mlflow_run", "model_registry", "pyfunc_model")
+    },
     "annoy": {"recsys/index.py"},
     "jinja2": {"pipelines/html.py"},
     "matplotlib": {"pipelines/plots.py", "pipelines/figures.py"},
