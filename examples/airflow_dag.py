@@ -1,0 +1,32 @@
+"""recsys retrain as an Airflow 3 task: bad data fails without a retry, what is not promoted is skipped."""
+
+from datetime import datetime, timedelta
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException
+
+COMMAND = ".venv/bin/recsys retrain --config shop.toml --log-json"
+NO_RETRY = {"2": "bad configuration or input", "3": "bad data: the champion goes on"}
+NOT_PROMOTED = 4  # the champion goes on: the task is skipped, and so is what comes after it
+
+
+def outcome(last_line: str) -> str:
+    """Fail for good if the command's last line is an exit code after which no retry helps."""
+    if last_line in NO_RETRY:
+        raise AirflowFailException(NO_RETRY[last_line])
+    return last_line
+
+
+with DAG(
+    "recsys_retrain", schedule="30 3 * * *", start_date=datetime(2025, 1, 1), catchup=False, max_active_runs=1
+):
+    BashOperator(
+        task_id="retrain",
+        cwd="/srv/recsys",
+        bash_command=f"{COMMAND}; code=$?; case $code in 2|3) echo $code ;; *) exit $code ;; esac",
+        output_processor=outcome,
+        skip_on_exit_code=NOT_PROMOTED,
+        retries=3,  # of all other codes: 1 and 143 go on from the checkpoint, 5 waits for the one at work
+        retry_delay=timedelta(minutes=10),
+    )
