@@ -25,6 +25,7 @@ HOMES = {
         f"pipelines/{name}.py" for name in ("tracking", "mlflow_run", "model_registry", "pyfunc_model")
     },
     "annoy": {"recsys/index.py"},
+    "optuna": {"pipelines/tune.py"},
     "jinja2": {"pipelines/html.py"},
     "matplotlib": {"pipelines/plots.py", "pipelines/figures.py"},
 }
