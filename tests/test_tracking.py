@@ -395,6 +395,23 @@ def test_a_training_is_shown_while_it_lasts_and_goes_on_in_the_same_run(
     assert client.get_run(run_id).data.params["space.dim"] == "8"
 
 
+def test_books_that_break_in_the_middle_of_a_training_are_one_warning(
+    own_shop: Shop, tmp_path: Path, mlflow_template: Path
+) -> None:
+    path, said = tmp_path / "mlflow.db", list[str]()
+    shutil.copy(mlflow_template, path)
+    config = with_uri(own_shop.config, f"sqlite:///{path}")
+    with suppress(ZeroDivisionError), tracking.live(config, tmp_path, "a run", said.append) as live:
+        live.metrics({"at_ms": 1, "loss": 2.0}, 1)
+        assert said == []
+        path.write_bytes(b"no database" * 1000)
+        live.metrics({"at_ms": 2, "loss": 1.5}, 2)
+        live.metrics({"at_ms": 3, "loss": 1.0}, 3)
+        raise ZeroDivisionError
+    (warning,) = said
+    assert "not a database" in warning
+
+
 def test_metrics_of_a_training_are_those_of_its_upload(own_shop: Shop) -> None:
     """What was logged live must be in the folder to the last bit, or the upload would log it twice."""
     ran = recsys("train", "--config", own_shop.config_file, "--set", "train.max_epochs=2")
