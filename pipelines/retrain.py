@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import duckdb
-
 from pipelines import contracts, export, files, gate, history, html, progress, promotion, tracking
 from pipelines.config import BusyError, Config, DataError, InputError
 from pipelines.evaluate import evaluate
@@ -58,6 +56,8 @@ def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcom
             known["detail"] = (str(error).splitlines() or [type(error).__name__])[0]
             with suppress(InputError):  # what stopped the run is what is to be told
                 history.ended(config, number, _status(error), **known)
+            if "run" in known:
+                tracking.close(config, config.runs / known["run"], "FAILED", say)
             raise
         history.ended(config, number, STATUS[outcome.verdict.verdict], **known)
     return outcome
@@ -73,7 +73,7 @@ def dry_run(config: Config, say: Callable[[str], None] = progress.say) -> contra
     """What the contracts say of the log; nothing is trained or written. Raises DataError: a failed check."""
     existed, found = config.root.exists(), list[contracts.Report]()
 
-    def examine(con: duckdb.DuckDBPyConnection) -> None:
+    def examine(con: Any) -> None:
         found.append(contracts.examine(con, config, say))
         raise _Enough
 
@@ -122,11 +122,8 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
 
 def _prepared(config: Config, number: int, say: Callable[[str], None]) -> tuple[Prepared, contracts.Report]:
     found = list[contracts.Report]()
-
-    def examine(con: duckdb.DuckDBPyConnection) -> None:
-        found.append(contracts.checked(con, config, number, say))
-
-    return prepare(config, say, examine), found[0]
+    prepared = prepare(config, say, lambda con: found.append(contracts.checked(con, config, number, say)))
+    return prepared, found[0]
 
 
 def _figures(verdict: Verdict) -> dict[str, Any]:

@@ -96,7 +96,6 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
             with tracking.live(config, partial, name, say) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked, say)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
-            done |= {"mlflow_run_id": (files.read_json(partial / "mlflow.json") or {}).get("run_id")}
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
             (partial / "train.json").write_text(json.dumps(done, indent=1))
             for left in (CHECKPOINT, STARTED):
