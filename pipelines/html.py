@@ -77,10 +77,9 @@ def page(run: Path) -> str:
             "search": figures.search(metrics["searched"]) if metrics and "searched" in metrics else None,
             "examples": read_examples(run),
             "moved": sorted(flat(read["warm"] or {}).items()),
-            "settings": sorted(
-                flat({k: v for k, v in (read["config"] or {}).items() if k != "root"}).items()
-            ),
-            "traced": sorted(flat(read["lineage"] or {}).items()),
+            "settings": sorted(flat(_without(read["config"], "root")).items()),
+            "traced": sorted(flat(_without(read["lineage"], "source_query", "counts", "settings")).items()),
+            "counts": sorted(flat((read["lineage"] or {}).get("counts", {})).items()),
         }
     )
     return text
@@ -217,6 +216,10 @@ def _select(metrics: dict[str, Any] | None, config: dict[str, Any] | None) -> st
     if metrics is None or wanted in metrics["intervals"]["model"]:
         return str(wanted)
     return f"ndcg@{_ks(metrics)[0]}"
+
+
+def _without(content: dict[str, Any] | None, *names: str) -> dict[str, Any]:
+    return {name: value for name, value in (content or {}).items() if name not in names}
 
 
 def _frame(path: Path) -> pl.DataFrame | None:
