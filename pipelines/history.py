@@ -252,7 +252,7 @@ def _connected(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
             return duckdb.connect(path, read_only=read_only)
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]
-            if "lock" not in reason:
+            if "Could not set lock" not in reason:
                 raise InputError(
                     f"history '{path}' cannot be opened: {reason} (moved away, it begins anew)"
                 ) from None
