@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import evidence, files, folds, plots, prepare, progress
+from pipelines import certificate, evidence, files, folds, plots, prepare, progress
 from pipelines.config import Config, InputError
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
@@ -27,29 +27,27 @@ from serving.recommender import Recommender
 SERVED_WITHIN = 0.01
 BOOTSTRAP_VALUES = 2**23
 
-LEAKS = {
-    "time": "none: all of the test window is later than all that was fitted",
-    "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
-    "predefined": "whatever its maker let through; for comparison with papers, not for a release",
-}
-
 
 def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> dict[str, Any]:
     """What metrics.json holds; written with per_user.parquet and plots into the run's folder, or found there.
 
-    `served` asks the exported bundle as a shop would, one user after the other.
+    `served` asks the exported bundle as a shop would, one user after the other. Raises DataError before any
+    of it if a statement of the leakage certificate does not hold.
     """
+    certified = certificate.certify_tables(config)
     bundle_folder = stage(config, run, say)
+    fold = run_fold(config, run)
+    certified += certificate.certify_run(config, run, fold, bundle_folder)
     manifest = read_manifest(bundle_folder)
     path = run / "metrics.json"
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
     code = [f"pipelines/{name}.py" for name in ("evaluate", "evidence", "judge", "model", "plots")]
+    code += ["pipelines/certificate.py", "sql/certificate/*.sql"]
     key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
     found = files.read_json(path)
-    if found is not None and found["key"] == key:
+    if found is not None and found["key"] == key and found.get("certificate"):
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
-    fold = run_fold(config, run)
     judge = Judge(fold, choose_device(config.train.device), config.evaluate)
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
@@ -67,7 +65,8 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         "key": key,
         "run": run.name,
         "split": config.split.kind,
-        "leaks": LEAKS[config.split.kind],
+        "leaks": certificate.LEAKS[config.split.kind],
+        "certificate": certificate.as_json(certified),
         "search": search_words(manifest),
         "searched": {"chosen": searched(manifest), **manifest["measured"]},
         "users": len(judge.users),

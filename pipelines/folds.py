@@ -3,6 +3,7 @@
 Axes: U users, I items, N interactions, T targets or triplets.
 """
 
+import hashlib
 from typing import Any, Literal, NamedTuple
 
 import duckdb
@@ -43,16 +44,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, 'select * from triples where fold = $fold order by "user", item')
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
-    fit = Interactions(
-        user=np.array(triples["user"], np.int32),  # (N,)
-        item=np.array(triples["item"], np.int32),  # (N,)
-        weight=np.array(triples["weight"], np.float32),  # (N,)
-        time=_seconds(triples["event_at"]),  # (N,)
-        n_users=len(users),
-        n_items=len(items),
-        first_seen=_seconds(items["first_at"]),  # (I,)
-        last_seen=_seconds(items["last_at"]),  # (I,)
-    )
+    fit = interactions(triples, len(users), items)
     offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
     return Fold(
         fit=fit,
@@ -64,6 +56,32 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         item_table=items,
         target_times=_seconds(targets["event_at"]),
     )
+
+
+def interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:
+    """From rows of user, item, weight and event_at, in order, and of first_at and last_at by item, (I,)."""
+    return Interactions(
+        user=np.array(triples["user"], np.int32),  # (N,)
+        item=np.array(triples["item"], np.int32),  # (N,)
+        weight=np.array(triples["weight"], np.float32),  # (N,)
+        time=_seconds(triples["event_at"]),  # (N,)
+        n_users=n_users,
+        n_items=len(spans),
+        first_seen=_seconds(spans["first_at"]),  # (I,)
+        last_seen=_seconds(spans["last_at"]),  # (I,)
+    )
+
+
+def digest_of_fit(fit: Interactions) -> str:
+    """SHA-256 of all that a model can learn from: every array with its name, type and length."""
+    total = hashlib.sha256()
+    for name, part in vars(fit).items():
+        if part is None:  # spans that are not known
+            continue
+        array = np.ascontiguousarray(part)
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.data)
+    return total.hexdigest()
 
 
 def window_starts(config: Config) -> dict[FoldName, int]:

@@ -79,7 +79,6 @@ TEMPORARY = {  # what is not kept in the file
     "part_pairs": "table",
     "fitted_pairs": "view",
     "user_parts": "table",
-    "item_parts": "table",
     "fitted_users": "view",
     "sales": "table",
 }

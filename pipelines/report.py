@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import tracking
+from pipelines import certificate, tracking
 from pipelines.config import Config
 from pipelines.evidence import Example, read_examples
 from pipelines.export import bundle_folder
@@ -18,7 +18,11 @@ SHOWN = ("hit_rate", "recall", "ndcg")
 
 
 def results_tables(result: dict[str, Any]) -> list[Table]:
-    """One table a cut-off: system x metric, the mean over users with its 95 % interval."""
+    """One table a cut-off: system x metric, the mean over users with its 95 % interval.
+
+    Raises InputError if the result has no leakage certificate.
+    """
+    certificate.lines(result)
     ks = sorted({int(name.split("@")[1]) for name in result["intervals"]["model"]})
     tables = []
     for k in ks:
@@ -43,9 +47,9 @@ def differences(result: dict[str, Any]) -> list[str]:
 
 
 def show_results(result: dict[str, Any], console: Console) -> None:
-    """Print the tables, and the model's lead over the baselines."""
+    """Print the tables, the model's lead over the baselines, and what is certified; InputError if nothing."""
     console.print(*results_tables(result), sep="\n")
-    for line in differences(result):
+    for line in [*differences(result), *certificate.lines(result)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

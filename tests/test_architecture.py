@@ -20,7 +20,10 @@ NUMPY_HALF = {
     )
 }
 HOMES = {
-    "duckdb": {f"pipelines/{name}.py" for name in ("prepare", "source", "folds", "contracts", "history")},
+    "duckdb": {
+        f"pipelines/{name}.py"
+        for name in ("prepare", "source", "folds", "certificate", "contracts", "history")
+    },
     "mlflow": {
         f"pipelines/{name}.py" for name in ("tracking", "mlflow_run", "model_registry", "pyfunc_model")
     },

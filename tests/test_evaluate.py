@@ -15,9 +15,10 @@ from matplotlib.image import imread
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 
 from pipelines import plots
+from pipelines.certificate import LEAKS
 from pipelines.cli import find_run
 from pipelines.config import Config, load_config
-from pipelines.evaluate import LEAKS, evaluate, intervals
+from pipelines.evaluate import evaluate, intervals
 from pipelines.export import bundle_folder
 from recsys.bundle import verify
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from shop import DAYS, START, WINDOW, Shop, products
 
+from pipelines import certificate
 from pipelines.evidence import Example, read_examples
 from pipelines.report import example_table, results_tables
 from serving.recommender import Recommendation
@@ -42,6 +43,7 @@ def test_a_row_of_a_table_fits_80_columns() -> None:
     names = ("hit_rate@10", "recall@10", "ndcg@10")
     result = {
         "split": "leave_last_out",
+        "certificate": [{"name": name, "holds": True} for name in (*certificate.TABLES, *certificate.RUN)],
         "users": 2,
         "test": {system: dict.fromkeys(names, 0.52914) for system in ("model", "popularity")},
         "intervals": {

@@ -1,4 +1,5 @@
 -- Grain: one row per item_id and part of the split; pairs_again: those in an earlier part too.
+-- Kept: what the certificate (sql/certificate) holds the tables of the folds against.
 with
 
 pair_counts as (

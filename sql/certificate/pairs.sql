@@ -1,0 +1,10 @@
+-- Grain: one row per fold, user and item that are held out as new to the user, and fitted all the same.
+-- Holds: No pair of user and item that a fold holds out as new is among its triples.
+select
+    targets.fold,
+    targets."user",
+    targets.item
+from targets
+inner join triples
+    on targets.fold = triples.fold and targets."user" = triples."user" and targets.item = triples.item
+where targets.is_new
