@@ -99,7 +99,7 @@ def test_promote_moves_alias_and_link_and_says_so(config: Config) -> None:
 
 
 def killed(root: Path, deadly_step: int, steps: Any, do: Callable[[Config], object]) -> None:
-    """Do it, counting each write, renaming, removal and link of a file of the root; SIGKILL at one of these."""
+    """Do it, counting each write, renaming, removal and link of a file of the root; SIGKILL at one."""
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
         writes = event == "open" and arguments[1] is not None and arguments[1][0] in "wax"
