@@ -40,9 +40,9 @@ class Checkpoint:
         return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
 
     def offer(self, make: Callable[[], dict[str, Any]]) -> None:
-        """A place to stop at: save what `make` gives if it is time, or if a stop was asked for.
+        """A place to stop: save what `make` gives if it is time, or if a stop was asked for.
 
-        Raises KeyboardInterrupt after the latter. Where the disk is full the one before stays, and it goes on.
+        Raises KeyboardInterrupt after the latter. Where the disk is full the one before stays.
         """
         if not self._asked and time.monotonic() - self._written < self.seconds:
             return

@@ -86,12 +86,14 @@ def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: S
 
 def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
     partial = own_shop.run.with_name(f".partial-{own_shop.run.name}")
+    expected = weights(own_shop.run)
     shutil.move(own_shop.run, partial)
     with pytest.raises(InputError, match="no finished run"):
         find_run(own_shop.config, None)
     again = train(own_shop.config, lambda line: None)
     assert not again.name.startswith(".")
-    assert all(torch.equal(part, weights(again)[name]) for name, part in weights(partial).items())
+    assert all(torch.equal(part, weights(again)[name]) for name, part in expected.items())
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize(
