@@ -132,10 +132,10 @@ def past_measures(config: Config, limit: int) -> list[Measured]:
 
 
 def volumes(config: Config, limit: int) -> list[tuple[int, int]]:
-    """(number of the run, events) of the last `limit` logs that kept every contract; a log counts once."""
+    """(number of the run, events) of the last `limit` logs that kept every contract and check, each once."""
     query = """
         select max(number) as number, any_value(events) from runs
-        where accepted group by fingerprint order by number desc limit ?"""
+        where accepted and status <> 'bad_data' group by fingerprint order by number desc limit ?"""
     return [(number, events) for number, events in _read(config, query, limit)]
 
 

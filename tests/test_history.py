@@ -58,6 +58,8 @@ def test_numbers_order_runs_when_the_clock_goes_back(tmp_path: Path, monkeypatch
     assert [(run.number, run.started_at and run.started_at.year) for run in runs] == [(3, 2027), (2, 2024)]
     assert [one.number for one in history.past_measures(config, 2)] == [3, 3, 2, 2]
     assert history.volumes(config, 2) == [(3, 30), (2, 20)]
+    history.ended(config, 3, "bad_data")  # a check on the tables refused it after the contracts
+    assert history.volumes(config, 2) == [(2, 20), (1, 10)]
 
 
 def test_only_known_ends_and_fields_are_taken(tmp_path: Path) -> None:
