@@ -112,6 +112,7 @@ def search_course(rows: list[trials.Row], importances: dict[str, float], select:
         axes[1].barh(names, [importances[name] for name in names], color="tab:grey")
         axes[1].set(title="Importance (PED-ANOVA)", xlabel="share of what settings decide")
         axes[1].set_xlim(0, 1)
+    figure.legend(loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=120)
 
 
@@ -135,4 +136,3 @@ def _course(axes: Axes, rows: list[trials.Row], select: str) -> None:
         axes.axhline(start.validation, color="grey", linestyle=":", label="base configuration")
     axes.set(title="Trials", xlabel="trial", ylabel=f"validation {select}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()

@@ -90,19 +90,20 @@ def _toml(value: Any) -> str:
 
 
 def show(folder: Path, console: Console, select: str, command: str) -> None:
-    """Print the best trials, and the command that trains by the best of them."""
+    """Print the best trials and the base, and the command that trains by the best of them."""
     with (folder / TABLE).open(encoding="utf-8", newline="") as file:
         rows = sorted(csv.DictReader(file), key=_order)
     table = Table("trial", select, "epoch", "outcome", "settings", title="Validation", title_justify="left")
-    for row in rows[:SHOWN]:
+    shown = [row for place, row in enumerate(rows) if place < SHOWN or row["base"] == "True"]
+    for row in shown:
         settings = {name: row[name] for name in row if name not in FIXED and row[name]}
         start = "base: " if row["base"] == "True" else ""
         score = _short(row["validation"], ".4f")
         cells = row["trial"], score, row["epoch"], row["outcome"], start + told(settings)
         table.add_row(*map(escape, cells))
     console.print(table)
-    if len(rows) > SHOWN:
-        console.print(f"{len(rows) - SHOWN} more in {folder / TABLE}", markup=False, soft_wrap=True)
+    if len(rows) > len(shown):
+        console.print(f"{len(rows) - len(shown)} more in {folder / TABLE}", markup=False, soft_wrap=True)
     tables = tomllib.loads((folder / BEST).read_text(encoding="utf-8"))
     found = {f"{section}.{key}": value for section, keys in tables.items() for key, value in keys.items()}
     changes = "".join(f" --set {shlex.quote(change)}" for change in overrides(found))

@@ -2,11 +2,13 @@
 
 import csv
 import fcntl
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import duckdb
 import mlflow
 import polars as pl
 import pytest
+from rich.console import Console
 from shop import failed, recsys, write_config
 
 from pipelines import trials
@@ -156,6 +159,14 @@ def test_it_never_reads_the_test_window(bench: Callable[..., Bench]) -> None:
     assert settled(cut.rows()) == settled(whole.rows())
 
 
+def test_where_mlflow_is_out_of_reach_the_search_goes_on(bench: Callable[..., Bench]) -> None:
+    shop = bench()
+    code, _, err = shop.tune("--trials", "2", "--set", "tracking.uri=http://127.0.0.1:9")
+    assert code == 0, err
+    assert err.count("WARNING") == 1
+    assert [row["outcome"] for row in shop.rows()] == ["finished", "finished"]
+
+
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM], ids=lambda stop: stop.name)
 def test_what_a_killed_search_left_is_tried_again(bench: Callable[..., Bench], stop: signal.Signals) -> None:
     shop = bench(max_epochs=12, patience=12)
@@ -238,13 +249,7 @@ def test_settings_that_do_not_go_together_or_diverge_end_a_trial_and_no_search(
     assert {runs[f"trial-{row['trial']}"].info.status for row in diverged} == {"FAILED"}
     (found,) = shop.root.glob("tune/*/best.toml")
     assert "nothing did better than the base" in found.read_text()
-    assert not load_toml(found)
-
-
-def load_toml(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    assert tomllib.loads(found.read_text()) == {}
 
 
 @pytest.mark.parametrize(
@@ -346,3 +351,18 @@ def test_best_counts_finished_trials_only() -> None:
         'loss.name="warp"',
         "loss.margin=0.5",
     ]
+
+
+def test_the_table_shows_the_base_however_bad_it_is(tmp_path: Path) -> None:
+    made = [
+        trials.Row(n, "finished", n == 0, n / 100, 1, 1, 1.0, {"loss.margin": 0.1 * n}) for n in range(20)
+    ]
+    trials.write(tmp_path, made, "ndcg@10")
+    text = io.StringIO()
+    trials.show(tmp_path, Console(file=text, width=100), "ndcg@10", "recsys retrain --config a.toml")
+    out = text.getvalue()
+    assert "base: loss.margin 0" in out
+    assert "loss.margin 1.9 " in out
+    assert "loss.margin 0.2 " not in out
+    assert "9 more in" in out
+    assert "recsys retrain --config a.toml --set loss.margin=1.9" in out
