@@ -90,7 +90,10 @@ def run(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in OTHERS.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["certificate"] = [{"name": "no leak", "says": EVIL, "holds": True, "evidence": {"rows": 0}}]
+    metrics["certificate"] = [
+        {"name": "no leak", "says": EVIL, "holds": True, "evidence": "0 rows"},
+        {"name": "times", "says": "It is earlier.", "holds": None, "evidence": "a log without times"},
+    ]
     (folder / "metrics.json").write_text(json.dumps(metrics))
     examples = json.loads((folder / "examples.json").read_text())
     examples[0]["recommended"][0]["title"] = examples[0]["favourites"][0] = EVIL
@@ -147,7 +150,15 @@ def test_numbers_are_those_of_the_files(run: Path, text: str) -> None:
     for system, means in metrics["test"].items():
         low, high = metrics["intervals"][system]["ndcg@10"]
         assert f"{means['ndcg@10']:.4f} [{low:.3f}, {high:.3f}]" in text
-    for words in ("-0.1000 [-0.1300, -0.0700]", "12,345", "0.31", "f00d", "items.movement", "not bounded"):
+    for words in (
+        "-0.1000 [-0.1300, -0.0700]",
+        "12,345",
+        "0.31",
+        "f00d",
+        "items.movement",
+        "not bounded",
+        "not claimed",
+    ):
         assert words in text, words
     assert "run − champion" in text
 
