@@ -339,7 +339,7 @@ class Contracts(Section):
         0.25, description="population stability index of how active users are"
     )
     max_item_psi: PositiveFloat | None = Field(
-        0.25, description="the same of what share of the events items have"
+        0.5, description="the same of what share of the events items have; new ones weigh heavily"
     )
     max_orphan_share: Share | None = Field(None, description="of described items that nobody has taken")
     max_undescribed_share: Share | None = Field(0.5, description="of events whose item is not described")

@@ -10,9 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: a reader sees all of it or none."""
+    """Write a file under another name, then rename it: a reader sees all of it or none.
+
+    One that holds that text already is left as it is.
+    """
+    content = text.encode()
+    if path.exists() and path.read_bytes() == content:
+        return
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

@@ -177,7 +177,8 @@ def _read_before(config: Config, found: Prepared | None) -> Iterator[None]:
         yield
     except ColumnError as error:
         if found is not None and sources(found.settings) == sources(_settings(config)):
-            raise DataError(f"data contracts are broken: schema\nschema: {error}; the last run read it") from None
+            found_now = f"schema: {error}; the last run read it"
+            raise DataError(f"data contracts are broken: schema\n{found_now}") from None
         raise
 
 

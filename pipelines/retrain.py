@@ -54,13 +54,22 @@ def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcom
             outcome = _chain(config, number, known, say)
         except BaseException as error:
             known["detail"] = (str(error).splitlines() or [type(error).__name__])[0]
-            with suppress(InputError):  # what stopped the run is what is to be told
-                history.ended(config, number, _status(error), **known)
+            _record(config, number, _status(error), known, say)
             if "run" in known:
                 tracking.close(config, config.runs / known["run"], "FAILED", say)
             raise
-        history.ended(config, number, STATUS[outcome.verdict.verdict], **known)
+        _record(config, number, STATUS[outcome.verdict.verdict], known, say)
     return outcome
+
+
+def _record(
+    config: Config, number: int, status: history.Status, known: dict[str, Any], say: Callable[[str], None]
+) -> None:
+    """The run's end in the history; what is done is done, whether that can be written or not."""
+    try:
+        history.ended(config, number, status, **known)
+    except InputError as error:
+        say(f"retrain: WARNING: {error}; the run ended as {status}")
 
 
 def _status(error: BaseException) -> history.Status:
@@ -96,7 +105,8 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
         run = train(config, say)
         told.rows, told.reused = prepared.counts["test.pairs"], run in runs
     known["run"] = run.name
-    contracts.write(report, run / "contracts.json")
+    if not told.reused:  # or they would be those of a log compared with itself
+        contracts.write(report, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run, say)
@@ -114,6 +124,8 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
     if verdict.verdict == "pass":
         with stage("promote", stages):
             promotion.promote(config, run, say)
+    else:
+        promotion.prune(config, say)  # or a gate that says no each night would fill the disk
     files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
     html.write(run)
     tracking.upload_all(config, say)
@@ -138,9 +150,10 @@ def _figures(verdict: Verdict) -> dict[str, Any]:
 
 
 def _merged(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages, but for one that was reused what it took when it was done."""
+    """The stages, but for one that was reused, or is over, what it took when it was done."""
     before = {one["stage"]: one for one in files.read_json(run / STAGES) or []}
-    return [before.get(one["stage"], one) if one["status"] == "reused" else one for one in stages]
+    now = {one["stage"]: one for one in stages if one["status"] != "reused" or one["stage"] not in before}
+    return list((before | now).values())
 
 
 @contextmanager

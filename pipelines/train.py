@@ -267,6 +267,10 @@ def _attempt(
     pl.DataFrame(chosen.history).write_parquet(folder / "history.parquet")
     pl.DataFrame(rows).write_parquet(folder / "fit.parquet")
     known: dict[str, Any] = {"weights_sha256": digest}
+    known["fitted_on"] = {
+        "validation": folds.digest_of_fit(judged.fit),
+        "test": folds.digest_of_fit(fold.fit),
+    }
     known["latest"] = {"validation": int(judged.fit.time.max()), "test": int(fold.fit.time.max())}
     if source is not None:
         until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
