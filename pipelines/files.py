@@ -1,10 +1,15 @@
 """Files that appear whole, and digests of the code that made them."""
 
+import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from pipelines.config import BusyError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,6 +33,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+@contextmanager
+def alone(folder: Path, at: str) -> Iterator[None]:
+    """Hold the folder's lock, which a killed process leaves open. Raises BusyError if another has it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"'{folder}': another process is at {at}") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def digest(settings: str, *code: str) -> str:

@@ -4,7 +4,6 @@ Axes: U users, I items.
 """
 
 import copy
-import fcntl
 import importlib.metadata
 import itertools
 import json
@@ -12,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipelines import files, folds, learner, model, prepare, progress, tracking, warm
 from pipelines.checkpoints import Checkpoint
-from pipelines.config import BusyError, Config, InputError
+from pipelines.config import Config, InputError
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
@@ -91,7 +90,7 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with _alone(partial):
+        with files.alone(partial, "this very training"):
             name = _name(partial, key)
             with tracking.live(config, partial, name, say) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked, say)
@@ -130,23 +129,10 @@ def _name(partial: Path, key: str) -> str:
     return str(started["name"])
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process leaves open. Raises BusyError if another has it."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BusyError(f"'{folder}': another process is at this very training") from None
-    finally:
-        os.close(lock)
-
-
 def _remove_partials(config: Config) -> None:
     """Remove what is left of trainings of other data, settings or code, unless somebody is at one of them."""
     for folder in config.runs.glob(".partial-*"):
-        with suppress(InputError, OSError), _alone(folder):
+        with suppress(InputError, OSError), files.alone(folder, "this very training"):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,7 +1,5 @@
 """tune: search the settings of a training by optuna on the validation fold; the test window is never read."""
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import files, folds, plots, prepare, progress, tracking, trials
-from pipelines.config import BusyError, Config, InputError, Spectral, changed
+from pipelines.config import Config, InputError, Spectral, changed
 from pipelines.judge import Judge
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
@@ -73,7 +71,11 @@ def tune(
     device = choose_device(config.train.device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    with _alone(folder), _study(config, name) as study, tracking.live(config, folder, f"tune-{name}", say):
+    with (
+        files.alone(folder, "this very search"),
+        _study(config, name) as study,
+        tracking.live(config, folder, f"tune-{name}", say),
+    ):
         judge = Judge(
             folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
         )
@@ -101,19 +103,6 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
     searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
     text = "\n".join((prepared.key, settings, torch.__version__, *searched))
     return files.digest(text, "recsys/*.py", *CODE)[:12]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process leaves open. Raises BusyError if another has it."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BusyError(f"'{folder}': another process is at this very search") from None
-    finally:
-        os.close(lock)
 
 
 @contextmanager
