@@ -210,7 +210,8 @@ def retrain(
     if not outcome.verdict.holds:
         from pipelines.gate import why
 
-        stop(f"{why(outcome.verdict)}; the champion goes on", NOT_PROMOTED)
+        goes_on = "the champion goes on" if outcome.verdict.champion else "there is no champion yet"
+        stop(f"{why(outcome.verdict)}; {goes_on}", NOT_PROMOTED)
 
 
 @app.command()

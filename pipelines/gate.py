@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines import files, guardrails, progress
+from pipelines import files, guardrails, progress, promotion
 from pipelines.comparison import Comparison, compare
 from pipelines.config import Config, InputError
 from pipelines.export import bundle_folder, stage
@@ -121,6 +121,9 @@ def _decided(
 ) -> tuple[Verdict, pl.DataFrame | None]:
     verdict = _verdict(config, key, folder.name, champion)
     notes = list[str]()
+    if folder.name in promotion.withdrawn(config):
+        reason = f"{folder.name} was promoted before and gone back from; promote --force brings it back"
+        return verdict._replace(verdict="fail", reasons=[reason]), None
     if champion is not None:
         try:
             theirs = Recommender.open(config.bundles / champion)
@@ -265,6 +268,7 @@ def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
         except BundleError as error:
             both.append(str(error))
     settings = config.model_dump_json(include={"seed", "evaluate", "gate"})
+    settings += f"withdrawn: {folder.name in promotion.withdrawn(config)}"
     return files.digest(json.dumps(both) + settings, *CODE)
 
 

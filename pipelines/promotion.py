@@ -20,6 +20,7 @@ from recsys.bundle import BundleError, flush
 INTENT = "promotion.json"  # under root, while a promotion is under way
 OWED = "alias_owed.json"  # under root, while MLflow's alias lags behind `current`
 CHAMPIONS = "champions.json"  # under root: every version that was current
+WITHDRAWN = "withdrawn.json"  # under root: versions that somebody went back from
 
 
 def promote(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> str:
@@ -31,6 +32,7 @@ def promote(config: Config, run: Path, say: Callable[[str], None] = progress.say
     finish(config, say)
     version = bundle_folder(config, run).name
     _move(config, version, run.name, say)
+    _withdraw(config, [name for name in withdrawn(config) if name != version])
     prune(config, say)
     return version
 
@@ -45,8 +47,21 @@ def rollback(
     finish(config, say)
     before, held = releases.current(config.bundles), champions(config)
     after = way_back(config.bundles, to, [name for name in _until(held, before) if name != before])
+    if before is not None and before != after:  # first: the next retrain shall not bring it back
+        _withdraw(config, [*withdrawn(config), before])
     _move(config, after, None, say)
+    _withdraw(config, [name for name in withdrawn(config) if name != after])
     return before, after
+
+
+def withdrawn(config: Config) -> list[str]:
+    """The versions that somebody went back from: the gate lets none of them pass again."""
+    return list(files.read_json(config.root / WITHDRAWN) or [])
+
+
+def _withdraw(config: Config, versions: list[str]) -> None:
+    if versions != withdrawn(config):
+        _write(config.root / WITHDRAWN, list(dict.fromkeys(versions)))
 
 
 def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:

@@ -345,3 +345,21 @@ def test_killed_at_thirty_points_it_ends_with_the_metrics_of_one_never_killed(
     ran = recsys("retrain", "--config", path)  # the last one to its end
     assert ran.code == 0, ran.err
     assert outcome(path) == expected
+
+
+def test_what_was_rolled_back_from_stays_away_until_it_is_forced(own_shop: Shop) -> None:
+    path, bundles = own_shop.config_file, own_shop.config.bundles
+    first = releases.current(bundles)
+    other = ("--set", "train.max_epochs=4", "--set", "gate.margin=0.9", "--set", "gate.cold_margin=1")
+    assert recsys("retrain", "--config", path, *other).code == 0
+    second = releases.current(bundles)
+    assert second != first
+    assert recsys("rollback", "--config", path).code == 0
+    assert releases.current(bundles) == first
+    ran = recsys("retrain", "--config", path, *other)
+    assert ran.code == 4, ran.err
+    assert "gone back from; promote --force brings it back" in ran.err.splitlines()[-1]
+    assert releases.current(bundles) == first
+    assert recsys("promote", "--config", path, "--force", *other).code == 0
+    assert releases.current(bundles) == second
+    assert recsys("retrain", "--config", path, *other).code == 0
