@@ -12,6 +12,7 @@ import json
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 from rich.console import Console
@@ -37,15 +38,46 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True)
     base = load_config(options.config, options.overrides)
-    table = Table("night", "start", "train, s", "epochs", "validation", "test", "moved, churn, overlap")
+    table = Table(
+        "night", "start", "train, s", "epochs", "validation", "as good as full after, s", "test", "moved"
+    )
     for night in range(options.nights):
         cut = last_day(base) - timedelta(days=options.every * (options.nights - 1 - night))
-        configs = {
-            name: config_of(base, options.folder / name, cut, name == "warm") for name in ("warm", "full")
-        }
-        for name, config in configs.items():
-            table.add_row(f"{cut:%Y-%m-%d}", *one(config, name))
-    Console(width=120).print(table)
+        made = [
+            one(config_of(base, options.folder / name, cut, name == "warm"), name)
+            for name in ("warm", "full")
+        ]
+        goal = made[1].best
+        for night_of in made:
+            table.add_row(f"{cut:%Y-%m-%d}", *night_of.row(goal))
+    Console(width=130).print(table)
+
+
+class Night(NamedTuple):
+    """One training."""
+
+    start: str
+    seconds: float
+    epochs: int
+    history: list[tuple[float, float]]  # (seconds, validation) of each epoch
+    test: float
+    moved: str
+
+    @property
+    def best(self) -> float:
+        return max(score for _, score in self.history)
+
+    def row(self, goal: float) -> list[str]:
+        reached = next((f"{seconds:.1f}" for seconds, score in self.history if score >= goal), "not reached")
+        return [
+            self.start,
+            f"{self.seconds:.1f}",
+            str(self.epochs),
+            f"{self.best:.4f}",
+            reached,
+            f"{self.test:.4f}",
+            self.moved,
+        ]
 
 
 def last_day(config: Config) -> datetime:
@@ -65,8 +97,8 @@ def config_of(base: Config, root: Path, cut: datetime, is_warm: bool) -> Config:
     return base.model_copy(update=update | {"warm": base.warm.model_copy(update={"start": is_warm})})
 
 
-def one(config: Config, name: str) -> list[str]:
-    """A night's row."""
+def one(config: Config, name: str) -> Night:
+    """Train once."""
     prepare.prepare(config, progress.say)
     began = time.perf_counter()
     run = train.train(config, progress.say)
@@ -75,19 +107,14 @@ def one(config: Config, name: str) -> list[str]:
     device = train.choose_device(config.train.device)
     judge = Judge(train.run_fold(config, run), device, config.evaluate)
     test = judge.means(load(run, device)[1])[config.evaluate.select]
-    validation = pl.read_parquet(run / "history.parquet")[f"validation.{config.evaluate.select}"].max()
+    history = pl.read_parquet(run / "history.parquet").select(
+        "seconds", f"validation.{config.evaluate.select}"
+    )
     epochs = json.loads((run / "choice.json").read_text())["epochs"]
     known = json.loads((run / warm.FILE).read_text()) if (run / warm.FILE).exists() else {}
-    moved = ", ".join(f"{known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
+    moved = ", ".join(f"{key} {known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
     start = name if known.get("from") or name == "full" else f"{name} (nothing before)"
-    return [
-        start,
-        f"{seconds:.1f}",
-        str(epochs),
-        f"{validation:.4f}",
-        f"{test:.4f}",
-        known.get("anew", moved),
-    ]
+    return Night(start, seconds, epochs, history.rows(), test, known.get("anew", moved))
 
 
 if __name__ == "__main__":

@@ -373,9 +373,9 @@ class Warm(Section):
         0.3, description="share of users, or items, unknown to it: above it all is trained"
     )
     max_movement: PositiveFloat = Field(
-        0.5, description="of the items once aligned, over their spread: above it all is trained anew"
+        1.0, description="of the items once aligned, over their spread: above it all is trained anew"
     )
-    max_churn: Share = Field(0.7, description="the same of the ten nearest neighbours that are others now")
+    max_churn: Share = Field(0.9, description="the same of the ten nearest neighbours that are others now")
     min_overlap: Share = Field(0.2, description="the same below this share of the champion's lists")
 
 
