@@ -1,7 +1,9 @@
 """Warm start: yesterday's champion seeds today's training, row by row of the external ids.
 
 Each fold is seeded by the same fold of the run before: nothing of a window that is held out now was fitted
-there. Axes: U users, I items, N interactions, R rows of a table, S shared ids, D dimensions, K ranks.
+there.
+
+Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dimensions, Q rows, K ranks.
 """
 
 import io
@@ -28,7 +30,7 @@ from recsys.spaces import Space
 
 STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
 NEIGHBOURS, LIST = 10, 10
-LOOKED_AT = 2000  # users, or items, whose lists are compared
+LOOKED_AT = 2000  # users, or items, that are compared
 
 
 class Source(NamedTuple):
@@ -198,37 +200,36 @@ def compare(
 ) -> dict[str, float]:
     """How far the space has moved from the source's.
 
-    movement: root mean square move of the shared items once their points are turned onto each other
-    (orthogonal Procrustes, Schönemann 1966), over their spread. churn: share of their 10 nearest neighbours
-    that are others now. overlap: share of the lists of 10 of shared users, among shared items, that stays.
+    Of the most popular items that both know, as rare ones are placed by chance. movement: root mean square
+    move once their points are turned onto each other (orthogonal Procrustes, Schönemann 1966), over their
+    spread. churn: share of their 10 nearest neighbours among them that are others now. overlap: share of the
+    lists of 10 of shared users, among all shared items, that stays.
     """
     device = served[1].device
     learned_before, served_before = model.load(source.run, device)
     items, users = matched(fold.item_ids, saved["items"]), matched(fold.user_ids, saved["users"])
-    here, there = _on(items.here, learned.items), _on(items.there, learned.items)
-    points, before = (
-        learned.items[here],
-        learned_before[1][there, :-1],
-    )  # (S, D), less the offset's coordinate
+    order = np.argsort(-fold.fit.item_counts()[items.here], kind="stable")[:LOOKED_AT]  # (P,)
+    here, there = _on(items.here[order], learned.items), _on(items.there[order], learned.items)
+    points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
     points, before = points - points.mean(0), before - before.mean(0)
     turn = torch.from_numpy(orthogonal_procrustes(before.cpu().numpy(), points.cpu().numpy())[0]).to(device)
     movement = ((before @ turn - points).square().sum() / points.square().sum().clamp_min(1e-12)).sqrt()
-    some = torch.arange(0, len(here), max(1, len(here) // LOOKED_AT), device=device)
-    near = [ranking.top_k(space, space, some, NEIGHBOURS + 1) for space in (points, before)]
-    seen = torch.arange(0, len(users.here), max(1, len(users.here) // LOOKED_AT), device=device)
+    all_of_them = torch.arange(len(here), device=device)
+    near = [ranking.top_k(space, space, all_of_them, NEIGHBOURS + 1) for space in (points, before)]
+    some = (
+        users.here[:: max(1, len(users.here) // LOOKED_AT)],
+        users.there[:: max(1, len(users.here) // LOOKED_AT)],
+    )
     lists = [
-        ranking.top_k(
-            vectors[0][_on(rows, vectors[0])[seen]], vectors[1][_on(columns, vectors[1])], whom, LIST
+        ranking.top_k(u[_on(rows, u)], v[_on(columns, v)], torch.arange(len(rows), device=device), LIST)
+        for (u, v), rows, columns in (
+            (served, some[0], items.here),
+            (served_before, some[1], items.there),
         )
-        for vectors, rows, columns in (
-            (served, users.here, items.here),
-            (served_before, users.there, items.there),
-        )
-        for whom in [torch.arange(len(seen), device=device)]
     ]
     return {
         "movement": float(movement),
-        "churn": 1 - _shared(*(_without(row, some.cpu().numpy()) for row in near)),
+        "churn": 1 - _shared(*(_without(row, np.arange(len(here))) for row in near)),
         "overlap": _shared(*lists),
     }
 
