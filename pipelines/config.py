@@ -369,6 +369,7 @@ class Warm(Section):
     """Going on from the last champion's weights in place of training anew."""
 
     start: bool = Field(False, description="seed the model by the champion's")
+    max_epochs: PositiveInt = Field(2, description="epochs at the most from there, as train.max_epochs")
     max_new: Share = Field(
         0.3, description="share of users, or items, unknown to it: above it all is trained"
     )

@@ -226,7 +226,8 @@ def _attempt(
     learned = learner.start(config, judge.data, spectral, _mined(config, "validation"))
     if seeds is not None:
         warm.carry(learned, judged, seeds["validation"])
-    chosen = choose_epochs(config, judge, spectral, tracked.metrics, say, learned, checkpoint, reached)
+    n = config.train.max_epochs if seeds is None else min(config.warm.max_epochs, config.train.max_epochs)
+    chosen = choose_epochs(config, judge, spectral, tracked.metrics, say, learned, checkpoint, reached, n)
 
     data = sampling.to_device(fold.fit, device)
     say(f"train: fitting on everything before the test window, epochs: {chosen.choice.epochs}")
@@ -301,8 +302,9 @@ def choose_epochs(
     learned: Learner | None = None,
     checkpoint: Checkpoint | None = None,
     reached: dict[str, Any] | None = None,
+    n: int | None = None,
 ) -> Chosen:
-    """Train until validation stops rising; the best epoch and weights, and a row per epoch.
+    """Train until validation stops rising, n epochs at the most; the best epoch and weights, a row per epoch.
 
     `record` hears of each row as soon as it is known. Goes on from what a checkpoint had `reached`.
     """
@@ -330,7 +332,7 @@ def choose_epochs(
 
     with _patient(checkpoint):
         for epoch, stats, now, hardest_until in epochs(
-            config, learned, settings.max_epochs, say, held_out=judge.held_out, course=course, keep=keep
+            config, learned, n or settings.max_epochs, say, held_out=judge.held_out, course=course, keep=keep
         ):
             means = {}
             for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
