@@ -67,13 +67,15 @@ def _choices(annotation: Any) -> str:
     return " or ".join(repr(choice) for choice in getattr(annotation, "__args__", ()))
 
 
-@app.command(epilog=_keys("source", "items", "split", "prepare"))
+@app.command(epilog=_keys("source", "items", "split", "prepare", "contracts"))
 def prepare(config: ConfigFile, set_: Overrides = None) -> None:
-    """Read the interaction log, check it, and make the tables that training reads."""
+    """Read the interaction log, check it and its contracts, and make the tables that training reads."""
+    from pipelines.contracts import accept, examine
     from pipelines.prepare import prepare
     from pipelines.progress import say
 
-    prepare(load_config(config, set_), say)
+    loaded = load_config(config, set_)
+    prepare(loaded, say, lambda con: accept(con, examine(con, loaded, say)))
 
 
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral", "evaluate", "tracking"))
@@ -414,7 +416,11 @@ def main() -> None:
 
 
 def stop(message: str, code: int) -> None:
-    print(f"recsys: {message}", file=sys.stderr)
+    progress = sys.modules.get("pipelines.progress")  # not loaded, nor installed, where only serving is
+    if progress is None:
+        print(f"recsys: {message}", file=sys.stderr)
+    else:
+        progress.LOGGER.error(f"recsys: {message}")
     sys.exit(code)
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from pipelines import files, history
 from pipelines.config import Config, DataError
-from pipelines.prepare import SQL, shown
+from pipelines.prepare import SQL, opened, shown
 from pipelines.source import explained, literal
 
 CONTRACTS = ("schema", "freshness", "clock", "volume", "duplicates", "nulls", "churn", "drift", "orphans")
@@ -62,7 +62,7 @@ class Report(NamedTuple):
 def checked(
     con: duckdb.DuckDBPyConnection, config: Config, number: int, say: Callable[[str], None]
 ) -> Report:
-    """Examine, record it with the run of that number, and raise DataError if a contract is broken."""
+    """Examined, put to `accept`, and recorded with the run of that number, whether it is accepted or not."""
     report = examine(con, config, say)
     history.measured(
         config,
@@ -72,7 +72,7 @@ def checked(
         events=report.events,
         accepted=not report.violated,
     )
-    refuse(report)
+    accept(con, report)
     return report
 
 
@@ -97,6 +97,16 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config, say: Callable[[str],
     found = f"broken: {', '.join(report.violated)}" if report.violated else "all hold"
     say(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
     return report
+
+
+def accept(con: duckdb.DuckDBPyConnection, report: Report) -> None:
+    """Raise DataError if a contract is broken; else keep the report in the database that is made.
+
+    There it says how the log compared with the one before; examined again it would be compared with itself.
+    """
+    refuse(report)
+    text = json.dumps(as_json(report))
+    con.execute("create table contracts as select cast(? as varchar) as report", [text])
 
 
 def refuse(report: Report) -> None:
@@ -143,9 +153,12 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def write(report: Report, path: Path) -> None:
-    """Write contracts.json, whole or not at all."""
-    files.write_whole(path, json.dumps(as_json(report), indent=1, ensure_ascii=False))
+def write(config: Config, path: Path) -> None:
+    """Write contracts.json: what was accepted when the tables were made; nothing if that was without."""
+    with opened(config) as con:
+        if con.execute("select 1 from duckdb_tables() where table_name = 'contracts'").fetchone():
+            (report,) = con.execute("select report from contracts").fetchall()[0]
+            files.write_whole(path, json.dumps(json.loads(report), indent=1, ensure_ascii=False))
 
 
 @contextmanager

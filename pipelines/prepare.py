@@ -98,7 +98,7 @@ class Prepared(NamedTuple):
 def prepare(
     config: Config,
     say: Callable[[str], None] = print,
-    examine: Callable[[duckdb.DuckDBPyConnection], None] | None = None,
+    examine: Callable[[duckdb.DuckDBPyConnection], object] | None = None,
 ) -> Prepared:
     """Make `config.database` from the log, or keep it if the same log, settings and code made it.
 

@@ -14,7 +14,7 @@ from pipelines import contracts, export, files, gate, history, html, progress, p
 from pipelines.config import BusyError, Config, DataError, InputError
 from pipelines.evaluate import evaluate
 from pipelines.gate import Verdict
-from pipelines.prepare import Prepared, prepare
+from pipelines.prepare import prepare
 from pipelines.progress import stage
 from pipelines.train import train
 
@@ -97,7 +97,7 @@ def dry_run(config: Config, say: Callable[[str], None] = progress.say) -> contra
 def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[str], None]) -> Outcome:
     stages = list[dict[str, Any]]()
     with stage("prepare", stages) as told:
-        prepared, report = _prepared(config, number, say)
+        prepared = prepare(config, say, lambda con: contracts.checked(con, config, number, say))
         told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
     with stage("train", stages) as told:
@@ -105,8 +105,7 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
         run = train(config, say)
         told.rows, told.reused = prepared.counts["test.pairs"], run in runs
     known["run"] = run.name
-    if not told.reused:  # or they would be those of a log compared with itself
-        contracts.write(report, run / "contracts.json")
+    contracts.write(config, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run, say)
@@ -127,15 +126,12 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
     else:
         promotion.prune(config, say)  # or a gate that says no each night would fill the disk
     files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
-    html.write(run)
+    try:
+        html.write(run)
+    except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
+        say(f"retrain: WARNING: no page about '{run}': {type(error).__name__}: {error}")
     tracking.upload_all(config, say)
     return Outcome(run, result, verdict)
-
-
-def _prepared(config: Config, number: int, say: Callable[[str], None]) -> tuple[Prepared, contracts.Report]:
-    found = list[contracts.Report]()
-    prepared = prepare(config, say, lambda con: found.append(contracts.checked(con, config, number, say)))
-    return prepared, found[0]
 
 
 def _figures(verdict: Verdict) -> dict[str, Any]:

@@ -104,6 +104,12 @@ def test_lines_as_json_tell_each_stage(own_shop: Shop) -> None:
         assert line["seconds"] >= 0
         assert line["peak_mib"] > 50
     assert stages["prepare"]["rows"] == len(purchases())
+    broken = ("--log-json", "--set", "contracts.max_age_hours=1")
+    ran = recsys("retrain", "--config", own_shop.config_file, *broken)
+    assert ran.code == 3
+    last = json.loads(ran.err.splitlines()[-1])  # a failure is a line like any other
+    assert last["level"] == "error"
+    assert last["message"].startswith("recsys: data contracts are broken: freshness")
     plain = recsys("retrain", "--config", own_shop.config_file)  # it lasts for one command
     assert plain.err.startswith("prepare: ")
 
@@ -291,6 +297,9 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_run_goes_on(
     assert ran.code == 0, ran.err
     assert "train: going on from the checkpoint" in ran.err
     assert outcome(path) == outcome(shop.config_file)
+    measured = json.loads((find_run(config, None) / "contracts.json").read_text())["measures"]
+    (psi,) = (one["value"] for one in measured if one["measure"] == "user_psi")
+    assert psi is None  # as on the first night, not compared with what that has left
 
 
 def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
@@ -363,3 +372,27 @@ def test_what_was_rolled_back_from_stays_away_until_it_is_forced(own_shop: Shop)
     assert recsys("promote", "--config", path, "--force", *other).code == 0
     assert releases.current(bundles) == second
     assert recsys("retrain", "--config", path, *other).code == 0
+
+
+def test_prepare_by_hand_keeps_the_contracts_too(own_shop: Shop) -> None:
+    path = writable(own_shop)
+    changed(path, lambda log: log.head(len(log) // 4))
+    before = own_shop.config.database.read_bytes()
+    ran = recsys("prepare", "--config", path)
+    assert ran.code == 3
+    assert "data contracts are broken" in ran.err
+    assert own_shop.config.database.read_bytes() == before
+
+
+def test_a_page_that_cannot_be_made_does_not_undo_the_release(
+    own_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: Path) -> Path:
+        raise ZeroDivisionError("a picture")
+
+    monkeypatch.setattr(retrain.html, "write", broken)
+    ran = recsys("retrain", "--config", own_shop.config_file)
+    assert ran.code == 0, ran.err
+    assert "WARNING: no page about" in ran.err
+    assert "ZeroDivisionError: a picture" in ran.err
+    assert statuses(own_shop.config)[0] == "unchanged"
