@@ -373,7 +373,9 @@ def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_p
     prepare(config, quiet)
     contracts.write(config, path)
     assert not path.exists()  # made without
-    other = config_of(tmp_path, LOG[:-1], contracts={"max_hours_back": 1000, "max_user_psi": 9, "max_item_psi": 9})
+    other = config_of(
+        tmp_path, LOG[:-1], contracts={"max_hours_back": 1000, "max_user_psi": 9, "max_item_psi": 9}
+    )
     found: list[contracts.Report] = []
 
     def accepted(con: duckdb.DuckDBPyConnection) -> None:
