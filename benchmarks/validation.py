@@ -36,7 +36,7 @@ def main() -> None:
             torch.set_num_threads(config.train.threads)
         fold = load_fold(config, "validation", config.evaluate.exclude_seen)
         judge = Judge(fold, choose_device(config.train.device), config.evaluate)
-        choice, history = choose_epochs(
+        choice, history, _ = choose_epochs(
             config, judge, choose_spectral(config, judge, say), lambda *_: None, say
         )
         best_rows.append(history[choice.epochs - 1])

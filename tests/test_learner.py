@@ -544,7 +544,9 @@ def judge_of(config: Config) -> Judge:
 
 def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
     config, said = shrinking(), list[str]()
-    best, history = train.choose_epochs(config, judge_of(config), CHOICE, lambda row, step: None, said.append)
+    best, history, _ = train.choose_epochs(
+        config, judge_of(config), CHOICE, lambda row, step: None, said.append
+    )
     (warning,) = (line for line in said if "WARNING" in line)
     assert "everything is at one point" in warning
     found = re.search(r"epoch (\d+) again with semi_hard", warning)
@@ -574,15 +576,15 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
     said.clear()
     kept = list(train.epochs(config, fitted, len(history), said.append, best.hardest_until))
     assert said == []
-    assert [now.loss < margin for now, _, __ in kept] == [row["loss"] < margin for row in history]
-    assert {until for _, __, until in kept} == {best.hardest_until}
+    assert [now.loss < margin for _, now, __, ___ in kept] == [row["loss"] < margin for row in history]
+    assert {until for *_, until in kept} == {best.hardest_until}
 
 
 def test_a_collapse_in_the_final_fit_alone_is_undone_too() -> None:
     config, said = shrinking(), list[str]()
     kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 6, said.append))
     assert sum("WARNING" in line for line in said) == 1
-    *_, (stats, now, until) = kept
+    *_, (_, stats, now, until) = kept
     assert stats.loss < config.loss.margin
     assert now is not None
     assert now.effective_rank > 3
@@ -593,7 +595,7 @@ def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
     config = shrinking()
     told, by_hand, stale = (learner.start(config, data(), CHOICE) for _ in range(3))
     kept = list(train.epochs(config, told, 4, lambda line: None, hardest_until=2))
-    assert [until for _, __, until in kept] == [2] * 4
+    assert [until for *_, until in kept] == [2] * 4
     for one in (by_hand, stale):
         for epoch, miner in enumerate(("hardest", "hardest", "semi_hard", "semi_hard")):
             if epoch == 2 and one is by_hand:
@@ -628,13 +630,13 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far() -
     for epoch, outcome in enumerate(train.epochs(config, start, len(shapes), said.append)):
         kept.append(outcome)
         stretch(start, *shapes[min(epoch + 1, 3)])
-    ranks = [now.effective_rank for _, now, __ in kept if now is not None]
+    ranks = [now.effective_rank for _, __, now, ___ in kept if now is not None]
     assert 0.5 * ranks[1] < ranks[2] < 0.5 * ranks[0]
     (warning,) = said
     assert (
         f"effective rank fell from {ranks[0]:.1f} to {ranks[2]:.1f}; epoch 3 again with semi_hard" in warning
     )
-    assert [until for _, __, until in kept] == [None, None, 2, 2]
+    assert [until for *_, until in kept] == [None, None, 2, 2]
 
 
 def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any) -> None:
@@ -675,7 +677,7 @@ def test_only_mined_losses_collapse_by_mining() -> None:
     said = list[str]()
     kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 2, said.append))
     assert said == []
-    assert [until for _, __, until in kept] == [None, None]
+    assert [until for *_, until in kept] == [None, None]
 
 
 def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
