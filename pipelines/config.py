@@ -418,6 +418,8 @@ class Config(Section):
             raise ValueError("split.kind = 'predefined' needs source.split, the column that names the part")
         if self.split.kind != "predefined" and self.source.time is None:
             raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column that says when")
+        if self.contracts.max_age_hours is not None and self.source.time is None:
+            raise ValueError("contracts.max_age_hours needs source.time, the column that says when")
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,10 @@
-"""Files that appear whole, and digests of the code that made them."""
+"""Files that appear whole, what may be shown of them, and digests of the code that made them."""
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,14 @@ from typing import Any
 from pipelines.config import BusyError
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# a name that may be that of a credential, and its value: in SQL, in a connection string or in a URI
+SECRET = re.compile(
+    r"""(\w*(?:password|passwd|pwd|secret|token|api_?key|access_?key|account_?key|key_id|credential|signature
+        |authorization)\w*['"]?\s*(?::=|=>|=|:(?!:))\s*)
+        (?:''.*?''|'(?:[^']|'')*'|"[^"]*"|(?:\\.|[^\s'"&;])+)""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -33,6 +42,33 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def masked(value: Any) -> Any:
+    """Text, or all text in a JSON value, as others may see it: without what may be a credential.
+
+    That is what stands before the '@' of a URI, its query, and the value of a key such as password=. It
+    rather masks too much, and is for showing alone.
+    """
+    if isinstance(value, dict):
+        return {key: masked(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"(://\S*?)\?\S+", r"\1?***", re.sub(r"://[^/\s]\S*@", "://***@", value))
+    return SECRET.sub(r"\1***", text)
+
+
+def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
+    named: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and key != "event_weights":  # whose keys are the log's own words
+            named |= flat(value, f"{prefix}{key}.")
+        else:
+            named[f"{prefix}{key}"] = value
+    return named
 
 
 @contextmanager

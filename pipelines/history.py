@@ -56,24 +56,19 @@ class Measured(NamedTuple):
     most: float | None
 
 
-TABLES = {
-    "runs": (
-        Run._fields,
-        "number bigint primary key, started_at timestamp, ended_at timestamp, status varchar, "
-        "fingerprint varchar, accepted boolean, events bigint, prepared_key varchar, run varchar, "
-        "bundle varchar, metric varchar, champion double, challenger double, low double, detail varchar, "
-        "revision varchar",
-    ),
-    "measures": (
-        Measured._fields,
-        "number bigint, contract varchar, measure varchar, value double, least double, most double",
-    ),
-}
+TYPES = {
+    **dict.fromkeys(("number", "events"), "bigint"),
+    **dict.fromkeys(("started_at", "ended_at"), "timestamp"),
+    **dict.fromkeys(("champion", "challenger", "low", "value", "least", "most"), "double"),
+    "accepted": "boolean",
+}  # all others are varchar
+TABLES = {"runs": Run._fields, "measures": Measured._fields}
 
 
-def begin(config: Config) -> int:
-    """Record that a run begins, and return its number. One that has not ended was killed: it is said so now.
+def begin(config: Config, revision: str | None = None) -> int:
+    """Record that a run begins, by code of that revision, and return its number.
 
+    One that has not ended was killed: it is said so now.
     Raises InputError, as all here: the file is locked, damaged, of something else, or cannot be written.
     """
     try:
@@ -83,7 +78,7 @@ def begin(config: Config) -> int:
     with _writing(config) as con:
         con.execute("update runs set status = 'killed' where status = 'running'")
         number = int(con.execute("select coalesce(max(number), 0) + 1 from runs").fetchall()[0][0])
-        _keep(con, number, {"started_at": _now()})
+        _keep(con, number, {"started_at": _now(), "revision": revision})
     return number
 
 
@@ -101,7 +96,8 @@ def measured(
         _keep(con, number, {"fingerprint": fingerprint, "events": events, "accepted": accepted})
         con.execute("delete from measures where number = ?", [number])
         for measure in measures:
-            con.execute("insert into measures values (?, ?, ?, ?, ?, ?)", [number, *measure])
+            names = ", ".join(Measured._fields)
+            con.execute(f"insert into measures ({names}) values (?, ?, ?, ?, ?, ?)", [number, *measure])
 
 
 def ended(config: Config, number: int, status: Status, **known: str | float | None) -> None:
@@ -118,8 +114,8 @@ def ended(config: Config, number: int, status: Status, **known: str | float | No
 
 def past(config: Config, limit: int) -> list[Run]:
     """The last `limit` runs, the newest first; none where there is no history."""
-    query = f"select {', '.join(Run._fields)} from runs order by number desc limit ?"
-    return [Run(*row) for row in _read(config, query, limit)]
+    found = _read(config, "from runs order by number desc limit ?", limit)
+    return [Run._make(row.get(name) for name in Run._fields) for row in found]
 
 
 def past_measures(config: Config, limit: int) -> list[Measured]:
@@ -128,15 +124,16 @@ def past_measures(config: Config, limit: int) -> list[Measured]:
         select measures.* from measures
         semi join (from runs order by number desc limit ?) as last_runs using (number)
         order by measures.number desc, measures.rowid"""
-    return [Measured(*row) for row in _read(config, query, limit)]
+    found = _read(config, query, limit)
+    return [Measured._make(row.get(name) for name in Measured._fields) for row in found]
 
 
 def volumes(config: Config, limit: int) -> list[tuple[int, int]]:
     """(number of the run, events) of the last `limit` logs that kept every contract and check, each once."""
     query = """
-        select max(number) as number, any_value(events) from runs
+        select max(number) as number, any_value(events) as events from runs
         where accepted and status <> 'bad_data' group by fingerprint order by number desc limit ?"""
-    return [(number, events) for number, events in _read(config, query, limit)]
+    return [(row["number"], row["events"]) for row in _read(config, query, limit)]
 
 
 def show(config: Config, limit: int, measures: bool, console: Console) -> None:
@@ -217,11 +214,14 @@ def _keep(con: duckdb.DuckDBPyConnection, number: int, known: Mapping[str, objec
     con.execute(f"update runs set {names} where number = ?", [*known.values(), number])
 
 
-def _read(config: Config, query: str, limit: int) -> list[tuple[Any, ...]]:
+def _read(config: Config, query: str, limit: int) -> list[dict[str, Any]]:
+    """Rows by column: a file of an older version lacks some, which the next run adds."""
     if not config.history.exists():
         return []
     with _opened(config, read_only=True) as con:
-        return con.execute(query, [limit]).fetchall()
+        found = con.execute(query, [limit])
+        names = [column[0] for column in found.description or []]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 @contextmanager
@@ -262,14 +262,19 @@ def _connected(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
 
 
 def _check_layout(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
-    """Makes the tables of a new file. Raises InputError if it holds anything else."""
+    """Makes what a new file or one of an older version lacks. Raises InputError if it holds other tables."""
     rows = con.execute("select table_name, column_name from duckdb_columns() where not internal").fetchall()
-    found = {table: tuple(name for of, name in rows if of == table) for table, _ in rows}
-    if not found and not read_only:
-        for table, (_, columns) in TABLES.items():
-            con.execute(f"create table {table} ({columns})")
-    elif found != {table: names for table, (names, _) in TABLES.items()}:
+    found = {table: [name for of, name in rows if of == table] for table, _ in rows}
+    foreign = [table for table, names in found.items() if table not in TABLES or "number" not in names]
+    if foreign or (read_only and set(found) != set(TABLES)):
         raise InputError(
-            f"history '{path}' holds tables of something else ({', '.join(found) or 'none'}), "
-            f"allowed: {', '.join(TABLES)} of this version (moved away, it begins anew)"
+            f"history '{path}' holds tables of something else ({', '.join(foreign or found) or 'none'}), "
+            f"allowed: {', '.join(TABLES)} (moved away, it begins anew)"
         )
+    for table, names in TABLES.items() if not read_only else ():
+        if table not in found:
+            key = " primary key" if table == "runs" else ""
+            con.execute(f"create table {table} (number bigint{key})")
+        for name in names:
+            if name not in found.get(table, ["number"]):
+                con.execute(f"alter table {table} add column {name} {TYPES.get(name, 'varchar')}")

@@ -11,6 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from pipelines.files import flat, masked
+
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # of a stage; all others have finished
 METRICS, PARAMS = 1000, 100  # a call, by MLflow's limits
 
@@ -45,9 +47,13 @@ def _read(path: Path) -> Any:
 
 
 def _epochs(path: Path, prefix: str) -> list[Any]:
-    """The metrics of a table of a row an epoch; its time is a part of a metric, which so is logged once."""
+    """The metrics of a table of a row an epoch; its time is a part of a metric, which so is logged once.
+
+    A table that does not say when its epochs were is as old as its file.
+    """
+    at = {"at_ms": int(path.stat().st_mtime * 1000)}
     rows = pl.read_parquet(path).to_dicts()
-    return [metric for row in rows for metric in metrics(row, row["epoch"], prefix)]
+    return [metric for row in rows for metric in metrics(at | row, row["epoch"], prefix)]
 
 
 def metrics(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Any]:
@@ -73,7 +79,7 @@ def log_params(client: Any, run_id: str, values: Mapping[str, object]) -> None:
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
-    new = [Param(name, str(value)[:6000]) for name, value in values.items() if name not in known]
+    new = [Param(name, str(masked(value))[:6000]) for name, value in values.items() if name not in known]
     for start in range(0, len(new), PARAMS):
         client.log_batch(run_id, params=new[start : start + PARAMS])
 
@@ -86,7 +92,7 @@ def _log_dataset(client: Any, run_id: str, lineage: dict[str, Any]) -> None:
         name="interaction log",
         digest=lineage["fingerprint"][:32],
         source_type="duckdb",
-        source=json.dumps({"query": lineage["source_query"]}),
+        source=json.dumps({"query": masked(lineage["source_query"])}),
         profile=json.dumps(lineage["counts"]),
     )
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
@@ -110,14 +116,3 @@ def _log_stages(client: Any, known: dict[str, Any], stages: list[dict[str, Any]]
             figures = {name: stage.get(name) for name in ("seconds", "rows", "peak_mib")}
             log_metrics(client, run.run_id, metrics(figures | {"at_ms": ended}, 0))
             client.set_terminated(run.run_id, STATUS.get(stage["status"], "FINISHED"), ended)
-
-
-def flat(section: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
-    named: dict[str, object] = {}
-    for key, value in section.items():
-        if isinstance(value, dict) and key != "event_weights":  # whose keys are the log's own words
-            named |= flat(value, f"{prefix}{key}.")
-        else:
-            named[f"{prefix}{key}"] = value
-    return named

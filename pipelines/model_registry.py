@@ -16,6 +16,7 @@ from serving.recommender import Recommender
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 NOTE = "registered.json"  # of a run folder
+SCRATCH = ".mlflow-"  # folders under root, each for as long as a version is uploaded
 NEEDED = ("mlflow", "numpy", "pandas", "annoy")  # to load a version
 CODE = ("recsys", "serving")
 
@@ -92,7 +93,7 @@ def _new_version(config: Config, client: Any, run_id: str, bundle: Path, tags: d
         model = client.create_logged_model(experiment_id, "bundle", source_run_id=run_id, tags=tags)
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     if model.status != "READY":
-        with tempfile.TemporaryDirectory(dir=config.root, prefix=".mlflow-") as folder:
+        with tempfile.TemporaryDirectory(dir=config.root, prefix=SCRATCH) as folder:
             save(bundle, Path(folder) / "model", config.evaluate.exclude_seen, model)
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(model.model_id, "READY")

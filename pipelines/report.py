@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import certificate, tracking
+from pipelines import certificate, files, tracking
 from pipelines.config import Config
 from pipelines.evidence import Example, read_examples
 from pipelines.export import bundle_folder
@@ -107,7 +107,7 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
                 "ask it": f"{command} --user {shown[0].user_id}",
                 "serve it": f"{command.split()[0]} serve --bundles {shlex.quote(str(config.bundles))}",
             }
-            for name, value in lines.items():
+            for name, value in files.masked(lines).items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -48,12 +48,12 @@ def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcom
     """
     with alone(config.root, say):
         promotion.finish(config, say)
-        number = history.begin(config)
+        number = history.begin(config, tracking.git_revision())
         known: dict[str, Any] = {}
         try:
             outcome = _chain(config, number, known, say)
         except BaseException as error:
-            known["detail"] = (str(error).splitlines() or [type(error).__name__])[0]
+            known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known, say)
             if "run" in known:
                 tracking.close(config, config.runs / known["run"], "FAILED", say)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import os
-import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,11 +20,12 @@ from pipelines import files, mlflow_run, model_registry, progress
 from pipelines.config import Config
 from recsys import releases
 
-NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it
+NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
 COPIED = {".json", ".parquet", ".png", ".html"}
+ALL = 3  # mlflow.entities.ViewType: those that were thrown away too
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
 
-_told = set[str]()  # stores that a warning has named in this process, until an upload_all has ended
+_told = set[tuple[str, bool]]()  # stores, local faults apart, that were warned of since the last upload_all
 
 
 class Live:
@@ -33,21 +34,24 @@ class Live:
     As a context it tells MLflow of a training that was interrupted, or has failed.
     """
 
-    def __init__(self, config: Config, folder: Path, name: str, say: Callable[[str], None]) -> None:
-        self._config, self._say = config, say
+    def __init__(
+        self, config: Config, folder: Path, name: str, say: Callable[[str], None] = progress.say
+    ) -> None:
+        """Open the folder's MLflow run, or go on with the one that its mlflow.json names."""
+        self._config, self._folder, self._say = config, folder, say
         self._client, self._run_id = None, ""
-        with _outage(config, say):
+        with _outage(config, say, folder):
             client = _client(config)
             self._run_id = _run(config, client, folder, name)["run_id"]
             client.update_run(self._run_id, status="RUNNING")  # it may be one that was interrupted
-            mlflow_run.log_params(client, self._run_id, mlflow_run.flat(config.model_dump(mode="json")))
+            mlflow_run.log_params(client, self._run_id, files.flat(config.model_dump(mode="json")))
             self._client = client  # comes last: without it nothing is logged
 
     def metrics(self, row: Mapping[str, Any], step: int) -> None:
         """Log an epoch's figures, as of the time in its at_ms, milliseconds since 1970."""
         client, self._client = self._client, None
         if client is not None:
-            with _outage(self._config, self._say):
+            with _outage(self._config, self._say, self._folder):
                 mlflow_run.log_metrics(client, self._run_id, mlflow_run.metrics(row, step))
                 self._client = client
 
@@ -57,13 +61,8 @@ class Live:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._client is not None:
             status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-            with _outage(self._config, self._say):
+            with _outage(self._config, self._say, self._folder):
                 self._client.set_terminated(self._run_id, status)
-
-
-def live(config: Config, folder: Path, name: str, say: Callable[[str], None] = progress.say) -> Live:
-    """Open a folder's MLflow run, or go on with the one that its mlflow.json names."""
-    return Live(config, folder, name, say)
 
 
 def upload(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> bool:
@@ -78,13 +77,23 @@ def upload(config: Config, run: Path, say: Callable[[str], None] = progress.say)
 
 
 def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> bool:
-    """`upload` of every finished run, so that nothing is owed; the champion is then what `current` names."""
+    """`upload` of every finished run, so that nothing is owed; the champion is then what `current` names.
+
+    A run that MLflow has, with files that are those of its last upload by time and size, is not read again.
+    Only for whoever holds the retrain's lock: what killed uploads left under root is removed.
+    """
+    for left in config.root.glob(f"{model_registry.SCRATCH}*"):
+        shutil.rmtree(left, ignore_errors=True)
     runs = [path.parent for path in sorted(config.runs.glob("[!.]*/train.json"))]
     done = 0
     with _outage(config, say):
         client = _client(config)
-        client.search_experiments(max_results=1)  # fails here if all would
+        there = _there(client, runs)  # fails here if all would
         for run in runs:
+            known = noted(run) or {}
+            if known.get("run_id") in there and known.get("seen") == _seen(config, run):
+                done += 1
+                continue
             with _outage(config, say):
                 _upload(config, client, run, run == runs[-1], say)
                 done += 1
@@ -92,7 +101,7 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
         if current is not None:
             model_registry.set_alias(client, config.tracking.experiment, model_registry.CHAMPION, current)
         done += 1
-    _told.discard(_store(config))
+    _told.difference_update([(_store(config), local) for local in (False, True)])
     return done == len(runs) + 1
 
 
@@ -112,11 +121,12 @@ def uri(config: Config) -> str:
 
 def shown_uri(config: Config) -> str:
     """The same without a user's name and password."""
-    return _masked(uri(config))
+    masked: str = files.masked(uri(config))
+    return masked
 
 
 def noted(run: Path) -> dict[str, Any] | None:
-    """A run folder's MLflow run: run_id, experiment_id, uploaded; None if MLflow has not seen it."""
+    """A run folder's MLflow run: run_id, experiment_id, uploaded, seen; None if MLflow has not seen it."""
     known = files.read_json(run / NOTE)
     return None if known is None else dict(known)
 
@@ -138,27 +148,37 @@ def git_revision() -> str:
 
 
 @contextmanager
-def _outage(config: Config, say: Callable[[str], None]) -> Iterator[None]:
-    """What MLflow, its store or the way there raises becomes a line, and the only one about that store."""
+def _outage(config: Config, say: Callable[[str], None], folder: Path | None = None) -> Iterator[None]:
+    """What MLflow, its store or the way there raises becomes a line, and the only one about that store.
+
+    So does a fault of this side, such as a file that cannot be read, which is called by its name. What is not
+    among the runs, as the folders of a search, is not uploaded later.
+    """
     try:
         yield
     except Exception as error:
-        if _store(config) not in _told:
-            _told.add(_store(config))
-            reason = _masked(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
-            say(
-                f"MLflow at '{shown_uri(config)}': WARNING: {reason}; the work goes on, and the next retrain "
-                "uploads what is missing there"
+        local = _is_local(error)
+        if (_store(config), local) not in _told:
+            _told.add((_store(config), local))
+            where = (
+                "the upload to MLflow failed on this side" if local else f"MLflow at '{shown_uri(config)}'"
             )
+            reason = files.masked(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+            owed = folder is None or folder.is_relative_to(config.runs)
+            later = (
+                "the next retrain uploads what is missing there" if owed else "of this, MLflow lacks the rest"
+            )
+            say(f"{where}: WARNING: {reason}; the work goes on, and {later}")
+
+
+def _is_local(error: Exception) -> bool:
+    """Whether it is ours: of Python or of polars, and none of the network."""
+    package = type(error).__module__.partition(".")[0]
+    return package in ("builtins", "json", "polars") and not isinstance(error, ConnectionError | TimeoutError)
 
 
 def _store(config: Config) -> str:
     return f"{config.root.resolve()} {uri(config)}"
-
-
-def _masked(text: str) -> str:
-    """Without what stands before the '@' of its URIs, and without their queries, which may hold more."""
-    return re.sub(r"(://\S*?)\?\S+", r"\1?***", re.sub(r"://[^/\s]\S*@", "://***@", text))
 
 
 def _client(config: Config) -> Any:
@@ -216,24 +236,59 @@ def _begun(name: str) -> int | None:
         return None
 
 
+def _there(client: Any, runs: list[Path]) -> set[str]:
+    """Which of the runs MLflow has."""
+    known = [note for note in map(noted, runs) if note is not None]
+    if not known:
+        client.search_experiments(max_results=1)
+        return set()
+    ids = ", ".join(f"'{note['run_id']}'" for note in known)
+    experiments = sorted({note["experiment_id"] for note in known})
+    query = f"attributes.run_id IN ({ids})"
+    found = client.search_runs(experiments, query, run_view_type=ALL, max_results=len(known))
+    return {run.info.run_id for run in found}
+
+
+def _copied(run: Path) -> list[Path]:
+    """The files of a run folder that MLflow has copies of."""
+    names = (NOTE, model_registry.NOTE)
+    return [
+        path
+        for path in sorted(run.iterdir())
+        if path.suffix in COPIED and path.name[0] != "." and path.name not in names
+    ]
+
+
+def _bundles(config: Config, run: Path) -> list[Path]:
+    """The manifests of a run's bundles, the oldest first."""
+    return sorted(config.bundles.glob(f"{run.name}-*/manifest.json"), key=os.path.getmtime)
+
+
+def _seen(config: Config, run: Path) -> dict[str, list[int]]:
+    """Time, in nanoseconds, and size of all that an upload reads, by its place."""
+    read = [(path.name, path) for path in _copied(run)]
+    read += [(f"{path.parent.name}/{path.name}", path) for path in _bundles(config, run)]
+    return {name: [path.stat().st_mtime_ns, path.stat().st_size] for name, path in read}
+
+
 def _upload(config: Config, client: Any, run: Path, challenger: bool, say: Callable[[str], None]) -> None:
     """What is not as it was uploaded last, note last: each step adds nothing where it is done again."""
     known = _run(config, client, run, run.name)
     run_id = known["run_id"]
     if client.get_run(run_id).info.lifecycle_stage == "deleted":
         return  # somebody threw it away there
-    copied = [path for path in sorted(run.iterdir()) if path.suffix in COPIED and path.name[0] != "."]
-    digests = {path.name: _digest(path) for path in copied if path.name not in (NOTE, model_registry.NOTE)}
+    seen = _seen(config, run)  # before they are read: what changes meanwhile is read again
+    digests = {path.name: _digest(path) for path in _copied(run)}
     changed = [name for name, digest in digests.items() if known["uploaded"].get(name) != digest]
     mlflow_run.log_contents(client, known, run, set(changed))
     for name in changed:
         client.log_artifact(run_id, str(run / name))
-    for manifest in sorted(config.bundles.glob(f"{run.name}-*/manifest.json"), key=os.path.getmtime):
+    for manifest in _bundles(config, run):
         model_registry.register(config, client, run, run_id, manifest.parent, challenger, say)
     if changed:
         ended = max((run / name).stat().st_mtime for name in digests)
         client.set_terminated(run_id, "FINISHED", int(ended * 1000))
-        files.write_whole(run / NOTE, json.dumps(known | {"uploaded": digests}))
+    files.write_whole(run / NOTE, json.dumps(known | {"uploaded": digests, "seen": seen}))
 
 
 def _digest(path: Path) -> str:
@@ -245,7 +300,7 @@ def nest(config: Config, folder: Path, parent: Path, say: Callable[[str], None] 
     """Show a folder's run below that of another folder."""
     known, above = noted(folder), noted(parent)
     if known is not None and above is not None:
-        with _outage(config, say):
+        with _outage(config, say, folder):
             _client(config).set_tag(known["run_id"], "mlflow.parentRunId", above["run_id"])
 
 
@@ -255,7 +310,7 @@ def close(
     """End a folder's run as FINISHED, KILLED or FAILED, with the named ones of its files."""
     known = noted(folder)
     if known is not None:
-        with _outage(config, say):
+        with _outage(config, say, folder):
             client = _client(config)
             for name in names:
                 client.log_artifact(known["run_id"], str(folder / name))

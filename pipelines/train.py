@@ -92,7 +92,7 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         with files.alone(partial, "this very training"):
             name = _name(partial, key)
-            with tracking.live(config, partial, name, say) as tracked:
+            with tracking.Live(config, partial, name, say) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked, say)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
@@ -109,11 +109,11 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
 def lineage(prepared: Prepared, source: warm.Source | None) -> dict[str, Any]:
     """Where a run comes from."""
     return {
-        "source_query": prepared.source_query,
+        "source_query": files.masked(prepared.source_query),
         "fingerprint": prepared.fingerprint,
         "counts": prepared.counts,
         "prepared_key": prepared.key,
-        "settings": json.loads(prepared.settings),
+        "settings": files.masked(json.loads(prepared.settings)),
         "revision": tracking.git_revision(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "warm_from": source.run.name if source else None,
@@ -250,7 +250,8 @@ def _attempt(
     if config.warm.start and chosen.state is not None:
         warm.save(folder, {"validation": (judged, chosen.state), "test": (fold, learner.state(fitted))})
     (folder / "choice.json").write_text(json.dumps(choice._asdict(), indent=1))
-    (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    settings = files.masked(config.model_dump(mode="json"))
+    (folder / "config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))
     pl.DataFrame(chosen.history).write_parquet(folder / "history.parquet")
     pl.DataFrame(rows).write_parquet(folder / "fit.parquet")
     known: dict[str, Any] = {"weights_sha256": digest}

@@ -27,7 +27,9 @@ TRIALS = 20  # without --seconds and --trials
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # first ones, that the pruner lets pass
 FEWEST = 5  # trials that importances are computed from
 OUT_OF_TIME = "out of time"
-CODE = [f"pipelines/{name}.py" for name in ("train", "learner", "model", "judge", "folds")]
+CODE = [
+    f"pipelines/{name}.py" for name in ("tune", "search_space", "train", "learner", "model", "judge", "folds")
+]
 
 
 class OutOfTime(Exception):
@@ -74,7 +76,7 @@ def tune(
     with (
         files.alone(folder, "this very search"),
         _study(config, name) as study,
-        tracking.live(config, folder, f"tune-{name}", say),
+        tracking.Live(config, folder, f"tune-{name}", say),
     ):
         judge = Judge(
             folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
@@ -172,6 +174,8 @@ def _one_trial(search: Search) -> None:
     seen = _seen(study, trial.number)
     if outcome == trials.FINISHED:
         study.tell(trial, max(seen.values()))
+    elif outcome == OUT_OF_TIME:  # the clock's doing, not that of the settings: nothing to learn from
+        study.tell(trial, state=TrialState.FAIL)
     else:  # pruned for the sampler too: it learns to keep away, which it does not from failed ones
         study.tell(trial, state=TrialState.PRUNED)
     score = f", {select} {max(seen.values()):.4f} at epoch {_best_epoch(seen)}" if seen else ""
@@ -244,13 +248,13 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     def say(line: str) -> None:
         search.say(f"{label}: {line.removeprefix('train: ')}")
 
-    with tracking.live(config, folder, f"trial-{trial.number}", search.say) as tracked:
+    with tracking.Live(config, folder, f"trial-{trial.number}", search.say) as tracked:
         tracking.nest(config, folder, search.folder, search.say)
 
         def record(row: dict[str, Any], epoch: int) -> None:
             tracked.metrics(row, epoch)
             trial.report(row[metric], epoch)
-            if time.monotonic() > search.deadline:
+            if time.monotonic() > search.deadline and _goes_on(config, _seen(search.study, trial.number)):
                 raise OutOfTime
             if trial.should_prune() and not base:
                 raise optuna.TrialPruned
@@ -258,6 +262,12 @@ def _train(search: Search, trial: Trial, label: str) -> None:
         if config.spectral not in search.spectral:
             search.spectral[config.spectral] = choose_spectral(config, search.judge, say)
         choose_epochs(config, search.judge, search.spectral[config.spectral], record, say)
+
+
+def _goes_on(config: Config, seen: dict[int, float]) -> bool:
+    """Whether epochs are left to a trial, as choose_epochs has it."""
+    last = max(seen)
+    return last < config.train.max_epochs and last - _best_epoch(seen) < config.train.patience
 
 
 def _trial_folder(search: Search, number: int) -> Path:

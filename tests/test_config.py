@@ -168,6 +168,9 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         load_config(written(tmp_path, 'root = "out"'))
     with pytest.raises(InputError, match=r"split.kind = 'time' needs source.time"):
         load_config(written(tmp_path, GOOD.replace('time = "at"', "")))
+    timeless = written(tmp_path, GOOD.replace('time = "at"', 'split = "part"'))
+    with pytest.raises(InputError, match=r"contracts.max_age_hours needs source.time"):
+        load_config(timeless, ["split.kind=predefined", "contracts.max_age_hours=24"])
     table = GOOD.replace('files = "log.parquet"', 'table = "sales"')
     with pytest.raises(InputError, match=r"table needs database"):
         load_config(written(tmp_path, table))

@@ -111,10 +111,10 @@ def test_all_three_run_a_retrain_that_the_command_line_accepts(dag: dict[str, An
     [
         (0, None),
         (1, "failed"),
-        (2, "failed"),
+        (2, "bad configuration or input"),
         (3, "bad data"),
         (4, "not promoted"),
-        (5, "failed"),
+        (5, "another retrain is at work"),
         (143, "failed"),
     ],
 )

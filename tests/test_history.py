@@ -12,7 +12,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from shop import failed, recsys
+from shop import Shop, failed, recsys
 from small_log import LOG, config_of, write
 
 from pipelines import history
@@ -149,12 +149,12 @@ def other_database(path: Path) -> None:
         con.execute("create table sales (id integer)")
 
 
-def other_layout(path: Path) -> None:
+def other_runs(path: Path) -> None:
     with duckdb.connect(path) as con:
-        con.execute("alter table runs rename column low to lower")
+        con.execute("create or replace table runs (athlete varchar, minutes double)")
 
 
-@pytest.mark.parametrize("damage", [text, zeros, folder, other_database, other_layout])
+@pytest.mark.parametrize("damage", [text, zeros, folder, other_database, other_runs])
 def test_a_history_that_is_damaged_or_of_something_else_is_refused_by_name(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
@@ -168,6 +168,33 @@ def test_a_history_that_is_damaged_or_of_something_else_is_refused_by_name(
     assert before is None or config.history.read_bytes() == before, "it is left as it was"
     config.history.rename(tmp_path / "away")
     assert history.begin(config) == 1
+
+
+def test_columns_that_a_version_lacks_are_added_and_those_it_does_not_know_stay(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    number = history.begin(config, "abc")
+    accepted(config, number, "f", 7)
+    history.ended(config, number, "promoted", detail="older")
+    with duckdb.connect(config.history) as con:
+        con.execute("alter table runs drop column revision")
+        con.execute("alter table runs add column mood varchar default 'good'")
+        con.execute("alter table measures drop column most")
+        con.execute("alter table measures add column unit varchar")
+    (run,) = history.past(config, 5)  # a reader changes nothing
+    assert (run.detail, run.revision) == ("older", None)
+    assert [one.most for one in history.past_measures(config, 5)] == [None, None]
+    number = history.begin(config, "def")
+    accepted(config, number, "g", 8)
+    history.ended(config, number, "unchanged")
+    assert [run.revision for run in history.past(config, 5)] == ["def", None]
+    assert [one.most for one in history.past_measures(config, 1)] == [0.3, 2.0]
+    with duckdb.connect(config.history) as con:
+        assert con.execute("select mood from runs").fetchall() == [("good",), ("good",)]
+
+
+def test_a_retrain_notes_the_revision_of_its_code(shop: Shop) -> None:
+    (run,) = history.past(shop.config, 1)
+    assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", str(run.revision))
 
 
 def test_a_history_taken_away_while_a_run_goes_on_begins_anew_with_it(tmp_path: Path) -> None:

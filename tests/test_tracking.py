@@ -124,7 +124,7 @@ def outage(shop: Shop, tmp_path_factory: pytest.TempPathFactory, mlflow_template
     shutil.copy(mlflow_template, folder / "mlflow.db")
     down = forgotten(shop, folder / "shop", f"http://anna:hush@127.0.0.1:{port}")
     said: list[str] = []
-    with tracking.live(down.config, down.run, down.run.name, said.append) as live:
+    with tracking.Live(down.config, down.run, down.run.name, said.append) as live:
         live.metrics({"epoch": 1, "at_ms": 1, "loss": 0.5}, 1)
         live.metrics({"epoch": 2, "at_ms": 2, "loss": 0.4}, 2)
     answers = [
@@ -325,6 +325,39 @@ def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop)
     assert said == []
 
 
+def test_a_run_whose_files_are_unchanged_is_not_read_again(own_shop: Shop) -> None:
+    client, config = client_of(own_shop.config), own_shop.config
+    run_id = run_of(config, own_shop.run).info.run_id
+    assert tracking.upload_all(config)
+    client.update_run(run_id, status="RUNNING")  # an upload would end it
+    left = config.root / ".mlflow-killed"
+    (left / "model").mkdir(parents=True)
+    assert tracking.upload_all(config)
+    assert not left.exists()
+    assert client.get_run(run_id).info.status == "RUNNING"
+    (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
+    assert tracking.upload_all(config)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert client.get_run(run_id).data.tags["verdict"] == "pass"
+
+
+def test_epochs_without_a_time_are_as_old_as_their_file(own_shop: Shop) -> None:
+    path, said = own_shop.run / "history.parquet", list[str]()
+    pl.read_parquet(path).drop("at_ms").with_columns(odd=pl.col("loss") * 2).write_parquet(path)
+    assert tracking.upload_all(own_shop.config, said.append), said
+    run_id = run_of(own_shop.config, own_shop.run).info.run_id
+    logged = client_of(own_shop.config).get_metric_history(run_id, "odd")
+    assert {metric.timestamp for metric in logged} == {int(path.stat().st_mtime * 1000)}
+
+
+def test_a_fault_of_this_side_is_not_called_an_outage(own_shop: Shop) -> None:
+    said = list[str]()
+    (own_shop.run / "choice.json").write_text("{")
+    assert not tracking.upload_all(own_shop.config, said.append)
+    (warning,) = said
+    assert warning.startswith("the upload to MLflow failed on this side: WARNING: JSONDecodeError: ")
+
+
 def test_books_that_were_lost_are_filled_again(own_shop: Shop, mlflow_template: Path) -> None:
     before, was = counts(own_shop.config), run_of(own_shop.config, own_shop.run).info.run_id
     other = own_shop.config.root / "other.db"
@@ -379,7 +412,7 @@ def test_a_training_is_shown_while_it_lasts_and_goes_on_in_the_same_run(
     client = client_of(own_shop.config)
     run_ids = set()
     for error, status in ((KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")):
-        with suppress(error), tracking.live(own_shop.config, tmp_path, "a run") as live:
+        with suppress(error), tracking.Live(own_shop.config, tmp_path, "a run") as live:
             known = tracking.noted(tmp_path)
             assert known is not None
             run_ids.add(known["run_id"])
@@ -401,7 +434,7 @@ def test_books_that_break_in_the_middle_of_a_training_are_one_warning(
     path, said = tmp_path / "mlflow.db", list[str]()
     shutil.copy(mlflow_template, path)
     config = with_uri(own_shop.config, f"sqlite:///{path}")
-    with suppress(ZeroDivisionError), tracking.live(config, tmp_path, "a run", said.append) as live:
+    with suppress(ZeroDivisionError), tracking.Live(config, tmp_path, "a run", said.append) as live:
         live.metrics({"at_ms": 1, "loss": 2.0}, 1)
         assert said == []
         path.write_bytes(b"no database" * 1000)
@@ -451,7 +484,7 @@ def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(outage: Outage, u
     assert (there.runs, there.versions, there.models, there.inputs) == (1 + len(STAGES), 1, 1, 1)
     assert tracking.upload_all(config, said.append)
     noted = run / "mlflow.json"
-    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}}))
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}, "seen": {}}))
     assert tracking.upload_all(config, said.append)
     assert counts(config) == there
     assert len(said) == 1
@@ -495,7 +528,7 @@ def test_mlflow_serves_the_champion_over_http(outage: Outage, tmp_path: Path) ->
 )
 def test_a_uri_that_cannot_work_is_a_warning(own_shop: Shop, uri: str, words: str) -> None:
     config, said = with_uri(own_shop.config, uri), list[str]()
-    with tracking.live(config, own_shop.run, "a run", said.append) as live:
+    with tracking.Live(config, own_shop.run, "a run", said.append) as live:
         live.metrics({"at_ms": 1, "loss": 1.0}, 1)
     assert not tracking.upload(config, own_shop.run, said.append)
     assert not tracking.upload_all(config, said.append)
@@ -554,6 +587,10 @@ def test_a_password_is_nowhere_but_in_the_config(
     """SQLite ignores what it does not know of a URI's query, such as a password."""
     monkeypatch.chdir(tmp_path)  # MLflow makes a folder of that URI's name where it runs
     uri = f"sqlite:///file:{own_shop.config.root}/mlflow.db?uri=true&password=hush"
+    log = own_shop.config.source.files
+    query = f"select * from '{log}' where 'host=h password=hush' <> 'https://anna:hush@h/'"
+    text = own_shop.config_file.read_text(encoding="utf-8")
+    own_shop.config_file.write_text(text.replace(f'files = "{log}"', f"query = {json.dumps(query)}"))
     ran = recsys(
         "retrain", "--config", own_shop.config_file, "--set", f"tracking.uri={uri}",
         "--set", "train.max_epochs=1", "--set", f"root={own_shop.config.root}",

@@ -17,11 +17,14 @@ import duckdb
 import mlflow
 import polars as pl
 import pytest
+import torch
 from rich.console import Console
 from shop import failed, recsys, write_config
 
-from pipelines import trials
+from pipelines import trials, tune
 from pipelines.config import load_config
+from pipelines.folds import load_fold
+from pipelines.judge import Judge
 from pipelines.search_space import Setting, read_space
 
 BAD = 1e-6  # a learning rate that learns nothing
@@ -163,7 +166,8 @@ def test_where_mlflow_is_out_of_reach_the_search_goes_on(bench: Callable[..., Be
     shop = bench()
     code, _, err = shop.tune("--trials", "2", "--set", "tracking.uri=http://127.0.0.1:9")
     assert code == 0, err
-    assert err.count("WARNING") == 1
+    (warning,) = (line for line in err.splitlines() if "WARNING" in line)
+    assert "retrain" not in warning, "which uploads runs, and no trials"
     assert [row["outcome"] for row in shop.rows()] == ["finished", "finished"]
 
 
@@ -203,6 +207,33 @@ def test_seconds_end_a_trial_that_would_not_end(bench: Callable[..., Bench]) -> 
     assert shop.runs()["trial-0"].info.status == "KILLED"
     failed(shop.tune("--seconds", "6"), 2, "no trial")
     assert [row["base"] for row in shop.rows()] == ["True", "True"]  # it is tried again, before any other
+
+
+@pytest.mark.parametrize(("max_epochs", "outcome"), [(1, "finished"), (2, "out of time")])
+def test_a_trial_whose_last_epoch_ends_late_has_finished(
+    bench: Callable[..., Bench], max_epochs: int, outcome: str
+) -> None:
+    shop = bench(max_epochs=max_epochs)
+    config = load_config(shop.config)
+    folder = config.root / "tune" / "late"
+    folder.mkdir(parents=True)
+    judge = Judge(load_fold(config, "validation", True), torch.device("cpu"), config.evaluate)
+    with tune._study(config, "late") as study:
+        search = tune.Search(
+            config, read_space(shop.space), study, folder, judge, 0.0, {}, list[str]().append
+        )
+        tune._take_up(search)
+        tune._one_trial(search)  # the clock is past 0
+        assert [row.outcome for row in tune.rows(study)] == [outcome]
+        states = [trial.state.name for trial in study.get_trials()]
+        assert states == (["COMPLETE"] if outcome == "finished" else ["FAIL", "WAITING"])
+
+
+def test_patience_ends_a_trial_too(bench: Callable[..., Bench]) -> None:
+    config = load_config(bench(max_epochs=9, patience=2).config)
+    assert tune._goes_on(config, {1: 0.1, 2: 0.3, 3: 0.2})
+    assert not tune._goes_on(config, {1: 0.3, 2: 0.3, 3: 0.2})
+    assert not tune._goes_on(config, {9: 0.3})
 
 
 def test_seconds_end_a_search_that_would_not_end(bench: Callable[..., Bench]) -> None:
