@@ -15,6 +15,7 @@ from pipelines import figures, files
 from pipelines.config import InputError
 from pipelines.evidence import read_examples
 from pipelines.figures import Drawing, Lead
+from pipelines.files import flat
 from pipelines.slices import Estimate, Slicing, slicings
 
 NAME, TEMPLATE = "report.html", "report.html.jinja"
@@ -48,7 +49,7 @@ def write(run: Path) -> Path:
 
 def page(run: Path) -> str:
     """The whole page; what is not in the folder is said to be missing."""
-    read = {name: files.read_json(run / f"{name}.json") for name in JSON}
+    read = {name: files.masked(files.read_json(run / f"{name}.json")) for name in JSON}
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
@@ -166,14 +167,6 @@ def last_epoch(history: pl.DataFrame | None) -> list[tuple[str, float]]:
         return []
     last = history.row(-1, named=True)
     return [(words, last[column]) for words, column in OF_MINING.items() if last.get(column) is not None]
-
-
-def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
-    found: dict[str, Any] = {}
-    for key, value in section.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def plain(value: Any) -> str:
