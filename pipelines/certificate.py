@@ -86,13 +86,16 @@ class Statement(NamedTuple):
 
 
 def certify_tables(config: Config) -> list[Statement]:
-    """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold."""
+    """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold.
+
+    Whether mining goes by availability is the configuration's to say: model.as_trained gives a run's own.
+    """
     counts = prepare.stored(config).counts
     with prepare.opened(config) as con:
         con.execute("set memory_limit = ?", [config.prepare.memory_limit])
         core = config.split.min_users_per_item, config.split.min_items_per_user
         con.execute("set variable has_core = ?", [core != (1, 1)])
-        return _all_hold([_of_tables(con, name, config.split.kind, counts) for name in TABLES])
+        return _all_hold([_of_tables(con, name, config, counts) for name in TABLES])
 
 
 def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> list[Statement]:
@@ -128,12 +131,17 @@ def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
     return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
 
 
+def whole(result: dict[str, Any]) -> bool:
+    """Is every statement in it, and none that does not hold?"""
+    statements = result.get("certificate") or []
+    names = [one["name"] for one in statements]
+    return names == [*TABLES, *RUN] and all(one["holds"] is not False for one in statements)
+
+
 def lines(result: dict[str, Any]) -> list[str]:
     """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
     statements = result.get("certificate") or []
-    if [one["name"] for one in statements] != [*TABLES, *RUN] or any(
-        one["holds"] is False for one in statements
-    ):
+    if not whole(result):
         raise InputError("these results have no leakage certificate: run evaluate again")
     held = [one["name"] for one in statements if one["holds"]]
     not_claimed = [f"not claimed: {one['name']}: {one['evidence']}" for one in statements if not one["holds"]]
@@ -153,10 +161,12 @@ def _rows(offending: list[dict[str, Any]]) -> str:
     return f", the first: {', '.join(shown)}" if shown else ""
 
 
-def _of_tables(con: duckdb.DuckDBPyConnection, name: str, split: str, counts: dict[str, int]) -> Statement:
+def _of_tables(
+    con: duckdb.DuckDBPyConnection, name: str, config: Config, counts: dict[str, int]
+) -> Statement:
     text = (prepare.SQL / "certificate" / f"{name}.sql").read_text(encoding="utf-8")
     says = text.splitlines()[1].removeprefix("-- Holds: ")
-    if name == "times" and split != "time":
+    if name == "times" and config.split.kind != "time":
         return Statement(name, says, None, _leaks(con), [])
     found = con.execute(f"{text}\nlimit {SHOWN}")
     columns = [column[0] for column in found.description or []]
@@ -171,6 +181,10 @@ def _of_tables(con: duckdb.DuckDBPyConnection, name: str, split: str, counts: di
     for fold in FOLDS:
         known = {key.removeprefix(f"{fold}."): n for key, n in counts.items() if key.startswith(f"{fold}.")}
         figures.append(f"{fold} {TABLES[name].format(**{'mined_triplets': 0} | known)}")
+    if name == "availability" and config.mining.availability != "first_and_last":
+        respected = config.mining.availability == "first"
+        figures.insert(0, f"{'from first seen only' if respected else 'not'} respected by mining")
+        return Statement(name, says, respected or None, "; ".join(figures), [])
     return Statement(name, says, True, "; ".join(figures), [])
 
 
@@ -214,7 +228,7 @@ def _fitted(config: Config, done: dict[str, Any], fold: Fold) -> Statement:
 
 def _warm_start(config: Config, done: dict[str, Any]) -> Statement:
     """Along the chain of runs, each of which started from the one before."""
-    starts, late, chain = folds.window_starts(config), [], []
+    starts, late, chain, unknown = folds.window_starts(config), [], [], []
     source = done.get("warm_from")
     while source is not None:
         before = files.read_json(config.runs / source["run"] / "train.json") or {}
@@ -226,8 +240,11 @@ def _warm_start(config: Config, done: dict[str, Any]) -> Statement:
             if name in until and until[name] >= start
         ]
         chain.append(f"{source['run']}, fitted until {_utc(until['test'])}")
+        if "latest" not in before:
+            unknown.append(f"{source['run']} does not say what it was fitted on, or is gone")
         source = before.get("warm_from")
-    return _statement("warm_start", "; ".join(chain) or "from nothing", late)
+    found = _statement("warm_start", "; ".join(chain + unknown) or "from nothing", late)
+    return found if late or not unknown else found._replace(holds=None)
 
 
 def _utc(seconds: int) -> str:
@@ -243,7 +260,7 @@ def _additions(
     if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
         evidence = f"the spectrum is of {done['device']}, whose random numbers {device} has not"
         return Statement("additions", RUN["additions"], None, evidence, [])
-    added = model.additions(config, sampling.to_device(fit, device), choice)
+    added = model.additions(model.as_trained(config, run), sampling.to_device(fit, device), choice)
     expected = _distances(learned)
     for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
         expected += weight * _distances(spaces.euclidean_vectors(space))

@@ -17,13 +17,16 @@ from pipelines import certificate, evidence, files, folds, plots, prepare, progr
 from pipelines.config import Config, InputError
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
-from pipelines.model import Choice, load, popularity_vectors, spectral_vectors
+from pipelines.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.train import choose_device, run_fold
 from pipelines.tuning import search_words, searched
-from recsys.bundle import read_manifest
+from recsys.bundle import Manifest, read_manifest
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
 
+CODE = [f"pipelines/{name}.py" for name in ("evaluate", "evidence", "judge", "model", "plots", "folds")]
+CODE += [f"pipelines/{name}.py" for name in ("export", "tuning", "certificate")]
+CODE += ["sql/certificate/*.sql", "recsys/*.py", "serving/recommender.py"]
 SERVED_WITHIN = 0.01
 BOOTSTRAP_VALUES = 2**23
 
@@ -32,22 +35,20 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     """What metrics.json holds; written with per_user.parquet and plots into the run's folder, or found there.
 
     `served` asks the exported bundle as a shop would, one user after the other. Raises DataError before any
-    of it if a statement of the leakage certificate does not hold.
+    of it if a statement of the leakage certificate does not hold; for results found there the tables alone
+    are asked again.
     """
-    certified = certificate.certify_tables(config)
+    trained = as_trained(config, run)
+    certified = certificate.certify_tables(trained)
     bundle_folder = stage(config, run, say)
-    fold = run_fold(config, run)
-    certified += certificate.certify_run(config, run, fold, bundle_folder)
     manifest = read_manifest(bundle_folder)
-    path = run / "metrics.json"
-    settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
-    code = [f"pipelines/{name}.py" for name in ("evaluate", "evidence", "judge", "model", "plots")]
-    code += ["pipelines/certificate.py", "sql/certificate/*.sql"]
-    key = files.digest(settings, "recsys/*.py", "serving/recommender.py", *code)
+    path, key = run / "metrics.json", _key(config, run, manifest)
     found = files.read_json(path)
-    if found is not None and found["key"] == key and found.get("certificate"):
+    if found is not None and found["key"] == key and certificate.whole(found):
         say(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
+    fold = run_fold(config, run)
+    certified += certificate.certify_run(config, run, fold, bundle_folder)
     judge = Judge(fold, choose_device(config.train.device), config.evaluate)
     data = judge.data
     choice = Choice(**json.loads((run / "choice.json").read_text()))
@@ -57,7 +58,7 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
         "model": judge.rank(model),
         "served": served(recommender, fold.user_ids, fold.item_ids, judge, config.evaluate.exclude_seen),
         "learned": judge.rank(learned),
-        "spectral": judge.rank(spectral_vectors(config, data, choice)),
+        "spectral": judge.rank(spectral_vectors(trained, data, choice)),
         "popularity": judge.rank(popularity_vectors(data)),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
@@ -99,6 +100,14 @@ def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.sa
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
+
+
+def _key(config: Config, run: Path, manifest: Manifest) -> str:
+    """Of all that the results, and what is certified of the run and its bundle, depend on."""
+    settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
+    settings += prepare.stored(config).key
+    settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
+    return files.digest(settings, *CODE)
 
 
 def served(

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pipelines import files
+from pipelines import files, folds
 from pipelines.config import Config
 from pipelines.export import attributes_of
 from pipelines.folds import Fold, Ids
@@ -25,7 +25,6 @@ BINS = 60
 MAPPED = 5_000  # items of the map
 VALUES = 9  # of the attribute that colours it
 EXAMPLES = 3
-SECONDS_PER_DAY = 86_400
 
 
 class Example(NamedTuple):
@@ -47,7 +46,7 @@ def write(
     recommender: Recommender,
 ) -> None:
     """targets.parquet, map.parquet, distances.json and examples.json, into the run's folder."""
-    targets(fold, judge, ranked, config.split.validation_days).write_parquet(run / "targets.parquet")
+    targets(fold, judge, ranked, folds.newcomers(config, fold)).write_parquet(run / "targets.parquet")
     attribute = config.items.attributes[0] if config.items and config.items.attributes else None
     points, about = item_map(model[1].cpu().numpy(), fold, attribute)
     points.write_parquet(run / "map.parquet", metadata=about)
@@ -56,24 +55,25 @@ def write(
     files.write_whole(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
 
 
-def targets(fold: Fold, judge: Judge, ranked: dict[str, NDArray[np.int32]], new_days: float) -> pl.DataFrame:
+def targets(
+    fold: Fold,
+    judge: Judge,
+    ranked: dict[str, NDArray[np.int32]],
+    new: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None,
+) -> pl.DataFrame:
     """Grain: one row per target of the judged users.
 
     rank and popularity_rank: its place in the model's list and in popularity's, 1 is the first, NULL beyond
     max(ks). item_count: its fitted users; item_decile: 1, the tenth of the catalogue with the fewest, to 10,
-    items with as many users together. user_count: the user's fitted items. New is what was first seen in the
-    last `new_days` of what was fitted; of a user each item's last event counts. event_at: of the last event
-    in the window. NULL, all three, in a log without times.
+    items with as many users together. user_count: the user's fitted items. New, users (U,) and items (I,):
+    as folds.newcomers says, NULL where it says nothing. event_at: of the last event in the window, NULL in a
+    log without times.
     """
     fit, offsets = fold.fit, fold.target_offsets
     user = np.repeat(np.arange(fit.n_users), np.diff(offsets))  # (T,)
     item, counts = fold.target_items, fit.item_counts()
     deciles = np.ceil(10 * rankdata(counts) / fit.n_items).astype(int)  # (I,)
-    first_item, last_item = fit.spans()
-    first_user = np.full(fit.n_users, np.iinfo(np.int64).max)
-    np.minimum.at(first_user, fit.user, fit.time)
-    end = int(last_item.max())
-    since = end - int(new_days * SECONDS_PER_DAY)
+    new_users, new_items = new or (None, None)
     timed = bool(fit.time.any())
     return pl.DataFrame(
         {
@@ -83,9 +83,9 @@ def targets(fold: Fold, judge: Judge, ranked: dict[str, NDArray[np.int32]], new_
             "popularity_rank": _ranks(judge, ranked["popularity"], user, item),
             "item_count": counts[item],
             "item_decile": deciles[item],
-            "item_is_new": first_item[item] > since if timed else [None] * len(item),
+            "item_is_new": None if new_items is None else new_items[item],
             "user_count": np.diff(fit.offsets())[user],
-            "user_is_new": first_user[user] > since if timed else [None] * len(item),
+            "user_is_new": None if new_users is None else new_users[user],
             "event_at": fold.target_times if timed else [None] * len(item),
         },
         schema_overrides={"item_is_new": pl.Boolean, "user_is_new": pl.Boolean, "event_at": pl.Int64},

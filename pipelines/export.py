@@ -25,7 +25,7 @@ COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # of an ite
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    code = ["pipelines/export.py", "pipelines/tuning.py"]
+    code = [f"pipelines/{name}.py" for name in ("export", "tuning", "folds")]
     code += [f"recsys/{name}.py" for name in ("attributes", "bundle", "ids", "index", "fold_in")]
     return config.bundles / f"{run.name}-{files.digest(settings, *code)[:6]}"
 

@@ -52,13 +52,22 @@ class Drawing(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """A row of the forest plot: a difference with its interval; `bound`: what it must not fall below."""
+    """A row of the forest plot: a difference with its interval, of such confidence.
+
+    bound: what `least`, the one-sided end of the same confidence, must not fall below.
+    """
 
     name: str
     value: float
     low: float
     high: float
     bound: float | None = None
+    least: float | None = None
+    confidence: float = 0.95
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.confidence:.4g} %"
 
 
 def drawn(
@@ -94,6 +103,8 @@ def forest(leads: Sequence[Lead], metric: str) -> Drawing:
             axes.plot(lead.value, row, marker="o", color=MODEL)
             if lead.bound is not None:
                 axes.plot([lead.bound] * 2, [row - 0.3, row + 0.3], color=OTHER, linestyle="--")
+            if lead.least is not None:
+                axes.plot(lead.least, row, marker="|", markersize=11, markeredgewidth=2, color=MODEL)
         axes.set_yticks(range(len(leads)), [f"run − {lead.name}" for lead in leads])
         axes.set_ylim(len(leads) - 0.5, -0.5)
         axes.set_xlabel(f"{metric}, difference user by user")
@@ -101,10 +112,16 @@ def forest(leads: Sequence[Lead], metric: str) -> Drawing:
         axes.locator_params(axis="x", nbins=6)
 
     words = "; ".join(
-        f"minus {lead.name} {lead.value:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]" for lead in leads
+        f"minus {lead.name} {lead.value:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}], {lead.percent}"
+        + ("" if lead.least is None else f", at least {lead.least:+.4f}")
+        for lead in leads
     )
-    bounded = any(lead.bound is not None for lead in leads)
-    title = "The run's lead, with 95 % intervals" + (" (dashed: what may be lost)" if bounded else "")
+    title = "The run's lead, with its intervals: " + ", ".join(
+        f"{percent} ({', '.join(lead.name for lead in leads if lead.percent == percent)})"
+        for percent in dict.fromkeys(lead.percent for lead in leads)
+    )
+    if any(lead.least is not None for lead in leads):
+        title += "; tick: the one-sided least, dashed: what may be lost"
     return drawn("forest", title, words, draw, (WIDTH, 0.9 + 0.38 * len(leads)))
 
 

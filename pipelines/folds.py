@@ -18,6 +18,19 @@ from recsys.interactions import Interactions
 FoldName = Literal["validation", "test"]
 Ids = NDArray[np.int64] | list[str]
 
+NEW_USERS = """
+select users."user" as number
+from users
+inner join user_parts on users.user_id = user_parts.user_id
+where users.fold = $fold and user_parts.train_items = 0
+"""
+NEW_ITEMS = """
+select items.item as number
+from items
+anti join item_parts on items.item_id = item_parts.item_id and item_parts.part = 'train'
+where items.fold = $fold
+"""
+
 
 class Fold(NamedTuple):
     """One fold as arrays; the position of an id is its internal number, and ids ascend."""
@@ -91,6 +104,17 @@ def window_starts(config: Config) -> dict[FoldName, int]:
     assert row is not None
     starts: dict[FoldName, float | None] = {"validation": row[0], "test": row[1]}
     return {name: int(start) for name, start in starts.items() if start is not None}
+
+
+def newcomers(config: Config, fold: Fold) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """(U,) and (I,) of the test fold: without any event before the validation window; None unless by time."""
+    if config.split.kind != "time":
+        return None
+    found = np.zeros(fold.fit.n_users, bool), np.zeros(fold.fit.n_items, bool)
+    with opened(config) as con:
+        for is_new, query in zip(found, (NEW_USERS, NEW_ITEMS), strict=True):
+            is_new[np.array(_rows(con, "test", query)["number"], np.int64)] = True
+    return found
 
 
 def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:

@@ -40,6 +40,7 @@ class Verdict(NamedTuple):
     champion: str | None  # None: the first release
     metric: str
     margin: float
+    alpha: float  # of the comparison's bounds
     comparison: Comparison | None  # None: nothing to compare with
     guardrails: list[Guardrail]
     reasons: list[str]  # why it is not promoted; none if it is
@@ -255,7 +256,7 @@ def _k(config: Config) -> int:
 
 def _verdict(config: Config, key: str, challenger: str, champion: str | None) -> Verdict:
     metric, margin = config.gate_metric, config.gate.margin
-    return Verdict(key, "pass", challenger, champion, metric, margin, None, [], [], [])
+    return Verdict(key, "pass", challenger, champion, metric, margin, config.gate.alpha, None, [], [], [])
 
 
 def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from jinja2 import Environment, FileSystemLoader, Undefined
 
-from pipelines import figures, files
+from pipelines import certificate, figures, files
 from pipelines.config import InputError
 from pipelines.evidence import read_examples
 from pipelines.figures import Drawing, Lead
@@ -53,6 +53,7 @@ def page(run: Path) -> str:
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
+    certified = metrics if metrics is not None and certificate.whole(metrics) else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -65,9 +66,10 @@ def page(run: Path) -> str:
         | {
             "headline": headline(read["gate"]),
             "select": select,
-            "forest": forest(read["gate"], metrics, select),
-            "results": list(results(metrics)),
-            "sliced": list(sliced(run, metrics, select)),
+            "forest": forest(read["gate"], certified, select),
+            "certified": certified is not None,
+            "results": list(results(certified)),
+            "sliced": list(sliced(run, certified, select)),
             "curves": list(curves(history, read["choice"], select)),
             "mining": list(mining(history)),
             "last_epoch": last_epoch(history),
@@ -97,12 +99,15 @@ def headline(gate: dict[str, Any] | None) -> str:
 
 def forest(gate: dict[str, Any] | None, metrics: dict[str, Any] | None, select: str) -> Drawing | None:
     """The lead over the champion and over the baselines, as far as they were measured by one metric."""
+    if metrics is None:
+        return None
     leads = []
     found = gate and gate.get("comparison")
     if gate and found and gate["metric"] == select:
         bound = -gate["margin"] * found["champion"]
-        leads.append(Lead("champion", found["difference"], found["low"], found["high"], bound))
-    for system, paired in (metrics or {}).get("model_minus", {}).items():
+        ends = found["low"], found["high"], bound, found["least"]
+        leads.append(Lead("champion", found["difference"], *ends, 1 - gate.get("alpha", 0.05)))
+    for system, paired in metrics.get("model_minus", {}).items():
         leads.append(Lead(system, *paired[select]))
     return figures.forest(leads, select) if leads else None
 

@@ -40,6 +40,20 @@ class Additions(NamedTuple):
     trend: Space
 
 
+def as_trained(config: Config, run: Path) -> Config:
+    """The configuration, but with the run's own values of what its additions and its mining went by."""
+    own = json.loads((run / "config.json").read_text())
+    half_life = {"trend_half_life_days": own["train"]["trend_half_life_days"]}
+    mining = {"availability": own["mining"]["availability"]}
+    return config.model_copy(
+        update={
+            "seed": own["seed"],
+            "train": config.train.model_copy(update=half_life),
+            "mining": config.mining.model_copy(update=mining),
+        }
+    )
+
+
 def additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
     """Both, fitted on the data."""
     trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)

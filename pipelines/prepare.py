@@ -78,7 +78,6 @@ TEMPORARY = {  # what is not kept in the file
     "item_events": "table",
     "part_pairs": "table",
     "fitted_pairs": "view",
-    "user_parts": "table",
     "fitted_users": "view",
     "sales": "table",
 }

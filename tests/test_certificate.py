@@ -128,6 +128,7 @@ def files_of(shop: Shop) -> dict[str, bytes]:
 
 def refused(shop: Shop, *names: str) -> str:
     """evaluate stops with exit code 3 by exactly these statements; nothing is printed, nothing written."""
+    (shop.run / "metrics.json").unlink(missing_ok=True)  # else the tables alone are asked again
     before = files_of(shop)
     ran = recsys("evaluate", "--config", shop.config_file)
     failed(ran, 3, "certificate: nothing is scored")
@@ -303,6 +304,65 @@ def test_a_warm_start_from_what_has_seen_the_windows_is_caught(own_shop: Shop) -
         start(test, validation)
         message = refused(own_shop, "warm_start")
         assert f"Offending rows: 1, the first: {{run = before, fold = {fold}" in message
+
+
+@pytest.mark.parametrize("cut", ["gone", "silent"])
+def test_a_chain_of_warm_starts_that_cannot_be_followed_is_not_claimed(own_shop: Shop, cut: str) -> None:
+    if cut == "silent":
+        (own_shop.config.runs / "before").mkdir()
+        (own_shop.config.runs / "before" / "train.json").write_text("{}")
+    until = (TEST_START - timedelta(days=1)).replace(tzinfo=UTC).isoformat()
+    warm = {"run": "before", "fitted_until": until}
+    change(own_shop.run / "train.json", lambda done: done | {"warm_from": warm})
+    assert recsys("evaluate", "--config", own_shop.config_file, "--run", own_shop.run.name).code == 0
+    found = certified(own_shop.run)["warm_start"]
+    assert found["holds"] is None
+    assert found["evidence"].endswith("before does not say what it was fitted on, or is gone")
+
+
+def test_what_a_run_added_is_checked_by_the_runs_own_settings(own_shop: Shop) -> None:
+    before = certified(own_shop.run), json.loads((own_shop.run / "metrics.json").read_text())
+    changes = ("--set", "train.trend_half_life_days=300", "--set", "seed=7")
+    changes += ("--set", "mining.availability=none")
+    ran = recsys("evaluate", "--config", own_shop.config_file, "--run", own_shop.run.name, *changes)
+    assert ran.code == 0, ran.err
+    after = json.loads((own_shop.run / "metrics.json").read_text())
+    assert after["key"] != before[1]["key"]
+    assert after["test"]["spectral"] == before[1]["test"]["spectral"]
+    assert certified(own_shop.run) == before[0]
+
+
+def test_reused_results_ask_the_tables_again_and_not_the_run(own_shop: Shop) -> None:
+    (own_shop.run / "model.pt").write_bytes(b"")  # which certify_run would read
+    ran = recsys("evaluate", "--config", own_shop.config_file)
+    assert ran.code == 0, ran.err
+    assert "is of this bundle: reused" in ran.err
+    with duckdb.connect(own_shop.config.database) as con:
+        con.execute(
+            "update items set first_at = first_at - interval 1 second where fold = 'test' and item = 7"
+        )
+    failed(recsys("evaluate", "--config", own_shop.config_file), 3, "availability (")
+
+
+@pytest.mark.parametrize(
+    ("availability", "holds", "words"),
+    [
+        ("none", None, "not respected by mining; validation 3 items; "),
+        ("first", True, "from first seen only respected by mining; "),
+        ("first_and_last", True, "validation 3 items; "),
+    ],
+)
+def test_availability_is_certified_as_mining_goes_by_it(
+    tmp_path: Path, availability: str, holds: bool | None, words: str
+) -> None:
+    config = config_of(tmp_path, mining={"availability": availability})
+    found = statements(config)["availability"]
+    assert found.holds is holds
+    assert found.evidence.startswith(words)
+    with duckdb.connect(config.database) as con:
+        con.execute("update items set first_at = first_at - interval 1 second where fold = 'test'")
+    with pytest.raises(DataError, match="availability"):
+        certificate.certify_tables(config)
 
 
 def test_results_without_a_certificate_are_made_again_and_never_shown(own_shop: Shop) -> None:

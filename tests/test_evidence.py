@@ -2,13 +2,17 @@
 
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, products
+from small_log import COLUMNS, config_of, day, quiet
 
 from pipelines import evidence, folds
+from pipelines.config import Split
+from pipelines.prepare import prepare
 from pipelines.train import run_fold
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)
@@ -41,7 +45,8 @@ def test_targets_are_what_the_log_says(shop: Shop, targets: pl.DataFrame, log: p
         users[user] += 1
         items[item] += 1
     first = dict(before.group_by("item_id").agg(pl.col("at").min()).rows())
-    since = before["at"].max() - timedelta(days=shop.config.split.validation_days)
+    since = TEST_START - timedelta(days=WINDOW)
+    veterans = set(before.filter(pl.col("at") < since)["user_id"])
     assert set(targets.select("user_id", "item_id").rows()) == {
         pair for pair in later.select("user_id", "item_id").rows() if pair not in had and items[pair[1]]
     }
@@ -51,10 +56,22 @@ def test_targets_are_what_the_log_says(shop: Shop, targets: pl.DataFrame, log: p
         assert row["item_count"] == items[row["item_id"]]
         assert row["user_count"] == users[row["user_id"]]
         assert row["event_at"] == taken[row["user_id"], row["item_id"]].replace(microsecond=0)
-        assert row["item_is_new"] == (first[row["item_id"]] > since)
+        assert row["item_is_new"] == (first[row["item_id"]] >= since)
+        assert row["user_is_new"] == (row["user_id"] not in veterans)
         below = sum(count < row["item_count"] for count in counts)
         same = counts.count(row["item_count"])
         assert row["item_decile"] == np.ceil(10 * (below + (same + 1) / 2) / len(counts))
+
+
+def test_who_buys_all_again_in_the_validation_window_is_not_new(tmp_path: Path) -> None:
+    rows = [(1, 10, day(1)), (1, 10, day(12)), (2, 11, day(1)), (2, 11, day(13)), (3, 12, day(15))]
+    rows += [(1, 11, day(21)), (2, 12, day(21)), (3, 10, day(21))]
+    config = config_of(tmp_path, [*rows, (2, 10, day(14))], COLUMNS[:3])
+    prepare(config, quiet)
+    users, items = folds.newcomers(config, folds.load_fold(config, "test")) or ([], [])
+    assert (list(users), list(items)) == ([False, False, True], [False, False, True])
+    leaving = config.model_copy(update={"split": Split(kind="leave_last_out")})
+    assert folds.newcomers(leaving, folds.load_fold(config, "test")) is None
 
 
 def test_the_map_is_the_first_two_principal_axes(shop: Shop) -> None:

@@ -1,6 +1,7 @@
 """export: a bundle that is measured, reused, mended and registered; what is current stays so."""
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, bundle_of, recsys
 
+from pipelines import evaluate, files
 from pipelines.config import Config, InputError
 from pipelines.export import attributes_of, bundle_folder, stage
 from pipelines.folds import load_fold
@@ -40,6 +42,20 @@ def test_the_bundle_holds_the_fold(shop: Shop) -> None:
     assert counts == sorted(counts, reverse=True)
     assert bundle.titles is not None
     assert list(bundle.titles) == fold.titles
+
+
+@pytest.mark.parametrize("name", ["folds", "export", "tuning", "evidence"])
+def test_bundles_and_results_are_of_the_code_that_wrote_them(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for package in ("pipelines", "recsys", "serving", "sql"):
+        shutil.copytree(files.ROOT / package, tmp_path / package)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    before = bundle_folder(shop.config, shop.run), files.digest("", *evaluate.CODE)
+    with (tmp_path / "pipelines" / f"{name}.py").open("a") as file:
+        file.write("# other")
+    assert (bundle_folder(shop.config, shop.run) != before[0]) == (name != "evidence")
+    assert files.digest("", *evaluate.CODE) != before[1]
 
 
 def test_a_valid_bundle_is_kept_and_a_damaged_one_written_again(own_shop: Shop) -> None:

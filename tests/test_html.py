@@ -25,6 +25,7 @@ GATE = {
     "champion": "b-1",
     "metric": "ndcg@10",
     "margin": 0.02,
+    "alpha": 0.1,
     "comparison": {
         "users": 200,
         "challenger": 0.3,
@@ -90,10 +91,8 @@ def run(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in OTHERS.items():
         (folder / f"{name}.json").write_text(json.dumps(content))
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["certificate"] = [
-        {"name": "no leak", "says": EVIL, "holds": True, "evidence": "0 rows"},
-        {"name": "times", "says": "It is earlier.", "holds": None, "evidence": "a log without times"},
-    ]
+    metrics["certificate"][0] |= {"holds": None, "evidence": "a log without times"}
+    metrics["certificate"][1] |= {"says": EVIL}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     examples = json.loads((folder / "examples.json").read_text())
     examples[0]["recommended"][0]["title"] = examples[0]["favourites"][0] = EVIL
@@ -161,6 +160,31 @@ def test_numbers_are_those_of_the_files(run: Path, text: str) -> None:
     ):
         assert words in text, words
     assert "run − champion" in text
+    assert "90 % (champion), 95 % (spectral, popularity)" in text
+    assert "minus champion -0.1000 [-0.1300, -0.0700], 90 %, at least -0.1200" in text
+    counts = metrics["counts"]
+    words = "{test.window_users_unknown} users and {test.window_items_unknown} items are unknown to the fit"
+    for name in ("test.window_users_unknown", "test.window_items_unknown"):
+        words = words.replace(f"{{{name}}}", f"{counts[name]:,}")
+    assert words in text
+
+
+@pytest.mark.parametrize("broken", ["none", "cut", "false"])
+def test_results_without_a_certificate_are_not_shown(run: Path, tmp_path: Path, broken: str) -> None:
+    bare = shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("model.pt"))
+    metrics = json.loads((bare / "metrics.json").read_text())
+    statements = metrics.pop("certificate")
+    if broken != "none":
+        metrics["certificate"] = statements[1:] if broken == "cut" else [*statements]
+    if broken == "false":
+        statements[3]["holds"] = False
+    (bare / "metrics.json").write_text(json.dumps(metrics))
+    text = html.page(bare)
+    assert text.count("these results have no leakage certificate") == 3
+    for section in ("results", "slices"):
+        assert "<table" not in text.partition(f'<section id="{section}">')[2].partition("</section>")[0]
+    assert "run − " not in text
+    assert f"{metrics['test']['model']['ndcg@10']:.4f} [" not in text
 
 
 @pytest.mark.parametrize(

@@ -74,11 +74,15 @@ def test_golden_time_split(tmp_path: Path) -> None:
             "validation.pairs": 4,
             "validation.window_users": 3,
             "validation.window_users_unknown": 1,
+            "validation.window_items": 4,
+            "validation.window_items_unknown": 1,
             "validation.window_pairs_item_unknown": 1,
             "validation.targets": 4,
             "validation.new_targets": 2,
             "test.new_target_users": 2,
             "test.window_users_unknown": 1,
+            "test.window_items": 3,
+            "test.window_items_unknown": 0,
         }
         == made.counts
     )

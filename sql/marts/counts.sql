@@ -64,6 +64,8 @@ window_user_counts as (
 window_item_counts as (
     select
         item_parts.part as fold,
+        count(*) as window_items,
+        count(*) filter (where items.item_id is null) as window_items_unknown,
         sum(if(items.item_id is null, item_parts.pairs, 0)) as window_pairs_item_unknown
     from item_parts
     left join items on item_parts.part = items.fold and item_parts.item_id = items.item_id
@@ -133,9 +135,9 @@ counted as (
     from (unpivot window_user_counts on columns(* exclude (fold)) into name name value value)
     union all
     select
-        fold || '.window_pairs_item_unknown' as name,
-        window_pairs_item_unknown as value
-    from window_item_counts
+        fold || '.' || name as name,
+        value
+    from (unpivot window_item_counts on columns(* exclude (fold)) into name name value value)
     union all
     select
         fold || '.' || name as name,

@@ -1,4 +1,5 @@
 -- Grain: one row per user_id: how many items in each part of the split.
+-- Kept: who is new, which a pair's time, that of its last event, cannot tell.
 select
     user_id,
     count(*) filter (where part = 'train') as train_items,
