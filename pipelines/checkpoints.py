@@ -23,6 +23,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, seconds: float, say: Callable[[str], None] = progress.say) -> None:
         self.path, self.seconds, self.say = path, seconds, say
+        self.about: dict[str, Any] = {}  # what a checkpoint must be of to be gone on with
         self._written = time.monotonic()
         self._asked: list[int] = []  # signals
         self._complained = False
@@ -61,9 +62,11 @@ class Checkpoint:
             if not self._complained:
                 self.say(f"train: WARNING: checkpoint '{self.path}' cannot be written: {error}; going on")
             self._complained = True
+        else:
+            if self._asked:
+                self.say(f"train: stopped at a checkpoint: '{self.path}'")
         self._written = time.monotonic()
         if self._asked:
-            self.say(f"train: stopped at a checkpoint: '{self.path}'")
             raise KeyboardInterrupt
 
     @contextmanager

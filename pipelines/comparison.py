@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+DIFFERENT = 50  # users at least whose values differ, for the bootstrap to be trusted
 BATCH_VALUES = 2**23  # of resampled values held at once
 
 
@@ -23,10 +24,23 @@ class Comparison(NamedTuple):
     most: float  # the same from above
     low: float  # two-sided: with confidence 1 - alpha it is within [low, high]
     high: float
+    differ: int  # users whose values are not the same
+    losers: int  # of them, those who lose
+    lose: float  # with confidence 1 - alpha no larger share of users loses: Clopper and Pearson 1934
+
+    @property
+    def too_few(self) -> bool:
+        """Some lose, and too few fare differently for resampling to know how they scatter."""
+        return self.losers > 0 and self.differ < DIFFERENT
 
     def no_worse(self, margin: float) -> bool:
-        """Non-inferiority: a loss of `margin` of the champion's mean can be ruled out; never by one user."""
-        return self.users > 1 and self.least > -margin * self.champion
+        """Non-inferiority: a loss of `margin` of the champion's mean can be ruled out; never by one user.
+
+        Where few fare differently, resampling would know no others: then by the share of users who lose, each
+        taken to lose all that a metric of at most 1 can, which rules out little until there are many users.
+        """
+        least = min(self.least, -self.lose) if self.too_few else self.least
+        return self.users > 1 and least > -margin * self.champion
 
     @property
     def superior(self) -> bool:
@@ -60,7 +74,19 @@ def compare(
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution  # (resamples,)
-    bounds = np.quantile(means, [alpha, 1 - alpha, alpha / 2, 1 - alpha / 2]).tolist()
+    least, most, low, high = np.quantile(means, [alpha, 1 - alpha, alpha / 2, 1 - alpha / 2]).tolist()
+    losers = int((paired < 0).sum())
+    lose = float(stats.beta.ppf(1 - alpha, losers + 1, len(paired) - losers)) if losers < len(paired) else 1.0
     return Comparison(
-        len(paired), float(challenger.mean()), float(champion.mean()), float(paired.mean()), *bounds
+        users=len(paired),
+        challenger=float(challenger.mean()),
+        champion=float(champion.mean()),
+        difference=float(paired.mean()),
+        least=least,
+        most=most,
+        low=low,
+        high=high,
+        differ=int((paired != 0).sum()),
+        losers=losers,
+        lose=lose,
     )

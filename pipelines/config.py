@@ -354,6 +354,7 @@ class Gate(Section):
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="chance of promoting one that loses the margin")
     resamples: int = Field(10_000, ge=1000, description="of the paired bootstrap over users")
+    min_reach: Share = Field(0.9, description="of users, and of items, that it knows, times the champion's")
     min_coverage: NonNegativeFloat = Field(0.5, description="of the catalogue, times the champion's")
     max_popular_share: Share = Field(
         0.1, description="by how much the most popular hundredth of the items may get more of the lists"

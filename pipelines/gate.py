@@ -27,7 +27,10 @@ from recsys import releases
 from recsys.bundle import BundleError, Manifest, read_manifest
 from serving.recommender import Recommender
 
-CODE = [f"pipelines/{name}.py" for name in ("gate", "guardrails", "comparison", "judge", "folds", "tuning")]
+CODE = [
+    f"pipelines/{name}.py"
+    for name in ("gate", "guardrails", "comparison", "judge", "folds", "tuning", "model")
+]
 CODE += ["recsys/*.py", "serving/recommender.py"]
 
 
@@ -200,6 +203,8 @@ def _first_release(config: Config, fold: Fold, ours: Answers, popularity: float)
 
 
 def _against(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:
+    """What holds beside the comparison; the popular items too, or 2 % a night would lead below them."""
+    popularity = judge.means(popularity_vectors(judge.data))[config.gate_metric]
     settings, metric, k = config.gate, config.gate_metric, _k(config)
     lists, counts = (ours.ranked[:, :k], theirs.ranked[:, :k]), fold.fit.item_counts()
     values = ours.values[metric], theirs.values[metric]
@@ -208,6 +213,8 @@ def _against(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: An
     of_users = _compared(config, values[0][cold], values[1][cold])
     of_items = _compared(config, *hits) if n_cold else None
     return [
+        guardrails.reach(ours.manifest, theirs.manifest, settings.min_reach),
+        guardrails.above_popularity(metric, float(values[0].mean()), popularity, settings.margin),
         guardrails.coverage(*lists, fold.fit.n_items, settings.min_coverage),
         guardrails.popular_share(*lists, counts, settings.max_popular_share),
         guardrails.cold("cold users", "users", len(cold), of_users, settings.cold_margin),
@@ -238,6 +245,10 @@ def _measured(metric: str, found: Comparison, margin: float) -> str:
     if found.users == 1:
         return f"{both}: one user is too few to compare"
     allowed = f"{-100 * margin:g} % of it ({_signed(-margin * found.champion)})"
+    if found.too_few and found.least > -margin * found.champion and not found.no_worse(margin):
+        return (
+            f"{both}: {found.differ} of {found.users} users fare differently, too few to rule out {allowed}"
+        )
     way = "is above" if found.no_worse(margin) else "may reach below"
     better = ", and it is better" if found.superior else ""
     return (

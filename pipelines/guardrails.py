@@ -30,6 +30,18 @@ class Guardrail(NamedTuple):
     words: str
 
 
+def reach(challenger: Manifest, champion: Manifest, least: float) -> Guardrail:
+    """Users and items that the bundle knows, over the champion's, the smaller of both; allowed: `least`.
+
+    The test window holds those alone whom the challenger knows: whom it dropped it would not be blamed for.
+    """
+    counts = {name: (challenger[f"n_{name}"], champion[f"n_{name}"]) for name in ("users", "items")}
+    value = min(ours / max(theirs, 1) for ours, theirs in counts.values())
+    shown = " and ".join(f"{ours:,} {name} against {theirs:,}" for name, (ours, theirs) in counts.items())
+    words = f"it knows {shown} of the champion's, allowed >= {_share(least)} of each"
+    return Guardrail("reach", value, least, value >= least, words)
+
+
 def coverage(challenger: Lists, champion: Lists, n_items: int, least: float) -> Guardrail:
     """Share of the catalogue that somebody is shown; allowed: at least `least` times the champion's."""
     ours, theirs = (metrics.item_coverage(np.where(x < n_items, x, -1), n_items, x.shape[1])

@@ -31,8 +31,8 @@ def promote(config: Config, run: Path, say: Callable[[str], None] = progress.say
     """
     finish(config, say)
     version = bundle_folder(config, run).name
-    _move(config, version, run.name, say)
     _withdraw(config, [name for name in withdrawn(config) if name != version])
+    _move(config, version, run.name, say)
     prune(config, say)
     return version
 
@@ -48,9 +48,8 @@ def rollback(
     before, held = releases.current(config.bundles), champions(config)
     after = way_back(config.bundles, to, [name for name in _until(held, before) if name != before])
     if before is not None and before != after:  # first: the next retrain shall not bring it back
-        _withdraw(config, [*withdrawn(config), before])
+        _withdraw(config, [*(name for name in withdrawn(config) if name != after), before])
     _move(config, after, None, say)
-    _withdraw(config, [name for name in withdrawn(config) if name != after])
     return before, after
 
 

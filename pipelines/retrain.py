@@ -105,6 +105,8 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
         run = train(config, say)
         told.rows, told.reused = prepared.counts["test.pairs"], run in runs
     known["run"] = run.name
+    if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
+        raise InputError(f"'{config.database}' was prepared anew meanwhile: run it again")
     contracts.write(config, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
@@ -123,10 +125,11 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
     if verdict.verdict == "pass":
         with stage("promote", stages):
             promotion.promote(config, run, say)
+            _record(config, number, "promoted", known, say)  # whatever becomes of the page
     else:
         promotion.prune(config, say)  # or a gate that says no each night would fill the disk
-    files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
     try:
+        files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
         html.write(run)
     except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
         say(f"retrain: WARNING: no page about '{run}': {type(error).__name__}: {error}")

@@ -87,6 +87,8 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     source = warm.source(config, prepared)
+    if config.warm.start and source is None:
+        say("train: no warm start: no champion's run of other data has kept what may seed this one")
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -95,11 +97,14 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
             with tracking.Live(config, partial, name, say) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked, say)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
+            done["seeded_by"] = (
+                source.run.name if source else None
+            )  # was it given up or not: it is in the key
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
             (partial / "train.json").write_text(json.dumps(done, indent=1))
-            for left in (CHECKPOINT, STARTED):
-                (partial / left).unlink(missing_ok=True)
             os.rename(partial, config.runs / name)
+            for left in (CHECKPOINT, STARTED):
+                (config.runs / name / left).unlink(missing_ok=True)
         _remove_partials(config)
     except OSError as error:
         raise InputError(f"run '{partial}' cannot be written: {error}") from None
@@ -162,10 +167,8 @@ def run_key(config: Config, prepared: Prepared) -> str:
     """SHA-256 of everything that a run depends on."""
     included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "spectral", "warm"), True)
     included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
-    included |= {"evaluate": {"select", "exclude_seen"}, "tracking": {"experiment"}}
+    included["evaluate"] = {"select", "exclude_seen"}
     settings = config.model_dump_json(include=included)
-    if config.tracking.uri is not None:  # which is masked there
-        settings += tracking.shown_uri(config)
     source = warm.source(config, prepared)
     if source is not None:
         settings += source.weights_sha256
@@ -211,11 +214,17 @@ def _attempt(
     """The same, from the source or from nothing; None if that led too far away, as warm.json then says."""
     checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds, say)
     reached = checkpoint.load(device)
+    where = {"device": str(device), "source": source.run.name if source else None}
+    if reached is not None and {name: reached.get(name) for name in where} != where:
+        reached = None  # of another device, whose random numbers are others, or of a start that was given up
     if reached is not None:
         say(f"train: going on from the checkpoint in '{folder}'")
+    checkpoint.about = where
     judged = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
-    seeds, moved = warm.load(source, device) if source else None, dict[str, Any]()
+    seeds, moved = warm.load(source, device, say) if source else None, dict[str, Any]()
+    if source is not None and seeds is None:
+        return None
     if source is not None and seeds is not None:
         moved = {"from": source.run.name} | warm.unknown(fold, seeds["test"])
         if _anew(config, folder, moved, say):
@@ -224,7 +233,12 @@ def _attempt(
     judge = Judge(judged, device, config.evaluate)
     spectral = Choice(**reached["spectral"]) if reached else choose_spectral(config, judge, say)
     learned = learner.start(config, judge.data, spectral, _mined(config, "validation"))
-    if seeds is not None:
+    if source is not None and seeds is not None:
+        if not warm.fits(learned, seeds["validation"]):
+            say(
+                "train: warm start given up, all is trained anew: the space has another number of coordinates"
+            )
+            return None
         warm.carry(learned, judged, seeds["validation"])
     n = config.train.max_epochs if seeds is None else min(config.warm.max_epochs, config.train.max_epochs)
     chosen = choose_epochs(config, judge, spectral, tracked.metrics, say, learned, checkpoint, reached, n)
@@ -239,7 +253,6 @@ def _attempt(
     if source is not None and seeds is not None:
         moved |= warm.compare(source, seeds["test"], fold, fitted.model.space(), served)
         if _anew(config, folder, moved, say):
-            checkpoint.path.unlink(missing_ok=True)
             return None
         files.write_whole(folder / warm.FILE, json.dumps(moved, indent=1))
         say(
@@ -260,6 +273,8 @@ def _attempt(
         "test": folds.digest_of_fit(fold.fit),
     }
     known["latest"] = {"validation": int(judged.fit.time.max()), "test": int(fold.fit.time.max())}
+    if source is not None:  # what it started from has seen what that started from
+        known["latest"] = {name: max(time, source.latest[name]) for name, time in known["latest"].items()}
     if source is not None:
         until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
         known["warm_from"] = {"run": source.run.name, "fitted_until": until}
@@ -329,7 +344,7 @@ def choose_epochs(
                 "best": best._asdict(),
             }
             known |= {"score": best_score, "history": history, "state": state, "course": course.plain()}
-            checkpoint.offer(lambda: known | {"learner": learner.state(learned)})
+            checkpoint.offer(lambda: known | checkpoint.about | {"learner": learner.state(learned)})
 
     with _patient(checkpoint):
         for epoch, stats, now, hardest_until in epochs(
@@ -393,7 +408,7 @@ def fit(
             "rows": rows,
         }
         known |= {"history": chosen.history, "state": chosen.state, "course": course.plain()}
-        checkpoint.offer(lambda: known | {"learner": learner.state(fitted)})
+        checkpoint.offer(lambda: known | checkpoint.about | {"learner": learner.state(fitted)})
 
     with checkpoint.patient():
         for epoch, stats, now, hardest_until in epochs(

@@ -6,8 +6,8 @@ there.
 Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dimensions, Q rows, K ranks.
 """
 
-import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from pipelines import files, folds, learner, model
-from pipelines.config import Config, InputError
+from pipelines.checkpoints import Checkpoint
+from pipelines.config import Config
 from pipelines.folds import Fold, FoldName, Ids
 from pipelines.judge import Vectors
 from pipelines.learner import Learner
@@ -28,6 +29,7 @@ from recsys import ranking, releases
 from recsys.bundle import BundleError, read_manifest
 from recsys.spaces import Space
 
+TABLES = ("tower.table", "items", "offset")  # which have a row an id
 STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
 NEIGHBOURS, LIST = 10, 10
 LOOKED_AT = 2000  # users, or items, that are compared
@@ -69,7 +71,7 @@ def source(config: Config, prepared: Prepared) -> Source | None:
         if done is None or settings is None:
             return None
         if done["prepared_key"] == prepared.key:
-            name = (done.get("warm_from") or {}).get("run")
+            name = done.get("seeded_by")
             continue
         mine = json.loads(config.model_dump_json(include={"space", "loss"}))
         same = all(settings[section] == mine[section] for section in mine)
@@ -84,22 +86,25 @@ def source(config: Config, prepared: Prepared) -> Source | None:
 
 def save(folder: Path, states: dict[FoldName, tuple[Fold, dict[str, Any]]]) -> None:
     """What the next run may start from: of each fold what was learned, and whose rows they are."""
-    content = {
+    content: dict[str, Any] = {
         name: {"learner": state, "users": _plain(fold.user_ids), "items": _plain(fold.item_ids)}
         for name, (fold, state) in states.items()
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    (folder / STATE).write_bytes(buffer.getbuffer())
+    Checkpoint(folder / STATE, 0).offer(lambda: content)
 
 
-def load(source: Source, device: torch.device) -> dict[str, Any]:
-    """What `save` wrote. Raises InputError if the file is damaged."""
-    path = source.run / STATE
-    try:
-        return dict(torch.load(path, map_location=device, weights_only=True))
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise InputError(f"warm start from '{path}': {str(error).splitlines()[0]}") from None
+def load(source: Source, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What `save` wrote; None if the file is damaged, which is said."""
+    return Checkpoint(source.run / STATE, 0, say).load(device)
+
+
+def fits(learned: Learner, saved: dict[str, Any]) -> bool:
+    """Whether rows of before have as many coordinates as those of now, which few items or users limit."""
+    before, now = saved["learner"]["weights"], learned.model.state_dict()
+    return before.keys() == now.keys() and all(
+        before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
+        for name, part in now.items()
+    )
 
 
 def matched(here: Ids, there: Any) -> Matched:

@@ -65,7 +65,7 @@ def batches(
     if weights is None:
         now = generator.get_state()
         if begun:
-            generator.set_state(begun[0])
+            generator.set_state(begun[0].cpu())  # where such states live, whatever the generator's device
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
         if begun:
             generator.set_state(now)

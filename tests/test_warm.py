@@ -160,7 +160,7 @@ def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable
     fold = folds.load_fold(config, "test")
     done = json.loads((run / "train.json").read_text())
     source = warm.Source(run, done["weights_sha256"], done["latest"])
-    saved = warm.load(source, CPU)["test"]
+    saved = (warm.load(source, CPU, quiet) or {})["test"]
     learned, served = model.load(run, CPU)
     space = Space(*(torch.load(run / "model.pt", weights_only=True)[f"space.{n}"] for n in Space._fields))
     turn = torch.from_numpy(ortho_group.rvs(space.items.shape[1], random_state=0)).float()
@@ -199,6 +199,8 @@ def test_past_a_threshold_everything_is_trained_anew(
     run = train(config, said.append)
     assert [line for line in said if "warm start given up" in line and words in line]
     assert words in json.loads((run / warm.FILE).read_text())["anew"]
+    releases.publish(config.bundles, stage(config, run, quiet).name)
+    assert train(config, quiet) == run  # once it is current too
     anew = load_config(path, ["warm.start=true", override, f"root={path.parent / 'other'}"])
     prepare.prepare(anew, quiet)
     full = train(anew, quiet)  # no champion there
@@ -231,3 +233,18 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     assert run_key(config, prepare.stored(config)) == key
     (run / warm.STATE).unlink()
     assert warm.source(config, prepare.stored(config)) is None
+
+
+def test_a_damaged_state_is_said_and_everything_is_trained_anew(shop_file: Callable[..., Path]) -> None:
+    log = purchases()
+    path = shop_file(log, items=None, train={"max_epochs": 1})
+    config, said = settings(path), list[str]()
+    state = released(config) / warm.STATE
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    day_after(log, 1).write_parquet(path.parent / "log.parquet")
+    prepare.prepare(config, quiet)
+    run = train(config, said.append)
+    assert any("state.pt' is damaged; training starts anew" in line for line in said)
+    assert "warm_from" not in json.loads((run / "train.json").read_text())
