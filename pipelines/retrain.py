@@ -51,7 +51,7 @@ def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcom
         number = history.begin(config, tracking.git_revision())
         known: dict[str, Any] = {}
         try:
-            outcome = _chain(config, number, known, say)
+            outcome, stages = _chain(config, number, known, say)
         except BaseException as error:
             known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known, say)
@@ -59,6 +59,12 @@ def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcom
                 tracking.close(config, config.runs / known["run"], "FAILED", say)
             raise
         _record(config, number, STATUS[outcome.verdict.verdict], known, say)
+        try:
+            files.write_whole(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
+            html.write(outcome.run)
+        except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
+            say(f"retrain: WARNING: no page about '{outcome.run}': {type(error).__name__}: {error}")
+        tracking.upload_all(config, say)
     return outcome
 
 
@@ -94,7 +100,10 @@ def dry_run(config: Config, say: Callable[[str], None] = progress.say) -> contra
     return found[0]
 
 
-def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[str], None]) -> Outcome:
+def _chain(
+    config: Config, number: int, known: dict[str, Any], say: Callable[[str], None]
+) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Stage after stage up to the promotion: what they came to, and what each took; `known` grows."""
     stages = list[dict[str, Any]]()
     with stage("prepare", stages) as told:
         prepared = prepare(config, say, lambda con: contracts.checked(con, config, number, say))
@@ -125,16 +134,9 @@ def _chain(config: Config, number: int, known: dict[str, Any], say: Callable[[st
     if verdict.verdict == "pass":
         with stage("promote", stages):
             promotion.promote(config, run, say)
-            _record(config, number, "promoted", known, say)  # whatever becomes of the page
     else:
         promotion.prune(config, say)  # or a gate that says no each night would fill the disk
-    try:
-        files.write_whole(run / STAGES, json.dumps(_merged(run, stages), indent=1))
-        html.write(run)
-    except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
-        say(f"retrain: WARNING: no page about '{run}': {type(error).__name__}: {error}")
-    tracking.upload_all(config, say)
-    return Outcome(run, result, verdict)
+    return Outcome(run, result, verdict), stages
 
 
 def _figures(verdict: Verdict) -> dict[str, Any]:

@@ -97,9 +97,8 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
             with tracking.Live(config, partial, name, say) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked, say)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
-            done["seeded_by"] = (
-                source.run.name if source else None
-            )  # was it given up or not: it is in the key
+            # given up or not, it is in the key
+            done["seeded_by"] = source.run.name if source else None
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
             (partial / "train.json").write_text(json.dumps(done, indent=1))
             os.rename(partial, config.runs / name)
@@ -275,7 +274,6 @@ def _attempt(
     known["latest"] = {"validation": int(judged.fit.time.max()), "test": int(fold.fit.time.max())}
     if source is not None:  # what it started from has seen what that started from
         known["latest"] = {name: max(time, source.latest[name]) for name, time in known["latest"].items()}
-    if source is not None:
         until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
         known["warm_from"] = {"run": source.run.name, "fitted_until": until}
     return known

@@ -390,6 +390,12 @@ def test_a_page_that_cannot_be_made_does_not_undo_the_release(
     def broken(run: Path) -> Path:
         raise ZeroDivisionError("a picture")
 
+    def stopped(run: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retrain.html, "write", stopped)  # what has ended has ended as it did
+    assert recsys("retrain", "--config", own_shop.config_file).code == 1
+    assert statuses(own_shop.config)[0] == "unchanged"
     monkeypatch.setattr(retrain.html, "write", broken)
     ran = recsys("retrain", "--config", own_shop.config_file)
     assert ran.code == 0, ran.err
