@@ -8,7 +8,6 @@ Axes: U users, I items, K dimensions of the spectrum.
 
 import contextlib
 import importlib.metadata
-import itertools
 import json
 import os
 import tempfile
@@ -22,6 +21,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines import files, plots, progress
+from pipelines.ascent import ascended
 from pipelines.config import Evaluate, Export, InputError, Section
 from pipelines.evaluate import intervals, served
 from pipelines.judge import Judge, Vectors
@@ -49,15 +49,21 @@ Exponent = Annotated[float, Field(ge=-2, le=2)]
 class Spectral(Section):
     """The untrained baseline."""
 
-    dims: tuple[PositiveInt, ...] = Field((128, 256), min_length=1, description="dimensions tried")
-    item_exponents: tuple[Exponent, ...] = Field((0.4, 0.5), min_length=1, description="tried")
+    dims: tuple[PositiveInt, ...] = Field(
+        (128, 32, 64, 256), min_length=1, description="dimensions; from the first on as far as it helps"
+    )
+    item_exponents: tuple[Exponent, ...] = Field(
+        (0.4, 0.2, 0.3, 0.5), min_length=1, description="tried likewise"
+    )
 
 
 class Graph(Section):
     """The learned space: see recsys/graph.py."""
 
     dims: tuple[PositiveInt, ...] = Field(
-        (63, 127, 191, 255), min_length=1, description="dimensions: the most that the budget has room for"
+        (63, 127, 191, 255),
+        min_length=1,
+        description="dimensions: the most that the budget has room for, unless fewer do as well in trials",
     )
     starts: tuple[Literal["spectral", "random"], ...] = Field(
         ("spectral",),
@@ -66,9 +72,15 @@ class Graph(Section):
     )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
-    hops: tuple[PositiveInt, ...] = Field((2, 3), min_length=1, description="edges looked along, tried")
-    temperatures: tuple[Temperature, ...] = Field((0.12, 0.09, 0.16), min_length=1, description="tried")
-    popularity_powers: tuple[NonNegativeFloat, ...] = Field((0.8, 0.5), min_length=1, description="tried")
+    hops: tuple[PositiveInt, ...] = Field(
+        (2, 1, 3), min_length=1, description="edges looked along; from the first on as far as it helps"
+    )
+    temperatures: tuple[Temperature, ...] = Field(
+        (0.12, 0.05, 0.07, 0.09, 0.16, 0.22, 0.3), min_length=1, description="tried likewise"
+    )
+    popularity_powers: tuple[NonNegativeFloat, ...] = Field(
+        (0.8, 0.0, 0.25, 0.5, 1.0), min_length=1, description="tried likewise"
+    )
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
     steps: PositiveInt = Field(200, description="steps of a training at least, if the budget has room")
     rounds: PositiveInt = Field(13, description="times that every user comes at least, if it has room")
@@ -233,8 +245,8 @@ def bench(
     clock.kept = clock.now() - began
     scores = {"popularity": point(config, judge, popularity_vectors(judge.data), "popularity", clock)}
     chosen, scores["spectral"] = choose_spectral(config, judge, spectrum, clock, say)
-    trial = choose_trial(config, judge, spectrum, clock, say)
-    trial, steps = with_room(config, judge, trial, spectrum, clock, say)
+    trial, dims = choose_trial(config, judge, spectrum, clock, say)
+    trial, steps = with_room(config, judge, trial, dims, spectrum, clock, say)
     learned = learn(config, judge, trial, spectrum, chosen, steps, clock, say) if steps > 0 else None
     if learned is not None:
         scores["both" if learned.weight > 0 else "learned"] = learned.score
@@ -314,52 +326,62 @@ def spectrum_of(config: Bench, judge: Judge) -> Spectrum:
 def choose_spectral(
     config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> tuple[SpectralChoice, float]:
-    """The baseline's best dimension and item exponent, and their score."""
-    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims})
-    best, best_score = SpectralChoice(dims[0], config.spectral.item_exponents[0]), -1.0
-    for tried in itertools.starmap(SpectralChoice, itertools.product(dims, config.spectral.item_exponents)):
-        if best_score >= 0 and clock.left() < 0:
-            break
-        score = point(config, judge, spectral_vectors(judge, spectrum, tried), "spectral", clock)
-        if score > best_score:
-            best, best_score = tried, score
+    """The baseline's dimension and item exponent, which no neighbour beats, and their score."""
+    dims = tuple(dict.fromkeys(min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims))
+    lists: dict[str, tuple[Any, ...]] = {
+        "spectral_dim": dims,
+        "item_exponent": config.spectral.item_exponents,
+    }
+
+    def score(tried: SpectralChoice) -> float:
+        return point(config, judge, spectral_vectors(judge, spectrum, tried), "spectral", clock)
+
+    first = SpectralChoice(**{name: values[0] for name, values in lists.items()})
+    best, best_score = ascended(first, lists, score, lambda _: clock.left() > 0)
     say(f"bench: {best}: {config.evaluate.select} {best_score:.4f}")
     return best, best_score
 
 
 def choose_trial(
     config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
-) -> Trial:
-    """The best of each list of settings, list after list, by short trainings of the least dimensions.
+) -> tuple[Trial, list[int]]:
+    """Settings that no neighbour beats by short trainings, and the dimensions worth a long one, ascending.
 
-    All take at most TRIALS of the budget; none is made where that has no room for two.
+    All take at most TRIALS of the budget; none is made where that has no room for two. Dimensions come last:
+    where there is no room to try them, none are ruled out.
     """
     settings = config.graph
-    best = Trial(
-        min(settings.dims), settings.hops[0], settings.temperatures[0], settings.popularity_powers[0]
-    )
-    others: list[tuple[str, Any]] = [
-        *(("temperature", value) for value in settings.temperatures[1:]),
-        *(("popularity_power", value) for value in settings.popularity_powers[1:]),
-        *(("hops", value) for value in settings.hops[1:]),
-    ]
-    if not others:
-        return best
-    lasts = settings.trial_steps * step_seconds(config, judge, best, spectrum, clock) + clock.judging
+    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
+    lists: dict[str, tuple[Any, ...]] = {
+        "temperature": settings.temperatures,
+        "popularity_power": settings.popularity_powers,
+        "hops": settings.hops,
+        "dim": tuple(dims),
+    }
+    first = Trial(dim=dims[0], **{name: values[0] for name, values in lists.items() if name != "dim"})
+    if all(len(values) == 1 for values in lists.values()):
+        return first, dims
+    lasts = settings.trial_steps * step_seconds(config, judge, first, spectrum, clock) + clock.judging
     end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
     if clock.now() + 2 * lasts > end:
         say(f"bench: no room for trials of {lasts:.1f} s; the first of each list is taken")
-        return best
-    best_score = _tried(config, judge, best, spectrum, clock, say)
-    for name, value in others:
-        if clock.now() + lasts > end:
-            say(f"bench: no room to try another {name}")
-            break
-        other = best._replace(**{name: value})
-        score = _tried(config, judge, other, spectrum, clock, say)
-        if score > best_score:
-            best, best_score = other, score
-    return best
+        return first, dims
+    most = dims[0]  # tried
+
+    def score(trial: Trial) -> float:
+        nonlocal most
+        most = max(most, trial.dim)
+        try:
+            return _tried(config, judge, trial, spectrum, clock, say)
+        except FloatingPointError as error:
+            say(f"bench: {trial}: {error}")
+            return -1.0
+
+    def has_room(trial: Trial) -> bool:
+        return clock.now() + lasts * trial.dim / dims[0] <= end
+
+    best, _ = ascended(first, lists, score, has_room)
+    return best, [dim for dim in dims if dim <= best.dim or best.dim == most]
 
 
 def _tried(
@@ -389,24 +411,29 @@ def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, 
 
 
 def with_room(
-    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
+    config: Bench,
+    judge: Judge,
+    trial: Trial,
+    dims: list[int],
+    spectrum: Spectrum,
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> tuple[Trial, int]:
-    """The most dimensions that the budget holds all steps of, here and in the refit; and how many steps.
+    """The most of the dimensions that the budget holds all steps of, here and in the refit; how many steps.
 
     A few steps of each are timed, the widest first. What room is left goes into more steps. If there is no
     room for all steps even of the least dimensions, fewer are taken.
     """
     settings = config.graph
-    dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims}, reverse=True)
     n_users = int((judge.data.offsets.diff() > 0).sum())
     steps = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
     if clock.seconds is None:
-        return trial._replace(dim=dims[0]), int(settings.longer * steps)
+        return trial._replace(dim=dims[-1]), int(settings.longer * steps)
     wanted, seconds = steps, float("inf")
     points = (4 + len(config.beside.weights)) * len(settings.starts)
-    for dim in dims:
+    for dim in reversed(dims):
         if clock.left() <= 0:
-            return trial._replace(dim=dims[-1]), 0
+            return trial._replace(dim=dims[0]), 0
         seconds = step_seconds(config, judge, trial._replace(dim=dim), spectrum, clock)
         both = 1 + grown(config)  # trainings: this one and the refit
         spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer

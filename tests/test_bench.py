@@ -1,6 +1,7 @@
 """recsys bench on small planted splits: what is written, what is chosen by what, budgets and bad input."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: 
     assert metrics(out)["chosen"]["temperature"] == 0.2
     tried = [point["ndcg@20"] for point in metrics(out)["validation"] if point["of"] == "trial"]
     assert len(tried) == 3
-    assert max(tried) == tried[1]
+    assert max(tried) == tried[2]  # after 3 and the larger 5
 
 
 def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -262,9 +263,23 @@ def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path:
 def test_a_longer_budget_takes_more_steps_up_to_a_limit(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     steps = ("graph.steps=2", "graph.rounds=1", "graph.longer=1.5")
-    assert run(files, out, *steps, "graph.batch_users=50", "graph.dims=[4, 8]", seconds=30).code == 0
+    assert run(files, out, *steps, "graph.batch_users=50", "graph.dims=[8]", seconds=30).code == 0
     assert metrics(out)["chosen"]["dim"] == 8
     assert metrics(out)["chosen"]["steps"] == 4  # 150 users are three batches
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_more_dimensions_than_do_well_in_trials(
+    files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    out = tmp_path / "out.json"
+    assert run(files, out, "graph.steps=2", "graph.dims=[2, 4, 8, 16]", f"seed={seed}").code == 0
+    tried = re.findall(r"Trial\(dim=(\d+), .*: ndcg@20 (\S+)", caplog.text)
+    scores = {int(dim): float(score) for dim, score in tried}
+    assert len(scores) > 1
+    best = max(scores, key=lambda dim: scores[dim])
+    ruled_out = best < max(scores)
+    assert metrics(out)["chosen"]["dim"] == (best if ruled_out else 16)
 
 
 def test_dimensions_are_as_many_as_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
