@@ -3,7 +3,8 @@
     python benchmarks/step.py [--device cuda] [--threads 2] [--dim 127] [--hops 2] [--steps 10] [--profile]
 
 `graph` is recsys/graph.py as `recsys bench` configures it, at --dim dimensions; `metric` is
-recsys/training.py at its defaults, BATCH interactions a step. The log: items by Zipf's law, users alike.
+recsys/training.py at its defaults but for the size of a batch, and `metric, wide` the same with more of all:
+see SHAPES. The log: items by Zipf's law, users alike.
 A part's floor is the longer of its operations at a rate and its bytes at a bandwidth, as the two overlap. A
 step's is the sum of its parts', as each needs what the one before has written. The rate is that of the part's
 dense product alone, at its shape; other parts get the best of these. Rates are the best of REPEATS runs, the
@@ -39,7 +40,7 @@ from recsys.interactions import Interactions
 from recsys.sampling import DeviceInteractions
 from recsys.training import sample_triplets
 
-BATCH = 2_048  # interactions of a step of `metric`
+SHAPES = {"metric": (2_048, 512, 32), "metric, wide": (8_192, 2_048, 128)}  # B, C, D
 COPIED = 2**26  # floats, 256 MiB: no cache holds them
 WARM, REPEATS, CALLS = 3, 5, 3  # steps before the timed ones; runs of a rate, and calls of a run
 FLOAT, INDEX = 4, 4  # bytes
@@ -76,7 +77,8 @@ def main() -> None:
     parser.add_argument("--interactions", type=int, default=810_000)
     parser.add_argument("--profile", action="store_true", help="as many steps again, under torch.profiler")
     args = parser.parse_args()
-    low, high = (WARM + args.steps) * BATCH, args.users * args.items // 4
+    most = max(batch for batch, _, _ in SHAPES.values())
+    low, high = (WARM + args.steps) * most, args.users * args.items // 4
     if args.steps < 1 or not low <= args.interactions <= high:
         parser.error(f"--interactions {args.interactions:,}, allowed {low:,}..{high:,}; --steps from 1")
     torch.set_num_threads(args.threads)
@@ -85,9 +87,11 @@ def main() -> None:
     copied, at_best = bandwidths(device)
     rates_are = f"copy {copied / 1e9:.1f} GB/s, at best {at_best / 1e9:.1f} GB/s"
     print(f"torch {torch.__version__}, {device}, {args.threads} threads, {rates_are}")
-    for name in ("graph", "metric"):
-        metric = name == "metric"
-        trainer = metric_trainer(data) if metric else graph_trainer(data, args.dim, args.hops, args.steps)
+    for name in ("graph", *SHAPES):
+        if name == "graph":
+            trainer = graph_trainer(data, args.dim, args.hops, args.steps)
+        else:
+            trainer = metric_trainer(data, *SHAPES[name])
         seconds = timed(trainer, args.steps, device)
         sizes = ", ".join(f"{axis} {size:,}" for axis, size in trainer.sizes.items())
         print(f"\n{name}: {sizes}\n\n{table(trainer.parts, (copied, at_best), seconds)}", flush=True)
@@ -158,7 +162,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
     return Trainer(partial(bench.graph_fit, config, model, config.seed, WARM + steps), parts, sizes, rounds)
 
 
-def metric_trainer(data: DeviceInteractions) -> Trainer:
+def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
     """Distances: a dense product of 2 B C D operations.
 
     Masks and mining: H items read and marked; a mask (B, C) of bytes written and read; the distances read
@@ -168,15 +172,20 @@ def metric_trainer(data: DeviceInteractions) -> Trainer:
     RowAdam: the gradients read; of each different row the values and the second moments read and written, and
     a count; offsets alike.
     """
-    sections = {"source": {"files": "none", "time": "t"}, "train": {"batch_size": BATCH}}
+    sections = {
+        "source": {"files": "none", "time": "t"},
+        "space": {"dim": d},
+        "mining": {"in_batch_items": c // 2, "uniform_items": c - c // 2},
+        "train": {"batch_size": b},
+    }
     config = Config.model_validate(sections)
     learned, miner = learner.start(config, data, Choice(1, 0.5)), config.mining.miner
     goal = learner.objective(config, learned, miner)
-    mined, lists = sample_triplets(learned.model, data, learned.sampler, goal, learned.generator, size=BATCH)
+    mined, lists = sample_triplets(learned.model, data, learned.sampler, goal, learned.generator, size=b)
     users = lists.user.unique()  # (up to B,)
     h = int((data.offsets[users + 1] - data.offsets[users]).sum())
     items = len(torch.cat([lists.item, mined.negative]).unique())
-    b, c, t, d = BATCH, lists.candidate.shape[1], len(mined.negative), config.space.dim
+    t = len(mined.negative)
     row, (rate, *_) = FLOAT * d, rates(b, c, d, data.user.device)
     dense, masks = FLOAT * (b * d + c * d + b * c), (2 + FLOAT) * b * c + (INDEX + 1) * h
     pairs = (2 * b + t) * row + (b + t) * FLOAT  # of the rows, and of their gradients

@@ -307,11 +307,10 @@ def _spectral_start(config: Config, data: DeviceInteractions, choice: Choice) ->
 
 def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInteractions:
     """The interactions with as much of the items' spans on sale as negatives shall respect."""
-    always = torch.iinfo(torch.int64)
     if availability == "none":
-        data = data._replace(first_seen=torch.full_like(data.first_seen, always.min))
+        data = data._replace(first_seen=None)
     if availability != "first_and_last":
-        data = data._replace(last_seen=torch.full_like(data.last_seen, always.max))
+        data = data._replace(last_seen=None)
     return data
 
 

@@ -1,6 +1,7 @@
 """Distances between anchors and candidates: smaller is always closer.
 
-Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items.
+Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items. Axes before these are
+those of a batch, each with anchors and candidates of its own: (B, A, D) and (B, C, D) -> (B, A, C).
 
 Each is one matrix product and a few sums, no (A, C, D) array. The price is rounding: the error of a squared
 distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows may come out a little apart, and
@@ -27,8 +28,10 @@ def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None
     far a candidate is from everybody: up to a constant it is the square of one more candidate coordinate that
     is 0 for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
     """
-    own, other = anchors.square().sum(1)[:, None], candidates.square().sum(1)[None, :]  # (A, 1), (1, C)
-    square = torch.addmm(other, anchors, candidates.T, alpha=-2).add_(own).relu_()  # (A, C), made once
+    own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
+    other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
+    product = torch.addmm if anchors.dim() == 2 else torch.baddbmm
+    square = product(other, anchors, candidates.mT, alpha=-2).add_(own).relu_()  # (A, C), made once
     return with_offset(square, offset)
 
 
@@ -47,13 +50,13 @@ def cosine(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) ->
 
     A row of length 0 has cosine 0 to all; its gradient is that of a division by 1, so it can leave.
     """
-    turned = (1 - unit_rows(anchors) @ unit_rows(candidates).T).clamp_min(0)  # (A, C)
+    turned = (1 - unit_rows(anchors) @ unit_rows(candidates).mT).clamp_min(0)  # (A, C)
     return with_offset(turned, offset)
 
 
 def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
     """(A, D), (C, D), (C,) -> (A, C): -a.c + offset; orders candidates, but is no metric and goes below 0."""
-    return with_offset(-(anchors @ candidates.T), offset)
+    return with_offset(-(anchors @ candidates.mT), offset)
 
 
 def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
@@ -63,24 +66,21 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
     """
     if offset is None:
         return distance
-    if offset.shape != distance.shape[1:]:
-        n = distance.shape[1]
-        raise ValueError(f"offset is {list(offset.shape)}, expected [{n}]: one a candidate")
-    return distance + offset[None, :]
+    expected = distance.shape[:-2] + distance.shape[-1:]
+    if offset.shape != expected:
+        raise ValueError(f"offset is {list(offset.shape)}, expected {list(expected)}: one a candidate")
+    return distance + offset.unsqueeze(-2)
 
 
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
     """(B, D), (B, D), (B,) -> (B,): the distance of each row of x to the row of y beside it.
 
-    The diagonal of distance(x, y, offset) without the rest, for any distance that torch.vmap can map: one
-    that does not read a tensor's value in Python. Raises ValueError where lengths differ.
+    The diagonal of distance(x, y, offset) without the rest: a batch of one anchor and one candidate each.
+    Raises ValueError where lengths differ.
     """
-
-    def one(a: Tensor, c: Tensor, o: Tensor | None) -> Tensor:
-        return distance(a[None], c[None], None if o is None else o[None])[0, 0]  # ()
-
-    d: Tensor = torch.vmap(one, in_dims=(0, 0, None if offset is None else 0))(x, y, offset)  # (B,)
-    return d
+    if len(x) != len(y):
+        raise ValueError(f"pairs of {len(x)} and {len(y)} rows, allowed: as many of one as of the other")
+    return distance(x[:, None], y[:, None], None if offset is None else offset[:, None])[:, 0, 0]
 
 
 class Mahalanobis(nn.Module):

@@ -189,8 +189,12 @@ def distance_weighted(
 def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
     """(A, C) -> (A, K), (A, K): has the row a k-th positive, and its column; K >= 1 is the most of a row.
 
-    A batch of interactions has one a row, which is found without counting.
+    A batch of interactions has one a row, which is found without counting; where all rows are one, expanded,
+    that one is looked at.
     """
+    if positive.stride(0) == 0 and len(positive) > 1:
+        real, columns = _positives(positive[:1])
+        return real.expand(len(positive), -1), columns.expand(len(positive), -1)
     real, first = positive.max(1, keepdim=True)  # (A, 1)
     if not positive.scatter(1, first, False).any():
         return real, first

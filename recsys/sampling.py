@@ -24,8 +24,8 @@ class DeviceInteractions(NamedTuple):
     weight: Tensor  # (N,) float32
     time: Tensor  # (N,) int64 seconds since 1970, of the last event
     offsets: Tensor  # (U + 1,) int64: rows offsets[u]:offsets[u + 1] are user u's
-    first_seen: Tensor  # (I,) int64 seconds since 1970: on sale from here
-    last_seen: Tensor  # (I,) int64 seconds: to here, this second included
+    first_seen: Tensor | None  # (I,) int64 seconds since 1970: on sale from here; None: from ever
+    last_seen: Tensor | None  # (I,) int64 seconds: to here, this second included; None: for ever
     n_users: int
     n_items: int
 
@@ -160,8 +160,12 @@ def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tenso
 
     What was not on sale was not turned down, so it is no negative. `at` are the interactions' data.time.
     """
-    first, last = data.first_seen[candidates], data.last_seen[candidates]  # (C,)
-    return (first <= at[:, None]) & (at[:, None] <= last)
+    on_sale = torch.ones(1, 1, dtype=torch.bool, device=at.device)
+    if data.first_seen is not None:
+        on_sale = data.first_seen[candidates] <= at[:, None]
+    if data.last_seen is not None:
+        on_sale = on_sale & (at[:, None] <= data.last_seen[candidates])
+    return on_sale.expand(len(at), len(candidates))
 
 
 def mined_table(triplets: NDArray[np.int32], data: DeviceInteractions) -> Tensor:

@@ -90,8 +90,8 @@ def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """(N, D) -> (N, D): each row over its length; a row of length 0 over 1, for a finite gradient."""
-    length = rows.norm(dim=1, keepdim=True)  # (N, 1)
+    """(..., D) -> (..., D): each row over its length; a row of length 0 over 1, for a finite gradient."""
+    length = rows.norm(dim=-1, keepdim=True)  # (..., 1)
     return rows / torch.where(length > 0, length, 1.0)
 
 

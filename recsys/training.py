@@ -4,20 +4,23 @@ Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a 
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from recsys import miners, sampling
 from recsys.miners import Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import CandidateSampler, DeviceInteractions
 
+BLOCK = 2**21  # distances at a time on CPU: 8 MiB, which stay near its caches and are not asked for anew
+
 
 class Lists(NamedTuple):
-    """A batch's distances: column 0 of `d` is the row's own positive, then come its candidates."""
+    """Distances of a batch's rows: column 0 of `d` is the row's own positive, then come its candidates."""
 
     user: Tensor  # (B,)
     item: Tensor  # (B,) the own positive
@@ -109,16 +112,20 @@ def train_epoch(
         began, steps, totals, n, found = begun
         left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
     for batch in left:
-        lists = _lists(model, data, sampler, objective, batch, offline, generator)
-        weight = importance[batch[2]]  # (B,)
-        mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
-        each = objective.loss(lists, mined)  # (T,), or (B,) of whole lists
-        weighted = each * (weight if mined is None else weight[mined.triplets.anchor])
+        users, items, interactions = batch  # (B,)
+        anchor = model.anchors(users, items, generator)  # (B, D)
+        parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and the same weighted
+        for lists, rows_of in _lists(model, data, sampler, objective, batch, anchor, offline, generator):
+            weight = importance[interactions[rows_of]]  # (B,)
+            mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
+            each = objective.loss(lists, mined)
+            parts.append((each, each * (weight if mined is None else weight[mined.triplets.anchor])))
+        each, weighted = (torch.cat(part) for part in zip(*parts, strict=True))
         # A row without a triplet counts as one without loss; several triplets a row count their mean.
-        loss = weighted.sum() * min(1.0, len(lists.user) / max(len(weighted), 1))
-        mean = loss / len(lists.user)
+        loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
+        mean = loss / len(users)
         if objective.regularize is not None:
-            mean = mean + objective.regularize(lists.anchor, model.points(lists.item)[0])
+            mean = mean + objective.regularize(anchor, model.points(items)[0])
 
         optimizer.zero_grad()
         torch.autograd.backward(mean)
@@ -126,8 +133,8 @@ def train_epoch(
 
         with torch.no_grad():
             totals = totals + torch.stack([loss, (each > 0).sum()])
-        n, found, steps = n + len(lists.user), found + len(each), steps + 1
-        tick(len(lists.user))
+        n, found, steps = n + len(users), found + len(each), steps + 1
+        tick(len(users))
         told(Position(began, steps, totals, n, found))
     total, active = totals.tolist()
     if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
@@ -149,7 +156,8 @@ def sample_triplets(
     """What would be mined now from one batch of `size` interactions; nothing is learned or remembered."""
     batch = next(sampling.batches(data, size, generator))
     sampler = copy.copy(sampler)  # a draw puts another memory in its place
-    lists = _lists(model, data, sampler, objective, batch, offline, generator)
+    anchor = model.anchors(batch[0], batch[1], generator)
+    ((lists, _),) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, at_once=size)
     return _mined(model, lists, objective, generator), lists
 
 
@@ -159,31 +167,42 @@ def _lists(
     sampler: CandidateSampler,
     objective: Objective,
     batch: tuple[Tensor, Tensor, Tensor],
+    anchor: Tensor,
     offline: Tensor | None,
     generator: torch.Generator,
-) -> Lists:
+    at_once: int | None = None,
+) -> Iterator[tuple[Lists, slice]]:
+    """The batch's lists, `at_once` rows at a time, and which rows; without it as many as make a BLOCK on CPU.
+
+    All rows share one draw of candidates.
+    """
     users, items, interactions = batch  # (B,)
-    anchor = model.anchors(users, items, generator)  # (B, D)
     d_own = model.pair_distance(anchor, items)  # (B,)
     if offline is None:
         candidates = sampler.draw(items, generator)  # (C,)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and _learns_from_all(objective)):
-            d = model.distance(anchor, *model.points(candidates))  # (B, C)
-        on_sale = sampling.available(data, candidates, data.time[interactions])  # (B, C)
-        allowed = on_sale > sampling.known(data, users, candidates)  # (B, C): on sale and not known
-        candidate = candidates.expand(len(users), -1)  # (B, C)
-    else:
-        candidate = offline[interactions]  # (B, M), and M is C from here on
-        allowed = candidate >= 0
-        candidate = candidate.clamp_min(0)
-        row = torch.arange(len(users), device=users.device).repeat_interleave(candidate.shape[1])
-        d = model.pair_distance(rows(anchor, row), candidate.flatten()).view_as(candidate)
-    d = torch.cat([d_own[:, None], d], 1)  # (B, 1 + C)
-    positive = torch.zeros_like(d, dtype=torch.bool)  # (B, 1 + C)
-    negative = torch.zeros_like(positive)  # (B, 1 + C)
-    positive[:, 0] = True
-    negative[:, 1:] = allowed
-    return Lists(users, items, candidate, anchor, d_own, d, positive, negative)
+        known = sampling.known(data, users, candidates)  # (B, C)
+    width = len(candidates) if offline is None else offline.shape[1]
+    if at_once is None:
+        at_once = max(1, BLOCK // (1 + width)) if anchor.device.type == "cpu" else len(users)
+    for start in range(0, len(users), at_once):
+        part = slice(start, start + at_once)
+        here = anchor[part]  # (B, D): from here on B are the rows of the part
+        if offline is None:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and _learns_from_all(objective)):
+                d = model.distance(here, *model.points(candidates))  # (B, C)
+            on_sale = sampling.available(data, candidates, data.time[interactions[part]])  # (B, C)
+            allowed = on_sale > known[part]  # (B, C): on sale and not known
+            candidate = candidates.expand(len(here), -1)  # (B, C)
+        else:
+            candidate = offline[interactions[part]]  # (B, M), and M is C from here on
+            allowed = candidate >= 0
+            candidate = candidate.clamp_min(0)
+            row = torch.arange(len(here), device=here.device).repeat_interleave(width)
+            d = model.pair_distance(rows(here, row), candidate.flatten()).view_as(candidate)
+        d = torch.cat([d_own[part, None], d], 1)  # (B, 1 + C)
+        positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)  # (B, 1 + C)
+        negative = pad(allowed, (1, 0))  # (B, 1 + C)
+        yield Lists(users[part], items[part], candidate, here, d_own[part], d, positive, negative), part
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
