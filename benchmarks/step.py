@@ -3,8 +3,8 @@
     python benchmarks/step.py [--device cuda] [--threads 2] [--dim 127] [--hops 2] [--steps 10] [--profile]
 
 `graph` is recsys/graph.py as `recsys bench` configures it, at --dim dimensions; `metric` is
-recsys/training.py at its defaults but for the size of a batch, and `metric, wide` the same with more of all:
-see SHAPES. The log: items by Zipf's law, users alike.
+recsys/training.py with the miner and loss that are its defaults, in two SHAPES. The log: items by Zipf's law,
+users alike.
 A part's floor is the longer of its operations at a rate and its bytes at a bandwidth, as the two overlap. A
 step's is the sum of its parts', as each needs what the one before has written. The rate is that of the part's
 dense product alone, at its shape; other parts get the best of these. Rates are the best of REPEATS runs, the
@@ -69,7 +69,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dim", type=int, default=127, help="of graph; metric has its default")
+    parser.add_argument("--dim", type=int, default=127, help="of graph; metric has those of SHAPES")
     parser.add_argument("--hops", type=int, default=2)
     parser.add_argument("--steps", type=int, default=10, help="timed")
     parser.add_argument("--users", type=int, default=30_000)
@@ -300,7 +300,7 @@ def profiled(trainer: Trainer, steps: int, device: torch.device) -> str:
     kinds = ", ".join(f"{name} {count / steps:g}" for name, count in found.items())
     top = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=15)
     return (
-        f"{'waits' if gpu else 'would wait'} for a GPU: {each:g} a step ({kinds}), "
+        f"{'waits' if gpu else 'would wait, in each part of a batch,'} for a GPU: {each:g} a step ({kinds}), "
         f"{each * trainer.steps:,.0f} in an epoch's {trainer.steps:,} steps\n\n{top}"
     )
 

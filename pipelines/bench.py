@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines import files, plots, progress
-from pipelines.ascent import ascended
+from pipelines.ascent import coordinate_ascent
 from pipelines.config import Evaluate, Export, InputError, Section
 from pipelines.evaluate import intervals, served
 from pipelines.judge import Judge, Vectors
@@ -50,10 +50,12 @@ class Spectral(Section):
     """The untrained baseline."""
 
     dims: tuple[PositiveInt, ...] = Field(
-        (128, 32, 64, 256), min_length=1, description="dimensions; from the first on as far as it helps"
+        (128, 32, 64, 256),
+        min_length=1,
+        description="dimensions; from the first to larger ones while that helps, or else to smaller ones",
     )
     item_exponents: tuple[Exponent, ...] = Field(
-        (0.4, 0.2, 0.3, 0.5), min_length=1, description="tried likewise"
+        (0.4, 0.2, 0.3, 0.5), min_length=1, description="tried in the same way"
     )
 
 
@@ -73,13 +75,15 @@ class Graph(Section):
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
     hops: tuple[PositiveInt, ...] = Field(
-        (2, 1, 3), min_length=1, description="edges looked along; from the first on as far as it helps"
+        (2, 1, 3),
+        min_length=1,
+        description="edges looked along, tried in the same way",
     )
     temperatures: tuple[Temperature, ...] = Field(
-        (0.12, 0.05, 0.07, 0.09, 0.16, 0.22, 0.3), min_length=1, description="tried likewise"
+        (0.12, 0.05, 0.07, 0.09, 0.16, 0.22, 0.3), min_length=1, description="tried in the same way"
     )
     popularity_powers: tuple[NonNegativeFloat, ...] = Field(
-        (0.8, 0.0, 0.25, 0.5, 1.0), min_length=1, description="tried likewise"
+        (0.8, 0.0, 0.25, 0.5, 1.0), min_length=1, description="tried in the same way"
     )
     trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
     steps: PositiveInt = Field(200, description="steps of a training at least, if the budget has room")
@@ -337,9 +341,10 @@ def choose_spectral(
         return point(config, judge, spectral_vectors(judge, spectrum, tried), "spectral", clock)
 
     first = SpectralChoice(**{name: values[0] for name, values in lists.items()})
-    best, best_score = ascended(first, lists, score, lambda _: clock.left() > 0)
-    say(f"bench: {best}: {config.evaluate.select} {best_score:.4f}")
-    return best, best_score
+    scores = coordinate_ascent(first, lists, score, lambda _: clock.left() > 0)
+    best = max(scores, key=lambda one: scores[one])
+    say(f"bench: {best}: {config.evaluate.select} {scores[best]:.4f}")
+    return best, scores[best]
 
 
 def choose_trial(
@@ -347,8 +352,8 @@ def choose_trial(
 ) -> tuple[Trial, list[int]]:
     """Settings that no neighbour beats by short trainings, and the dimensions worth a long one, ascending.
 
-    All take at most TRIALS of the budget; none is made where that has no room for two. Dimensions come last:
-    where there is no room to try them, none are ruled out.
+    All take at most TRIALS of the budget; none is made where that has no room for two. Dimensions come last,
+    and only those are ruled out that did no better with the other settings as they are in the end.
     """
     settings = config.graph
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
@@ -366,22 +371,29 @@ def choose_trial(
     if clock.now() + 2 * lasts > end:
         say(f"bench: no room for trials of {lasts:.1f} s; the first of each list is taken")
         return first, dims
-    most = dims[0]  # tried
 
     def score(trial: Trial) -> float:
-        nonlocal most
-        most = max(most, trial.dim)
+        nonlocal lasts
+        began = clock.now()
         try:
             return _tried(config, judge, trial, spectrum, clock, say)
         except FloatingPointError as error:
             say(f"bench: {trial}: {error}")
             return -1.0
+        finally:
+            lasts = max(lasts, (clock.now() - began) * dims[0] / trial.dim)  # three hops take longer than two
 
     def has_room(trial: Trial) -> bool:
-        return clock.now() + lasts * trial.dim / dims[0] <= end
+        room = clock.now() + lasts * trial.dim / dims[0] <= end
+        if not room:
+            say(f"bench: no room to try {trial}")
+        return room
 
-    best, _ = ascended(first, lists, score, has_room)
-    return best, [dim for dim in dims if dim <= best.dim or best.dim == most]
+    scores = coordinate_ascent(first, lists, score, has_room)
+    best = max(scores, key=lambda trial: scores[trial])
+    no_better = (dim for dim in dims if dim > best.dim and best._replace(dim=dim) in scores)
+    least = next(no_better, dims[-1] + 1)
+    return best, [dim for dim in dims if dim < least]
 
 
 def _tried(
@@ -404,7 +416,7 @@ def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, 
         if ends[-1] > end:
             raise OutOfTime
 
-    with contextlib.suppress(OutOfTime):
+    with contextlib.suppress(OutOfTime, FloatingPointError):  # a training that diverges is told of later
         first = config.graph.seeded(config.seed)[0]
         graph_fit(config, start(config, judge, trial, spectrum, first), first.seed, TIMED_STEPS, heard)
     return float(np.median(np.diff(ends)))

@@ -1,7 +1,7 @@
 """Distances between anchors and candidates: smaller is always closer.
 
-Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items. Axes before these are
-those of a batch, each with anchors and candidates of its own: (B, A, D) and (B, C, D) -> (B, A, C).
+Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items. One axis may come
+before these, each of its entries with anchors and candidates of its own: (B, A, D), (B, C, D) -> (B, A, C).
 
 Each is one matrix product and a few sums, no (A, C, D) array. The price is rounding: the error of a squared
 distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows may come out a little apart, and
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from recsys.spaces import Space, euclidean_space, unit_rows
 
-# (A, D) anchors, (C, D) candidates, (C,) offsets or None -> (A, C)
+# (A, D) anchors, (C, D) candidates, (C,) offsets or None -> (A, C), and so with one axis before all of them
 Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -75,12 +75,18 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
     """(B, D), (B, D), (B,) -> (B,): the distance of each row of x to the row of y beside it.
 
-    The diagonal of distance(x, y, offset) without the rest: a batch of one anchor and one candidate each.
-    Raises ValueError where lengths differ.
+    The diagonal of distance(x, y, offset) without the rest: B times one anchor and one candidate. Raises
+    ValueError where lengths differ, or the distance knows nothing of an axis before the usual ones.
     """
-    if len(x) != len(y):
-        raise ValueError(f"pairs of {len(x)} and {len(y)} rows, allowed: as many of one as of the other")
-    return distance(x[:, None], y[:, None], None if offset is None else offset[:, None])[:, 0, 0]
+    lengths = [len(x), len(y)] + ([] if offset is None else [len(offset)])
+    if len(set(lengths)) > 1:
+        raise ValueError(f"pairs of {', '.join(map(str, lengths))} rows, allowed: as many of each")
+    d = distance(x[:, None], y[:, None], None if offset is None else offset[:, None])
+    if d.shape != (len(x), 1, 1):
+        raise ValueError(
+            f"the distance is {list(d.shape)}, expected [{len(x)}, 1, 1]: (B, A, C) of (B, A, D)"
+        )
+    return d[:, 0, 0]
 
 
 class Mahalanobis(nn.Module):
@@ -118,7 +124,7 @@ class Mahalanobis(nn.Module):
         return squared_euclidean(self.map(anchors), self.map(candidates), offset)
 
     def map(self, rows: Tensor) -> Tensor:
-        """(N, D) -> (N, D): L times each row."""
+        """(..., D) -> (..., D): L times each row."""
         if self.form == "diagonal":
             return rows * self.scale
         if self.form == "low_rank":

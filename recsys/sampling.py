@@ -24,8 +24,8 @@ class DeviceInteractions(NamedTuple):
     weight: Tensor  # (N,) float32
     time: Tensor  # (N,) int64 seconds since 1970, of the last event
     offsets: Tensor  # (U + 1,) int64: rows offsets[u]:offsets[u + 1] are user u's
-    first_seen: Tensor | None  # (I,) int64 seconds since 1970: on sale from here; None: from ever
-    last_seen: Tensor | None  # (I,) int64 seconds: to here, this second included; None: for ever
+    first_seen: Tensor | None  # (I,) int64 seconds since 1970: on sale from here; None: always
+    last_seen: Tensor | None  # (I,) int64 seconds: to here, this second included; None: always
     n_users: int
     n_items: int
 

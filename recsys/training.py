@@ -4,6 +4,7 @@ Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a 
 """
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -15,8 +16,6 @@ from recsys import miners, sampling
 from recsys.miners import Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import CandidateSampler, DeviceInteractions
-
-BLOCK = 2**21  # distances at a time on CPU: 8 MiB, which stay near its caches and are not asked for anew
 
 
 class Lists(NamedTuple):
@@ -104,6 +103,7 @@ def train_epoch(
     """
     importance = data.weight.pow(weight_power)  # (N,)
     importance = importance / importance.mean()
+    block = miners.BLOCK if data.user.device.type == "cpu" else sys.maxsize
     if begun is None:
         zeros = torch.zeros(2, device=data.user.device)  # sums over the epoch, read once at its end
         began, steps, totals, n, found = generator.get_state(), 0, zeros, 0, 0
@@ -112,11 +112,11 @@ def train_epoch(
         began, steps, totals, n, found = begun
         left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
     for batch in left:
-        users, items, interactions = batch  # (B,)
+        users, items, _ = batch  # (B,)
         anchor = model.anchors(users, items, generator)  # (B, D)
         parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and the same weighted
-        for lists, rows_of in _lists(model, data, sampler, objective, batch, anchor, offline, generator):
-            weight = importance[interactions[rows_of]]  # (B,)
+        for lists, drawn in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
+            weight = importance[drawn]  # (B,)
             mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
             each = objective.loss(lists, mined)
             parts.append((each, each * (weight if mined is None else weight[mined.triplets.anchor])))
@@ -157,7 +157,7 @@ def sample_triplets(
     batch = next(sampling.batches(data, size, generator))
     sampler = copy.copy(sampler)  # a draw puts another memory in its place
     anchor = model.anchors(batch[0], batch[1], generator)
-    ((lists, _),) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, at_once=size)
+    ((lists, _),) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
     return _mined(model, lists, objective, generator), lists
 
 
@@ -170,39 +170,42 @@ def _lists(
     anchor: Tensor,
     offline: Tensor | None,
     generator: torch.Generator,
-    at_once: int | None = None,
-) -> Iterator[tuple[Lists, slice]]:
-    """The batch's lists, `at_once` rows at a time, and which rows; without it as many as make a BLOCK on CPU.
+    block: int,
+) -> Iterator[tuple[Lists, Tensor]]:
+    """The batch's lists, as many rows at a time as make `block` distances, and the rows' interactions.
 
-    All rows share one draw of candidates.
+    All share one draw of candidates. Parts that a CPU's caches hold are several times as fast as whole large
+    batches, whose memory the system gives anew each time.
     """
     users, items, interactions = batch  # (B,)
-    d_own = model.pair_distance(anchor, items)  # (B,)
     if offline is None:
         candidates = sampler.draw(items, generator)  # (C,)
         known = sampling.known(data, users, candidates)  # (B, C)
+        learns = torch.is_grad_enabled() and _learns_from_all(objective)
+        with torch.set_grad_enabled(learns):
+            points = model.points(candidates)  # (C, D), (C,)
     width = len(candidates) if offline is None else offline.shape[1]
-    if at_once is None:
-        at_once = max(1, BLOCK // (1 + width)) if anchor.device.type == "cpu" else len(users)
-    for start in range(0, len(users), at_once):
-        part = slice(start, start + at_once)
-        here = anchor[part]  # (B, D): from here on B are the rows of the part
+    at_once = max(1, block // (1 + width))
+    of_rows = (users, items, interactions, anchor, model.pair_distance(anchor, items))
+    # From here on B are the rows of a part.
+    parts = zip(*(torch.split(each, at_once) for each in of_rows), strict=True)
+    for number, (user, item, interaction, point, d_own) in enumerate(parts):
         if offline is None:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and _learns_from_all(objective)):
-                d = model.distance(here, *model.points(candidates))  # (B, C)
-            on_sale = sampling.available(data, candidates, data.time[interactions[part]])  # (B, C)
-            allowed = on_sale > known[part]  # (B, C): on sale and not known
-            candidate = candidates.expand(len(here), -1)  # (B, C)
+            with torch.set_grad_enabled(learns):
+                d = model.distance(point, *points)  # (B, C)
+            on_sale = sampling.available(data, candidates, data.time[interaction])  # (B, C)
+            allowed = on_sale > known[number * at_once :][: len(user)]  # (B, C): on sale and not known
+            candidate = candidates.expand(len(user), -1)  # (B, C)
         else:
-            candidate = offline[interactions[part]]  # (B, M), and M is C from here on
+            candidate = offline[interaction]  # (B, M), and M is C from here on
             allowed = candidate >= 0
             candidate = candidate.clamp_min(0)
-            row = torch.arange(len(here), device=here.device).repeat_interleave(width)
-            d = model.pair_distance(rows(here, row), candidate.flatten()).view_as(candidate)
-        d = torch.cat([d_own[part, None], d], 1)  # (B, 1 + C)
+            row = torch.arange(len(user), device=user.device).repeat_interleave(width)
+            d = model.pair_distance(rows(point, row), candidate.flatten()).view_as(candidate)
+        d = torch.cat([d_own[:, None], d], 1)  # (B, 1 + C)
         positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)  # (B, 1 + C)
         negative = pad(allowed, (1, 0))  # (B, 1 + C)
-        yield Lists(users[part], items[part], candidate, here, d_own[part], d, positive, negative), part
+        yield Lists(user, item, candidate, point, d_own, d, positive, negative), interaction
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:

@@ -1,7 +1,6 @@
 """recsys bench on small planted splits: what is written, what is chosen by what, budgets and bad input."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipelines.bench import Bench
 from pipelines.config import read_toml
 from pipelines.judge import Judge
 from pipelines.published import Validation
+from recsys.graph import GraphSpace
 from recsys.spaces import Space
 
 N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
@@ -268,18 +268,60 @@ def test_a_longer_budget_takes_more_steps_up_to_a_limit(files: tuple[Path, Path]
     assert metrics(out)["chosen"]["steps"] == 4  # 150 users are three batches
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_more_dimensions_than_do_well_in_trials(
-    files: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, seed: int
+@pytest.mark.parametrize(
+    ("scores", "trials", "chosen"),
+    [
+        ({2: 0.5, 4: 0.6, 8: 0.6}, 3, 4),  # 8 did no better
+        ({2: 0.5, 4: 0.4}, 2, 2),  # 8 was not tried: it is next to one that did no better
+        ({2: 0.5, 4: 0.6, 8: 0.7}, 3, 8),
+        ({2: 0.5}, 1, 8),  # no room for another trial: nothing is ruled out
+        ({2: 0.5, 4: 0.6}, 2, 8),
+    ],
+)
+def test_no_more_dimensions_than_did_well_in_trials(
+    files: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: dict[int, float],
+    trials: int,
+    chosen: int,
 ) -> None:
+    def tried(config: object, judge: object, trial: bench.Trial, *_: object) -> float:
+        seen.append(trial.dim)
+        if len(seen) == trials:
+            monkeypatch.setattr(bench.Clock, "now", lambda clock: real(clock) + 10)
+        return scores[trial.dim]
+
+    seen, real = list[int](), bench.Clock.now
+    monkeypatch.setattr(bench, "_tried", tried)
     out = tmp_path / "out.json"
-    assert run(files, out, "graph.steps=2", "graph.dims=[2, 4, 8, 16]", f"seed={seed}").code == 0
-    tried = re.findall(r"Trial\(dim=(\d+), .*: ndcg@20 (\S+)", caplog.text)
-    scores = {int(dim): float(score) for dim, score in tried}
-    assert len(scores) > 1
-    best = max(scores, key=lambda dim: scores[dim])
-    ruled_out = best < max(scores)
-    assert metrics(out)["chosen"]["dim"] == (best if ruled_out else 16)
+    ran = run(files, out, "graph.steps=2", "graph.rounds=1", "graph.dims=[2, 4, 8]", seconds=60)
+    assert ran.code == 0, ran.err
+    assert seen == list(scores)
+    assert metrics(out)["chosen"]["dim"] == chosen
+
+
+def test_what_diverges_is_passed_over(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One trial diverges; then all do, and the timing of steps too: the baseline is what is left."""
+
+    def fit(config: object, model: GraphSpace, *rest: object, **named: object) -> None:
+        graph_fit(config, model, *rest, **named)
+        if model.temperature in diverging:
+            raise FloatingPointError("a point is not finite")  # told at the end
+
+    graph_fit = bench.graph_fit
+    monkeypatch.setattr(bench, "graph_fit", fit)
+    changes = "graph.temperatures=[0.12, 0.2]", "graph.trial_steps=5", "graph.steps=5", "graph.rounds=1"
+    diverging = [0.2]
+    ran = run(files, tmp_path / "one.json", *changes)
+    assert ran.code == 0, ran.err
+    assert metrics(tmp_path / "one.json")["chosen"]["temperature"] == 0.12
+    diverging += [0.12]
+    ran = run(files, tmp_path / "all.json", *changes)
+    assert ran.code == 0, ran.err
+    assert metrics(tmp_path / "all.json")["model"] == "spectral"
 
 
 def test_dimensions_are_as_many_as_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -319,6 +319,24 @@ def test_pairs_are_the_diagonal_with_its_gradients(name, with_one):
     assert pairs(distance, x[:0], y[:0], offset[:0] if with_one else None).shape == (0,)
 
 
+@pytest.mark.parametrize("name", [*EVERY, "manhattan"])
+@pytest.mark.parametrize("with_one", [False, True])
+def test_an_axis_before_the_others_is_that_many_matrices(name, with_one):
+    distance = manhattan if name == "manhattan" else named(name, 4)
+    anchors, candidates, offset = normal(0, 3, 5, 4), normal(1, 3, 7, 4), normal(2, 3, 7).abs()
+    offsets = offset if with_one else [None] * 3
+    expected = torch.stack([distance(*each) for each in zip(anchors, candidates, offsets, strict=True)])
+    torch.testing.assert_close(distance(anchors, candidates, offset if with_one else None), expected)
+
+
+def test_a_distance_of_matrices_alone_is_no_distance_of_pairs():
+    def matrices_alone(anchors, candidates, offset):
+        return (anchors[:, None] - candidates[None]).abs().sum(2)
+
+    with pytest.raises(ValueError, match=r"the distance is \[6, 6, 3\], expected \[6, 1, 1\]"):
+        pairs(matrices_alone, normal(0, 6, 3), normal(1, 6, 3))
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_pairs_are_the_same_bits_each_time(name):
     x, y, offset = normal(0, 300, 8), normal(1, 300, 8), normal(2, 300).abs()
@@ -334,9 +352,9 @@ def test_pairs_are_the_same_bits_each_time(name):
 
 
 def test_pairs_of_different_lengths_are_refused():
-    with pytest.raises(ValueError, match="pairs of 3 and 2 rows"):
+    with pytest.raises(ValueError, match="pairs of 3, 2 rows"):
         pairs(squared_euclidean, torch.zeros(3, 2), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match=r"expected \[3, 1\]"):
+    with pytest.raises(ValueError, match="pairs of 3, 3, 1 rows"):
         pairs(squared_euclidean, torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(1))
 
 

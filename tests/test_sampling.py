@@ -186,8 +186,20 @@ def test_available_by_hand():
         [1, 0, 1, 1],
         [0, 0, 1, 0],
     ]
-    assert sampling.available(data, candidates, at[:0]).shape == (0, 4)
-    assert sampling.available(data, candidates[:0], at).shape == (5, 0)
+    always = {"first_seen": None}, {"last_seen": None}, {"first_seen": None, "last_seen": None}
+    for changes in ({}, *always):
+        other = data._replace(**changes)
+        spans = [
+            (first if "first_seen" not in changes else 0, last if "last_seen" not in changes else 99)
+            for first, last in zip(data.first_seen.tolist(), data.last_seen.tolist(), strict=True)
+        ]
+        expected = [
+            [spans[item][0] <= second <= spans[item][1] for item in candidates.tolist()]
+            for second in at.tolist()
+        ]
+        assert sampling.available(other, candidates, at).tolist() == expected
+        assert sampling.available(other, candidates, at[:0]).shape == (0, 4)
+        assert sampling.available(other, candidates[:0], at).shape == (5, 0)
 
 
 def test_weighted_batches_are_drawn_in_proportion():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys import distances, losses, miners, sampling, spaces, training
+from recsys import distances, losses, miners, sampling, spaces
 from recsys.distances import Mahalanobis
 from recsys.interactions import Interactions
 from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start
@@ -457,17 +457,19 @@ def test_same_seed_same_bits(mine, siamese):
 
 
 @pytest.mark.parametrize("mine", [*MINERS, "whole lists"])
+@pytest.mark.parametrize("siamese", [False, True])
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_batch_in_parts_teaches_what_it_teaches_whole(monkeypatch, mine, offline):
+def test_a_batch_in_parts_teaches_what_it_teaches_whole(monkeypatch, mine, siamese, offline):
     data = on_device(two_clusters())
     objective = (
         WHOLE if mine == "whole lists" else Objective(MINERS[mine], MARGIN, warp, regularize=covariance)
     )
-    table = torch.randint(N_ITEMS, (len(data.user), 7), generator=torch.Generator().manual_seed(5))
+    table = torch.randint(-9, N_ITEMS, (len(data.user), 7), generator=torch.Generator().manual_seed(5))
+    table = table.clamp_min(-1)
     spaces_of = {}
-    for block in (training.BLOCK, 300, 1):  # of 49 or 8 columns: all rows, some, one at a time
-        monkeypatch.setattr(training, "BLOCK", block)
-        model = spaces_of[block] = new_space()
+    for block in (miners.BLOCK, 300, 1):  # of 49 or 8 columns: all rows, some, one at a time
+        monkeypatch.setattr(miners, "BLOCK", block)
+        model = spaces_of[block] = new_space(data=data if siamese else None)
         run(model, data, [objective], 0, sgd(model), batch_size=100, offline=table if offline else None)
     whole, *parts = spaces_of.values()
     for part in parts:
