@@ -42,17 +42,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if not 0 < args.share < 1:
-        parser.error(f"--share {args.share}, allowed between 0 and 1")
-    args.out.mkdir(parents=True, exist_ok=True)
+        parser.error(f"--share {args.share}, allowed: above 0 and below 1")
     with duckdb.connect() as con:
         try:
             con.execute(SPLIT, {"log": str(args.log), "share": args.share, "seed": args.seed})
         except duckdb.Error as error:
             parser.error(f"'{args.log}': {str(error).splitlines()[0]}")
-        for name, query in (("train", TRAIN), ("test", TEST)):
-            table = con.sql(query).pl()
+        tables = {"train": con.sql(TRAIN).pl(), "test": con.sql(TEST).pl()}
+    if tables["test"].is_empty():
+        parser.error(f"--share {args.share}: no user has enough items to give one, or train has none of them")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
             table.write_parquet(args.out / f"{name}.parquet")
             print(f"{name}: {len(table):,} pairs of {table['user_id'].n_unique():,} users")
+    except OSError as error:
+        parser.error(f"--out '{args.out}' cannot be written: {error.strerror or error}")
 
 
 if __name__ == "__main__":

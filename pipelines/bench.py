@@ -36,7 +36,7 @@ from recsys.spaces import Space
 from serving.recommender import Recommender
 
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
-TIMED_STEPS = 5
+TIMED_STEPS = 6  # the first of them is not counted
 TRIALS = 0.15  # of the budget at the most
 SPREAD_USERS = 100
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
@@ -275,6 +275,8 @@ def bench(
             systems["both"] = with_spectrum(config, whole, space, spectrum, chosen, learned.weight)
         choices |= {"refit_steps": planned, "beside": learned.weight}
     fit_seconds = clock.now()
+    if seconds is not None and fit_seconds > 1.1 * seconds:
+        say(f"bench: the budget of {seconds:g} s did not hold: reading, the spectrum and one point took more")
     say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
 
     values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
@@ -369,7 +371,10 @@ def choose_trial(
     lasts = settings.trial_steps * step_seconds(config, judge, first, spectrum, clock) + clock.judging
     end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
     if clock.now() + 2 * lasts > end:
-        say(f"bench: no room for trials of {lasts:.1f} s; the first of each list is taken")
+        say(
+            f"bench: no room for trials: two take {2 * lasts:.1f} s, more than {TRIALS:.0%} of the budget; "
+            "the first of each list is taken"
+        )
         return first, dims
 
     def score(trial: Trial) -> float:
@@ -408,18 +413,18 @@ def _tried(
 
 
 def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock) -> float:
-    """The median of a few steps, or of as many as an eighth of what is left has room for."""
+    """The median of a few steps after a first, cold one, or of as many as an eighth of what is left holds."""
     ends, end = [clock.now()], clock.now() + clock.left() / 8
 
     def heard(step: int, loss: torch.Tensor) -> None:
         ends.append(clock.now())
-        if ends[-1] > end:
+        if step > 1 and ends[-1] > end:
             raise OutOfTime
 
     with contextlib.suppress(OutOfTime, FloatingPointError):  # a training that diverges is told of later
         first = config.graph.seeded(config.seed)[0]
         graph_fit(config, start(config, judge, trial, spectrum, first), first.seed, TIMED_STEPS, heard)
-    return float(np.median(np.diff(ends)))
+    return float(np.median(np.diff(ends)[1:]))
 
 
 def with_room(

@@ -401,7 +401,7 @@ def main() -> None:
     except SystemExit as done:
         if done.code != INTERRUPTED:
             raise
-        message = "what was there before still stands, and the next run goes on from the last checkpoint"
+        message = "what was there before still stands; train and retrain go on from the last checkpoint"
         if terminated:
             stop(f"stopped by SIGTERM; {message}", TERMINATED)
         stop(f"interrupted; {message}", FAILED)

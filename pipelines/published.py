@@ -57,7 +57,9 @@ def read(train: Path, test: Path) -> Data:
     """
     known, asked = _pairs(train), _pairs(test)
     if known.schema != asked.schema:
-        raise InputError(f"'{train}' has ids of {known.schema}, '{test}' of {asked.schema}")
+        types = ([f"{name} {kind}" for name, kind in part.schema.items()] for part in (known, asked))
+        ours, theirs = (", ".join(part) for part in types)
+        raise InputError(f"'{train}' has {ours}, '{test}' has {theirs}, allowed: the same types in both")
     n_rows = len(known), len(asked)
     known, asked = known.unique(), asked.unique()
     users = known.select("user_id").unique().sort("user_id").with_row_index("user")
@@ -79,8 +81,10 @@ def read(train: Path, test: Path) -> Data:
     }
     fitted, wanted = (_numbers(pairs, users, numbered) for pairs in (known, targets))
     if len(wanted) == 0:
+        strange, known_too = counts["users_of_test_alone"], counts["test_pairs_in_train"]
         raise InputError(
-            f"'{test}' has no pair of a user of '{train}' that train does not have: nothing to judge"
+            f"'{test}': nothing to judge. {strange:,} of its users are not in '{train}', "
+            f"and {known_too:,} pairs of the others are there too"
         )
     return Data(as_ids(users["user_id"]), as_ids(items["item_id"]), fitted, wanted, counts)
 

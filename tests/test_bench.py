@@ -421,7 +421,10 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
             ["user_id goes to 9223372036854775808, allowed: integers below 2^63"],
         ),
         (lambda t: t.with_columns(pl.col("user_id") + 10**6), ["nothing to judge"]),
-        (lambda t: t.with_columns(pl.col("user_id").cast(pl.String)), ["has ids of"]),
+        (
+            lambda t: t.with_columns(pl.col("user_id").cast(pl.String)),
+            ["user_id Int64, item_id Int64", "user_id String, item_id Int64", "the same types in both"],
+        ),
     ],
     ids=["column", "floats", "nulls", "empty", "huge", "strangers", "types"],
 )

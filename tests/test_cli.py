@@ -264,7 +264,7 @@ def test_ctrl_c_and_a_schedulers_stop_in_training_leave_no_run(
             said.append(line)
             if line.startswith("train: epoch 2,"):
                 process.send_signal(stop)
-    failed(Ran(process.returncode, "", "".join(said)), code, "goes on from the last checkpoint")
+    failed(Ran(process.returncode, "", "".join(said)), code, "go on from the last checkpoint")
     assert finished(prepared.config.runs) == before
     assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "KILLED"]
     assert recsys("recommend", "--config", prepared.config_file, "--user", "1003").code == 0

@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 
-from pipelines import plots
+from pipelines import plots, tuning
 from pipelines.certificate import LEAKS
 from pipelines.cli import find_run
 from pipelines.config import Config, load_config
@@ -183,7 +183,10 @@ def many_items(n_items: int = 3_000, n_users: int = 300, groups: int = 10) -> pl
     return pl.DataFrame(rows, schema=["user_id", "item_id", "at"], orient="row")
 
 
-def test_what_annoy_serves_is_within_1_percent_of_the_model(shop_file: Any) -> None:
+def test_what_annoy_serves_is_within_1_percent_of_the_model(
+    shop_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "AS_FAST", 0.0)  # trees, though a scan of so few items may be as fast
     train = {"max_epochs": 1, "learning_rate": 0.1, "spectral_weights": [0.0]}
     path = shop_file(many_items(), items=None, train=train, space={"dim": 4}, export={"trees": None})
     ran = recsys("retrain", "--config", path)

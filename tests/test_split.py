@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "split.py"
 
@@ -37,22 +38,34 @@ def test_each_user_gives_his_share_and_nothing_is_lost_or_twice(tmp_path: Path) 
 
 
 def test_what_train_does_not_have_is_not_asked_for(tmp_path: Path) -> None:
-    pl.DataFrame({"user_id": [1] * 4 + [2] * 4, "item_id": [1, 2, 3, 4, 5, 6, 7, 8]}).write_parquet(
-        tmp_path / "log.parquet"
-    )
+    """Each user has four items of his own and four that everybody has."""
+    rows = [
+        (user, item) for user in range(9) for item in (*range(4), *range(10 * user + 100, 10 * user + 104))
+    ]
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_parquet(tmp_path / "log.parquet")
     assert split(tmp_path / "log.parquet", "--out", tmp_path, "--share", 0.5).returncode == 0
-    assert len(pl.read_parquet(tmp_path / "train.parquet")) == 4
-    assert pl.read_parquet(tmp_path / "test.parquet").is_empty()
+    train, test = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("train", "test"))
+    assert len(train) == 9 * 4
+    assert 0 < len(test) < 9 * 4
+    assert set(test["item_id"]) <= set(train["item_id"])
+    assert test.join(train, on=["user_id", "item_id"]).is_empty()
 
 
-def test_bad_arguments_are_named(tmp_path: Path) -> None:
-    (tmp_path / "no.parquet").write_text("no")
-    for arguments, words in (
-        ((tmp_path / "no.parquet", "--out", tmp_path), "no.parquet"),
-        (
-            (tmp_path / "no.parquet", "--out", tmp_path, "--share", 1.5),
-            "--share 1.5, allowed between 0 and 1",
-        ),
-    ):
-        ran = split(*arguments)
-        assert (ran.returncode, words in ran.stderr, "Traceback" in ran.stderr) == (2, True, False)
+@pytest.mark.parametrize(
+    ("log", "out", "share", "words"),
+    [
+        ("missing", "new", 0.2, "missing.parquet"),
+        ("broken", "new", 0.2, "broken.parquet"),
+        ("good", "new", 1.0, "--share 1.0, allowed: above 0 and below 1"),
+        ("good", "new", 0.0001, "--share 0.0001: no user has enough items to give one"),
+        ("good", "broken.parquet", 0.5, "broken.parquet' cannot be written"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path: Path, log: str, out: str, share: float, words: str) -> None:
+    (tmp_path / "broken.parquet").write_text("no")
+    pairs = pl.DataFrame({"user_id": np.repeat([1, 2, 3], 4), "item_id": np.tile([1, 2, 3, 4], 3)})
+    pairs.write_parquet(tmp_path / "good.parquet")
+    ran = split(tmp_path / f"{log}.parquet", "--out", tmp_path / out, "--share", share)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (2, False)
+    assert words in ran.stderr
+    assert not (tmp_path / "new").exists()
