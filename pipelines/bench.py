@@ -447,7 +447,7 @@ def with_room(
     if clock.seconds is None:
         return trial._replace(dim=dims[-1]), int(settings.longer * steps)
     wanted, seconds = steps, float("inf")
-    points = (4 + len(config.beside.weights)) * len(settings.starts)
+    points = 4 * len(settings.starts) + (len(config.beside.weights) if config.beside.dims else 0)
     for dim in reversed(dims):
         if clock.left() <= 0:
             return trial._replace(dim=dims[0]), 0
