@@ -276,7 +276,7 @@ def bench(
         choices |= {"refit_steps": planned, "beside": learned.weight}
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
-        say(f"bench: the budget of {seconds:g} s did not hold: reading, the spectrum and one point took more")
+        say(f"bench: the budget of {seconds:g} s did not hold")
     say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
 
     values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
