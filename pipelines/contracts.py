@@ -171,13 +171,13 @@ def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
     con.execute("create or replace temp table past_runs (number bigint, events bigint)")
     for run in past:
         con.execute("insert into past_runs values (?, ?)", run)
-    kept: set[str] = set()
+    kept: set[tuple[str, str]] = set()  # tables and their columns
     exists = config.database.exists()
     if exists:
         with explained(f"'{config.database}'"):
             con.execute(f"attach {literal(str(config.database))} as last_run (read_only)")
-        query = "select table_name from duckdb_tables() where database_name = 'last_run'"
-        kept = {name for (name,) in con.execute(query).fetchall()}
+        query = "select table_name, column_name from duckdb_columns() where database_name = 'last_run'"
+        kept = set(con.execute(query).fetchall())
     views = {name: f"last_{name}" for name in ("users", "items", "columns")}
     try:
         for name, view in views.items():
@@ -187,7 +187,8 @@ def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
                 for column, type_ in zip(today.columns, today.types, strict=True)
             )
             profile = f"profile_{name}"
-            source = f"last_run.{profile}" if profile in kept else f"{profile} limit 0"
+            comparable = {(profile, column) for column in today.columns} <= kept
+            source = f"last_run.{profile}" if comparable else f"{profile} limit 0"
             con.execute(f"create temp view {view} as select {columns} from {source}")
         yield
     finally:

@@ -21,8 +21,8 @@ Ids = NDArray[np.int64] | list[str]
 NEW_USERS = """
 select users."user" as number
 from users
-inner join user_parts on users.user_id = user_parts.user_id
-where users.fold = $fold and user_parts.train_items = 0
+inner join profile_users on users.user_id = profile_users.user_id
+where users.fold = $fold and profile_users.train_items = 0
 """
 NEW_ITEMS = """
 select items.item as number

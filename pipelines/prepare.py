@@ -36,11 +36,13 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "staging/stg_items",
     "checks/items_without_id",
     "checks/repeated_items",
+    "marts/duplicate_share",
     "marts/windows",
     "marts/split_events",
     "marts/recency",
     "marts/events",
     "marts/item_events",
+    "marts/part_pairs",
     "marts/profile_users",  # for the contracts of this run and of the next
     "marts/profile_items",
     "marts/profile_columns",
@@ -49,37 +51,45 @@ MARTS = (  # in order; a table is made from those above it
     "checks/no_events",
     "checks/one_instant",
     "checks/empty_parts",
-    "marts/part_pairs",
     "marts/repeats",
     "marts/fitted_pairs",
-    "marts/user_parts",
     "marts/item_parts",
     "marts/fitted_users",
     "marts/sales",
     "marts/core_pairs",
+    "marts/numbered_users",
     "marts/users",
     "marts/items",
     "checks/small_folds",
+    "marts/numbered_pairs",
+    "marts/validation_pairs",
     "marts/triples",
     "marts/pairs",
     "marts/targets",
-    "checks/no_targets",
     "marts/mined_triplets",
     "marts/counts",
+    "checks/no_targets",
     "marts/prepared",
 )
 STEPS = STAGING + MARTS
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
-TEMPORARY = {  # what is not kept in the file
-    "stg_interactions": "view",
-    "split_events": "view",
-    "recency": "table",
-    "events": "view",
-    "item_events": "table",
-    "part_pairs": "table",
-    "fitted_pairs": "view",
-    "fitted_users": "view",
-    "sales": "table",
+KINDS = {  # what is no table of the file
+    "stg_interactions": "temp view",
+    "split_events": "temp view",
+    "duplicate_share": "temp table",
+    "recency": "temp table",
+    "events": "temp view",
+    "item_events": "temp table",
+    "part_pairs": "temp table",
+    "repeats": "temp table",
+    "fitted_pairs": "temp view",
+    "fitted_users": "temp view",
+    "sales": "temp table",
+    "users": "view",
+    "validation_pairs": "view",
+    "triples": "view",
+    "pairs": "view",
+    "targets": "view",
 }
 
 
@@ -123,6 +133,8 @@ def prepare(
         if found is not None and reused:
             say(f"prepare: {config.database} already holds this log, settings and code: reused")
             return found
+        con.execute("drop view temp.events; drop view temp.split_events; drop view temp.stg_interactions")
+        con.execute("drop view temp.source_log; drop table temp.source_rows")  # what follows needs the room
         for step in MARTS:
             _run_step(con, config, step, say)
         counts = dict(con.execute("select name, value from counts order by name").fetchall())
@@ -248,6 +260,7 @@ def _variables(
         "now": _utc(config.prepare.now or datetime.now(UTC)),
         "has_time": config.source.time is not None,
         "has_event": config.source.event is not None,
+        "has_weights": config.source.weight is not None or config.source.event is not None,
         "has_items": config.items is not None,
         "has_title": config.items is not None and config.items.title is not None,
         "split_kind": split.kind,
@@ -280,13 +293,10 @@ def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Ca
     if name == "core_pairs":
         _create_core_pairs(con, config.split, text)
         return
-    kind = f"temp {TEMPORARY[name]}" if name in TEMPORARY else "view" if name == "pairs" else "table"
+    kind = KINDS.get(name, "table")
     rows = _create(con, f"{kind} {name}", text)
-    if name == "part_pairs":  # what follows needs the room
-        con.execute("drop view temp.events; drop view temp.split_events; drop view temp.stg_interactions")
-        con.execute("drop view temp.source_log; drop table temp.source_rows")
     if kind == "table":
-        folds = " over both folds" if "fold" in text.split() else ""
+        folds = " over both folds" if text.startswith("-- Grain: one row per fold") else ""
         say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
 
 
@@ -310,10 +320,17 @@ def _create_core_pairs(con: duckdb.DuckDBPyConnection, split: Split, text: str) 
         _create(con, "temp view core_users", "from fitted_users")
         _create(con, "temp view core_items", "from sales")
         return
-    left: list[int] = []
-    while (now := [_create(con, f"temp table {step.split('/')[1]}", _text(step)) for step in ROUND]) != left:
+    left: list[tuple[int, int]] = []  # rows of both, and those of fold validation among them
+    while (now := [_round(con, step) for step in ROUND]) != left:
         left = now
         _create(con, "temp view core_pairs", text)
+
+
+def _round(con: duckdb.DuckDBPyConnection, step: str) -> tuple[int, int]:
+    name = step.split("/")[1]
+    _create(con, f"temp table {name}", _text(step))
+    rows, in_validation = con.execute(f"select count(*), count_if(in_validation) from {name}").fetchall()[0]
+    return rows, in_validation
 
 
 def _check(con: duckdb.DuckDBPyConnection, name: str, text: str) -> None:

@@ -71,6 +71,15 @@ def quiet(line: str) -> None:
     pass
 
 
+def as_tables(con: duckdb.DuckDBPyConnection, *views: str, where: str = "true") -> None:
+    """Each view becomes a table of its rows, to be tampered with."""
+    for view in views:
+        con.execute(f"create table {view}_rows as from {view} where {where}")
+    for view in views:
+        con.execute(f"drop view {view}")
+        con.execute(f"alter table {view}_rows rename to {view}")
+
+
 def rows_of(config: Config, query: str) -> list[Row]:
     with duckdb.connect(config.database, read_only=True) as con:
         return con.execute(query).fetchall()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
-from small_log import COLUMNS, Row, config_of, day, labelled, quiet
+from small_log import COLUMNS, Row, as_tables, config_of, day, labelled, quiet
 
 from pipelines import certificate, folds, model, report
 from pipelines.config import Config, DataError, InputError
@@ -177,6 +177,7 @@ def test_a_clean_run_is_certified_in_figures_of_its_log(shop: Shop, log: pl.Data
 def test_a_leak_planted_in_the_tables_is_caught_by_name(own_shop: Shop, leak: str) -> None:
     plant, names = LEAKS[leak]
     with duckdb.connect(own_shop.config.database) as con:
+        as_tables(con, "users", "triples", "targets")
         for statement in plant.split(";"):
             rows = con.execute(statement).fetchall()
             assert rows[0][0] > 0, "something was planted"
@@ -500,6 +501,7 @@ def test_a_k_core_may_leave_weight_out_but_none_may_come_in(tmp_path: Path) -> N
         """update triples set weight = weight + {} where fold = 'test' and item = 0 and "user" = 0"""
     )
     with duckdb.connect(config.database) as con:
+        as_tables(con, "triples")
         con.execute(change_weight.format(4))  # within what user 4, who is not in the core, weighs
     certificate.certify_tables(config)
     with duckdb.connect(config.database) as con:

@@ -22,7 +22,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     config = config_of(tmp_path)
     first = prepare(config, said.append)
-    assert any(line.startswith("prepare: triples has 12 rows") for line in said)
+    assert any(line.startswith("prepare: numbered_pairs has 12 rows") for line in said)
     written = os.stat(config.database).st_mtime_ns
     second = prepare(
         config_of(tmp_path, LOG[::-1], prepare={"threads": 2, "memory_limit": "1GB"}), said.append
@@ -69,7 +69,7 @@ def test_an_interrupt_keeps_the_previous_database(tmp_path: Path) -> None:
     prepare(config, quiet)
 
     def interrupted(line: str) -> None:
-        if "triples" in line:
+        if "numbered_pairs" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

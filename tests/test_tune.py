@@ -20,6 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 from shop import failed, recsys, write_config
+from small_log import as_tables
 
 from pipelines import trials, tune
 from pipelines.config import load_config
@@ -150,6 +151,8 @@ def test_a_search_goes_on_as_if_it_had_not_been_interrupted(bench: Callable[...,
 def test_it_never_reads_the_test_window(bench: Callable[..., Bench]) -> None:
     whole, cut = bench(name="whole"), bench(name="cut")
     with duckdb.connect(cut.root / "recsys.duckdb") as con:
+        as_tables(con, "users", "triples", "targets", where="fold = 'validation'")
+        con.execute("drop table numbered_pairs; drop table numbered_users")
         query = "select distinct table_name from duckdb_columns() where column_name = 'fold' and not internal"
         views = {name for (name,) in con.execute("select view_name from duckdb_views()").fetchall()}
         tables = {name for (name,) in con.execute(query).fetchall()} - views

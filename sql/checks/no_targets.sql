@@ -2,5 +2,5 @@
 -- Allowed: in each fold's window at least one pair whose user and item are both known from what is fitted.
 select folds.fold
 from (values ('validation'), ('test')) as folds (fold)
-anti join targets on folds.fold = targets.fold
+anti join counts on folds.fold || '.targets' = counts.name and counts.value > 0
 order by folds.fold desc

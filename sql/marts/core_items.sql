@@ -1,8 +1,9 @@
--- Grain: one row per fold and item left by one more round of the k-core; run until no round takes any.
+-- Grain: one row per item left by one more round of the k-core; run until no round takes any, of either fold.
 select
-    fold,
     item_id,
-    count(*) as user_count
+    count(*) filter (where in_validation) >= getvariable('min_users_per_item') as in_validation,
+    count(*) filter (where in_validation) as validation_users,
+    count(*) as test_users
 from core_pairs
-group by fold, item_id
+group by item_id
 having count(*) >= getvariable('min_users_per_item')

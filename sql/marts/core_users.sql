@@ -1,7 +1,7 @@
--- Grain: one row per fold and user left by one more round of the k-core; run until no round takes any.
+-- Grain: one row per user left by one more round of the k-core; run until no round takes any, of either fold.
 select
-    fold,
-    user_id
+    user_id,
+    count(*) filter (where in_validation) >= getvariable('min_items_per_user') as in_validation
 from core_pairs
-group by fold, user_id
+group by user_id
 having count(*) >= getvariable('min_items_per_user')

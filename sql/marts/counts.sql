@@ -16,15 +16,19 @@ fold_counts as (
     union all
     select
         fold || '.pairs' as name,
-        count(*) as value
-    from triples
+        sum(user_count) as value
+    from items
     group by fold
     union all
     select
-        fold || '.pairs_before_core' as name,
-        sum(user_count) as value
+        'validation.pairs_before_core' as name,
+        sum(validation_users) as value
     from sales
-    group by fold
+    union all
+    select
+        'test.pairs_before_core' as name,
+        sum(test_users) as value
+    from sales
     union all
     select
         fold || '.mined_triplets' as name,
@@ -35,30 +39,32 @@ fold_counts as (
 
 window_users as (
     select
-        'validation' as fold,
-        user_id,
-        validation_items as items
-    from user_parts
-    where validation_items > 0
-    union all
-    select
-        'test' as fold,
-        user_id,
-        test_items as items
-    from user_parts
-    where test_items > 0
+        profile_users.validation_items,
+        profile_users.test_items,
+        numbered_users.validation_user is null as new_to_validation,
+        numbered_users.user_id is null as new_to_test
+    from profile_users
+    left join numbered_users on profile_users.user_id = numbered_users.user_id
 ),
 
 window_user_counts as (
     select
-        window_users.fold,
+        'validation' as fold,
         count(*) as window_users,
-        count(*) filter (where users.user_id is null) as window_users_unknown,
-        sum(window_users.items) as window_pairs,
-        sum(if(users.user_id is null, window_users.items, 0)) as window_pairs_user_unknown
+        count(*) filter (where new_to_validation) as window_users_unknown,
+        sum(validation_items) as window_pairs,
+        sum(if(new_to_validation, validation_items, 0)) as window_pairs_user_unknown
     from window_users
-    left join users on window_users.fold = users.fold and window_users.user_id = users.user_id
-    group by window_users.fold
+    where validation_items > 0
+    union all
+    select
+        'test' as fold,
+        count(*) as window_users,
+        count(*) filter (where new_to_test) as window_users_unknown,
+        sum(test_items) as window_pairs,
+        sum(if(new_to_test, test_items, 0)) as window_pairs_user_unknown
+    from window_users
+    where test_items > 0
 ),
 
 window_item_counts as (
@@ -120,12 +126,12 @@ counted as (
     select
         'users' as name,
         count(*) as value
-    from user_parts
+    from profile_users
     union all
     select
         'items' as name,
-        count(distinct item_id) as value
-    from item_events
+        count(*) as value
+    from profile_items
     union all
     select * from fold_counts
     union all

@@ -1,12 +1,6 @@
--- Grain: one row per fold and user among the events the fold may fit on.
+-- Grain: one row per user among the events that fold test may fit on: the k-core's, if it leaves nobody out.
 select
-    'validation' as fold,
-    user_id
-from user_parts
-where train_items > 0
-union all
-select
-    'test' as fold,
-    user_id
-from user_parts
+    user_id,
+    train_items > 0 as in_validation
+from profile_users
 where train_items + validation_items > 0

@@ -3,7 +3,7 @@ select
     item_id,
     part,
     count(*) as events,
-    sum(weight) as weight,
+    if(getvariable('has_weights'), sum(weight), count(*)) as weight,
     min(event_at) as first_at,
     max(event_at) as last_at
 from events

@@ -1,13 +1,35 @@
 -- Grain: one row per fold and item; numbers are dense and ascend with item_id (strings by UTF-8 bytes).
+with
+
+fitted as (
+    select
+        'validation' as fold,
+        core_items.item_id,
+        core_items.validation_users as user_count,
+        sales.validation_first_at as first_at,
+        sales.validation_last_at as last_at
+    from core_items
+    inner join sales on core_items.item_id = sales.item_id
+    where core_items.in_validation
+    union all
+    select
+        'test' as fold,
+        core_items.item_id,
+        core_items.test_users as user_count,
+        sales.test_first_at as first_at,
+        sales.test_last_at as last_at
+    from core_items
+    inner join sales on core_items.item_id = sales.item_id
+)
+
 select
-    core_items.fold,
-    core_items.item_id,
-    cast(row_number() over (partition by core_items.fold order by core_items.item_id) - 1 as integer) as item,
-    coalesce(stg_items.title, cast(core_items.item_id as varchar)) as title,
+    fitted.fold,
+    fitted.item_id,
+    cast(row_number() over (partition by fitted.fold order by fitted.item_id) - 1 as integer) as item,
+    coalesce(stg_items.title, cast(fitted.item_id as varchar)) as title,
     stg_items.* exclude (item_id, title, source_row), -- noqa: RF02
-    core_items.user_count,
-    sales.first_at,
-    sales.last_at
-from core_items
-inner join sales on core_items.fold = sales.fold and core_items.item_id = sales.item_id
-left join stg_items on core_items.item_id = stg_items.item_id
+    fitted.user_count,
+    fitted.first_at,
+    fitted.last_at
+from fitted
+left join stg_items on fitted.item_id = stg_items.item_id

@@ -26,6 +26,7 @@ attempts as (
     inner join fold_sizes on triples.fold = fold_sizes.fold
     cross join range(getvariable('mined_negatives')) as draws (draw)
     cross join range(8) as tries (attempt)
+    where getvariable('mined_negatives') > 0 -- a constant: without draws no triple is looked at
 ),
 
 available as (

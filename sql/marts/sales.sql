@@ -1,25 +1,14 @@
--- Grain: one row per fold and item: on sale from the first to the last fitted event, of any user.
-with
-
-fitted as (
-    select
-        'validation' as fold,
-        *
-    from item_parts
-    where part = 'train'
-    union all
-    select
-        'test' as fold,
-        *
-    from item_parts
-    where part <> 'test'
-)
-
+-- Grain: one row per item among the events that fold test may fit on: its users, and when it was on sale,
+-- from the first to the last fitted event of anybody, in each fold. The k-core's items, if it leaves all in.
 select
-    fold,
     item_id,
-    cast(sum(pairs - pairs_again) as bigint) as user_count,
-    min(first_at) as first_at,
-    max(last_at) as last_at
-from fitted
-group by fold, item_id
+    count(*) filter (where part = 'train') > 0 as in_validation,
+    cast(sum(pairs - pairs_again) filter (where part = 'train') as bigint) as validation_users,
+    cast(sum(pairs - pairs_again) as bigint) as test_users,
+    min(first_at) filter (where part = 'train') as validation_first_at,
+    max(last_at) filter (where part = 'train') as validation_last_at,
+    min(first_at) as test_first_at,
+    max(last_at) as test_last_at
+from item_parts
+where part <> 'test'
+group by item_id

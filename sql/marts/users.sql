@@ -1,6 +1,13 @@
--- Grain: one row per fold and user; numbers are dense and ascend with user_id (strings by UTF-8 bytes).
+-- Grain: one row per fold and user.
 select
-    fold,
+    'validation' as fold,
     user_id,
-    cast(row_number() over (partition by fold order by user_id) - 1 as integer) as "user"
-from core_users
+    validation_user as "user"
+from numbered_users
+where validation_user is not null
+union all
+select
+    'test' as fold,
+    user_id,
+    test_user as "user"
+from numbered_users

@@ -1,0 +1,10 @@
+-- Grain: one row per user of fold test; numbers are dense and ascend with user_id (strings by UTF-8 bytes).
+-- Users of fold validation are some of these, and have a number of that fold as well.
+select
+    user_id,
+    -- with count(*) filter (where in_validation) the window is no longer a stream, and takes minutes
+    cast(if(in_validation, count(nullif(in_validation, false)) over by_id - 1, null) as integer)
+        as validation_user,
+    cast(row_number() over by_id - 1 as integer) as test_user
+from core_users
+window by_id as (order by user_id rows between unbounded preceding and current row)

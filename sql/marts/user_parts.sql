@@ -1,9 +1,0 @@
--- Grain: one row per user_id: how many items in each part of the split.
--- Kept: who is new, which a pair's time, that of its last event, cannot tell.
-select
-    user_id,
-    count(*) filter (where part = 'train') as train_items,
-    count(*) filter (where part = 'validation') as validation_items,
-    count(*) filter (where part = 'test') as test_items
-from part_pairs
-group by user_id
