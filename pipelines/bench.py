@@ -42,7 +42,8 @@ SPREAD_USERS = 100
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
 
 
-Temperature = Annotated[float, Field(ge=0.02)]  # as recsys.graph.log_sums allows
+LOWEST_TEMPERATURE = 0.02  # as recsys.graph.log_sums allows
+Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE)]
 Exponent = Annotated[float, Field(ge=-2, le=2)]
 
 
@@ -59,6 +60,21 @@ class Spectral(Section):
     )
 
 
+class Start(Section):
+    """Where a training begins, and how it differs from what trials chose."""
+
+    kind: Literal["spectral", "random"] = Field(
+        "spectral", description="from the spectrum or from random rows"
+    )
+    sharper: PositiveFloat = Field(1.0, description="divides the temperature; sharper ones err less alike")
+    hops: PositiveInt | None = Field(None, description="edges looked along, in place of the chosen ones")
+
+    def trial(self, chosen: "Trial") -> "Trial":
+        """The settings that this training takes."""
+        temperature = max(LOWEST_TEMPERATURE, chosen.temperature / self.sharper)
+        return chosen._replace(temperature=temperature, hops=self.hops or chosen.hops)
+
+
 class Graph(Section):
     """The learned space: see recsys/graph.py."""
 
@@ -67,10 +83,12 @@ class Graph(Section):
         min_length=1,
         description="dimensions: the most that the budget has room for, unless fewer do as well in trials",
     )
-    starts: tuple[Literal["spectral", "random"], ...] = Field(
-        ("spectral",),
-        min_length=1,
-        description="a training from each, side by side in one vector; each random one by a seed of its own",
+    starts: tuple[Start, ...] = Field(
+        (Start(),), min_length=1, description="a training from each; each random one by a seed of its own"
+    )
+    together: PositiveInt | None = Field(
+        None,
+        description="trainings side by side in one vector at the most: the best, then whichever adds most",
     )
     start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
     random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
@@ -95,25 +113,34 @@ class Graph(Section):
 
     @model_validator(mode="after")
     def _no_training_twice(self) -> "Graph":
-        if self.starts.count("spectral") > 1:
-            raise ValueError(
-                f"starts = {list(self.starts)}, allowed: 'spectral' once, or two trainings are the same"
-            )
+        spectral = [start for start in self.starts if start.kind == "spectral"]
+        if len(set(spectral)) < len(spectral):
+            raise ValueError("starts: two of kind 'spectral' are the same training, allowed: different ones")
         return self
 
-    def seeded(self, seed: int) -> list["Start"]:
+    def seeded(self, seed: int) -> list["Seeded"]:
         """Each start with the seed that makes it differ from others of its kind."""
-        return [Start(kind, seed + self.starts[:place].count(kind)) for place, kind in enumerate(self.starts)]
+        kinds = [start.kind for start in self.starts]
+        return [
+            Seeded(start, seed + (kinds[:place].count("random") if start.kind == "random" else 0))
+            for place, start in enumerate(self.starts)
+        ]
+
+    def side_by_side(self) -> int:
+        """Trainings in one vector, at the most."""
+        return min(len(self.starts), self.together or len(self.starts))
 
 
-class Start(NamedTuple):
-    """Where a training begins."""
+class Seeded(NamedTuple):
+    """A start and the seed of all that is drawn."""
 
-    kind: str
+    start: Start
     seed: int
 
     def words(self) -> str:
-        return f"{self.kind} start" + (f" of seed {self.seed}" if self.kind == "random" else "")
+        words = f"{self.start.kind} start" + (f" of seed {self.seed}" if self.start.kind == "random" else "")
+        words += f", {self.start.sharper:g} times as sharp" if self.start.sharper != 1 else ""
+        return words + (f", {self.start.hops} hops" if self.start.hops else "")
 
 
 class Beside(Section):
@@ -174,8 +201,8 @@ class Learned(NamedTuple):
     space: Space
     weight: float  # of the spectrum beside it, 0 for none
     score: float  # of both on validation
-    seconds: float  # that training took
-    starts: tuple[Start, ...]  # those whose training came to its end
+    seconds: float  # that these trainings took
+    starts: tuple[Seeded, ...]  # those that are side by side
 
 
 Spectrum = tuple[torch.Tensor, torch.Tensor]  # (U, K), (I, K), the items without their exponent
@@ -273,7 +300,8 @@ def bench(
         systems["learned"] = spaces.euclidean_vectors(space)
         if learned.weight > 0:
             systems["both"] = with_spectrum(config, whole, space, spectrum, chosen, learned.weight)
-        choices |= {"refit_steps": planned, "beside": learned.weight}
+        starts = [first.words() for first in learned.starts]
+        choices |= {"refit_steps": planned, "starts": starts, "beside": learned.weight}
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
         say(f"bench: the budget of {seconds:g} s did not hold")
@@ -447,14 +475,18 @@ def with_room(
     if clock.seconds is None:
         return trial._replace(dim=dims[-1]), int(settings.longer * steps)
     wanted, seconds = steps, float("inf")
-    points = 4 * len(settings.starts) + (len(config.beside.weights) if config.beside.dims else 0)
+    n, kept = len(settings.starts), settings.side_by_side()
+    trainings = n + kept * grown(config)  # each once, those that are kept again in the refit
+    points = (
+        3 * n + sum(n - k for k in range(kept)) + (len(config.beside.weights) if config.beside.dims else 0)
+    )
+    slowest = max((start.trial(trial) for start in settings.starts), key=lambda one: one.hops)
     for dim in reversed(dims):
         if clock.left() <= 0:
             return trial._replace(dim=dims[0]), 0
-        seconds = step_seconds(config, judge, trial._replace(dim=dim), spectrum, clock)
-        both = 1 + grown(config)  # trainings: this one and the refit
+        seconds = step_seconds(config, judge, slowest._replace(dim=dim), spectrum, clock)
         spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer
-        steps = max(0, int(spare / (1.05 * len(settings.starts) * seconds * both)))
+        steps = max(0, int(spare / (1.05 * seconds * trainings)))
         if steps >= wanted:
             break
     steps = min(steps, int(settings.longer * wanted))
@@ -472,34 +504,59 @@ def learn(
     clock: Clock,
     say: Callable[[str], None],
 ) -> Learned | None:
-    """Train on the slice that is left, from each start; the weight of the spectrum beside that scores best.
+    """Train on the slice that is left, from each start; which to keep, and the spectrum's weight beside them.
 
     Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
-    parts, began = dict[Start, Space](), clock.now()
+    parts, seconds = dict[Seeded, Space](), dict[Seeded, float]()
     for first in config.graph.seeded(config.seed):
-        model = start(config, judge, trial, spectrum, first)
+        began = clock.now()
+        model = start(config, judge, first.start.trial(trial), spectrum, first)
         try:
             learn_one(config, judge, model, steps, clock, first)
         except (OutOfTime, FloatingPointError) as error:
             say(f"bench: {error or 'training takes too long'}; left out: the {first.words()}")
             continue
-        parts[first] = model.space()
+        parts[first], seconds[first] = model.space(), clock.now() - began
     if not parts:
         return None
-    space, weight, seconds = evenly(list(parts.values())), 0.0, clock.now() - began
-    best = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
-    say(f"bench: after {clock.now():.0f} s: {config.evaluate.select} {best:.4f}")
+    kept, best = choose_together(config, judge, parts, clock, say)
+    space, weight = evenly([parts[first] for first in kept]), 0.0
     for tried in config.beside.weights if config.beside.dims else ():
         vectors = with_spectrum(config, judge, space, spectrum, chosen, tried)
         score = point(config, judge, vectors, "both", clock)
         say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
         if score > best:
             best, weight = score, tried
-    return Learned(space, weight, best, seconds, tuple(parts))
+    return Learned(space, weight, best, sum(seconds[first] for first in kept), tuple(kept))
 
 
-def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, first: Start) -> None:
+def choose_together(
+    config: Bench, judge: Judge, parts: dict[Seeded, Space], clock: Clock, say: Callable[[str], None]
+) -> tuple[list[Seeded], float]:
+    """The best training, then whichever adds most, as long as one does; and the score of all that are kept.
+
+    Forward selection of an ensemble (Caruana et al. 2004), here of spaces whose distances add up.
+    """
+    kept, best = list[Seeded](), -1.0
+    while len(kept) < config.graph.side_by_side() and (not kept or clock.left() > 0):
+        scores = {}
+        for first in [one for one in parts if one not in kept]:
+            space = evenly([parts[one] for one in (*kept, first)])
+            scores[first] = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
+        added = max(scores, key=lambda first: scores[first], default=None)
+        if added is None or scores[added] <= best:
+            break
+        kept, best = [*kept, added], scores[added]
+        say(
+            f"bench: after {clock.now():.0f} s, with the {added.words()}: {config.evaluate.select} {best:.4f}"
+        )
+    return kept, best
+
+
+def learn_one(
+    config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, first: Seeded
+) -> None:
     """All steps, judged after each quarter but the last. Raises OutOfTime once the budget is used up."""
     marks, end = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}, clock.now() + clock.left()
     with progress.progress(f"learning from a {first.words()}, to be judged", steps) as tick:
@@ -509,7 +566,8 @@ def learn_one(config: Bench, judge: Judge, model: GraphSpace, steps: int, clock:
             if step in marks:
                 if not torch.isfinite(loss):
                     raise FloatingPointError("the loss is not finite: lower the learning_rate")
-                point(config, judge, spaces.euclidean_vectors(model.space()), f"{first.kind} start", clock)
+                vectors = spaces.euclidean_vectors(model.space())
+                point(config, judge, vectors, f"{first.start.kind} start", clock)
             if clock.is_past(end, step):
                 raise OutOfTime
 
@@ -532,7 +590,7 @@ def refit(
     config: Bench,
     whole: Judge,
     trial: Trial,
-    starts: tuple[Start, ...],
+    starts: tuple[Seeded, ...],
     spectrum: Spectrum,
     steps: int,
     clock: Clock,
@@ -540,7 +598,7 @@ def refit(
     """The chosen model on all of train, and how many of its steps the budget had room for."""
     parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
     for first in starts:
-        model, done = start(config, whole, trial, spectrum, first), 0
+        model, done = start(config, whole, first.start.trial(trial), spectrum, first), 0
         with progress.progress(f"learning from a {first.words()}, on all of train", steps) as tick:
 
             def heard(step: int, loss: torch.Tensor, tick: Callable[[int], None] = tick) -> None:
@@ -585,9 +643,9 @@ def spread(space: Space) -> torch.Tensor:
     return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
 
 
-def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, first: Start) -> GraphSpace:
+def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, first: Seeded) -> GraphSpace:
     settings, data = config.graph, judge.data
-    if first.kind == "spectral":
+    if first.start.kind == "spectral":
         users, items = graph.spectral_start(data, spectrum, trial.dim, settings.start_length)
     else:
         generator = torch.Generator(data.user.device).manual_seed(first.seed)

@@ -124,22 +124,55 @@ def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: 
 
 
 def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path], tmp_path: Path) -> None:
-    """Coordinates of both starts, of the spectrum if validation wants it, and the offset's."""
+    """Coordinates of the starts that validation wants, of the spectrum if it does, and the offset's."""
     out = tmp_path / "out.json"
-    changes = ('graph.starts=["spectral","random"]', "beside.dims=12", "beside.weights=[0.01, 0.1, 30]")
+    changes = (
+        'graph.starts=[{kind="spectral"}, {kind="random"}]',
+        "beside.dims=12",
+        "beside.weights=[0.01, 0.1, 30]",
+    )
     ran = run(files, out, *changes, "spectral.dims=[1]", "graph.steps=30", seconds=60)
     assert ran.code == 0, ran.err
     result = metrics(out)
-    tried = [point["ndcg@20"] for point in result["validation"] if point["of"] in ("learned", "both")]
-    assert len(tried) == 4
+    judged = [(point["of"], point["ndcg@20"]) for point in result["validation"]]
+    learned = [score for of, score in judged if of == "learned"]
+    assert len(learned) == 3  # each alone, then both
+    tried = [max(learned), *(score for of, score in judged if of == "both")]
     weights = (0.0, 0.01, 0.1, 30.0)
     weight = result["chosen"]["beside"]
     assert weight == weights[tried.index(max(tried))]
     assert result["model"] == ("both" if weight else "learned")
-    assert result["dim"] == 8 + 8 + (12 if weight else 0) + 1
+    assert len(result["chosen"]["starts"]) == (2 if learned[2] > max(learned[:2]) else 1)
+    assert result["dim"] == 8 * len(result["chosen"]["starts"]) + (12 if weight else 0) + 1
     assert result["test"]["model"] == result["test"][result["model"]]
     assert result["test"]["learned"]["ndcg@20"] > 1.5 * result["test"]["popularity"]["ndcg@20"]
     assert result["test"]["served"]["ndcg@20"] == pytest.approx(result["test"]["model"]["ndcg@20"], rel=0.01)
+
+
+def test_the_best_training_is_kept_then_whichever_adds_most(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Read off the points: each round's best stays, and the rounds end where none of them beats the last."""
+    out = tmp_path / "out.json"
+    starts = '[{}, {kind="random"}, {kind="random", sharper=2.0, hops=1}, {kind="random", sharper=1e9}]'
+    ran = run(files, out, f"graph.starts={starts}", "graph.together=3", "graph.steps=30")
+    assert ran.code == 0, ran.err
+    result = metrics(out)
+    left = ["spectral start", "random start of seed 0"]
+    left += [
+        "random start of seed 1, 2 times as sharp, 1 hops",
+        "random start of seed 2, 1e+09 times as sharp",
+    ]
+    scores = [point["ndcg@20"] for point in result["validation"] if point["of"] == "learned"]
+    kept, best = list[str](), -1.0
+    while scores and len(kept) < 3:
+        round_, scores = scores[: len(left)], scores[len(left) :]
+        assert len(round_) == len(left)
+        if max(round_) <= best:
+            break
+        best = max(round_)
+        kept.append(left.pop(round_.index(best)))
+    assert scores == []
+    assert result["chosen"]["starts"] == kept
+    assert result["dim"] == 8 * len(kept) + 1
 
 
 def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
@@ -219,7 +252,9 @@ def test_a_training_that_took_longer_leaves_fewer_steps_to_the_refit() -> None:
 def test_a_start_that_diverges_is_left_out_of_the_refit_too(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = read_toml(Bench, None, [*SETTINGS, 'graph.starts=["spectral","random"]', "spectral.dims=[1]"])
+    config = read_toml(
+        Bench, None, [*SETTINGS, 'graph.starts=[{kind="spectral"}, {kind="random"}]', "spectral.dims=[1]"]
+    )
     real, said = bench.models.random_start, list[str]()
     monkeypatch.setattr(bench.models, "random_start", lambda *a: [part * torch.nan for part in real(*a)])
     result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None, said.append)
@@ -447,7 +482,7 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
     failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
-    failed(run(files, out, 'graph.starts=["spectral", "spectral"]'), 2, "allowed: 'spectral' once")
+    failed(run(files, out, "graph.starts=[{}, {}]"), 2, "two of kind 'spectral' are the same training")
     failed(run(files, out, "spectral.item_exponents=[1e6]"), 2, "less than or equal to 2")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()
