@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
 from pipelines import bench, files, published
+from pipelines.bench_config import Bench
 from pipelines.config import read_toml
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
@@ -56,7 +57,7 @@ class Task(NamedTuple):
     """What a system gets to fit; `plan` is that of the point that is to be made again."""
 
     judge: Judge
-    config: bench.Bench
+    config: Bench
     seconds: float
     plan: int | None = None
 
@@ -407,7 +408,7 @@ def main() -> None:
         parser.error('implicit is not installed: pip install -e ".[train,bench]"')
     torch.set_num_threads(args.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = read_toml(bench.Bench, CONFIG)
+    config = read_toml(Bench, CONFIG)
     data = published.read(args.train, args.test)
     kept, held_out = published.sliced(data, config.validation, config.seed)
     judge, whole = (

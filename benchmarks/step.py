@@ -33,6 +33,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines import bench, learner
+from pipelines.bench_config import Bench
 from pipelines.config import Config
 from pipelines.model import Choice
 from recsys import graph, models, sampling
@@ -122,7 +123,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
     Unit rows: forward where a row is written; backward two reads and a write of (I, D).
     Adam: four reads and three writes of both tables.
     """
-    config, device = bench.Bench(), data.user.device
+    config, device = Bench(), data.user.device
     s, generator = config.graph, torch.Generator(device).manual_seed(0)
     tables = models.random_start(data.n_users, data.n_items, d, s.start_length, generator)  # (U, D), (I, D)
     model = graph.GraphSpace(

@@ -14,19 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from pipelines import files, plots, progress
 from pipelines.ascent import coordinate_ascent
-from pipelines.config import Evaluate, Export, InputError, Section
+from pipelines.bench_config import Bench, Seeded, Trial
+from pipelines.config import InputError
 from pipelines.evaluate import intervals, served
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
-from pipelines.published import Data, Validation, read, sliced
+from pipelines.published import Data, read, sliced
 from pipelines.train import choose_device
 from pipelines.tuning import tuned
 from recsys import baselines, bundle, graph, models, spaces
@@ -40,152 +40,7 @@ TIMED_STEPS = 6  # the first of them is not counted
 TRIALS = 0.15  # of the budget at the most
 SPREAD_USERS = 100
 MARGIN = 0.04  # of the budget, kept free for what was not foreseen
-
-
-LOWEST_TEMPERATURE = 0.02  # as recsys.graph.log_sums allows
-Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE)]
-Exponent = Annotated[float, Field(ge=-2, le=2)]
-
-
-class Spectral(Section):
-    """The untrained baseline."""
-
-    dims: tuple[PositiveInt, ...] = Field(
-        (128, 32, 64, 256),
-        min_length=1,
-        description="dimensions; from the first to larger ones while that helps, or else to smaller ones",
-    )
-    item_exponents: tuple[Exponent, ...] = Field(
-        (0.4, 0.2, 0.3, 0.5), min_length=1, description="tried in the same way"
-    )
-
-
-class Start(Section):
-    """Where a training begins, and how it differs from what trials chose."""
-
-    kind: Literal["spectral", "random"] = Field(
-        "spectral", description="from the spectrum or from random rows"
-    )
-    sharper: PositiveFloat = Field(1.0, description="divides the temperature; sharper ones err less alike")
-    hops: PositiveInt | None = Field(None, description="edges looked along, in place of the chosen ones")
-
-    def trial(self, chosen: "Trial") -> "Trial":
-        """The settings that this training takes."""
-        temperature = max(LOWEST_TEMPERATURE, chosen.temperature / self.sharper)
-        return chosen._replace(temperature=temperature, hops=self.hops or chosen.hops)
-
-
-class Graph(Section):
-    """The learned space: see recsys/graph.py."""
-
-    dims: tuple[PositiveInt, ...] = Field(
-        (63, 127, 191, 255),
-        min_length=1,
-        description="dimensions: the most that the budget has room for, unless fewer do as well in trials",
-    )
-    starts: tuple[Start, ...] = Field(
-        (Start(),), min_length=1, description="a training from each; each random one by a seed of its own"
-    )
-    together: PositiveInt | None = Field(
-        None,
-        description="trainings side by side in one vector at the most: the best, then whichever adds most",
-    )
-    start_length: PositiveFloat = Field(0.3, description="length of the rows at the spectral start")
-    random_length: PositiveFloat = Field(0.1, description="length of the rows at a random start")
-    hops: tuple[PositiveInt, ...] = Field(
-        (2, 1, 3),
-        min_length=1,
-        description="edges looked along, tried in the same way",
-    )
-    temperatures: tuple[Temperature, ...] = Field(
-        (0.12, 0.05, 0.07, 0.09, 0.16, 0.22, 0.3), min_length=1, description="tried in the same way"
-    )
-    popularity_powers: tuple[NonNegativeFloat, ...] = Field(
-        (0.8, 0.0, 0.25, 0.5, 1.0), min_length=1, description="tried in the same way"
-    )
-    trial_steps: PositiveInt = Field(40, description="steps of a trial, where there is more than one to try")
-    steps: PositiveInt = Field(200, description="steps of a training at least, if the budget has room")
-    rounds: PositiveInt = Field(13, description="times that every user comes at least, if it has room")
-    longer: float = Field(3.0, ge=1, description="times as many of both, as far as the budget has room")
-    learning_rate: PositiveFloat = Field(0.012, description="of Adam at the start; falls to a twentieth")
-    batch_users: PositiveInt = Field(2048, description="users a step, each with all that he has")
-    candidates: PositiveInt = Field(4096, description="items drawn a step, by popularity")
-
-    @model_validator(mode="after")
-    def _no_training_twice(self) -> "Graph":
-        spectral = [start for start in self.starts if start.kind == "spectral"]
-        if len(set(spectral)) < len(spectral):
-            raise ValueError("starts: two of kind 'spectral' are the same training, allowed: different ones")
-        return self
-
-    def seeded(self, seed: int) -> list["Seeded"]:
-        """Each start with the seed that makes it differ from others of its kind."""
-        kinds = [start.kind for start in self.starts]
-        return [
-            Seeded(start, seed + (kinds[:place].count("random") if start.kind == "random" else 0))
-            for place, start in enumerate(self.starts)
-        ]
-
-    def side_by_side(self) -> int:
-        """Trainings in one vector, at the most."""
-        return min(len(self.starts), self.together or len(self.starts))
-
-
-class Seeded(NamedTuple):
-    """A start and the seed of all that is drawn."""
-
-    start: Start
-    seed: int
-
-    def words(self) -> str:
-        words = f"{self.start.kind} start" + (f" of seed {self.seed}" if self.start.kind == "random" else "")
-        words += f", {self.start.sharper:g} times as sharp" if self.start.sharper != 1 else ""
-        return words + (f", {self.start.hops} hops" if self.start.hops else "")
-
-
-class Beside(Section):
-    """Spectral coordinates beside the learned ones, in one vector: their distances add up."""
-
-    dims: NonNegativeInt = Field(0, description="of the spectrum; 0 leaves the learned ones alone")
-    weights: tuple[PositiveFloat, ...] = Field(
-        (0.03, 0.06, 0.12), min_length=1, description="tried; at 1 both spread a user's items equally far"
-    )
-
-
-class Judged(Evaluate):
-    """How rankings are judged; published splits are compared at 10 and 20, without what train has."""
-
-    select: str = Field("ndcg@20", description="what validation chooses by")
-
-    @model_validator(mode="after")
-    def _as_published(self) -> "Judged":
-        if not {10, 20} <= set(self.ks):
-            raise ValueError(f"ks = {list(self.ks)} must hold 10 and 20")
-        if not self.exclude_seen:
-            raise ValueError("exclude_seen = false: what train has is no target of a published split")
-        return self
-
-
-class Bench(Section):
-    """Everything that the figures depend on, but for the data, the device and the budget."""
-
-    seed: int = Field(0, ge=0, description="seed of every generator")
-    threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
-    validation: Validation = Validation()
-    spectral: Spectral = Spectral()
-    graph: Graph = Graph()
-    beside: Beside = Beside()
-    evaluate: Judged = Judged()
-    export: Export = Export(recall=0.995)  # so that what is served stays within 1 %
-
-
-class Trial(NamedTuple):
-    """Settings of the learned space that validation chooses among."""
-
-    dim: int
-    hops: int
-    temperature: float
-    popularity_power: float
+LEAST_REFIT = 0.5  # of the steps that were judged; what fewer made would be another model
 
 
 class SpectralChoice(NamedTuple):
@@ -293,14 +148,16 @@ def bench(
     choices: dict[str, Any] = chosen._asdict() | trial._asdict() | {"steps": steps}
     if learned is not None and model_is in ("learned", "both"):
         planned = affordable(config, learned, steps, clock)
-        space, done = refit(config, whole, trial, learned.starts, spectrum, planned, clock)
-        if done < planned:
-            say(f"bench: the budget ended the refit after {done} of {planned} steps; the slice's fit stays")
+        space, done = learned.space, 0
+        if planned > 0:
+            space, done = refit(config, whole, trial, learned.starts, spectrum, planned, clock)
+        if done < planned or planned == 0:
+            say(f"bench: the refit came to {done} of {steps} steps; the slice's fit stays")
             space, planned = learned.space, 0
         systems["learned"] = spaces.euclidean_vectors(space)
         if learned.weight > 0:
             systems["both"] = with_spectrum(config, whole, space, spectrum, chosen, learned.weight)
-        starts = [first.words() for first in learned.starts]
+        starts = [seeded.as_json(trial) for seeded in learned.starts]
         choices |= {"refit_steps": planned, "starts": starts, "beside": learned.weight}
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
@@ -433,7 +290,7 @@ def _tried(
     config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
 ) -> float:
     first = config.graph.seeded(config.seed)[0]
-    model = start(config, judge, trial, spectrum, first)
+    model = model_at(config, judge, trial, spectrum, first)
     graph_fit(config, model, first.seed, config.graph.trial_steps)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
     say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
@@ -451,7 +308,7 @@ def step_seconds(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, 
 
     with contextlib.suppress(OutOfTime, FloatingPointError):  # a training that diverges is told of later
         first = config.graph.seeded(config.seed)[0]
-        graph_fit(config, start(config, judge, trial, spectrum, first), first.seed, TIMED_STEPS, heard)
+        graph_fit(config, model_at(config, judge, trial, spectrum, first), first.seed, TIMED_STEPS, heard)
     return float(np.median(np.diff(ends)[1:]))
 
 
@@ -474,23 +331,28 @@ def with_room(
     steps = max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
     if clock.seconds is None:
         return trial._replace(dim=dims[-1]), int(settings.longer * steps)
-    wanted, seconds = steps, float("inf")
-    n, kept = len(settings.starts), settings.side_by_side()
-    trainings = n + kept * grown(config)  # each once, those that are kept again in the refit
-    points = (
-        3 * n + sum(n - k for k in range(kept)) + (len(config.beside.weights) if config.beside.dims else 0)
-    )
-    slowest = max((start.trial(trial) for start in settings.starts), key=lambda one: one.hops)
+    wanted = steps
+    n, together = len(settings.starts), settings.side_by_side()
+    points = 3 * n + sum((n - k) * (k + 1) for k in range(together))  # as wide as k + 1 trainings
+    points += len(config.beside.weights) * (together + 1) if config.beside.dims else 0
+    hops = [start.trial(trial).hops for start in settings.starts]
     for dim in reversed(dims):
         if clock.left() <= 0:
             return trial._replace(dim=dims[0]), 0
-        seconds = step_seconds(config, judge, slowest._replace(dim=dim), spectrum, clock)
+        of_hops = {
+            one: step_seconds(config, judge, trial._replace(dim=dim, hops=one), spectrum, clock)
+            for one in set(hops)
+        }
+        steps_of_all = sorted(of_hops[one] for one in hops)  # seconds
+        seconds = sum(steps_of_all) + grown(config) * sum(
+            steps_of_all[-together:]
+        )  # those again in the refit
         spare = clock.left() - 1.5 * points * clock.judging  # wider vectors take longer
-        steps = max(0, int(spare / (1.05 * seconds * trainings)))
+        steps = max(0, int(spare / (1.05 * seconds)))
         if steps >= wanted:
             break
     steps = min(steps, int(settings.longer * wanted))
-    say(f"bench: {dim} dimensions, {steps} steps of about {seconds:.2f} s")
+    say(f"bench: {dim} dimensions, {steps} steps of about {np.mean(steps_of_all):.2f} s")
     return trial._replace(dim=dim), steps
 
 
@@ -509,43 +371,58 @@ def learn(
     Starts for which the budget has no room any more, or that diverge, are left out; None if all are.
     """
     parts, seconds = dict[Seeded, Space](), dict[Seeded, float]()
-    for first in config.graph.seeded(config.seed):
+    trainings = {
+        (seeded.start.kind, seeded.seed, seeded.start.trial(trial)): seeded
+        for seeded in config.graph.seeded(config.seed)
+    }  # none twice: a spectral start of two hops, where two hops are chosen, is that without them
+    for seeded in trainings.values():
         began = clock.now()
-        model = start(config, judge, first.start.trial(trial), spectrum, first)
+        model = model_at(config, judge, seeded.start.trial(trial), spectrum, seeded)
         try:
-            learn_one(config, judge, model, steps, clock, first)
+            learn_one(config, judge, model, steps, clock, seeded)
         except (OutOfTime, FloatingPointError) as error:
-            say(f"bench: {error or 'training takes too long'}; left out: the {first.words()}")
+            say(f"bench: {error or 'training takes too long'}; left out: the {seeded.words()}")
             continue
-        parts[first], seconds[first] = model.space(), clock.now() - began
+        parts[seeded], seconds[seeded] = model.space(), clock.now() - began
     if not parts:
         return None
-    kept, best = choose_together(config, judge, parts, clock, say)
-    space, weight = evenly([parts[first] for first in kept]), 0.0
+    kept, best = choose_together(config, judge, parts, seconds, clock, say)
+    space, weight = evenly([parts[seeded] for seeded in kept]), 0.0
     for tried in config.beside.weights if config.beside.dims else ():
         vectors = with_spectrum(config, judge, space, spectrum, chosen, tried)
         score = point(config, judge, vectors, "both", clock)
         say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
         if score > best:
             best, weight = score, tried
-    return Learned(space, weight, best, sum(seconds[first] for first in kept), tuple(kept))
+    return Learned(space, weight, best, sum(seconds[seeded] for seeded in kept), tuple(kept))
 
 
 def choose_together(
-    config: Bench, judge: Judge, parts: dict[Seeded, Space], clock: Clock, say: Callable[[str], None]
+    config: Bench,
+    judge: Judge,
+    parts: dict[Seeded, Space],
+    seconds: dict[Seeded, float],
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> tuple[list[Seeded], float]:
     """The best training, then whichever adds most, as long as one does; and the score of all that are kept.
 
-    Forward selection of an ensemble (Caruana et al. 2004), here of spaces whose distances add up.
+    Forward selection of an ensemble (Caruana et al. 2004), here of spaces whose distances add up. It ends too
+    where a refit of one more would have no room for LEAST_REFIT of its steps.
     """
     kept, best = list[Seeded](), -1.0
-    while len(kept) < config.graph.side_by_side() and (not kept or clock.left() > 0):
+    while len(kept) < config.graph.side_by_side():
+        left = [seeded for seeded in parts if seeded not in kept]
+        dearest = max((seconds[seeded] for seeded in left), default=float("inf"))
+        refit_seconds = LEAST_REFIT * grown(config) * (sum(seconds[one] for one in kept) + dearest)
+        if not left or (kept and clock.left() < 1.5 * len(left) * clock.judging + refit_seconds):
+            break
         scores = {}
-        for first in [one for one in parts if one not in kept]:
-            space = evenly([parts[one] for one in (*kept, first)])
-            scores[first] = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
-        added = max(scores, key=lambda first: scores[first], default=None)
-        if added is None or scores[added] <= best:
+        for seeded in left:
+            space = evenly([parts[one] for one in (*kept, seeded)])
+            scores[seeded] = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
+        added = max(scores, key=lambda seeded: scores[seeded])
+        if scores[added] <= best:
             break
         kept, best = [*kept, added], scores[added]
         say(
@@ -555,11 +432,11 @@ def choose_together(
 
 
 def learn_one(
-    config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, first: Seeded
+    config: Bench, judge: Judge, model: GraphSpace, steps: int, clock: Clock, seeded: Seeded
 ) -> None:
     """All steps, judged after each quarter but the last. Raises OutOfTime once the budget is used up."""
     marks, end = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}, clock.now() + clock.left()
-    with progress.progress(f"learning from a {first.words()}, to be judged", steps) as tick:
+    with progress.progress(f"learning from a {seeded.words()}, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
@@ -567,11 +444,11 @@ def learn_one(
                 if not torch.isfinite(loss):
                     raise FloatingPointError("the loss is not finite: lower the learning_rate")
                 vectors = spaces.euclidean_vectors(model.space())
-                point(config, judge, vectors, f"{first.start.kind} start", clock)
+                point(config, judge, vectors, seeded.words(), clock)
             if clock.is_past(end, step):
                 raise OutOfTime
 
-        graph_fit(config, model, first.seed, steps, heard)
+        graph_fit(config, model, seeded.seed, steps, heard)
 
 
 def grown(config: Bench) -> float:
@@ -580,10 +457,14 @@ def grown(config: Bench) -> float:
 
 
 def affordable(config: Bench, learned: Learned, steps: int, clock: Clock) -> int:
-    """Steps of the refit: as many as were judged, or somewhat fewer where those took longer than planned."""
+    """Steps of the refit: as many as were judged, or somewhat fewer where those took longer than planned.
+
+    0 if there is no room for LEAST_REFIT of them.
+    """
     if clock.seconds is None:
         return steps
-    return max(1, min(steps, int(steps * clock.left() / (1.05 * learned.seconds * grown(config)))))
+    room = min(steps, int(steps * clock.left() / (1.05 * learned.seconds * grown(config))))
+    return room if room >= LEAST_REFIT * steps else 0
 
 
 def refit(
@@ -595,11 +476,14 @@ def refit(
     steps: int,
     clock: Clock,
 ) -> tuple[Space, int]:
-    """The chosen model on all of train, and how many of its steps the budget had room for."""
+    """The chosen model on all of train, and how many of its steps were done: fewer if the budget ended.
+
+    None are done where a training diverges.
+    """
     parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
-    for first in starts:
-        model, done = start(config, whole, first.start.trial(trial), spectrum, first), 0
-        with progress.progress(f"learning from a {first.words()}, on all of train", steps) as tick:
+    for seeded in starts:
+        model, done = model_at(config, whole, seeded.start.trial(trial), spectrum, seeded), 0
+        with progress.progress(f"learning from a {seeded.words()}, on all of train", steps) as tick:
 
             def heard(step: int, loss: torch.Tensor, tick: Callable[[int], None] = tick) -> None:
                 nonlocal done
@@ -608,8 +492,12 @@ def refit(
                 if step < steps and clock.is_past(end, step):
                     raise OutOfTime
 
-            with contextlib.suppress(OutOfTime):
-                graph_fit(config, model, first.seed, steps, heard)
+            try:
+                graph_fit(config, model, seeded.seed, steps, heard)
+            except OutOfTime:
+                pass
+            except FloatingPointError:
+                done = 0
         parts.append(model.space())
         fewest = min(fewest, done)
         if fewest < steps:
@@ -643,12 +531,13 @@ def spread(space: Space) -> torch.Tensor:
     return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
 
 
-def start(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, first: Seeded) -> GraphSpace:
+def model_at(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, seeded: Seeded) -> GraphSpace:
+    """The model before its first step."""
     settings, data = config.graph, judge.data
-    if first.start.kind == "spectral":
+    if seeded.start.kind == "spectral":
         users, items = graph.spectral_start(data, spectrum, trial.dim, settings.start_length)
     else:
-        generator = torch.Generator(data.user.device).manual_seed(first.seed)
+        generator = torch.Generator(data.user.device).manual_seed(seeded.seed)
         users, items = models.random_start(
             data.n_users, data.n_items, trial.dim, settings.random_length, generator
         )

@@ -268,7 +268,7 @@ def history(
 
 @app.command(
     epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: each with "
-    "its default and meaning in pipelines/bench.py, and named where one is mistyped."
+    "its default and meaning in pipelines/bench_config.py, and named where one is mistyped."
 )
 def bench(
     train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id")],
@@ -286,7 +286,8 @@ def bench(
     """Fit within a budget on a published split; a slice of train chooses, test is scored once."""
     from rich.console import Console
 
-    from pipelines.bench import Bench, bench
+    from pipelines.bench import bench
+    from pipelines.bench_config import Bench
     from pipelines.config import read_toml
     from pipelines.report import show_bench
 

@@ -329,7 +329,9 @@ class Contracts(Section):
     min_volume: NonNegativeFloat | None = Field(0.5, description="events, times the median of the last runs")
     max_volume: PositiveFloat | None = Field(2.0, description="the same")
     past_runs: PositiveInt = Field(5, description="runs whose volume is compared with")
-    max_duplicate_share: Share | None = Field(0.5, description="of rows that repeat another in every column")
+    max_duplicate_share: Share | None = Field(
+        0.5, description="of rows that repeat another; of a log over ten million rows by a sample"
+    )
     max_null_share: Share | None = Field(0.9, description="of any column that is read")
     max_gone_users: Share | None = Field(0.3, description="share of the last run's users that are no more")
     max_gone_items: Share | None = Field(0.3, description="the same of items")
@@ -558,7 +560,9 @@ def _explain(whole: type[BaseModel], problem: Any) -> str:
     name = ".".join(where)
     if problem["type"] == "extra_forbidden":
         model: Any = whole
-        for part in where[:-1]:
+        for part in problem["loc"][:-1]:
+            if isinstance(part, int):  # a place in a list of sections
+                continue
             model = model.model_fields[part].annotation
             model = next((a for a in getattr(model, "__args__", ()) if a is not type(None)), model)
         known = sorted(model.model_fields)

@@ -2,8 +2,8 @@
 
 sql/contracts/NAME.sql selects the measures: measure, value (NULL: nothing to compare with), least, most.
 sql/offending/NAME.sql selects what to show when one is broken: measure, what it is, and last how much, which
-ranks it. Both read the staged log, its profiles, and of the last run last_users, last_items, last_columns and
-past_runs, which are empty where there is none.
+ranks it. Both read the staged log, its profiles, duplicate_share, and of the last run last_users, last_items,
+last_columns and past_runs, which are empty where there is none.
 """
 
 import json
@@ -181,14 +181,13 @@ def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
     views = {name: f"last_{name}" for name in ("users", "items", "columns")}
     try:
         for name, view in views.items():
-            today = con.table(f"profile_{name}")
-            columns = ", ".join(
-                f"try_cast({column} as {type_}) as {column}"
-                for column, type_ in zip(today.columns, today.types, strict=True)
-            )
             profile = f"profile_{name}"
-            comparable = {(profile, column) for column in today.columns} <= kept
-            source = f"last_run.{profile}" if comparable else f"{profile} limit 0"
+            today = dict(zip(con.table(profile).columns, con.table(profile).types, strict=True))
+            known = [column for column in today if (profile, column) in kept]
+            columns = ", ".join(
+                f"try_cast({column} as {today[column]}) as {column}" for column in known or today
+            )
+            source = f"last_run.{profile}" if known else f"{profile} limit 0"
             con.execute(f"create temp view {view} as select {columns} from {source}")
         yield
     finally:

@@ -53,7 +53,7 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     for kind in dict.fromkeys(point["of"] for point in points):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
         seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
-        axes.plot(seconds, score, marker="o", linestyle="-" if kind.endswith("start") else "", label=kind)
+        axes.plot(seconds, score, marker="o", linestyle="-" if " start" in kind else "", label=kind)
     axes.axvline(fitted, color="grey", linestyle=":", label=f"end of the fit: {fitted:.0f} s")
     axes.set(title="Quality against seconds", xlabel="seconds since the start", ylabel=f"validation {select}")
     axes.set_xlim(left=0)

@@ -47,7 +47,7 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "marts/profile_items",
     "marts/profile_columns",
 )
-MARTS = (  # in order; a table is made from those above it
+MARTS = (  # in order; each is made from those above it
     "checks/no_events",
     "checks/one_instant",
     "checks/empty_parts",
@@ -238,6 +238,7 @@ def _stored(config: Config) -> Prepared | None:
     """What made the database that is there; None if it is of another layout."""
     with opened(config) as con:
         try:
+            con.execute("select again from numbered_pairs limit 0")
             row = con.execute("select key, source_query, fingerprint, settings from prepared").fetchone()
             counts = dict(con.execute("select name, value from counts order by name").fetchall())
         except (duckdb.CatalogException, duckdb.BinderException):
@@ -315,11 +316,11 @@ def _create_core_pairs(con: duckdb.DuckDBPyConnection, split: Split, text: str) 
 
     No round copies pairs: the items and the users that are left say which.
     """
-    _create(con, "temp view core_pairs", "from fitted_pairs")
     if split.min_users_per_item == split.min_items_per_user == 1:
         _create(con, "temp view core_users", "from fitted_users")
         _create(con, "temp view core_items", "from sales")
         return
+    _create(con, "temp view core_pairs", "from fitted_pairs")
     left: list[tuple[int, int]] = []  # rows of both, and those of fold validation among them
     while (now := [_round(con, step) for step in ROUND]) != left:
         left = now

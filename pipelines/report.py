@@ -62,9 +62,15 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
         table.add_row(system, *(_cell(means[name], *intervals[name]) for name in names))
     console.print(table)
     spectral = ("spectral_dim", "item_exponent")
-    learned = tuple(name for name in result["chosen"] if name not in spectral)
+    learned = tuple(name for name in result["chosen"] if name not in (*spectral, "starts"))
     of_model = {"popularity": (), "spectral": spectral, "learned": learned, "both": spectral + learned}
     chosen = ", ".join(f"{name} {result['chosen'][name]}" for name in of_model[result["model"]])
+    starts = result["chosen"].get("starts", []) if result["model"] in ("learned", "both") else []
+    chosen += "".join(
+        f"; {start['kind']} start of seed {start['seed']}: temperature {start['temperature']:.3g}, "
+        f"{start['hops']} hops"
+        for start in starts
+    )
     seconds = result["seconds"]
     console.print(
         f"the model is the {result['model']} one, {result['dim']} coordinates; {chosen}; fitted in "

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -11,10 +11,11 @@ import torch
 from shop import Ran, failed, recsys
 
 from pipelines import bench, published
-from pipelines.bench import Bench
+from pipelines.bench_config import Bench, Seeded, Start
 from pipelines.config import read_toml
 from pipelines.judge import Judge
 from pipelines.published import Validation
+from recsys import graph
 from recsys.graph import GraphSpace
 from recsys.spaces import Space
 
@@ -149,20 +150,30 @@ def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path],
     assert result["test"]["served"]["ndcg@20"] == pytest.approx(result["test"]["model"]["ndcg@20"], rel=0.01)
 
 
-def test_the_best_training_is_kept_then_whichever_adds_most(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_best_training_is_kept_then_whichever_adds_most(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Read off the points: each round's best stays, and the rounds end where none of them beats the last."""
-    out = tmp_path / "out.json"
-    starts = '[{}, {kind="random"}, {kind="random", sharper=2.0, hops=1}, {kind="random", sharper=1e9}]'
-    ran = run(files, out, f"graph.starts={starts}", "graph.together=3", "graph.steps=30")
-    assert ran.code == 0, ran.err
-    result = metrics(out)
-    left = ["spectral start", "random start of seed 0"]
-    left += [
-        "random start of seed 1, 2 times as sharp, 1 hops",
-        "random start of seed 2, 1e+09 times as sharp",
-    ]
+    real, fitted = graph.fit, list[tuple[int, float]]()
+
+    def fit(model: GraphSpace, **settings: Any) -> None:
+        if settings["steps"] == 30:
+            fitted.append((model.hops, model.temperature))
+        real(model, **settings)
+
+    monkeypatch.setattr(graph, "fit", fit)
+    others = ((1, None), (2, 1), (1.5, 3))
+    starts = (Start(), *(Start(kind="random", sharper=s, hops=h) for s, h in others))
+    changes = {"starts": starts, "together": 3, "steps": 30, "longer": 1.0, "rounds": 1}
+    config = read_toml(Bench, None, list(SETTINGS))
+    config = config.model_copy(update={"graph": config.graph.model_copy(update=changes)})
+    result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None, print)
+    tau, hops = result["chosen"]["temperature"], result["chosen"]["hops"]
+    left = [("spectral", 0, tau, hops), ("random", 0, tau, hops), ("random", 1, tau / 2, 1)]
+    left.append(("random", 2, tau / 1.5, 3))
+    trained = [(one_hops, one_tau) for _, _, one_tau, one_hops in left]
     scores = [point["ndcg@20"] for point in result["validation"] if point["of"] == "learned"]
-    kept, best = list[str](), -1.0
+    kept, best = [], -1.0
     while scores and len(kept) < 3:
         round_, scores = scores[: len(left)], scores[len(left) :]
         assert len(round_) == len(left)
@@ -171,8 +182,23 @@ def test_the_best_training_is_kept_then_whichever_adds_most(files: tuple[Path, P
         best = max(round_)
         kept.append(left.pop(round_.index(best)))
     assert scores == []
-    assert result["chosen"]["starts"] == kept
+    assert [tuple(start.values()) for start in result["chosen"]["starts"]] == kept
     assert result["dim"] == 8 * len(kept) + 1
+    assert fitted == trained + [(one_hops, one_tau) for _, _, one_tau, one_hops in kept]  # and the refit's
+
+
+def test_a_training_is_not_added_where_its_refit_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Bench(graph={"starts": [{"kind": "random"}, {"kind": "random"}]})
+    first, second = config.graph.seeded(0)
+    space = Space(torch.rand(9, 2), torch.rand(9, 2), torch.rand(9))
+    parts, judge = {first: space, second: space}, cast(Judge, None)
+    for seconds, both in ((140.0, True), (180.0, False)):  # 96 are left, half a refit takes .56 times as many
+        scores = iter([0.3, 0.2, 0.4])
+        monkeypatch.setattr(bench, "point", lambda *_, scores=scores: next(scores))
+        clock = bench.Clock(100.0, torch.device("cpu"))
+        took = {first: 10.0, second: seconds}
+        kept, score = bench.choose_together(config, judge, parts, took, clock, print)
+        assert (kept, score) == (([first, second], 0.4) if both else ([first], 0.3))
 
 
 def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
@@ -243,8 +269,8 @@ def test_a_training_that_took_longer_leaves_fewer_steps_to_the_refit() -> None:
     """Their learning rate falls to its end all the same."""
     config, clock = Bench(), bench.Clock(100.0, torch.device("cpu"))
     space = Space(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
-    for seconds, expected in ((10.0, 200), (160.0, 102)):  # 96 are left, a step takes a ninth longer
-        learned = bench.Learned(space, 0.0, 0.1, seconds, ("spectral",))
+    for seconds, expected in ((10.0, 200), (160.0, 102), (170.0, 0)):  # 96 are left; a step is a ninth longer
+        learned = bench.Learned(space, 0.0, 0.1, seconds, (Seeded(Start(), 0),))
         assert bench.affordable(config, learned, 200, clock) == pytest.approx(expected, abs=1)
     assert bench.affordable(config, learned, 200, bench.Clock(None, torch.device("cpu"))) == 200
 
@@ -482,7 +508,8 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
     failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
-    failed(run(files, out, "graph.starts=[{}, {}]"), 2, "two of kind 'spectral' are the same training")
+    failed(run(files, out, 'graph.starts=[{knd="random"}]'), 2, "'graph.starts.0.knd' (did you mean 'kind'?)")
+    failed(run(files, out, "graph.starts=[{sharper=9}]"), 2, "sharper = 9 takes the least")
     failed(run(files, out, "spectral.item_exponents=[1e6]"), 2, "less than or equal to 2")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()

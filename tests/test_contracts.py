@@ -183,7 +183,7 @@ def test_duplicates_of_a_large_log_are_told_by_a_sample(
     config = config_of(tmp_path, source={"files": None, "weight": None, "query": query})
     found: list[Report] = []
 
-    monkeypatch.setattr("pipelines.prepare._fingerprint", lambda con: (4_000_000, "of as many rows as that"))
+    monkeypatch.setattr("pipelines.prepare._fingerprint", lambda con: (20_000_000, "of as many rows as that"))
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
         found.append(contracts.examine(con, config, quiet))

@@ -113,7 +113,7 @@ def split(tmp_path_factory):
 def test_each_system_learns_the_groups_and_the_same_again(name, split):
     if name.startswith("implicit"):
         pytest.importorskip("implicit", reason="implicit is not installed (the extra `bench`)")
-    config = peers.bench.Bench()
+    config = peers.Bench()
     data = peers.published.read(*split)
     judge = peers.Judge(data.fold(data.train, data.test), torch.device("cpu"), config.evaluate)
     chosen = peers.Point(name, "validation", step=150, plan=150, seconds=0.0, metrics={})

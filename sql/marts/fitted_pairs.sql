@@ -2,7 +2,7 @@
 -- some of them, so that at each step of what follows its users, items and pairs are some of fold test's.
 with
 
-news as (
+new_pairs as (
     select
         part_pairs.user_id,
         part_pairs.item_id
@@ -25,4 +25,4 @@ union all
 select
     *,
     false as in_validation
-from news
+from new_pairs

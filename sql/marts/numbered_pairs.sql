@@ -3,7 +3,7 @@
 -- in both, and writing them is what costs.
 with
 
-told as (
+flagged as (
     select
         *,
         false as again
@@ -22,10 +22,10 @@ told as (
 select
     numbered_users.test_user,
     items.item as test_item,
-    told.part,
-    told.again,
-    told.weight,
-    told.last_at as event_at
-from told
-inner join numbered_users on told.user_id = numbered_users.user_id
-inner join items on told.item_id = items.item_id and items.fold = 'test'
+    flagged.part,
+    flagged.again,
+    flagged.weight,
+    flagged.last_at as event_at
+from flagged
+inner join numbered_users on flagged.user_id = numbered_users.user_id
+inner join items on flagged.item_id = items.item_id and items.fold = 'test'

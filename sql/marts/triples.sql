@@ -1,7 +1,7 @@
 -- Grain: one row per fold, user and item fitted, in internal numbers, in no order.
 with
 
-again as (
+repeated as (
     select * from numbered_pairs
     where part = 'validation' and again
 ),
@@ -17,19 +17,19 @@ validation as (
     where part = 'train'
 ),
 
-train_and_again as (
+train_and_repeated as (
     select
         cast('test' as enum('test', 'validation')) as fold,
         train.test_user as "user",
         train.test_item as item,
-        train.weight + coalesce(again.weight, 0) as weight,
-        greatest(train.event_at, again.event_at) as event_at -- of what is not NULL
+        train.weight + coalesce(repeated.weight, 0) as weight,
+        greatest(train.event_at, repeated.event_at) as event_at -- of what is not NULL
     from numbered_pairs as train
-    left join again on train.test_user = again.test_user and train.test_item = again.test_item
+    left join repeated on train.test_user = repeated.test_user and train.test_item = repeated.test_item
     where train.part = 'train'
 ),
 
-news as (
+new_pairs as (
     select
         cast('test' as enum('test', 'validation')) as fold,
         test_user as "user",
@@ -42,6 +42,6 @@ news as (
 
 select * from validation
 union all
-select * from train_and_again
+select * from train_and_repeated
 union all
-select * from news
+select * from new_pairs
