@@ -75,6 +75,14 @@ def test_a_database_without_profiles_is_nothing_to_compare_with(tmp_path: Path) 
     assert {name for name, value in values(examined(config)).items() if value is None} == COMPARED
 
 
+def test_a_database_with_fewer_columns_is_compared_by_those_it_has(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    prepare(config, quiet)
+    with duckdb.connect(config.database) as con:
+        con.execute("alter table profile_users drop column train_items")
+    assert None not in {value for name, value in values(examined(config)).items() if "user" in name}
+
+
 def test_schema(tmp_path: Path) -> None:
     examined(config_of(tmp_path))
     as_text = [(user, item, str(when), weight) for user, item, when, weight in LOG]

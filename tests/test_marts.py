@@ -5,9 +5,10 @@ from collections import Counter, defaultdict
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_log import COLUMNS, Row, config_of, day, labelled, quiet, rows_of
+from small_log import COLUMNS, LOG, Row, config_of, day, labelled, quiet, rows_of
 
 from pipelines.folds import load_fold, load_mined_triplets
 from pipelines.prepare import prepare
@@ -44,6 +45,17 @@ def test_golden_time_split(tmp_path: Path) -> None:
         (1, 11, 1.0, day(3)),
         (2, 10, 1.0, day(4)),
         (2, 12, 1.0, day(5)),
+    ]
+    learnt = "select user_id, item_id, weight, last_at from pairs where fold = 'test' order by all"
+    assert rows_of(config, learnt) == [  # what both parts have weighs as both, at the later time
+        (1, 10, 6.0, day(13)),
+        (1, 11, 1.0, day(3)),
+        (1, 12, 1.0, day(12)),
+        (2, 10, 2.0, day(20) - timedelta(microseconds=1)),
+        (2, 11, 1.0, day(10)),
+        (2, 12, 1.0, day(5)),
+        (2, 13, 1.0, day(14)),
+        (3, 10, 1.0, day(15)),
     ]
     targets = 'select fold, "user", item, is_new from targets order by all'
     assert rows_of(config, targets) == [
@@ -140,6 +152,51 @@ def test_predefined_split_without_times(tmp_path: Path) -> None:
     fold = load_fold(config, "test")
     assert fold.fit.time.tolist() == [0] * 5
     assert load_mined_triplets(config, "test")[:, 1:].max() <= 2
+
+
+def test_a_pair_of_all_three_parts_is_learnt_once_and_never_new(tmp_path: Path) -> None:
+    everywhere = [(1, 1), (1, 2), (2, 1), (2, 2)]
+    rows = [row for label in ("train", "validation", "test") for row in labelled(label, everywhere)]
+    rows += labelled("train", [(1, 1), (3, 1)]) + labelled("validation", [(3, 2)])
+    for least in (1, 2):  # with two users an item and two items a user, user 3 is in fold test alone
+        changes = {"split": {"kind": "predefined", "min_users_per_item": least, "min_items_per_user": least}}
+        config = config_of(tmp_path, rows, ("user_id", "item_id", "set"), source={"split": "set"}, **changes)
+        prepare(config, quiet)
+        learnt = "select fold, user_id, item_id, weight from pairs order by all"
+        validation = [(1, 1, 2.0), (1, 2, 1.0), (2, 1, 1.0), (2, 2, 1.0)]
+        test = [(1, 1, 3.0), (1, 2, 2.0), (2, 1, 2.0), (2, 2, 2.0), (3, 1, 1.0), (3, 2, 1.0)]
+        assert rows_of(config, learnt) == [
+            *(("test", *row) for row in test),
+            *(("validation", *row) for row in [*validation, *([(3, 1, 1.0)] if least == 1 else [])]),
+        ]
+        asked = rows_of(
+            config, "select fold, count(*), count_if(is_new) from targets group by fold order by all"
+        )
+        assert asked == [("test", 4, 0), ("validation", 5 if least == 1 else 4, 1 if least == 1 else 0)]
+
+
+def test_no_weights_are_weights_of_one(tmp_path: Path) -> None:
+    found = []
+    for weight in (None, "weight"):
+        rows = [(*row[:3], 1.0) for row in LOG]
+        config = config_of(tmp_path, rows, source={"weight": weight})
+        prepare(config, quiet)
+        tables = ("triples", "targets", "users", "items", "item_parts", "profile_users", "counts")
+        found.append([rows_of(config, f"from {table} order by all") for table in tables])
+        assert rows_of(config, "select typeof(any_value(weight)) from triples") == [("DOUBLE",)]
+    assert found[0] == found[1]
+
+
+def test_fold_validation_does_not_change_with_what_the_test_window_has(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    prepare(config, quiet)
+    tables = ("triples", "targets", "users", "items", "pairs")
+    queries = [f"from {table} where fold = 'validation' order by all" for table in tables]
+    before = [rows_of(config, query) for query in queries]
+    with duckdb.connect(config.database) as con:
+        assert con.execute("delete from numbered_pairs where part = 'test'").fetchall()[0][0] > 0
+    assert [rows_of(config, query) for query in queries] == before
+    assert rows_of(config, "from targets where fold = 'test'") == []
 
 
 def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
