@@ -48,8 +48,9 @@ def distances(measured: dict[str, Any], path: Path) -> None:
 
 def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path) -> None:
     """Validation against seconds, a line for each training; grey where the fit of what is tested ended."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
+    axes.set_prop_cycle(color=[*(f"C{n}" for n in range(10)), "black", "gold", "navy", "tan"])
     for kind in dict.fromkeys(point["of"] for point in points):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
         seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
@@ -57,7 +58,7 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     axes.axvline(fitted, color="grey", linestyle=":", label=f"end of the fit: {fitted:.0f} s")
     axes.set(title="Quality against seconds", xlabel="seconds since the start", ylabel=f"validation {select}")
     axes.set_xlim(left=0)
-    axes.legend()
+    figure.legend(loc="outside right upper", fontsize="small")
     figure.savefig(path, dpi=120)
 
 
