@@ -104,8 +104,8 @@ def bench(
 
     Raises InputError: unreadable files, no such column, ids missing, nothing to judge, unknown device.
     """
-    if seconds is not None and not seconds > 0:
-        raise InputError(f"--seconds {seconds}, allowed > 0")
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds {seconds}, allowed > 0 and finite; without it there is no budget")
     device = choose_device(device_name, "--device")
     clock = Clock(seconds, device)
     if config.threads is not None:
@@ -193,8 +193,8 @@ def bench(
         "config": config.model_dump(mode="json"),
     }
     try:
-        plots.quality(clock.points, fit_seconds, config.evaluate.select, out.with_suffix(".png"))
         files.write_whole(out, json.dumps(result, indent=1))
+        plots.quality(clock.points, fit_seconds, config.evaluate.select, out.with_suffix(".png"))
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
@@ -386,6 +386,8 @@ def learn(
         parts[seeded], seconds[seeded] = model.space(), clock.now() - began
     if not parts:
         return None
+    if len(trainings) < len(config.graph.starts):
+        say(f"bench: {len(config.graph.starts) - len(trainings)} of the starts are the same as another here")
     kept, best = choose_together(config, judge, parts, seconds, clock, say)
     space, weight = evenly([parts[seeded] for seeded in kept]), 0.0
     for tried in config.beside.weights if config.beside.dims else ():
@@ -415,14 +417,20 @@ def choose_together(
         left = [seeded for seeded in parts if seeded not in kept]
         dearest = max((seconds[seeded] for seeded in left), default=float("inf"))
         refit_seconds = LEAST_REFIT * grown(config) * (sum(seconds[one] for one in kept) + dearest)
-        if not left or (kept and clock.left() < 1.5 * len(left) * clock.judging + refit_seconds):
+        if not left:
+            break
+        if kept and clock.left() < 1.5 * len(left) * clock.judging + refit_seconds:
+            say("bench: no room for a refit of one more")
             break
         scores = {}
         for seeded in left:
             space = evenly([parts[one] for one in (*kept, seeded)])
             scores[seeded] = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
+            if not kept and len(parts) > 1:
+                say(f"bench: the {seeded.words()} alone: {config.evaluate.select} {scores[seeded]:.4f}")
         added = max(scores, key=lambda seeded: scores[seeded])
         if scores[added] <= best:
+            say(f"bench: none of the others adds to that; at best {scores[added]:.4f}")
             break
         kept, best = [*kept, added], scores[added]
         say(

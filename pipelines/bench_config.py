@@ -83,7 +83,8 @@ class Graph(Section):
         if min(self.temperatures) / sharpest < LOWEST_TEMPERATURE:
             raise ValueError(
                 f"sharper = {sharpest:g} takes the least of the temperatures, {min(self.temperatures):g}, "
-                f"below {LOWEST_TEMPERATURE:g}: single precision runs out there"
+                f"below {LOWEST_TEMPERATURE:g}, where single precision runs out; allowed up to "
+                f"{min(self.temperatures) / LOWEST_TEMPERATURE:g}"
             )
         return self
 

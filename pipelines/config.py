@@ -525,7 +525,13 @@ def validated(model: type[Settings], raw: Any, where: str) -> Settings:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(model, problem) for problem in error.errors()]
+        problems = error.errors()
+        below = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
+        lines = [  # a list of bad values alone is not too short
+            _explain(model, problem)
+            for problem in problems
+            if not (problem["type"] == "too_short" and problem["loc"] in below)
+        ]
         raise InputError(f"{where}: " + "; ".join(lines)) from None
 
 
@@ -571,7 +577,10 @@ def _explain(whole: type[BaseModel], problem: Any) -> str:
         return f"unknown key '{name}' ({hint})"
     if problem["type"] == "missing":
         return f"'{name}' is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = {
+        "model_type": "allowed: a table, { key = value }",
+        "tuple_type": "allowed: a list, [ ... ]",
+    }.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return (
         f"'{name}' = {problem['input']!r}: {message}"
         if where and not isinstance(problem["input"], dict)

@@ -50,7 +50,8 @@ def quality(points: list[dict[str, Any]], fitted: float, select: str, path: Path
     """Validation against seconds, a line for each training; grey where the fit of what is tested ended."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.set_prop_cycle(color=[*(f"C{n}" for n in range(10)), "black", "gold", "navy", "tan"])
+    tab = ["blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan"]
+    axes.set_prop_cycle(color=[*(f"tab:{name}" for name in tab), "black", "gold", "navy", "tan"])
     for kind in dict.fromkeys(point["of"] for point in points):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
         seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]

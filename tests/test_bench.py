@@ -509,7 +509,12 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
     failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
     failed(run(files, out, 'graph.starts=[{knd="random"}]'), 2, "'graph.starts.0.knd' (did you mean 'kind'?)")
-    failed(run(files, out, "graph.starts=[{sharper=9}]"), 2, "sharper = 9 takes the least")
+    failed(run(files, out, "graph.starts=[{sharper=9}]"), 2, "sharper = 9 takes the least", "allowed up to 6")
+    ran = run(files, out, 'graph.starts=["spectral"]')
+    failed(ran, 2, "'graph.starts.0' = 'spectral': allowed: a table, { key = value }")
+    assert "at least" not in ran.err
+    failed(run(files, out, "graph.starts=spectral"), 2, "allowed: a list, [ ... ]")
+    failed(run(files, out, seconds=float("inf")), 2, "--seconds inf, allowed > 0 and finite")
     failed(run(files, out, "spectral.item_exponents=[1e6]"), 2, "less than or equal to 2")
     failed(run(files, out, "graph.dim=[8]"), 2, "unknown key 'graph.dim' (did you mean 'dims'?)")
     assert not out.exists()
