@@ -3,10 +3,14 @@ with
 
 fold_counts as (
     select
-        fold || '.users' as name,
+        'validation.users' as name,
+        count(validation_user) as value
+    from numbered_users
+    union all
+    select
+        'test.users' as name,
         count(*) as value
-    from users
-    group by fold
+    from numbered_users
     union all
     select
         fold || '.items' as name,
