@@ -113,7 +113,7 @@ def bare(x: Tensor, y: Tensor, labels: Tensor, ref_labels: Tensor) -> tuple[Tens
 
 
 def ours(
-    mine: Callable[..., miners.Triplets],
+    mine: miners.Miner,
     generator: torch.Generator,
     x: Tensor,
     y: Tensor,
@@ -124,7 +124,7 @@ def ours(
     positive = labels[:, None] == ref_labels[None, :]  # (A, C)
     with torch.no_grad():
         d = squared_euclidean(x, y)  # (A, C)
-    triplets = mine(d, positive, ~positive, MARGIN, generator)
+    triplets = miners.in_matrix(mine, d, positive, ~positive, MARGIN, generator)
     anchors = embedding(triplets.anchor, x)  # (T, D)
     d_pos = pairs(squared_euclidean, anchors, embedding(triplets.positive, y))  # (T,)
     d_neg = pairs(squared_euclidean, anchors, embedding(triplets.negative, y))  # (T,)
@@ -144,9 +144,9 @@ def theirs(
 
 
 def distance_weighted(
-    d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
+    d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
 ) -> miners.Triplets:
-    return miners.distance_weighted(d.sqrt(), positive, negative, margin, generator, dim=D)
+    return miners.distance_weighted(d_pos.sqrt(), d_neg.sqrt(), margin, generator, dim=D)
 
 
 def leaf(rows: Tensor) -> Tensor:

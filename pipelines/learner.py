@@ -18,10 +18,11 @@ from pipelines.model import Choice
 from recsys import baselines, distances, health, losses, miners, models, sampling, spaces
 from recsys.distances import Distance, Mahalanobis
 from recsys.health import Health
+from recsys.miners import Miner
 from recsys.models import HistoryMean, MetricSpace, UserTable
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
-from recsys.training import EpochStats, Lists, Mined, Miner, Objective, Position, sample_triplets, train_epoch
+from recsys.training import EpochStats, Lists, Mined, Objective, Position, sample_triplets, train_epoch
 
 LOOKED_AT = 2048  # interactions whose triplets tell how mining fares
 LOOKED_AT_USERS = 256  # of theirs, whose histories tell how compact they are
@@ -54,41 +55,31 @@ MINERS: dict[str, Miner] = {
     "hardest": miners.hardest,
     "offline": miners.every,  # of the candidates, which are the mined ones alone
 }
-TRIPLET_LOSSES: dict[str, Callable[[Loss, Learner, Mined, Lists], Tensor]] = {
-    "contrastive": lambda s, _, m, __: losses.contrastive(m.d_pos, m.d_neg, s.margin),
-    "triplet_margin": lambda s, _, m, __: losses.triplet_margin(m.d_pos, m.d_neg, s.margin),
-    "triplet_soft_margin": lambda s, _, m, __: losses.triplet_soft_margin(m.d_pos, m.d_neg),
-    "margin": lambda s, learner, m, _: losses.margin(
+TRIPLET_LOSSES: dict[str, Callable[[Loss, Learner, Mined], Tensor]] = {
+    "contrastive": lambda s, _, m: losses.contrastive(m.d_pos, m.d_neg, s.margin),
+    "triplet_margin": lambda s, _, m: losses.triplet_margin(m.d_pos, m.d_neg, s.margin),
+    "triplet_soft_margin": lambda s, _, m: losses.triplet_soft_margin(m.d_pos, m.d_neg),
+    "margin": lambda s, learner, m: losses.margin(
         m.d_pos, m.d_neg, s.margin, boundary(learner, m.positive), boundary(learner, m.negative)
     ),
-    "manifold": lambda s, _, m, __: losses.manifold(m.d_pos, m.d_neg, s.margin, s.separation),
-    "warp": lambda s, learner, m, lists: losses.warp(
-        m.d_pos, m.d_neg, s.margin, rank(s, learner, lists)[m.triplets.anchor]
-    ),
-    "bpr": lambda s, _, m, __: losses.bpr(m.d_pos, m.d_neg),
+    "manifold": lambda s, _, m: losses.manifold(m.d_pos, m.d_neg, s.margin, s.separation),
+    "warp": lambda s, _, m: losses.warp(m.d_pos, m.d_neg, s.margin, m.rank),
+    "bpr": lambda s, _, m: losses.bpr(m.d_pos, m.d_neg),
 }
 LIST_LOSSES: dict[str, Callable[[Loss, Learner, Lists], Tensor]] = {
     "sampled_softmax": lambda s, learner, x: losses.sampled_softmax(
-        x.d, x.positive, x.negative, s.temperature, log_q(learner, x) if s.log_q else None
+        *x.matrix(), s.temperature, log_q(learner, x) if s.log_q else None
     ),
-    "bsl": lambda s, _, x: losses.bsl(x.d, x.positive, x.negative, s.temperature, s.negative_temperature),
-    "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(
-        x.d, x.positive, x.negative, s.margin, s.negative_weight
-    ),
+    "bsl": lambda s, _, x: losses.bsl(*x.matrix(), s.temperature, s.negative_temperature),
+    "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(*x.matrix(), s.margin, s.negative_weight),
     # |x - y|^2 is twice 1 - cos; uniformity is a regularizer
-    "align_uniform": lambda s, _, x: 2 * losses.alignment(x.d_own[:, None], x.positive[:, :1]),
+    "align_uniform": lambda s, _, x: 2 * x.d_own,
 }
 
 
 def boundary(learner: Learner, items: Tensor) -> Tensor:
     """(T,) items -> (T,) or (): where near ends and far begins."""
     return learner.beta[0] if len(learner.beta) == 1 else models.rows(learner.beta, items)
-
-
-def rank(settings: Loss, learner: Learner, lists: Lists) -> Tensor:
-    """(B,): each own positive's rank in the whole catalogue, estimated."""
-    own = lists.d_own.detach()
-    return losses.estimated_rank(lists.d, own, lists.negative, settings.margin, learner.data.n_items)
 
 
 def log_q(learner: Learner, lists: Lists) -> Tensor:
@@ -240,20 +231,21 @@ def health_now(
 
     mined, lists = sample()
     with model.without_offset():
-        of_points = sample()[1].d  # the same pairs
-    if not lists.negative.any():
+        of_points, *_ = sample()[1].matrix()  # the same pairs
+    d, positive, negative = lists.matrix()
+    if not negative.any():
         return None
     with torch.no_grad():
-        each = goal.loss(lists, mined)  # (T,), or (B,) of whole lists
+        each = goal.loss(lists if goal.whole_lists else mined)  # (T,), or (B,) of whole lists
         of_user, member = sampling.histories(data, torch.unique(lists.user[:LOOKED_AT_USERS]))  # (H,)
         return health.measure(
             rows=torch.cat([lists.anchor, model.points(lists.item)[0]]),
             members=model.points(member)[0],
             labels=of_user,
-            d=lists.d,
+            d=d,
             of_points=of_points,
-            positive=lists.positive,
-            negative=lists.negative,
+            positive=positive,
+            negative=negative,
             triplets=mined.triplets,
             each=each,
             margin=config.loss.margin,
@@ -271,20 +263,24 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
         return Objective(
             miners.random,
             settings.margin,
-            lambda lists, _: list_loss(settings, learner, lists),
+            lambda lists: list_loss(settings, learner, lists),
             whole_lists=True,
             regularize=_regularizer(settings),
         )
     triplet_loss = TRIPLET_LOSSES[settings.name]
 
-    def loss(lists: Lists, mined: Mined | None) -> Tensor:
-        assert mined is not None
-        return triplet_loss(settings, learner, mined, lists)
+    def rank(lists: Lists) -> Tensor:
+        return losses.estimated_rank(lists.d_own, lists.d, settings.margin, learner.data.n_items)
 
     of_directions = miner == "distance_weighted"
-    mine = _distance_weighted(learner) if of_directions else MINERS[miner]
-    regularize = _regularizer(settings)
-    return Objective(mine, settings.margin, loss, regularize=regularize, without_offset=of_directions)
+    return Objective(
+        _distance_weighted(learner) if of_directions else MINERS[miner],
+        settings.margin,
+        lambda mined: triplet_loss(settings, learner, mined),
+        without_offset=of_directions,
+        rank=rank if settings.name == "warp" else None,
+        regularize=_regularizer(settings),
+    )
 
 
 def _spectral_start(config: Config, data: DeviceInteractions, choice: Choice) -> spaces.Space:
@@ -319,10 +315,10 @@ def _distance_weighted(learner: Learner) -> Miner:
     dim = learner.model.items.shape[1]
 
     def mine(
-        d: Tensor, positive: Tensor, negative: Tensor, margin: float, generator: torch.Generator
+        d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
     ) -> miners.Triplets:
-        euclidean = (2 * d).clamp_min(0).sqrt()  # (B, 1 + C)
-        return miners.distance_weighted(euclidean, positive, negative, margin, generator, dim=dim)
+        d_pos, d_neg = ((2 * d).clamp_min(0).sqrt() for d in (d_pos, d_neg))  # (B, 1), (B, C)
+        return miners.distance_weighted(d_pos, d_neg, margin, generator, dim=dim)
 
     return mine
 

@@ -30,8 +30,10 @@ def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None
     """
     own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
     other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
-    product = torch.addmm if anchors.dim() == 2 else torch.baddbmm
-    square = product(other, anchors, candidates.mT, alpha=-2).add_(own).relu_()  # (A, C), made once
+    if anchors.dim() == 2:
+        square = torch.addmm(other, anchors, candidates.mT, alpha=-2).add_(own).relu_()  # (A, C), made once
+    else:
+        square = (own + other).sub_(_products(anchors, candidates), alpha=2).relu_()  # (B, A, C)
     return with_offset(square, offset)
 
 
@@ -50,13 +52,13 @@ def cosine(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) ->
 
     A row of length 0 has cosine 0 to all; its gradient is that of a division by 1, so it can leave.
     """
-    turned = (1 - unit_rows(anchors) @ unit_rows(candidates).mT).clamp_min(0)  # (A, C)
+    turned = (1 - _products(unit_rows(anchors), unit_rows(candidates))).clamp_min(0)  # (A, C)
     return with_offset(turned, offset)
 
 
 def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
     """(A, D), (C, D), (C,) -> (A, C): -a.c + offset; orders candidates, but is no metric and goes below 0."""
-    return with_offset(-(anchors @ candidates.mT), offset)
+    return with_offset(-_products(anchors, candidates), offset)
 
 
 def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
@@ -73,20 +75,33 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
 
 
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
-    """(B, D), (B, D), (B,) -> (B,): the distance of each row of x to the row of y beside it.
+    """(B, D), (B, C, D), (B, C) -> (B, C): the distance of each row of x to the rows of y beside it.
 
-    The diagonal of distance(x, y, offset) without the rest: B times one anchor and one candidate. Raises
-    ValueError where lengths differ, or the distance knows nothing of an axis before the usual ones.
+    B times one anchor and its own candidates; without the axis C, one each: (B, D), (B, D), (B,) -> (B,).
+    Raises ValueError where lengths differ, or the distance knows nothing of an axis before the usual ones.
     """
     lengths = [len(x), len(y)] + ([] if offset is None else [len(offset)])
     if len(set(lengths)) > 1:
         raise ValueError(f"pairs of {', '.join(map(str, lengths))} rows, allowed: as many of each")
-    d = distance(x[:, None], y[:, None], None if offset is None else offset[:, None])
-    if d.shape != (len(x), 1, 1):
+    if y.dim() == 2:
+        return pairs(distance, x, y[:, None], None if offset is None else offset[:, None])[:, 0]
+    d = distance(x[:, None], y, offset)
+    expected = (len(x), 1, y.shape[1])
+    if d.shape != expected:
         raise ValueError(
-            f"the distance is {list(d.shape)}, expected [{len(x)}, 1, 1]: (B, A, C) of (B, A, D)"
+            f"the distance is {list(d.shape)}, expected {list(expected)}: (B, A, C) of (B, A, D)"
         )
-    return d[:, 0, 0]
+    return d[:, 0]
+
+
+def _products(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """(A, D), (C, D) -> (A, C): a.c, and so with one axis before them.
+
+    Matrices of one row each are multiplied by rows: as matrices they, and their gradients, take much longer.
+    """
+    if anchors.dim() == 3 and anchors.shape[1] == 1:
+        return (anchors * candidates).sum(-1).unsqueeze(1)
+    return anchors @ candidates.mT
 
 
 class Mahalanobis(nn.Module):

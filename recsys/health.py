@@ -153,12 +153,14 @@ def measure(
     """All of Health from one sample.
 
     rows (N, D): users and items, or whatever is embedded; members (M, D) and labels (M,): those known to
-    belong together, as in compactness_and_separation; d (A, C) and its masks; of_points (A, C), the distances
-    of the same pairs if no item had an offset; the triplets that the miner in use finds there and the loss of
-    each (T,); the answer of false_negative_rate, if anything was held out.
+    belong together, as in compactness_and_separation; d (A, C) and its masks, any number where neither holds;
+    of_points (A, C), the distances of the same pairs if no item had an offset; the triplets that the miner in
+    use finds there and the loss of each (T,); the answer of false_negative_rate, if anything was held out.
     Raises ValueError where a part does, FloatingPointError if a number is not finite.
     """
-    for name, values in (("rows", rows), ("members", members), ("d", d), ("of_points", of_points)):
+    either = positive | negative  # (A, C)
+    pairs = {"d": d[either], "of_points": of_points[either]}
+    for name, values in {"rows": rows, "members": members, **pairs}.items():
         if not torch.isfinite(values).all():
             raise FloatingPointError(f"{name} are not all finite: lower the learning_rate")
     found = torch.zeros(len(d), device=d.device)  # (A,)

@@ -113,9 +113,9 @@ class MetricSpace(nn.Module):
         return rows(self.items, items), rows(self.offset, items)
 
     def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
-        """(B, D), (B,) numbers -> (B,): the distance of each anchor to the item beside it."""
-        points, offset = self.points(items)
-        return pairs(self.distance, anchors, points, offset)
+        """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): of each anchor to the items beside it."""
+        points, offset = self.points(items.flatten())
+        return pairs(self.distance, anchors, points.unflatten(0, items.shape), offset.view(items.shape))
 
     @contextlib.contextmanager
     def without_offset(self) -> Iterator[None]:

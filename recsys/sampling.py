@@ -138,34 +138,45 @@ def histories(data: DeviceInteractions, users: Tensor, total: int | None = None)
     return row, data.item.index_select(0, shift.index_select(0, row) + place).long()
 
 
-def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
-    """(A,), (C,) -> (A, C) bool: does the interaction (user, candidate) exist anywhere in the data?
+def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """(A,), (C,) -> (P,), (P,): row and column of each (user, candidate) that exists anywhere in the data.
 
-    Reads the anchors' histories alone, a user's once: work grows with their length, not with A * C lookups.
+    In order of the rows. Reads the anchors' histories alone: work grows with their length, not with A * C.
     """
-    n = len(candidates)
-    column = torch.full((data.n_items,), n, device=users.device)  # (I,): n for an item that is no candidate
-    column[candidates] = torch.arange(n, device=users.device)  # a repeated item keeps one column
-    different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
-    row, item = histories(data, different)  # (H,)
-    mask = torch.zeros((n + 1) * len(different), dtype=torch.bool, device=users.device)  # (C + 1) x V
-    mask.index_fill_(0, column.index_select(0, item) * len(different) + row, True)
-    # whole rows, which is cheaper than columns; repeats share theirs
-    of_candidates = mask.view(n + 1, -1).index_select(0, column[candidates])  # (C, V)
-    return of_candidates.T.contiguous().index_select(0, which)
+    count = torch.bincount(candidates, minlength=data.n_items)  # (I,): an item may be drawn several times
+    columns = candidates.argsort(stable=True)  # (C,): item by item
+    first = count.cumsum(0) - count  # (I,): where an item's columns start
+    row, item = histories(data, users)  # (H,)
+    times = count.index_select(0, item)  # (H,)
+    entry = torch.repeat_interleave(times)  # (P,)
+    shift = first.index_select(0, item) - (times.cumsum(0) - times)  # (H,)
+    place = shift.index_select(0, entry) + torch.arange(len(entry), device=entry.device)  # (P,)
+    return row.index_select(0, entry), columns.index_select(0, place)
 
 
 def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tensor:
-    """(C,), (B,) int64 seconds -> (B, C) bool: was the candidate on sale at that time?
+    """(C,), (B,) int64 seconds -> (B, C) float32: 1 if the candidate was on sale at that time, 0 if not.
 
     What was not on sale was not turned down, so it is no negative. `at` are the interactions' data.time.
+    Times are compared by their rank among the candidates' own, which floats hold exactly.
     """
-    on_sale = torch.ones(1, 1, dtype=torch.bool, device=at.device)
+    on_sale = torch.ones(len(at), len(candidates), device=at.device)  # (B, C)
     if data.first_seen is not None:
-        on_sale = data.first_seen[candidates] <= at[:, None]
+        first, there = _ranks(data.first_seen[candidates], at, right=True)  # (C,), (B,)
+        torch.lt(first, there[:, None], out=on_sale)
     if data.last_seen is not None:
-        on_sale = on_sale & (at[:, None] <= data.last_seen[candidates])
-    return on_sale.expand(len(at), len(candidates))
+        last, gone = _ranks(data.last_seen[candidates], at, right=False)  # (C,), (B,)
+        on_sale *= torch.ge(last, gone[:, None], out=torch.empty_like(on_sale))
+    return on_sale
+
+
+def _ranks(times: Tensor, at: Tensor, right: bool) -> tuple[Tensor, Tensor]:
+    """(C,), (B,) int64 -> (C,), (B,) float32: how many of `times` are before each; at `at` too with right."""
+    ascending = times.sort().values  # (C,)
+    return (
+        torch.searchsorted(ascending, times).float(),
+        torch.searchsorted(ascending, at, right=right).float(),
+    )
 
 
 def mined_table(triplets: NDArray[np.int32], data: DeviceInteractions) -> Tensor:

@@ -13,36 +13,38 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from recsys import miners, sampling
-from recsys.miners import Triplets
+from recsys.miners import INF, Miner, Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import CandidateSampler, DeviceInteractions
 
 
 class Lists(NamedTuple):
-    """Distances of a batch's rows: column 0 of `d` is the row's own positive, then come its candidates."""
+    """Distances of a batch's rows to their own positives and to candidates."""
 
     user: Tensor  # (B,)
     item: Tensor  # (B,) the own positive
     candidate: Tensor  # (B, C) item numbers
     anchor: Tensor  # (B, D) points
-    d_own: Tensor  # (B,), always with gradient
-    d: Tensor  # (B, 1 + C), with gradient where the loss looks at whole lists
-    positive: Tensor  # (B, 1 + C) bool
-    negative: Tensor  # (B, 1 + C) bool
+    d_own: Tensor  # (B,); as `d`, with gradient where the loss looks at whole lists
+    d: Tensor  # (B, C), inf where the candidate is no negative
+
+    def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
+        d = torch.cat([self.d_own[:, None], self.d], 1)
+        positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)
+        return d, positive, pad(self.d != INF, (1, 0))
 
 
 class Mined(NamedTuple):
-    """Triplets of a batch, in its lists and by number."""
+    """Triplets of a batch, or of a part of it, by row and column and by number."""
 
     triplets: Triplets
     d_pos: Tensor  # (T,), with gradient
-    d_neg: Tensor  # (T,)
+    d_neg: Tensor  # (T,), with gradient
+    rank: Tensor  # (T,), as the objective ranks the rows; (0,) where it does not
     user: Tensor  # (T,)
     positive: Tensor  # (T,) items
     negative: Tensor  # (T,)
-
-
-Miner = Callable[[Tensor, Tensor, Tensor, float, torch.Generator], Triplets]
 
 
 class Objective(NamedTuple):
@@ -50,10 +52,16 @@ class Objective(NamedTuple):
 
     mine: Miner
     margin: float  # the miner's
-    loss: Callable[[Lists, Mined | None], Tensor]  # -> (T,), or (B,) of whole lists
+    loss: Callable[..., Tensor]  # of Mined -> (T,), or of Lists -> (B,)
     whole_lists: bool = False  # every candidate counts, nothing is mined
     without_offset: bool = False  # mined by distances less the offset, which has to be a summand of them
+    rank: Callable[[Lists], Tensor] | None = None  # -> (B,), where the loss of triplets weighs by ranks
     regularize: Callable[[Tensor, Tensor], Tensor] | None = None  # points of anchors, of own items -> ()
+
+    @property
+    def every_candidate(self) -> bool:
+        """Do so many distances count that their gradient is taken of the matrix, as it is?"""
+        return self.whole_lists or self.mine is miners.every
 
 
 class Position(NamedTuple):
@@ -112,15 +120,27 @@ def train_epoch(
         began, steps, totals, n, found = begun
         left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
     for batch in left:
-        users, items, _ = batch  # (B,)
+        users, items, interactions = batch  # (B,)
         anchor = model.anchors(users, items, generator)  # (B, D)
-        parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and the same weighted
-        for lists, drawn in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
-            weight = importance[drawn]  # (B,)
-            mined = None if objective.whole_lists else _mined(model, lists, objective, generator)
-            each = objective.loss(lists, mined)
-            parts.append((each, each * (weight if mined is None else weight[mined.triplets.anchor])))
-        each, weighted = (torch.cat(part) for part in zip(*parts, strict=True))
+        parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows
+        few: list[Mined] = []
+        for lists, first in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
+            if objective.whole_lists:
+                row = torch.arange(first, first + len(lists.user), device=users.device)  # (B,)
+                parts.append((objective.loss(lists), row))
+                continue
+            mined = _mined(model, lists, objective, generator)
+            if objective.every_candidate:
+                parts.append((objective.loss(mined), first + mined.triplets.anchor))
+            else:
+                few.append(
+                    mined._replace(triplets=mined.triplets._replace(anchor=first + mined.triplets.anchor))
+                )
+        if few:
+            mined = _with_gradient(model, anchor, few)
+            parts.append((objective.loss(mined), mined.triplets.anchor))
+        each, row = (torch.cat(part) for part in zip(*parts, strict=True))
+        weighted = each * importance[interactions].index_select(0, row)
         # A row without a triplet counts as one without loss; several triplets a row count their mean.
         loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
         mean = loss / len(users)
@@ -158,7 +178,8 @@ def sample_triplets(
     sampler = copy.copy(sampler)  # a draw puts another memory in its place
     anchor = model.anchors(batch[0], batch[1], generator)
     ((lists, _),) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
-    return _mined(model, lists, objective, generator), lists
+    mined = _mined(model, lists, objective, generator)
+    return mined if objective.every_candidate else _with_gradient(model, anchor, [mined]), lists
 
 
 def _lists(
@@ -171,57 +192,71 @@ def _lists(
     offline: Tensor | None,
     generator: torch.Generator,
     block: int,
-) -> Iterator[tuple[Lists, Tensor]]:
-    """The batch's lists, as many rows at a time as make `block` distances, and the rows' interactions.
+) -> Iterator[tuple[Lists, int]]:
+    """The batch's lists, as many rows at a time as make `block` distances, and which row is the first.
 
     All share one draw of candidates. Parts that a CPU's caches hold are several times as fast as whole large
     batches, whose memory the system gives anew each time.
     """
     users, items, interactions = batch  # (B,)
-    if offline is None:
-        candidates = sampler.draw(items, generator)  # (C,)
-        known = sampling.known(data, users, candidates)  # (B, C)
-        learns = torch.is_grad_enabled() and _learns_from_all(objective)
-        with torch.set_grad_enabled(learns):
+    learns = torch.is_grad_enabled() and objective.every_candidate
+    with torch.set_grad_enabled(learns):
+        d_own = model.pair_distance(anchor, items)  # (B,)
+        if offline is None:
+            candidates = sampler.draw(items, generator)  # (C,)
             points = model.points(candidates)  # (C, D), (C,)
+            row, column = sampling.known(data, users, candidates)  # (P,)
     width = len(candidates) if offline is None else offline.shape[1]
     at_once = max(1, block // (1 + width))
-    of_rows = (users, items, interactions, anchor, model.pair_distance(anchor, items))
-    # From here on B are the rows of a part.
-    parts = zip(*(torch.split(each, at_once) for each in of_rows), strict=True)
-    for number, (user, item, interaction, point, d_own) in enumerate(parts):
-        if offline is None:
-            with torch.set_grad_enabled(learns):
-                d = model.distance(point, *points)  # (B, C)
-            on_sale = sampling.available(data, candidates, data.time[interaction])  # (B, C)
-            allowed = on_sale > known[number * at_once :][: len(user)]  # (B, C): on sale and not known
-            candidate = candidates.expand(len(user), -1)  # (B, C)
-        else:
-            candidate = offline[interaction]  # (B, M), and M is C from here on
-            allowed = candidate >= 0
-            candidate = candidate.clamp_min(0)
-            row = torch.arange(len(user), device=user.device).repeat_interleave(width)
-            d = model.pair_distance(rows(point, row), candidate.flatten()).view_as(candidate)
-        d = torch.cat([d_own[:, None], d], 1)  # (B, 1 + C)
-        positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)  # (B, 1 + C)
-        negative = pad(allowed, (1, 0))  # (B, 1 + C)
-        yield Lists(user, item, candidate, point, d_own, d, positive, negative), interaction
+    starts = range(0, len(users), at_once)
+    if offline is None:
+        borders = [0, len(row)]
+        if len(starts) > 1:
+            borders = torch.searchsorted(row, torch.tensor([*starts, len(users)], device=row.device)).tolist()
+    for part, first in enumerate(starts):
+        # From here on B are the rows of the part.
+        here = slice(first, first + at_once)
+        user, item, interaction, point = users[here], items[here], interactions[here], anchor[here]
+        with torch.set_grad_enabled(learns):
+            if offline is None:
+                candidate = candidates.expand(len(user), -1)  # (B, C)
+                taken = slice(*borders[part : part + 2])
+                away = sampling.available(data, candidates, data.time[interaction])  # (B, C)
+                away.reciprocal_().sub_(1)  # 0 on sale, inf if not
+                away.view(-1).index_fill_(0, (row[taken] - first) * width + column[taken], INF)
+                d = model.distance(point, *points).add_(away)  # (B, C)
+            else:
+                candidate = offline[interaction]  # (B, M), and M is C from here on
+                real = candidate >= 0
+                candidate = candidate.clamp_min(0)
+                d = torch.where(real, model.pair_distance(point, candidate), INF)
+        yield Lists(user, item, candidate, point, d_own[here], d), first
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
-    d = lists.d.detach()  # (B, 1 + C)
+    """With gradient only as far as `lists` have one."""
+    d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
     if objective.without_offset:
-        d = d - model.offset.detach()[torch.cat([lists.item[:, None], lists.candidate], 1)]
-    triplets = objective.mine(d, lists.positive, lists.negative, objective.margin, generator)
-    negative = lists.candidate[triplets.anchor, triplets.negative - 1]  # (T,)
-    if _learns_from_all(objective):
-        d_pos, d_neg = triplets.distances(lists.d)
-    else:  # few entries of the matrix are chosen: their distances again, rather than its whole gradient
-        d_pos = rows(lists.d_own, triplets.anchor)
-        d_neg = model.pair_distance(rows(lists.anchor, triplets.anchor), negative)
-    user, positive = lists.user[triplets.anchor], lists.item[triplets.anchor]
-    return Mined(triplets, d_pos, d_neg, user, positive, negative)
+        offset = model.offset.detach()
+        d_own, d = d_own - offset[lists.item], d - offset[lists.candidate]
+    triplets = objective.mine(d_own[:, None], d, objective.margin, generator)
+    anchor = triplets.anchor  # (T,)
+    return Mined(
+        triplets,
+        *triplets.distances(lists.d_own[:, None], lists.d),
+        d.new_empty(0) if objective.rank is None else objective.rank(lists)[anchor],
+        lists.user[anchor],
+        lists.item[anchor],
+        lists.candidate[anchor, triplets.negative],
+    )
 
 
-def _learns_from_all(objective: Objective) -> bool:
-    return objective.whole_lists or objective.mine is miners.every
+def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
+    """One of the parts of a batch, whose points are `anchor` (B, D), their distances computed again.
+
+    Few entries of the matrix are mined: this is quicker than the whole one's gradient.
+    """
+    triplets = Triplets(*map(torch.cat, zip(*(part.triplets for part in parts), strict=True)))
+    rank, user, positive, negative = map(torch.cat, zip(*(part[3:] for part in parts), strict=True))
+    d = model.pair_distance(rows(anchor, triplets.anchor), torch.stack([positive, negative], 1))  # (T, 2)
+    return Mined(triplets, d[:, 0], d[:, 1], rank, user, positive, negative)

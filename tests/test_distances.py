@@ -317,6 +317,10 @@ def test_pairs_are_the_diagonal_with_its_gradients(name, with_one):
         torch.autograd.grad((expected * weight).sum(), inputs),
     )
     assert pairs(distance, x[:0], y[:0], offset[:0] if with_one else None).shape == (0,)
+    one = None if offset is None else offset[:, None]
+    several = pairs(distance, x, torch.stack([y, x], 1), None if one is None else torch.cat([one, one], 1))
+    torch.testing.assert_close(several[:, 0], expected)
+    torch.testing.assert_close(several[:, 1], distance(x, x, offset).diagonal())
 
 
 @pytest.mark.parametrize("name", [*EVERY, "manhattan"])

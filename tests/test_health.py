@@ -184,7 +184,7 @@ def probe(points, labels, mine, distance=euclidean, offset=0.0):
     of_points = distance(points, points)
     d = of_points + offset
     positive, negative = masks(labels)
-    triplets = mine(d, positive, negative, MARGIN)
+    triplets = miners.in_matrix(mine, d, positive, negative, MARGIN)
     return health.measure(
         rows=points,
         members=points,
@@ -194,7 +194,7 @@ def probe(points, labels, mine, distance=euclidean, offset=0.0):
         positive=positive,
         negative=negative,
         triplets=triplets,
-        each=losses.triplet_margin(*triplets.distances(d), MARGIN),
+        each=losses.triplet_margin(*triplets.distances(d, d), MARGIN),
         margin=MARGIN,
     )
 
@@ -247,7 +247,7 @@ def small(**changes):
         "positive": positive,
         "negative": ~positive,
         "triplets": triplets,
-        "each": losses.triplet_margin(*triplets.distances(d), MARGIN),
+        "each": losses.triplet_margin(*triplets.distances(d, d), MARGIN),
         "margin": MARGIN,
     }
     return health.measure(**plain | changes)
@@ -383,8 +383,9 @@ def train(seed, on_collapse):
             rows = (drawn + torch.rand(10, OF_EACH, generator=generator).argsort(1)[:, :8]).flatten()  # (80,)
             points = model(data[rows])
             d = euclidean(points, points)
-            triplets = mine(d, *masks(labels[rows]), MARGIN)
-            loss = losses.triplet_margin(*triplets.distances(d), MARGIN).sum() / max(len(triplets.anchor), 1)
+            triplets = miners.in_matrix(mine, d, *masks(labels[rows]), MARGIN)
+            each = losses.triplet_margin(*triplets.distances(d, d), MARGIN)
+            loss = each.sum() / max(len(each), 1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

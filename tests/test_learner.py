@@ -291,7 +291,7 @@ def sampled(name: str) -> tuple[Tensor, training.Lists, training.Mined]:
         start.model, start.data, start.sampler, goal, torch.Generator(), size=100
     )
     with torch.no_grad():
-        return goal.loss(lists, None if goal.whole_lists else mined), lists, mined
+        return goal.loss(lists if goal.whole_lists else mined), lists, mined
 
 
 @pytest.mark.parametrize("name", OF_TRIPLET)
@@ -300,7 +300,7 @@ def test_a_loss_of_triplets_takes_its_own_settings(name: str) -> None:
     assert OF_TRIPLET.keys() == learner.TRIPLET_LOSSES.keys()
     expected = []
     for a, p, n in zip(mined.triplets.anchor, mined.d_pos.tolist(), mined.d_neg.tolist(), strict=True):
-        negatives = lists.d[a][lists.negative[a]].tolist()
+        negatives = lists.d[a][lists.d[a] != math.inf].tolist()
         rank = N_ITEMS * sum(other < 0.7 + p for other in negatives) / len(negatives)
         expected.append(OF_TRIPLET[name](p, n, rank))
     assert len(expected) == 100
@@ -311,8 +311,8 @@ def test_a_loss_of_triplets_takes_its_own_settings(name: str) -> None:
 def test_a_loss_of_lists_takes_its_own_settings(name: str) -> None:
     each, lists, _ = sampled(name)
     assert OF_LIST.keys() == learner.LIST_LOSSES.keys()
-    rows = zip(lists.d_own.tolist(), lists.d, lists.negative, strict=True)
-    expected = [OF_LIST[name](own, d[negative].tolist()) for own, d, negative in rows]
+    rows = zip(lists.d_own.tolist(), lists.d, strict=True)
+    expected = [OF_LIST[name](own, d[d != math.inf].tolist()) for own, d in rows]
     assert each.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
@@ -368,7 +368,7 @@ def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
         start.model, start.data, start.sampler, goal, torch.Generator(), size=50, offline=start.offline
     )
     log_q = learner.log_q(start, lists)  # (B, 1 + C)
-    assert log_q.shape == lists.d.shape
+    assert log_q.shape == lists.matrix()[0].shape
     assert torch.equal(log_q[:, 0], start.sampler.log_q(lists.item))
     for row in range(50):
         assert torch.equal(log_q[row, 1:], start.sampler.log_q(lists.candidate[row]))

@@ -228,7 +228,7 @@ def test_estimated_rank_equals_the_naive_loop():
     d, d_pos = normal(0, 30, 12).square(), normal(1, 30).square()
     negative = normal(2, 30, 12) > 0
     negative[0] = False
-    ranks = losses.estimated_rank(d, d_pos, negative, MARGIN, 1000)
+    ranks = losses.estimated_rank(d_pos, torch.where(negative, d, math.inf), MARGIN, 1000)
     for a in range(30):
         seen = [c for c in range(12) if negative[a, c]]
         impostors = [c for c in seen if MARGIN + d_pos[a].item() - d[a, c].item() > 0]
@@ -238,12 +238,12 @@ def test_estimated_rank_equals_the_naive_loop():
 
 def test_estimated_rank_by_hand():
     """Of 4 negatives 2 are nearer than .1 + .5: in a catalogue of 100 that is rank 50 (CML, section 3.2)."""
-    d = torch.tensor([[0.1, 0.2, 0.5999, 0.61, 9.0]], requires_grad=True)
-    negative = torch.tensor([[False, True, True, True, True]])
-    rank = losses.estimated_rank(d, d[:, 0], negative, 0.5, 100)
+    d = torch.tensor([[0.1, 0.2, 0.5999, 0.61, 9.0, math.inf]], requires_grad=True)
+    rank = losses.estimated_rank(d[:, 0], d[:, 1:], 0.5, 100)
     assert rank.tolist() == [50]
     assert not rank.requires_grad
-    assert losses.estimated_rank(d, d[:, 0], negative & (d > 1), 0.5, 100).tolist() == [0]
+    assert losses.estimated_rank(d[:, 0], d[:, 4:], 0.5, 100).tolist() == [0]
+    assert losses.estimated_rank(d[:, 0], d[:, 5:], 0.5, 100).tolist() == [0]
     assert losses.warp(d[:, 0], d[:, 1], 0.5, rank).item() == pytest.approx(math.log(51) * 0.4)
 
 
@@ -257,7 +257,7 @@ def test_no_gradient_flows_to_the_rank():
 
 def test_a_catalogue_without_items_is_refused():
     with pytest.raises(ValueError, match="n_items = 0, allowed >= 1"):
-        losses.estimated_rank(torch.ones(1, 2), torch.ones(1), torch.ones(1, 2, dtype=torch.bool), MARGIN, 0)
+        losses.estimated_rank(torch.ones(1), torch.ones(1, 2), MARGIN, 0)
 
 
 # Row losses
@@ -517,7 +517,7 @@ ABOVE_ZERO = {
     ("triplet_margin", "margin"): lambda x: losses.triplet_margin(ONES, ONES, x),
     ("manifold", "margin"): lambda x: losses.manifold(ONES, ONES, x, 1.0),
     ("warp", "margin"): lambda x: losses.warp(ONES, ONES, x, ONES),
-    ("estimated_rank", "margin"): lambda x: losses.estimated_rank(SQUARE, ONES, YES, x, 5),
+    ("estimated_rank", "margin"): lambda x: losses.estimated_rank(ONES, SQUARE, x, 5),
     ("sampled_softmax", "temperature"): lambda x: losses.sampled_softmax(SQUARE, YES, ~YES, x),
     ("bsl", "temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, x, 1.0),
     ("bsl", "negative_temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, 1.0, x),

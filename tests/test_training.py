@@ -31,21 +31,24 @@ def _one_thread():
 # Losses as plain functions of triplets, and whole lists as one of their own
 
 
-def hinge(lists, mined):
+def hinge(mined):
     return losses.triplet_margin(mined.d_pos, mined.d_neg, MARGIN)
 
 
-def contrastive(lists, mined):
+def contrastive(mined):
     return losses.contrastive(mined.d_pos, mined.d_neg, MARGIN)
 
 
-def warp(lists, mined):
-    rank = losses.estimated_rank(lists.d, lists.d_own.detach(), lists.negative, MARGIN, N_ITEMS)
-    return losses.warp(mined.d_pos, mined.d_neg, MARGIN, rank[mined.triplets.anchor])
+def warp(mined):
+    return losses.warp(mined.d_pos, mined.d_neg, MARGIN, mined.rank)
 
 
-def softmax(lists, mined):
-    return losses.sampled_softmax(lists.d, lists.positive, lists.negative, TEMPERATURE)
+def rank(lists):
+    return losses.estimated_rank(lists.d_own, lists.d, MARGIN, N_ITEMS)
+
+
+def softmax(lists):
+    return losses.sampled_softmax(*lists.matrix(), TEMPERATURE)
 
 
 def covariance(anchors, items):
@@ -107,6 +110,16 @@ def assert_same(model, other, exactly=True):
             assert torch.equal(ours, theirs)
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def listening(seen):
+    """A rank, 1 of each, that writes down the lists it is asked of."""
+
+    def rank(lists):
+        seen.append(lists)
+        return torch.ones(len(lists.user))
+
+    return rank
 
 
 # A step
@@ -184,7 +197,7 @@ def test_a_step_equals_the_naive_one(name, weight_power, regularize):
         mined, active = mined + 1, active + (each.item() > 0)
     assert 0 < mined < naive.n
     loss = total / naive.n
-    objective = Objective(miners.hardest, MARGIN, LOSSES[name], regularize=regularize)
+    objective = Objective(miners.hardest, MARGIN, LOSSES[name], rank=rank, regularize=regularize)
     goal = loss if regularize is None else loss + naive.regularized()
     reported = naive.assert_equals(objective, goal, mined, active, weight_power)
     assert reported == pytest.approx(loss.item(), rel=1e-4)  # the regularizer is not in it
@@ -220,22 +233,24 @@ def test_a_step_over_whole_lists_equals_the_naive_one():
 @pytest.mark.parametrize("siamese", [False, True])
 def test_the_distances_of_mined_pairs_are_the_matrixs_entries_in_value_and_gradient(name, siamese):
     """The same loss of the same triplets, from pairs looked up again and from the whole matrix."""
-    data, stats, models = on_device(two_clusters()), [], []
+    data, stats, models, seen = on_device(two_clusters()), [], [], []
 
-    def of_the_matrix(lists, _):
-        triplets = miners.hardest(lists.d.detach(), lists.positive, lists.negative, MARGIN)
-        each = losses.triplet_margin(*triplets.distances(lists.d), MARGIN)
+    def of_the_matrix(lists):
+        d_own, d = lists.d_own[:, None], lists.d
+        triplets = miners.hardest(d_own.detach(), d.detach(), MARGIN)
+        each = losses.triplet_margin(*triplets.distances(d_own, d), MARGIN)
         return torch.zeros(len(lists.user)).index_add(0, triplets.anchor, each)
 
-    def of_pairs(lists, mined):
-        d_pos, d_neg = mined.triplets.distances(lists.d)
+    def of_pairs(mined):
+        (lists,) = seen
+        d_pos, d_neg = mined.triplets.distances(lists.d_own[:, None], lists.d)
         torch.testing.assert_close(d_pos, mined.d_pos)
         torch.testing.assert_close(d_neg, mined.d_neg, atol=1e-5, rtol=1e-5)
         assert torch.equal(mined.positive, lists.item[mined.triplets.anchor])
-        return hinge(lists, mined)
+        return hinge(mined)
 
     for objective in (
-        Objective(miners.hardest, MARGIN, of_pairs),
+        Objective(miners.hardest, MARGIN, of_pairs, rank=listening(seen)),
         Objective(miners.hardest, MARGIN, of_the_matrix, whole_lists=True),
     ):
         learned = Mahalanobis(4, "full") if name == "mahalanobis" else None
@@ -256,13 +271,14 @@ def test_the_distances_of_mined_pairs_are_the_matrixs_entries_in_value_and_gradi
 
 
 def watched(mine, seen, whole_lists=False):
-    """An objective whose loss writes down what it is asked: (lists, mined) of each step."""
+    """An objective that writes down what it is asked: (lists, mined) of each step, mined None of lists."""
+    lists_of = []
 
-    def loss(lists, mined):
-        seen.append((lists, mined))
-        return softmax(lists, mined) if whole_lists else hinge(lists, mined)
+    def loss(asked):
+        seen.append((asked, None) if whole_lists else (lists_of.pop(), asked))
+        return softmax(asked) if whole_lists else hinge(asked)
 
-    return Objective(mine, MARGIN, loss, whole_lists=whole_lists)
+    return Objective(mine, MARGIN, loss, whole_lists=whole_lists, rank=listening(lists_of))
 
 
 MINERS = {"random": miners.random, "every": miners.every, "semi_hard": miners.semi_hard}
@@ -282,9 +298,9 @@ def test_what_a_user_has_is_never_his_negative(mine):
 def test_a_miner_gets_the_margin_and_distances_without_gradient():
     asked = []
 
-    def mine(d, positive, negative, margin, generator):
-        asked.append((d.requires_grad, margin))
-        return miners.random(d, positive, negative, margin, generator)
+    def mine(d_pos, d_neg, margin, generator):
+        asked.append((d_pos.requires_grad or d_neg.requires_grad, margin))
+        return miners.random(d_pos, d_neg, margin, generator)
 
     run(new_space(), on_device(two_clusters()), [Objective(mine, 0.37, hinge)], batch_size=200)
     assert asked == [(False, 0.37)] * len(asked) != []
@@ -325,10 +341,12 @@ def test_what_was_not_on_sale_is_no_negative(mine):
         candidate = lists.candidate.numpy()
         on_sale = (first[candidate] <= now) & (now <= final[candidate])
         expected = on_sale & ~taken[lists.user[:, None], candidate]
-        np.testing.assert_array_equal(lists.negative[:, 1:], expected)
-        assert not lists.negative[:, 0].any()
-        assert lists.positive[:, 0].all()
-        assert not lists.positive[:, 1:].any()
+        d, positive, negative = lists.matrix()
+        np.testing.assert_array_equal(negative[:, 1:], expected)
+        assert torch.equal(d[:, 0], lists.d_own)
+        assert not negative[:, 0].any()
+        assert positive[:, 0].all()
+        assert not positive[:, 1:].any()
         offered, absent = offered + expected.sum(), absent + (~on_sale).sum()
         if mined is not None:
             now = times[mined.user, mined.positive]
@@ -385,7 +403,7 @@ def test_offline_negatives_are_these_alone_and_their_padding_is_no_item(mine, si
     found = set()
     for lists, mined in seen:
         row_of = [pairs.index(pair) for pair in zip(lists.user.tolist(), lists.item.tolist(), strict=True)]
-        assert torch.equal(lists.negative[:, 1:], table[row_of] != -1)
+        assert torch.equal(lists.d != math.inf, table[row_of] != -1)
         if mined is not None:
             found |= set(
                 zip(mined.user.tolist(), mined.positive.tolist(), mined.negative.tolist(), strict=True)
@@ -435,7 +453,7 @@ def test_where_everything_is_known_nothing_is_learned(objective):
 @pytest.mark.parametrize("whole", [False, True])
 def test_batches_and_candidates_of_any_size(changes, batch_size, whole):
     data, heard, model = on_device(two_clusters()), [], new_space()
-    objective = Objective(miners.hardest, MARGIN, softmax if whole else hinge, whole, covariance)
+    objective = Objective(miners.hardest, MARGIN, softmax if whole else hinge, whole, regularize=covariance)
     sampler = candidates_of(data, **changes)
     (stats,) = run(model, data, [objective], sampler=sampler, batch_size=batch_size, tick=heard.append)
     n = len(data.user)
@@ -461,9 +479,8 @@ def test_same_seed_same_bits(mine, siamese):
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_batch_in_parts_teaches_what_it_teaches_whole(monkeypatch, mine, siamese, offline):
     data = on_device(two_clusters())
-    objective = (
-        WHOLE if mine == "whole lists" else Objective(MINERS[mine], MARGIN, warp, regularize=covariance)
-    )
+    of_triplets = Objective(MINERS.get(mine), MARGIN, warp, rank=rank, regularize=covariance)
+    objective = WHOLE if mine == "whole lists" else of_triplets
     table = torch.randint(-9, N_ITEMS, (len(data.user), 7), generator=torch.Generator().manual_seed(5))
     table = table.clamp_min(-1)
     spaces_of = {}
@@ -512,7 +529,7 @@ def test_a_diverged_model_is_an_error_that_names_the_loss(name, learning_rate):
     model = new_space()
     optimizer = sgd(model)
     optimizer.param_groups[0]["lr"] = learning_rate
-    objective = WHOLE if name == "softmax" else Objective(miners.hardest, MARGIN, LOSSES[name])
+    objective = WHOLE if name == "softmax" else Objective(miners.hardest, MARGIN, LOSSES[name], rank=rank)
     with pytest.raises(FloatingPointError, match=r"loss = .* not finite: lower the learning_rate"):
         run(model, on_device(two_clusters()), [objective], optimizer=optimizer)
 
@@ -537,8 +554,8 @@ def test_looking_at_triplets_leaves_no_trace():
         for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(mined.triplets, again.triplets, strict=True))
-    assert lists.d.shape == (100, 1 + 24 + 24 + 50)
-    d_pos, d_neg = mined.triplets.distances(lists.d)
+    assert lists.d.shape == (100, 24 + 24 + 50)
+    d_pos, d_neg = mined.triplets.distances(lists.d_own[:, None], lists.d)
     torch.testing.assert_close(mined.d_pos, d_pos)
     torch.testing.assert_close(mined.d_neg, d_neg)
     assert_same(model, kept)
@@ -576,7 +593,9 @@ def test_unseen_items_of_a_users_cluster_come_nearer_than_the_other_clusters(nam
     taken = two_clusters()
     data = on_device(taken)
     model = new_space(data=data if siamese else None)
-    stats = run(model, data, [Objective(mine, MARGIN, LOSSES[name]) for mine in SCHEDULES[schedule]])
+    stats = run(
+        model, data, [Objective(mine, MARGIN, LOSSES[name], rank=rank) for mine in SCHEDULES[schedule]]
+    )
     nearer = auc(*spaces.euclidean_vectors(model.space()), SAME & ~torch.from_numpy(taken), ~SAME)
     assert nearer.min() > 0.6
     assert nearer.mean() > 0.85
