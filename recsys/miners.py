@@ -6,7 +6,8 @@ pushed away, as the anchor is known to like it. `in_matrix` makes both of one ma
 give them. A miner that needs no margin or no generator leaves it unread; of equal distances the first column
 is taken. Mining sees no gradient. Masks of (A, C) are made, other arrays of that size or larger by `every`
 and `in_matrix` alone.
-Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of an anchor, T triplets.
+Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of an anchor, T triplets,
+G groups of columns.
 """
 
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding, threshold
+from torch.nn.functional import embedding, pad, threshold
 
 INF = float("inf")
 MOST_TRIPLETS = 2**24  # of `every`: its three indices then take 384 MiB
 PASSES = 16  # positives of a row, each with a pass over its distances; sorting them serves more at once
-BLOCK = 2**21  # distances reduced at a time: 1 MiB, which stays in a CPU's cache
+BLOCK = 2**21  # distances reduced at a time: 8 MiB, which stays in a CPU's cache
+GROUP = 64  # columns
 CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REACH and beyond is not drawn
 
 
@@ -116,10 +118,9 @@ def semi_hard(
     def nearest_behind(d_neg: Tensor, d_pos: Tensor) -> tuple[Tensor, Tensor]:
         if d_pos.shape[1] <= PASSES:
             # d - k > 0 just where d > k; a threshold is several times as fast as a choice by a mask
-            behind = [threshold(d_neg - k[:, None], 0.0, INF, inplace=True).min(1) for k in d_pos.T]
-            near = torch.stack([each.indices for each in behind], 1)  # (A, K)
-            some = torch.stack([each.values < INF for each in behind], 1)  # (A, K)
-            return torch.where(some, d_neg.gather(1, near), INF), near
+            behind = (_least(threshold(d_neg - k[:, None], 0.0, INF, inplace=True)) for k in d_pos.T)
+            beyond, near = (torch.stack(each, 1) for each in zip(*behind, strict=True))  # (A, K)
+            return torch.where(beyond < INF, d_neg.gather(1, near), INF), near
         ascending, by_distance = d_neg.sort(dim=1, stable=True)  # (A, C)
         place = torch.searchsorted(ascending, d_pos.contiguous(), right=True)  # (A, K), C if none is behind
         place = place.clamp_max(d_neg.shape[1] - 1)
@@ -141,7 +142,7 @@ def hardest(
     if d_pos.numel() == 0 or d_neg.numel() == 0:
         return _no_triplets(d_pos)
     far_d, far = d_pos.max(1)  # (A,)
-    near_d, near = d_neg.min(1)  # (A,)
+    near_d, near = _least(d_neg)  # (A,)
     anchor = ((far_d > -INF) & (near_d < INF)).nonzero()[:, 0]  # (T,)
     return Triplets(anchor, far[anchor], near[anchor])
 
@@ -208,6 +209,18 @@ def _by_rows(reduce: Callable[..., tuple[Tensor, Tensor]], *parts: Tensor) -> tu
     blocks = zip(*(torch.split(part, rows) for part in parts), strict=True)
     first, second = zip(*(reduce(*block) for block in blocks), strict=True)
     return torch.cat(first), torch.cat(second)
+
+
+def _least(d: Tensor) -> tuple[Tensor, Tensor]:
+    """(A, C) -> (A,), (A,): each row's least value and its first column; of a row with NaN, NaN and any.
+
+    First the least of each group of columns: without its column, it takes torch a tenth of the time.
+    """
+    filled = -d.shape[1] % GROUP
+    groups = (pad(d, (0, filled), value=INF) if filled else d).reshape(len(d), -1, GROUP)  # (A, G, GROUP)
+    least, group = groups.amin(2).min(1)  # (A,)
+    columns = groups[torch.arange(len(d), device=d.device), group]  # (A, GROUP)
+    return least, group * GROUP + columns.argmin(1)
 
 
 def _compact(found: Tensor, negative: Tensor) -> Triplets:

@@ -115,7 +115,9 @@ class MetricSpace(nn.Module):
     def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
         """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): of each anchor to the items beside it."""
         points, offset = self.points(items.flatten())
-        return pairs(self.distance, anchors, points.unflatten(0, items.shape), offset.view(items.shape))
+        return pairs(
+            self.distance, anchors, points.view(*items.shape, points.shape[1]), offset.view(items.shape)
+        )
 
     @contextlib.contextmanager
     def without_offset(self) -> Iterator[None]:

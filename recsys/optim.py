@@ -55,7 +55,7 @@ def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[st
         rows = torch.arange(len(table), device=table.device)
     age = (state["step"] - state["last"].index_select(0, rows)).to(table.dtype)  # (R,)
     decay = torch.pow(beta, age).view(-1, *[1] * (table.dim() - 1))  # (R, 1), or (R,) of a vector
-    square = state["square"].index_select(0, rows) * decay
+    square = state["square"].index_select(0, rows).mul_(decay)
     square.addcmul_(gradient, gradient, value=1 - beta)
     size = (square / (1 - beta ** state["step"])).sqrt_().add_(group["eps"])
     value = table.index_select(0, rows).addcdiv_(gradient, size, value=-group["lr"])
@@ -81,5 +81,7 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     start = torch.searchsorted(place, torch.arange(n + 1, device=number.device))  # (R + 1,)
     flat = values.view(len(number), -1)  # (T, D), or (T, 1) of a vector
     sums = embedding_bag(order, flat, start, mode="sum", include_last_offset=True)  # (R, D)
-    filled = torch.arange(n, device=number.device).minimum(last)  # (R,)
-    return ascending[start[filled]], sums[filled].view(n, *values.shape[1:])
+    if number.device.type != "cpu":
+        filled = torch.arange(n, device=number.device).minimum(last)  # (R,)
+        start, sums = start[filled], sums[filled]
+    return ascending[start[:n]], sums.view(n, *values.shape[1:])

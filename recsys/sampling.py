@@ -160,14 +160,16 @@ def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tenso
     What was not on sale was not turned down, so it is no negative. `at` are the interactions' data.time.
     Times are compared by their rank among the candidates' own, which floats hold exactly.
     """
-    on_sale = torch.ones(len(at), len(candidates), device=at.device)  # (B, C)
+    told = []  # (B, C) each
     if data.first_seen is not None:
         first, there = _ranks(data.first_seen[candidates], at, right=True)  # (C,), (B,)
-        torch.lt(first, there[:, None], out=on_sale)
+        told.append(torch.lt(first, there[:, None], out=at.new_empty(0, dtype=torch.float32)))
     if data.last_seen is not None:
         last, gone = _ranks(data.last_seen[candidates], at, right=False)  # (C,), (B,)
-        on_sale *= torch.ge(last, gone[:, None], out=torch.empty_like(on_sale))
-    return on_sale
+        told.append(torch.ge(last, gone[:, None], out=at.new_empty(0, dtype=torch.float32)))
+    if not told:
+        return torch.ones(len(at), len(candidates), device=at.device)
+    return told[0] if len(told) == 1 else told[0].mul_(told[1])
 
 
 def _ranks(times: Tensor, at: Tensor, right: bool) -> tuple[Tensor, Tensor]:
