@@ -1,8 +1,8 @@
 """Batches and negatives, drawn on the device with an explicit generator.
 
 Axes: N interactions or labelled rows, B batch, A anchors, C candidates, H items of their histories,
-S sampled items, U users, I items, P classes of a batch, K rows of each, L labels, T triplets,
-M mined negatives of an interaction, V different users.
+F and G those that are candidates, Q known pairs, S sampled items, U users, V different users, I items,
+R ranges, P classes of a batch, K rows of each, L labels, T triplets, M mined negatives of an interaction.
 """
 
 from collections.abc import Iterable, Iterator
@@ -130,28 +130,35 @@ def histories(data: DeviceInteractions, users: Tensor, total: int | None = None)
     With `total`, H, the host need not wait for the device to learn it.
     """
     start = data.offsets[users]  # (A,)
-    length = data.offsets[users + 1] - start  # (A,)
-    row = torch.repeat_interleave(length, output_size=total)  # (H,): 0, length[0] times, then 1 ...
-    shift = start - (length.cumsum(0) - length)  # (A,): from a place in the answer to its place in the data
-    place = torch.arange(len(row), device=users.device)
-    # index_select is several times as fast as indexing on CPU, and histories are long
-    return row, data.item.index_select(0, shift.index_select(0, row) + place).long()
+    row, place = _ranges(start, data.offsets[users + 1] - start, total)  # (H,)
+    return row, data.item.index_select(0, place).long()
 
 
 def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """(A,), (C,) -> (P,), (P,): row and column of each (user, candidate) that exists anywhere in the data.
+    """(A,), (C,) -> (Q,), (Q,): row and column of each (user, candidate) that exists anywhere in the data.
 
-    In order of the rows. Reads the anchors' histories alone: work grows with their length, not with A * C.
+    In order of the rows. Reads the anchors' histories alone, a user's once: work grows with their length, not
+    with A * C lookups.
     """
-    count = torch.bincount(candidates, minlength=data.n_items)  # (I,): an item may be drawn several times
-    columns = candidates.argsort(stable=True)  # (C,): item by item
-    first = count.cumsum(0) - count  # (I,): where an item's columns start
-    row, item = histories(data, users)  # (H,)
-    times = count.index_select(0, item)  # (H,)
-    entry = torch.repeat_interleave(times)  # (P,)
-    shift = first.index_select(0, item) - (times.cumsum(0) - times)  # (H,)
-    place = shift.index_select(0, entry) + torch.arange(len(entry), device=entry.device)  # (P,)
-    return row.index_select(0, entry), columns.index_select(0, place)
+    different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
+    user, item = histories(data, different)  # (H,)
+    columns = torch.bincount(candidates, minlength=data.n_items)  # (I,): an item may be drawn several times
+    drawn = columns.index_select(0, item).nonzero()[:, 0]  # (F,): few of the histories' items
+    user, item = user.index_select(0, drawn), item.index_select(0, drawn)  # (F,)
+    found = torch.bincount(user, minlength=len(different))  # (V,)
+    row, place = _ranges((found.cumsum(0) - found)[which], found[which])  # (G,): to each anchor its user's
+    item = item.index_select(0, place)  # (G,)
+    first = columns.cumsum(0) - columns  # (I,): where an item's columns start, item by item
+    entry, place = _ranges(first.index_select(0, item), columns.index_select(0, item))  # (Q,)
+    return row.index_select(0, entry), candidates.argsort(stable=True).index_select(0, place)
+
+
+def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+    """(R,), (R,) -> (H,), (H,): the numbers start[r], start[r] + 1 ... of every range, behind its own r."""
+    row = torch.repeat_interleave(length, output_size=total)  # (H,): 0, length[0] times, then 1 ...
+    shift = start - (length.cumsum(0) - length)  # (R,): from a place in the answer to its number
+    # index_select is several times as fast as indexing on CPU, and histories are long
+    return row, shift.index_select(0, row) + torch.arange(len(row), device=row.device)
 
 
 def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The training loop: one epoch, mined in the batch.
 
-Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a pair, D dimensions.
+Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a pair, D dimensions,
+Q known pairs.
 """
 
 import copy
@@ -205,7 +206,7 @@ def _lists(
         if offline is None:
             candidates = sampler.draw(items, generator)  # (C,)
             points = model.points(candidates)  # (C, D), (C,)
-            row, column = sampling.known(data, users, candidates)  # (P,)
+            row, column = sampling.known(data, users, candidates)  # (Q,)
     width = len(candidates) if offline is None else offline.shape[1]
     at_once = max(1, block // (1 + width))
     starts = range(0, len(users), at_once)
