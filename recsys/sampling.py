@@ -142,15 +142,22 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[
     """
     different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
     user, item = histories(data, different)  # (H,)
-    columns = torch.bincount(candidates, minlength=data.n_items)  # (I,): an item may be drawn several times
-    drawn = columns.index_select(0, item).nonzero()[:, 0]  # (F,): few of the histories' items
+    is_candidate = torch.zeros(data.n_items, dtype=torch.bool, device=users.device)  # (I,)
+    is_candidate.index_fill_(0, candidates, True)
+    drawn = is_candidate.index_select(0, item).nonzero()[:, 0]  # (F,): few of the histories' items
     user, item = user.index_select(0, drawn), item.index_select(0, drawn)  # (F,)
     found = torch.bincount(user, minlength=len(different))  # (V,)
     row, place = _ranges((found.cumsum(0) - found)[which], found[which])  # (G,): to each anchor its user's
-    item = item.index_select(0, place)  # (G,)
-    first = columns.cumsum(0) - columns  # (I,): where an item's columns start, item by item
-    entry, place = _ranges(first.index_select(0, item), columns.index_select(0, item))  # (Q,)
-    return row.index_select(0, entry), candidates.argsort(stable=True).index_select(0, place)
+    ascending, column = candidates.sort(stable=True)  # (C,): an item may be drawn several times
+    first = torch.searchsorted(ascending, ascending)  # (C,)
+    last = torch.searchsorted(ascending, ascending, right=True)  # (C,)
+    start = torch.empty(
+        data.n_items, dtype=torch.int64, device=users.device
+    )  # (I,), read where written alone
+    start.index_copy_(0, ascending, first)
+    start = start.index_select(0, item.index_select(0, place))  # (G,)
+    entry, place = _ranges(start, (last - first).index_select(0, start))  # (Q,)
+    return row.index_select(0, entry), column.index_select(0, place)
 
 
 def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
