@@ -146,7 +146,7 @@ def theirs(
 def distance_weighted(
     d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
 ) -> miners.Triplets:
-    return miners.distance_weighted(d_pos.sqrt(), d_neg.sqrt(), margin, generator, dim=D)
+    return miners.distance_weighted(d_pos, d_neg.sqrt(), margin, generator, dim=D)
 
 
 def leaf(rows: Tensor) -> Tensor:

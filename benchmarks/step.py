@@ -166,8 +166,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
 def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
     """Distances: a dense product of 2 B C D operations.
 
-    Masks and mining: H items read and marked; a mask (B, C) of bytes written and read; the distances read
-    once, for miner and rank alike.
+    Known and mining: H items read and looked up; the distances read once, for miner and rank alike.
     Pairs: B users, B + T items and offsets read, their gradients written; 6 D operations a pair, which are
     three products of rows, and twice that backward.
     RowAdam: the gradients read; of each different row the values and the second moments read and written, and
@@ -188,12 +187,12 @@ def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
     items = len(torch.cat([lists.item, mined.negative]).unique())
     t = len(mined.negative)
     row, (rate, *_) = FLOAT * d, rates(b, c, d, data.user.device)
-    dense, masks = FLOAT * (b * d + c * d + b * c), (2 + FLOAT) * b * c + (INDEX + 1) * h
+    dense, mining = FLOAT * (b * d + c * d + b * c), FLOAT * b * c + (INDEX + 1) * h
     pairs = (2 * b + t) * row + (b + t) * FLOAT  # of the rows, and of their gradients
     moved = 4 * ((len(users) + items) * row + items * FLOAT) + 2 * INDEX * (len(users) + 2 * items)
     parts = [
         Part("distances", 2 * b * c * d, dense, dense, rate),
-        Part("masks and mining", 0, masks, masks),
+        Part("known and mining", 0, mining, mining),
         Part("pairs", 18 * (b + t) * d, 2 * pairs, 2 * pairs),
         Part("RowAdam", 0, pairs + moved, pairs + moved),
     ]

@@ -73,7 +73,7 @@ LIST_LOSSES: dict[str, Callable[[Loss, Learner, Lists], Tensor]] = {
     "bsl": lambda s, _, x: losses.bsl(*x.matrix(), s.temperature, s.negative_temperature),
     "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(*x.matrix(), s.margin, s.negative_weight),
     # |x - y|^2 is twice 1 - cos; uniformity is a regularizer
-    "align_uniform": lambda s, _, x: 2 * x.d_own,
+    "align_uniform": lambda s, _, x: 2 * losses.alignment(*(part[:, :1] for part in x.matrix()[:2])),
 }
 
 
@@ -317,8 +317,8 @@ def _distance_weighted(learner: Learner) -> Miner:
     def mine(
         d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
     ) -> miners.Triplets:
-        d_pos, d_neg = ((2 * d).clamp_min(0).sqrt() for d in (d_pos, d_neg))  # (B, 1), (B, C)
-        return miners.distance_weighted(d_pos, d_neg, margin, generator, dim=dim)
+        euclidean = (2 * d_neg).clamp_min(0).sqrt()  # (B, C)
+        return miners.distance_weighted(d_pos, euclidean, margin, generator, dim=dim)
 
     return mine
 

@@ -4,8 +4,8 @@ Each is a function (d_pos, d_neg, margin, generator) -> Triplets; smaller is clo
 anchor's positives, -inf where it has fewer than K; `d_neg` (A, C) the candidates, inf where one may not be
 pushed away, as the anchor is known to like it. `in_matrix` makes both of one matrix and its masks, as labels
 give them. A miner that needs no margin or no generator leaves it unread; of equal distances the first column
-is taken. Mining sees no gradient. Masks of (A, C) are made, other arrays of that size or larger by `every`
-and `in_matrix` alone.
+is taken. Mining sees no gradient. Arrays of (A, C) are made a block of rows at a time, but for `every` and
+`in_matrix`.
 Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of an anchor, T triplets,
 G groups of columns.
 """
@@ -108,7 +108,9 @@ def semi_hard(
     """For each positive pair the nearest negative with d(a,p) < d(a,n) < d(a,p) + m; none, no triplet.
 
     Schroff et al. 2015 (FaceNet), eq. 4: negatives that violate the margin but not the order, which cannot
-    drive the space to a point as the hardest can from a random start. Raises ValueError unless margin > 0.
+    drive the space to a point as the hardest can from a random start. The nearest is that up to a rounding
+    of d(a,n) - d(a,p), which below 0 can be larger than theirs. What is not a number is no negative, and may
+    leave its anchor without a triplet. Raises ValueError unless margin > 0.
     """
     if not margin > 0:
         raise ValueError(f"margin = {margin}, allowed > 0")
@@ -117,7 +119,7 @@ def semi_hard(
 
     def nearest_behind(d_neg: Tensor, d_pos: Tensor) -> tuple[Tensor, Tensor]:
         if d_pos.shape[1] <= PASSES:
-            # d - k > 0 just where d > k; a threshold is several times as fast as a choice by a mask
+            # d - k > 0 just where d > k; a threshold is several times as fast as a choice by a mask.
             behind = (_least(threshold(d_neg - k[:, None], 0.0, INF, inplace=True)) for k in d_pos.T)
             beyond, near = (torch.stack(each, 1) for each in zip(*behind, strict=True))  # (A, K)
             return torch.where(beyond < INF, d_neg.gather(1, near), INF), near
@@ -142,7 +144,7 @@ def hardest(
     if d_pos.numel() == 0 or d_neg.numel() == 0:
         return _no_triplets(d_pos)
     far_d, far = d_pos.max(1)  # (A,)
-    near_d, near = _least(d_neg)  # (A,)
+    near_d, near = _by_rows(_least, d_neg)  # (A,)
     anchor = ((far_d > -INF) & (near_d < INF)).nonzero()[:, 0]  # (T,)
     return Triplets(anchor, far[anchor], near[anchor])
 
@@ -159,11 +161,11 @@ def distance_weighted(
     """For each positive pair one negative, drawn so that distances come out about uniform; none, no triplet.
 
     Wu et al. 2017 (Sampling Matters), eq. 3: points spread over the unit sphere in n = `dim` dimensions lie
-    at distance d with density d^(n-2) (1 - d^2/4)^((n-3)/2), and a negative's weight is one over that. `d` is
-    the Euclidean distance of unit vectors, not squared. Below CUTOFF it counts as CUTOFF, which bounds the
-    variance; from REACH on, where their margin loss ends, and for NaN the weight is 0. Weights add up in
-    float32 at least: in half precision a sum stands still after some hundred columns, and the rest is never
-    drawn.
+    at distance d with density d^(n-2) (1 - d^2/4)^((n-3)/2), and a negative's weight is one over that.
+    `d_neg` are Euclidean distances of unit vectors, not squared; of `d_pos` only the padding is read. Below
+    CUTOFF a distance counts as CUTOFF, which bounds the variance; from REACH on, where their margin loss
+    ends, and for NaN the weight is 0. Weights add up in float32 at least: in half precision a sum stands
+    still after some hundred columns, and the rest is never drawn.
     Raises ValueError for dim < 2, where there is no density, and without a generator.
     """
     generator = _given(generator)

@@ -2,7 +2,8 @@
 
 Axes: N interactions or labelled rows, B batch, A anchors, C candidates, H items of their histories,
 F and G those that are candidates, Q known pairs, S sampled items, U users, V different users, I items,
-R ranges, P classes of a batch, K rows of each, L labels, T triplets, M mined negatives of an interaction.
+R ranges of W numbers, P classes of a batch, K rows of each, L labels, T triplets, M mined negatives of an
+interaction.
 """
 
 from collections.abc import Iterable, Iterator
@@ -137,8 +138,8 @@ def histories(data: DeviceInteractions, users: Tensor, total: int | None = None)
 def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """(A,), (C,) -> (Q,), (Q,): row and column of each (user, candidate) that exists anywhere in the data.
 
-    In order of the rows. Reads the anchors' histories alone, a user's once: work grows with their length, not
-    with A * C lookups.
+    In order of the rows. Reads the anchors' histories alone, a user's once: work grows with their length, and
+    memory with Q, not with A * C.
     """
     different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
     user, item = histories(data, different)  # (H,)
@@ -151,9 +152,8 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[
     ascending, column = candidates.sort(stable=True)  # (C,): an item may be drawn several times
     first = torch.searchsorted(ascending, ascending)  # (C,)
     last = torch.searchsorted(ascending, ascending, right=True)  # (C,)
-    start = torch.empty(
-        data.n_items, dtype=torch.int64, device=users.device
-    )  # (I,), read where written alone
+    # Read only where it is written: nothing of 8 bytes an item is cleared.
+    start = torch.empty(data.n_items, dtype=torch.int64, device=users.device)  # (I,)
     start.index_copy_(0, ascending, first)
     start = start.index_select(0, item.index_select(0, place))  # (G,)
     entry, place = _ranges(start, (last - first).index_select(0, start))  # (Q,)
@@ -161,8 +161,8 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> tuple[
 
 
 def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
-    """(R,), (R,) -> (H,), (H,): the numbers start[r], start[r] + 1 ... of every range, behind its own r."""
-    row = torch.repeat_interleave(length, output_size=total)  # (H,): 0, length[0] times, then 1 ...
+    """(R,), (R,) -> (W,), (W,): r and the numbers start[r], start[r] + 1 ... of every range, in order."""
+    row = torch.repeat_interleave(length, output_size=total)  # (W,): 0, length[0] times, then 1 ...
     shift = start - (length.cumsum(0) - length)  # (R,): from a place in the answer to its number
     # index_select is several times as fast as indexing on CPU, and histories are long
     return row, shift.index_select(0, row) + torch.arange(len(row), device=row.device)

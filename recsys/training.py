@@ -26,8 +26,9 @@ class Lists(NamedTuple):
     item: Tensor  # (B,) the own positive
     candidate: Tensor  # (B, C) item numbers
     anchor: Tensor  # (B, D) points
-    d_own: Tensor  # (B,); as `d`, with gradient where the loss looks at whole lists
-    d: Tensor  # (B, C), inf where the candidate is no negative
+    d_own: Tensor  # (B,); as `d`, with gradient where the objective counts every candidate
+    d: Tensor  # (B, C), inf where the candidate is no negative; one that overflows is none either
+    first: int  # the batch's row that is the first here
 
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
@@ -39,10 +40,10 @@ class Lists(NamedTuple):
 class Mined(NamedTuple):
     """Triplets of a batch, or of a part of it, by row and column and by number."""
 
-    triplets: Triplets
-    d_pos: Tensor  # (T,), with gradient
-    d_neg: Tensor  # (T,), with gradient
-    rank: Tensor  # (T,), as the objective ranks the rows; (0,) where it does not
+    triplets: Triplets  # `anchor` is a row of the batch
+    d_pos: Tensor  # (T,), as `d_neg` with gradient once a loss asks
+    d_neg: Tensor  # (T,)
+    rank: Tensor  # (T,), as the objective ranks the rows; without one nothing, (0,)
     user: Tensor  # (T,)
     positive: Tensor  # (T,) items
     negative: Tensor  # (T,)
@@ -61,7 +62,7 @@ class Objective(NamedTuple):
 
     @property
     def every_candidate(self) -> bool:
-        """Do so many distances count that their gradient is taken of the matrix, as it is?"""
+        """So many distances count that their gradient is that of the matrix, not of pairs looked up again."""
         return self.whole_lists or self.mine is miners.every
 
 
@@ -124,22 +125,16 @@ def train_epoch(
         users, items, interactions = batch  # (B,)
         anchor = model.anchors(users, items, generator)  # (B, D)
         parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows
-        few: list[Mined] = []
-        for lists, first in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
+        mined: list[Mined] = []
+        for lists in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
             if objective.whole_lists:
-                row = torch.arange(first, first + len(lists.user), device=users.device)  # (B,)
-                parts.append((objective.loss(lists), row))
-                continue
-            mined = _mined(model, lists, objective, generator)
-            if objective.every_candidate:
-                parts.append((objective.loss(mined), first + mined.triplets.anchor))
+                end = lists.first + len(lists.user)
+                parts.append((objective.loss(lists), torch.arange(lists.first, end, device=users.device)))
             else:
-                few.append(
-                    mined._replace(triplets=mined.triplets._replace(anchor=first + mined.triplets.anchor))
-                )
-        if few:
-            mined = _with_gradient(model, anchor, few)
-            parts.append((objective.loss(mined), mined.triplets.anchor))
+                mined.append(_mined(model, lists, objective, generator))
+        if mined and not objective.every_candidate:
+            mined = [_with_gradient(model, anchor, mined)]
+        parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
         each, row = (torch.cat(part) for part in zip(*parts, strict=True))
         weighted = each * importance[interactions].index_select(0, row)
         # A row without a triplet counts as one without loss; several triplets a row count their mean.
@@ -178,7 +173,7 @@ def sample_triplets(
     batch = next(sampling.batches(data, size, generator))
     sampler = copy.copy(sampler)  # a draw puts another memory in its place
     anchor = model.anchors(batch[0], batch[1], generator)
-    ((lists, _),) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
+    (lists,) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
     mined = _mined(model, lists, objective, generator)
     return mined if objective.every_candidate else _with_gradient(model, anchor, [mined]), lists
 
@@ -193,8 +188,8 @@ def _lists(
     offline: Tensor | None,
     generator: torch.Generator,
     block: int,
-) -> Iterator[tuple[Lists, int]]:
-    """The batch's lists, as many rows at a time as make `block` distances, and which row is the first.
+) -> Iterator[Lists]:
+    """The batch's lists, as many rows at a time as make `block` distances.
 
     All share one draw of candidates. Parts that a CPU's caches hold are several times as fast as whole large
     batches, whose memory the system gives anew each time.
@@ -214,10 +209,12 @@ def _lists(
         borders = [0, len(row)]
         if len(starts) > 1:
             borders = torch.searchsorted(row, torch.tensor([*starts, len(users)], device=row.device)).tolist()
-    for part, first in enumerate(starts):
+    split = (torch.split(each, at_once) for each in (anchor, d_own))  # a slice's gradient is as large as all
+    for part, (point, own) in enumerate(zip(*split, strict=True)):
         # From here on B are the rows of the part.
-        here = slice(first, first + at_once)
-        user, item, interaction, point = users[here], items[here], interactions[here], anchor[here]
+        first = starts[part]
+        here = slice(first, first + len(point))
+        user, item, interaction = users[here], items[here], interactions[here]
         with torch.set_grad_enabled(learns):
             if offline is None:
                 candidate = candidates.expand(len(user), -1)  # (B, C)
@@ -231,33 +228,36 @@ def _lists(
                 real = candidate >= 0
                 candidate = candidate.clamp_min(0)
                 d = torch.where(real, model.pair_distance(point, candidate), INF)
-        yield Lists(user, item, candidate, point, d_own[here], d), first
+        yield Lists(user, item, candidate, point, own, d, first)
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
-    """With gradient only as far as `lists` have one."""
+    """The triplets of a part of a batch, with gradient as far as `lists` has one."""
     d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
     if objective.without_offset:
         offset = model.offset.detach()
         d_own, d = d_own - offset[lists.item], d - offset[lists.candidate]
-    triplets = objective.mine(d_own[:, None], d, objective.margin, generator)
-    anchor = triplets.anchor  # (T,)
+    found = objective.mine(d_own[:, None], d, objective.margin, generator)
+    row = found.anchor  # (T,)
+    d_pos, d_neg = found.distances(lists.d_own[:, None], lists.d)  # (T,)
     return Mined(
-        triplets,
-        *triplets.distances(lists.d_own[:, None], lists.d),
-        d.new_empty(0) if objective.rank is None else objective.rank(lists)[anchor],
-        lists.user[anchor],
-        lists.item[anchor],
-        lists.candidate[anchor, triplets.negative],
+        triplets=found._replace(anchor=lists.first + row),
+        d_pos=d_pos,
+        d_neg=d_neg,
+        rank=d.new_empty(0) if objective.rank is None else objective.rank(lists)[row],
+        user=lists.user[row],
+        positive=lists.item[row],
+        negative=lists.candidate[row, found.negative],
     )
 
 
 def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
-    """One of the parts of a batch, whose points are `anchor` (B, D), their distances computed again.
+    """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed again.
 
     Few entries of the matrix are mined: this is quicker than the whole one's gradient.
     """
     triplets = Triplets(*map(torch.cat, zip(*(part.triplets for part in parts), strict=True)))
-    rank, user, positive, negative = map(torch.cat, zip(*(part[3:] for part in parts), strict=True))
-    d = model.pair_distance(rows(anchor, triplets.anchor), torch.stack([positive, negative], 1))  # (T, 2)
-    return Mined(triplets, d[:, 0], d[:, 1], rank, user, positive, negative)
+    whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
+    beside = torch.stack([whole.positive, whole.negative], 1)  # (T, 2)
+    d = model.pair_distance(rows(anchor, triplets.anchor), beside)  # (T, 2)
+    return whole._replace(d_pos=d[:, 0], d_neg=d[:, 1])

@@ -247,6 +247,13 @@ def test_estimated_rank_by_hand():
     assert losses.warp(d[:, 0], d[:, 1], 0.5, rank).item() == pytest.approx(math.log(51) * 0.4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_ranks_are_counted_exactly_whatever_the_distances_are_in(dtype):
+    """600 impostors of 900: bfloat16 would not count past 256."""
+    d = torch.cat([torch.ones(1, 600), torch.full((1, 300), 4.0), torch.full((1, 100), math.inf)], 1)
+    assert losses.estimated_rank(torch.ones(1, dtype=dtype), d.to(dtype), 0.5, 900).tolist() == [600]
+
+
 def test_no_gradient_flows_to_the_rank():
     rank = torch.tensor([3.0], requires_grad=True)
     d = torch.ones(1, requires_grad=True)

@@ -325,11 +325,31 @@ def test_at_distance_zero_the_hardest_is_mined_and_semi_hard_has_none():
     assert [(a, p) for a, p, _ in drawn] == [(0, 0), (1, 0)]
 
 
-def test_what_is_not_a_number_is_no_semi_hard_negative_and_poisons_no_other_row():
+def test_what_is_not_a_number_is_no_negative_and_poisons_no_other_row():
+    """Its own row it may: with few positives semi_hard finds nothing there, with many it does."""
     d = torch.tensor([[0.5, math.nan, 0.7, 0.6], [math.nan, 0.5, 0.6, 0.7], [0.5, 0.9, 0.8, math.inf]])
     positive = (torch.arange(4) == 0).expand(3, 4)
     assert as_list(semi_hard(d, positive, ~positive, MARGIN)) == [(2, 0, 2)]
     assert as_list(hardest(d, positive, ~positive, MARGIN)) == [(2, 0, 2)]
+    d_pos = d[:, :1].repeat(1, miners.PASSES + 1)
+    many = as_list(miners.semi_hard(d_pos, d, MARGIN))
+    assert many == [(a, k, n) for a, n in ((0, 3), (2, 2)) for k in range(miners.PASSES + 1)]
+
+
+@pytest.mark.parametrize("k", [3, miners.PASSES + 1])
+@each_miner
+def test_padding_is_no_positive(mine, k):
+    """Two rows of K and of one positive: what is -inf is left out, the rest as without it."""
+    d_pos = torch.full((2, k), 0.6)
+    d_pos[1, 1:] = -math.inf
+    d_neg = torch.tensor([[0.7, math.inf, 0.9], [math.inf, 0.8, math.inf]])
+    (of_mine,) = mine.args  # the miner itself
+    found = of_mine(d_pos, d_neg, MARGIN, seeded(0))
+    pairs = set(zip(found.anchor.tolist(), found.positive.tolist(), strict=True))
+    hard = of_mine is miners.hardest
+    assert pairs == ({(0, 0), (1, 0)} if hard else {(0, i) for i in range(k)} | {(1, 0)})
+    assert (d_neg[found.anchor, found.negative] < math.inf).all()
+    assert (found.negative[found.anchor == 1] == 1).all()
 
 
 def test_a_pair_shared_by_many_triplets_has_the_same_gradient_bits_each_time():

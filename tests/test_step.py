@@ -33,7 +33,7 @@ PARTS = {
         "sparse products, backward",
         "Adam",
     ],
-} | {name: ["distances", "masks and mining", "pairs", "RowAdam"] for name in step.SHAPES}
+} | {name: ["distances", "known and mining", "pairs", "RowAdam"] for name in step.SHAPES}
 LAST = ["floor", "step, median", "share of the floor's rate, %"]
 
 
