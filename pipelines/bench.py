@@ -162,7 +162,10 @@ def bench(
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
         say(f"bench: the budget of {seconds:g} s did not hold")
-    say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one; scoring test once")
+    say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one")
+    say(
+        "bench: beyond the budget: test is scored once, and its users are served one by one through the index"
+    )
 
     values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
     values["model"] = values[model_is]
@@ -230,7 +233,8 @@ def choose_spectral(
     first = SpectralChoice(**{name: values[0] for name, values in lists.items()})
     scores = coordinate_ascent(first, lists, score, lambda _: clock.left() > 0)
     best = max(scores, key=lambda one: scores[one])
-    say(f"bench: {best}: {config.evaluate.select} {scores[best]:.4f}")
+    words = f"spectral, {best.spectral_dim} dimensions, item exponent {best.item_exponent:g}"
+    say(f"bench: {words}: {config.evaluate.select} {scores[best]:.4f}")
     return best, scores[best]
 
 

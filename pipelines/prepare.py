@@ -147,15 +147,15 @@ def prepare(
 def stored(config: Config) -> Prepared:
     """What prepare made last, whatever the log holds by now.
 
-    Raises InputError: not prepared, prepared with other settings of source, items or split, locked.
+    Raises InputError: not prepared, prepared with other settings (see _settings), locked.
     """
     found = _stored(config)
     if found is None:
         raise InputError(f"'{config.database}' was not made by this prepare: run prepare again")
     if found.settings != _settings(config):
         raise InputError(
-            f"'{config.database}' was prepared with other settings of source, items or split: "
-            "run prepare again"
+            f"'{config.database}' was prepared with other settings of source, items, split or "
+            "prepare.mined_negatives: run prepare again"
         )
     return found
 
@@ -373,13 +373,15 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
 
 def _settings(config: Config) -> str:
     """What decides the tables beside the log itself, as JSON."""
-    return config.model_dump_json(include={"source", "items", "split"})
+    return config.model_dump_json(
+        include={"source": True, "items": True, "split": True, "prepare": {"mined_negatives"}}
+    )
 
 
 def _key(config: Config, fingerprint: str) -> str:
     """SHA-256 of everything that the tables depend on: rows, settings, SQL, Python code, DuckDB itself."""
     settings = f"{config.seed}\n{_settings(config)}\n"
-    settings += config.prepare.model_dump_json(include={"mined_negatives", "now"})
+    settings += config.prepare.model_dump_json(include={"now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)
     for path in (here, here.with_name("source.py"), *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):

@@ -48,7 +48,15 @@ def in_matrix(
     margin: float,
     generator: torch.Generator | None = None,
 ) -> Triplets:
-    """(A, C) and disjoint bool masks -> Triplets, all columns those of `d`; in neither mask, never mined."""
+    """(A, C) and disjoint bool masks -> Triplets, all columns those of `d`; in neither mask, never mined.
+
+    Of labels (A,), (C,): positive = labels[:, None] == of_candidates[None, :], less each row's own column if
+    a batch meets itself, and negative the different ones. `mine` is a function of this module;
+    distance_weighted needs partial(distance_weighted, dim=D). Raises ValueError if a mask is none of `d`.
+    """
+    for name, mask in (("positive", positive), ("negative", negative)):
+        if mask.dtype != torch.bool or mask.shape != d.shape:
+            raise ValueError(f"{name} is {mask.dtype} {list(mask.shape)}, expected bool {list(d.shape)}")
     if d.numel() == 0:
         return _no_triplets(d)
     real, column = _positives(positive)  # (A, K)

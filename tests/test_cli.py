@@ -350,9 +350,11 @@ def test_no_command_shows_the_commands() -> None:
         assert name in ran.out + ran.err
 
 
-def test_train_refuses_tables_that_were_prepared_with_another_split(own_shop: Shop) -> None:
-    ran = recsys("train", "--config", own_shop.config_file, "--set", "split.test_days=10")
-    failed(ran, 2, "prepared with other settings of source, items or split: run prepare again")
+@pytest.mark.parametrize("other", ["split.test_days=10", "prepare.mined_negatives=3"])
+def test_train_refuses_tables_that_were_prepared_with_other_settings(own_shop: Shop, other: str) -> None:
+    ran = recsys("train", "--config", own_shop.config_file, "--set", other)
+    expected = "prepared with other settings of source, items, split or prepare.mined_negatives: run prepare"
+    failed(ran, 2, expected)
 
 
 def test_without_the_training_half_the_command_says_what_to_install(tmp_path: Path) -> None:

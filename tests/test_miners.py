@@ -386,6 +386,15 @@ def test_every_counts_before_it_makes():
         every(d, positive, ~positive, MARGIN)
 
 
+@pytest.mark.parametrize("bad", [torch.ones(2, 3), torch.ones(3, dtype=torch.bool)])
+def test_what_is_no_mask_of_the_matrix_is_refused_by_name(bad):
+    d, positive, negative = random_case(0, 2, 3)
+    with pytest.raises(ValueError, match=r"negative is torch\.\w+ \[.*\], expected bool \[2, 3\]"):
+        hardest(d, positive, bad, MARGIN)
+    with pytest.raises(ValueError, match="positive is"):
+        hardest(d, bad, negative, MARGIN)
+
+
 @drawing
 def test_a_draw_without_a_generator_is_refused(mine):
     with pytest.raises(ValueError, match=r"generator = None, allowed: a torch\.Generator"):
