@@ -73,7 +73,9 @@ LIST_LOSSES: dict[str, Callable[[Loss, Learner, Lists], Tensor]] = {
     "bsl": lambda s, _, x: losses.bsl(*x.matrix(), s.temperature, s.negative_temperature),
     "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(*x.matrix(), s.margin, s.negative_weight),
     # |x - y|^2 is twice 1 - cos; uniformity is a regularizer
-    "align_uniform": lambda s, _, x: 2 * losses.alignment(*(part[:, :1] for part in x.matrix()[:2])),
+    "align_uniform": lambda s, _, x: (
+        2 * losses.alignment(x.d_own[:, None], torch.ones_like(x.d_own[:, None], dtype=torch.bool))
+    ),
 }
 
 
