@@ -21,7 +21,11 @@ def browser(tmp_path: Path):
 
 
 def shown(browser, selector: str) -> list[str]:
-    return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+    """The visible texts at one moment: asked for one by one, an element may be replaced before its turn."""
+    visible = "(element) => element.checkVisibility() ? element.innerText.trim() : ''"
+    return browser.execute_script(
+        f"return [...document.querySelectorAll(arguments[0])].map({visible})", selector
+    )
 
 
 def wait_for(browser, condition) -> None:
