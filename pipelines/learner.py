@@ -272,7 +272,9 @@ def objective(config: Config, learner: Learner, miner: str) -> Objective:
     triplet_loss = TRIPLET_LOSSES[settings.name]
 
     def rank(lists: Lists) -> Tensor:
-        return losses.estimated_rank(lists.d_own, lists.d, settings.margin, learner.data.n_items)
+        return losses.estimated_rank(
+            lists.d_own, lists.d, settings.margin, learner.data.n_items, lists.negatives
+        )
 
     of_directions = miner == "distance_weighted"
     return Objective(

@@ -28,12 +28,15 @@ def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None
     far a candidate is from everybody: up to a constant it is the square of one more candidate coordinate that
     is 0 for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
     """
+    if anchors.dim() == 3 and anchors.shape[1] == 1:  # nothing is shared
+        square = (anchors - candidates).square().sum(-1).unsqueeze(1)  # (B, 1, C)
+        return with_offset(square, offset)
     own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
     other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
     if anchors.dim() == 2:
-        square = torch.addmm(other, anchors, candidates.mT, alpha=-2).add_(own).relu_()  # (A, C), made once
+        square = (own + other).addmm_(anchors, candidates.mT, alpha=-2).relu_()  # (A, C), made once
     else:
-        square = (own + other).sub_(_products(anchors, candidates), alpha=2).relu_()  # (B, A, C)
+        square = (own + other).sub_(anchors @ candidates.mT, alpha=2).relu_()  # (B, A, C)
     return with_offset(square, offset)
 
 
@@ -64,6 +67,7 @@ def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = N
 def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
     """(A, C), (C,) or None -> (A, C): adds to each candidate's distance how far off it is for everybody.
 
+    Where no gradient is asked for, `distance` itself is added to.
     Raises ValueError unless there is one offset a candidate.
     """
     if offset is None:
@@ -71,7 +75,9 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
     expected = distance.shape[:-2] + distance.shape[-1:]
     if offset.shape != expected:
         raise ValueError(f"offset is {list(offset.shape)}, expected {list(expected)}: one a candidate")
-    return distance + offset.unsqueeze(-2)
+    if torch.is_grad_enabled():
+        return distance + offset.unsqueeze(-2)
+    return distance.add_(offset.unsqueeze(-2))
 
 
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:

@@ -89,12 +89,14 @@ def warp(d_pos: Tensor, d_neg: Tensor, margin: float, rank: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def estimated_rank(d_pos: Tensor, d_neg: Tensor, margin: float, n_items: int) -> Tensor:
+def estimated_rank(
+    d_pos: Tensor, d_neg: Tensor, margin: float, n_items: int, seen: Tensor | None = None
+) -> Tensor:
     """(A,), (A, C) -> (A,): the positive's rank among all, I * impostors / negatives seen.
 
     An impostor is a negative inside the margin; what is infinitely far is no negative, as for the miners. The
-    candidates are taken for a uniform sample of all items. Hsieh et al. 2017 (CML), section 3.2. An anchor
-    without negatives has rank 0.
+    candidates are taken for a uniform sample of all items. `seen` (A,) are the negatives, if they are counted
+    already. Hsieh et al. 2017 (CML), section 3.2. An anchor without negatives has rank 0.
     Raises ValueError unless margin > 0 and n_items >= 1.
     """
     if n_items < 1:
@@ -103,7 +105,8 @@ def estimated_rank(d_pos: Tensor, d_neg: Tensor, margin: float, n_items: int) ->
     # Told in floats, 0 or 1, and added up: on CPU several times as fast as masks.
     told = torch.empty_like(d_neg, dtype=torch.float32)  # (A, C)
     impostors = torch.lt(d_neg, limit, out=told).sum(1)  # (A,)
-    seen = torch.ne(d_neg, INF, out=told).sum(1)  # (A,)
+    if seen is None:
+        seen = torch.ne(d_neg, INF, out=told).sum(1)  # (A,)
     return n_items * impostors / seen.clamp_min(1)
 
 

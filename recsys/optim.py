@@ -6,6 +6,7 @@ Axes: N rows of a table, D dimensions, T touched rows with repeats, R different 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -57,8 +58,9 @@ def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[st
     decay = torch.pow(beta, age).view(-1, *[1] * (table.dim() - 1))  # (R, 1), or (R,) of a vector
     square = state["square"].index_select(0, rows).mul_(decay)
     square.addcmul_(gradient, gradient, value=1 - beta)
-    size = (square / (1 - beta ** state["step"])).sqrt_().add_(group["eps"])
-    value = table.index_select(0, rows).addcdiv_(gradient, size, value=-group["lr"])
+    grown = (1 - beta ** state["step"]) ** 0.5  # second moments begin at 0
+    size = square.sqrt().add_(grown * group["eps"])
+    value = table.index_select(0, rows).addcdiv_(gradient, size, value=-grown * group["lr"])
     table.index_copy_(0, rows, value if project is None else project(value))
     state["square"].index_copy_(0, rows, square)
     state["last"].index_fill_(0, rows, state["step"])
@@ -74,7 +76,7 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     number, values = gradient._indices()[0], gradient._values()  # (T,), (T, D)
     if len(number) == 0:
         return number, values
-    ascending, order = number.sort(stable=True)  # (T,)
+    ascending, order = _sorted(number)  # (T,)
     place = (ascending.diff(prepend=ascending[:1]) != 0).cumsum(0)  # (T,): 0 to R - 1
     last = place[-1]
     n = int(last) + 1 if number.device.type == "cpu" else len(number)
@@ -85,3 +87,17 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
         filled = torch.arange(n, device=number.device).minimum(last)  # (R,)
         start, sums = start[filled], sums[filled]
     return ascending[start[:n]], sums.view(n, *values.shape[1:])
+
+
+def _sorted(number: Tensor) -> tuple[Tensor, Tensor]:
+    """(T,) int64 >= 0 -> (T,), (T,): ascending, and where each was; equal ones in their order.
+
+    On CPU as one number with its place, which NumPy sorts in a tenth of the time.
+    """
+    if number.device.type != "cpu":
+        ascending, order = number.sort(stable=True)
+        return ascending, order
+    bits = len(number).bit_length()
+    key = (number << bits).add_(torch.arange(len(number)))  # (T,)
+    key = torch.from_numpy(np.sort(key.numpy()))
+    return key >> bits, key & ((1 << bits) - 1)

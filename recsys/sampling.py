@@ -168,21 +168,32 @@ def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Te
     return row, shift.index_select(0, row) + torch.arange(len(row), device=row.device)
 
 
-def available(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> Tensor:
-    """(C,), (B,) int64 seconds -> (B, C) float32: 1 if the candidate was on sale at that time, 0 if not.
+def sale_ranks(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(C,), (B,) int64 seconds -> what available() compares: pairs of (C,) and (B,) float32.
 
-    What was not on sale was not turned down, so it is no negative. `at` are the interactions' data.time.
-    Times are compared by their rank among the candidates' own, which floats hold exactly.
+    A candidate was on sale at a time if in each pair the first is less; `at` are the interactions' data.time.
+    They are ranks among the ends of the candidates' spans, which floats hold exactly.
     """
-    told = []  # (B, C) each
+    ranks = []
     if data.first_seen is not None:
         first, there = _ranks(data.first_seen[candidates], at, right=True)  # (C,), (B,)
-        told.append(torch.lt(first, there[:, None], out=at.new_empty(0, dtype=torch.float32)))
+        ranks.append((first, there))
     if data.last_seen is not None:
         last, gone = _ranks(data.last_seen[candidates], at, right=False)  # (C,), (B,)
-        told.append(torch.ge(last, gone[:, None], out=at.new_empty(0, dtype=torch.float32)))
-    if not told:
-        return torch.ones(len(at), len(candidates), device=at.device)
+        ranks.append((-1 - last, -gone))
+    always = torch.zeros(len(candidates), device=at.device), torch.ones(len(at), device=at.device)
+    return ranks or [always]
+
+
+def available(ranks: list[tuple[Tensor, Tensor]], rows: slice = slice(None)) -> Tensor:
+    """Of sale_ranks, rows of B -> (B, C) float32: 1 if the candidate was on sale at that time, 0 if not.
+
+    What was not on sale was not turned down, so it is no negative.
+    """
+    told = [
+        torch.lt(of_item, of_time[rows, None], out=torch.empty(0, device=of_item.device))
+        for of_item, of_time in ranks
+    ]  # (B, C) each; written as floats, several times as fast as bytes on CPU
     return told[0] if len(told) == 1 else told[0].mul_(told[1])
 
 

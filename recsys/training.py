@@ -18,17 +18,20 @@ from recsys.miners import INF, Miner, Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import CandidateSampler, DeviceInteractions
 
+NEARLY_0 = 1e-30  # over 1, for what is a negative, it is lost in a distance; over 0 infinite
+
 
 class Lists(NamedTuple):
     """Distances of a batch's rows to their own positives and to candidates."""
 
     user: Tensor  # (B,)
     item: Tensor  # (B,) the own positive
-    candidate: Tensor  # (B, C) item numbers
     anchor: Tensor  # (B, D) points
     d_own: Tensor  # (B,); as `d`, with gradient where the objective counts every candidate
-    d: Tensor  # (B, C), inf where the candidate is no negative; one that overflows is none either
     first: int  # the batch's row that is the first here
+    candidate: Tensor  # (B, C) item numbers
+    d: Tensor  # (B, C), inf where the candidate is no negative; one that overflows is none either
+    negatives: Tensor  # (B,): how many of the candidates are
 
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
@@ -132,6 +135,7 @@ def train_epoch(
                 parts.append((objective.loss(lists), torch.arange(lists.first, end, device=users.device)))
             else:
                 mined.append(_mined(model, lists, objective, generator))
+            del lists  # its memory is the next part's
         if mined and not objective.every_candidate:
             mined = [_with_gradient(model, anchor, mined)]
         parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
@@ -191,44 +195,74 @@ def _lists(
 ) -> Iterator[Lists]:
     """The batch's lists, as many rows at a time as make `block` distances.
 
-    All share one draw of candidates. Parts that a CPU's caches hold are several times as fast as whole large
-    batches, whose memory the system gives anew each time.
+    Parts that a CPU's caches hold are several times as fast as whole large batches, whose memory the system
+    gives anew each time; for the same reason nothing here keeps a part that was handed out.
     """
-    users, items, interactions = batch  # (B,)
+    users, items, _ = batch  # (B,)
     learns = torch.is_grad_enabled() and objective.every_candidate
     with torch.set_grad_enabled(learns):
         d_own = model.pair_distance(anchor, items)  # (B,)
         if offline is None:
-            candidates = sampler.draw(items, generator)  # (C,)
-            points = model.points(candidates)  # (C, D), (C,)
-            row, column = sampling.known(data, users, candidates)  # (Q,)
-    width = len(candidates) if offline is None else offline.shape[1]
+            width, measured = _shared(model, data, sampler, batch, generator)
+        else:
+            width, measured = _mined_offline(model, offline, batch)
     at_once = max(1, block // (1 + width))
-    starts = range(0, len(users), at_once)
-    if offline is None:
-        borders = [0, len(row)]
-        if len(starts) > 1:
-            borders = torch.searchsorted(row, torch.tensor([*starts, len(users)], device=row.device)).tolist()
     split = (torch.split(each, at_once) for each in (anchor, d_own))  # a slice's gradient is as large as all
-    for part, (point, own) in enumerate(zip(*split, strict=True)):
-        # From here on B are the rows of the part.
-        first = starts[part]
+    first = 0
+    for point, own in zip(*split, strict=True):
         here = slice(first, first + len(point))
-        user, item, interaction = users[here], items[here], interactions[here]
         with torch.set_grad_enabled(learns):
-            if offline is None:
-                candidate = candidates.expand(len(user), -1)  # (B, C)
-                taken = slice(*borders[part : part + 2])
-                away = sampling.available(data, candidates, data.time[interaction])  # (B, C)
-                away.reciprocal_().sub_(1)  # 0 on sale, inf if not
-                away.view(-1).index_fill_(0, (row[taken] - first) * width + column[taken], INF)
-                d = model.distance(point, *points).add_(away)  # (B, C)
-            else:
-                candidate = offline[interaction]  # (B, M), and M is C from here on
-                real = candidate >= 0
-                candidate = candidate.clamp_min(0)
-                d = torch.where(real, model.pair_distance(point, candidate), INF)
-        yield Lists(user, item, candidate, point, own, d, first)
+            lists = [Lists(users[here], items[here], point, own, first, *measured(here, point))]
+        yield lists.pop()
+        first = here.stop
+
+
+# Rows of a batch and their points (b, D) -> candidate, d and negatives of their Lists
+Measured = Callable[[slice, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def _shared(
+    model: MetricSpace,
+    data: DeviceInteractions,
+    sampler: CandidateSampler,
+    batch: tuple[Tensor, Tensor, Tensor],
+    generator: torch.Generator,
+) -> tuple[int, Measured]:
+    """One draw of C candidates for all rows, but for what a user has and what was not on sale."""
+    users, items, interactions = batch  # (B,)
+    candidates = sampler.draw(items, generator)  # (C,)
+    points = model.points(candidates)  # (C, D), (C,)
+    row, column = sampling.known(data, users, candidates)  # (Q,)
+    ranks = sampling.sale_ranks(data, candidates, data.time[interactions])
+    nearly_0 = points[0].new_tensor(NEARLY_0)
+
+    def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        taken = slice(0, len(row))
+        if len(point) < len(users):
+            taken = slice(*torch.searchsorted(row, row.new_tensor([here.start, here.stop])).tolist())
+        negative = sampling.available(ranks, here)  # (b, C)
+        place = (row[taken] - here.start) * len(candidates) + column[taken]  # (Q of these rows,)
+        negative.view(-1).index_fill_(0, place, 0)
+        d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): as it is, or infinite
+        return candidates.expand(len(point), -1), d, negative.sum(1)
+
+    return len(candidates), measured
+
+
+def _mined_offline(
+    model: MetricSpace, offline: Tensor, batch: tuple[Tensor, Tensor, Tensor]
+) -> tuple[int, Measured]:
+    """Each row's own candidates, of offline (N, M)."""
+    interactions = batch[2]  # (B,)
+
+    def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        candidate = offline[interactions[here]]  # (b, M)
+        real = candidate >= 0  # (b, M)
+        candidate = candidate.clamp_min(0)
+        d = torch.where(real, model.pair_distance(point, candidate), INF)  # (b, M)
+        return candidate, d, real.sum(1)
+
+    return offline.shape[1], measured
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:

@@ -11,7 +11,7 @@ from small_log import COLUMNS, config_of, day, labelled, quiet, write
 from pipelines.config import Config
 from pipelines.folds import load_fold, load_mined_triplets
 from pipelines.prepare import prepare
-from recsys.sampling import available, mined_table, to_device
+from recsys.sampling import available, mined_table, sale_ranks, to_device
 
 CPU = torch.device("cpu")
 
@@ -154,7 +154,7 @@ def test_availability_equals_the_naive_loop(tmp_path: Path) -> None:
         times = [datetime(1970, 1, 1) + timedelta(seconds=seconds) for seconds in fold.fit.time.tolist()]
         expected = [[a <= at <= b for a, b in zip(first, last, strict=True)] for at in times]
         data = to_device(fold.fit, CPU)
-        on_sale = available(data, torch.arange(data.n_items), data.time)
+        on_sale = available(sale_ranks(data, torch.arange(data.n_items), data.time))
         assert on_sale.tolist() == expected
         assert 0.1 < on_sale.float().mean() < 0.9
 
@@ -166,7 +166,7 @@ def test_a_pair_is_on_sale_when_it_is_taken(tmp_path: Path) -> None:
     fold = load_fold(config, "test")
     data = to_device(fold.fit, CPU)
     assert (fold.item_ids[0], data.last_seen[0].item()) == (10, 1704067200 + 86400 * 20 - 1)
-    assert available(data, data.item, data.time).diagonal().all()
+    assert available(sale_ranks(data, data.item, data.time)).diagonal().all()
 
 
 def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
     prepare(config, quiet)
     data = to_device(load_fold(config, "test").fit, CPU)
     assert data.first_seen.tolist() == data.last_seen.tolist() == [0, 0, 0]
-    assert available(data, torch.arange(3), data.time).all()
+    assert available(sale_ranks(data, torch.arange(3), data.time)).all()
 
 
 def test_mined_negatives_lie_beside_their_interactions(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_available_by_hand():
         Interactions(user, item, np.ones(3, np.float32), np.array([3, 5, 9]), 2, 3), CPU
     )
     candidates, at = torch.tensor([1, 0, 2, 1]), torch.tensor([2, 3, 5, 9, 10])
-    assert sampling.available(data, candidates, at).int().tolist() == [
+    assert sampling.available(sampling.sale_ranks(data, candidates, at)).int().tolist() == [
         [0, 0, 1, 0],
         [1, 0, 1, 1],
         [1, 1, 1, 1],
@@ -199,9 +199,9 @@ def test_available_by_hand():
             [spans[item][0] <= second <= spans[item][1] for item in candidates.tolist()]
             for second in at.tolist()
         ]
-        assert sampling.available(other, candidates, at).tolist() == expected
-        assert sampling.available(other, candidates, at[:0]).shape == (0, 4)
-        assert sampling.available(other, candidates[:0], at).shape == (5, 0)
+        assert sampling.available(sampling.sale_ranks(other, candidates, at)).tolist() == expected
+        assert sampling.available(sampling.sale_ranks(other, candidates, at[:0])).shape == (0, 4)
+        assert sampling.available(sampling.sale_ranks(other, candidates[:0], at)).shape == (5, 0)
 
 
 def test_weighted_batches_are_drawn_in_proportion():
