@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.config import Config, load_config
+from pipelines.devices import choose_device
 from pipelines.evaluate import intervals
 from pipelines.export import stage
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.prepare import prepare
 from pipelines.progress import progress, say
-from pipelines.train import choose_device, run_fold, train
+from pipelines.train import run_fold, train
 from serving.recommender import Recommender
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20", "ndcg@20")

@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from pipelines.config import load_config
+from pipelines.devices import choose_device
 from pipelines.folds import load_fold
 from pipelines.judge import Judge
 from pipelines.progress import say
-from pipelines.train import choose_device, choose_epochs, choose_spectral
+from pipelines.train import choose_epochs, choose_spectral
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20")
 

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pipelines import prepare, progress, train, warm
 from pipelines.config import Config, load_config
+from pipelines.devices import choose_device
 from pipelines.export import stage
 from pipelines.judge import Judge
 from pipelines.model import load
@@ -104,7 +105,7 @@ def one(config: Config, name: str) -> Night:
     run = train.train(config, progress.say)
     seconds = time.perf_counter() - began
     releases.publish(config.bundles, stage(config, run).name)
-    device = train.choose_device(config.train.device)
+    device = choose_device(config.train.device)
     judge = Judge(train.run_fold(config, run), device, config.evaluate)
     test = judge.means(load(run, device)[1])[config.evaluate.select]
     history = pl.read_parquet(run / "history.parquet").select(

@@ -23,11 +23,11 @@ from pipelines import files, plots, progress
 from pipelines.ascent import coordinate_ascent
 from pipelines.bench_config import Bench, Seeded, Trial
 from pipelines.config import InputError
+from pipelines.devices import choose_device
 from pipelines.evaluate import intervals, served
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
 from pipelines.published import Data, read, sliced
-from pipelines.train import choose_device
 from pipelines.tuning import tuned
 from recsys import baselines, bundle, graph, models, spaces
 from recsys.distances import squared_euclidean

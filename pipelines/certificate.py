@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from pipelines import files, folds, model, prepare
 from pipelines.config import Config, DataError, InputError
+from pipelines.devices import choose_device
 from pipelines.export import attributes_of
 from pipelines.folds import Fold, FoldName
 from pipelines.judge import Vectors
 from pipelines.model import Choice
-from pipelines.train import choose_device
 from recsys import sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle

@@ -15,10 +15,11 @@ from scipy import stats
 
 from pipelines import certificate, evidence, files, folds, plots, prepare, progress
 from pipelines.config import Config, InputError
+from pipelines.devices import choose_device
 from pipelines.export import stage
 from pipelines.judge import Judge, Values
 from pipelines.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
-from pipelines.train import choose_device, run_fold
+from pipelines.train import run_fold
 from pipelines.tuning import search_words, searched
 from recsys.bundle import Manifest, read_manifest
 from recsys.metrics import item_coverage

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from pipelines import files, guardrails, progress, promotion
 from pipelines.comparison import Comparison, compare
 from pipelines.config import Config, InputError
+from pipelines.devices import choose_device
 from pipelines.export import bundle_folder, stage
 from pipelines.folds import Fold, as_list
 from pipelines.guardrails import Guardrail, number
 from pipelines.judge import Judge, Values
 from pipelines.model import popularity_vectors
-from pipelines.train import choose_device, run_fold
+from pipelines.train import run_fold
 from recsys import releases
 from recsys.bundle import BundleError, Manifest, read_manifest
 from serving.recommender import Recommender

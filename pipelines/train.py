@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipelines import files, folds, learner, model, prepare, progress, tracking, warm
 from pipelines.checkpoints import Checkpoint
 from pipelines.config import Config, InputError
+from pipelines.devices import choose_device
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
@@ -138,20 +139,6 @@ def _remove_partials(config: Config) -> None:
     for folder in config.runs.glob(".partial-*"):
         with suppress(InputError, OSError), files.alone(folder, "this very training"):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def choose_device(name: str, option: str = "train.device") -> torch.device:
-    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise InputError(f"{option} = '{name}', allowed: auto, cpu, cuda, cuda:N")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"{option} = '{name}': {str(error).splitlines()[0]}") from None
-    return device
 
 
 def run_fold(config: Config, run: Path) -> Fold:

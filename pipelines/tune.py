@@ -17,11 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import files, folds, plots, prepare, progress, tracking, trials
 from pipelines.config import Config, InputError, Spectral, changed
+from pipelines.devices import choose_device
 from pipelines.judge import Judge
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
 from pipelines.search_space import Setting, Space, read_space
-from pipelines.train import choose_device, choose_epochs, choose_spectral
+from pipelines.train import choose_epochs, choose_spectral
 
 TRIALS = 20  # without --seconds and --trials
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # first ones, that the pruner lets pass

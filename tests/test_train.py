@@ -12,11 +12,12 @@ from shop import Shop
 
 from pipelines.cli import find_run
 from pipelines.config import Config, InputError, load_config
+from pipelines.devices import choose_device
 from pipelines.folds import load_fold
 from pipelines.model import load
 from pipelines.prepare import prepare
 from pipelines.prepare import stored as prepare_stored
-from pipelines.train import choose_device, run_key, train
+from pipelines.train import run_key, train
 
 
 def changed(config: Config, **settings: Any) -> Config:
