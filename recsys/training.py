@@ -230,19 +230,20 @@ def _shared(
 ) -> tuple[int, Measured]:
     """One draw of C candidates for all rows, but for what a user has and what was not on sale."""
     users, items, interactions = batch  # (B,)
-    candidates = sampler.draw(items, generator)  # (C,)
+    candidates = sampler.draw(items, generator).sort().values  # (C,)
     points = model.points(candidates)  # (C, D), (C,)
-    row, column = sampling.known(data, users, candidates)  # (Q,)
+    known = sampling.known(data, users, candidates)  # (Q,)
     ranks = sampling.sale_ranks(data, candidates, data.time[interactions])
     nearly_0 = points[0].new_tensor(NEARLY_0)
 
     def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        taken = slice(0, len(row))
+        start, end = (row * len(candidates) for row in (here.start, here.stop))
+        own = known
         if len(point) < len(users):
-            taken = slice(*torch.searchsorted(row, row.new_tensor([here.start, here.stop])).tolist())
+            first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
+            own = known[first:last] - start
         negative = sampling.available(ranks, here)  # (b, C)
-        place = (row[taken] - here.start) * len(candidates) + column[taken]  # (Q of these rows,)
-        negative.view(-1).index_fill_(0, place, 0)
+        negative.view(-1).index_fill_(0, own, 0)
         d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): as it is, or infinite
         return candidates.expand(len(point), -1), d, negative.sum(1)
 
