@@ -24,20 +24,21 @@ Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
     """(A, D), (C, D), (C,) -> (A, C): |a - c|^2 + offset, never below the offset.
 
-    Expanded as |a|^2 + |c|^2 - 2 a.c; relu takes off what rounding leaves below zero. An offset says how
-    far a candidate is from everybody: up to a constant it is the square of one more candidate coordinate that
-    is 0 for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
+    Expanded as |a|^2 + |c|^2 - 2 a.c, of which the larger of it and 0 counts. An offset says how far a
+    candidate is from everybody: up to a constant it is the square of one more candidate coordinate that is 0
+    for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
     """
-    if anchors.dim() == 3 and anchors.shape[1] == 1:  # nothing is shared
-        square = (anchors - candidates).square().sum(-1).unsqueeze(1)  # (B, 1, C)
-        return with_offset(square, offset)
+    if anchors.dim() == 3 and anchors.shape[1] == 1:  # nothing is shared, and differences are exact
+        return with_offset((anchors - candidates).square().sum(-1).unsqueeze(1), offset)  # (B, 1, C)
     own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
-    other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
+    other = with_offset(candidates.square().sum(-1).unsqueeze(-2), offset)  # (1, C)
     if anchors.dim() == 2:
-        square = (own + other).addmm_(anchors, candidates.mT, alpha=-2).relu_()  # (A, C), made once
+        square = (own + other).addmm_(anchors, candidates.mT, alpha=-2)  # (A, C), made once
     else:
-        square = (own + other).sub_(anchors @ candidates.mT, alpha=2).relu_()  # (B, A, C)
-    return with_offset(square, offset)
+        square = (own + other).sub_(anchors @ candidates.mT, alpha=2)  # (B, A, C)
+    if offset is None:
+        return square.relu_()
+    return torch.maximum(square, offset.unsqueeze(-2), out=None if torch.is_grad_enabled() else square)
 
 
 def euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:

@@ -267,19 +267,22 @@ def _mined_offline(
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
-    """The triplets of a part of a batch, with gradient as far as `lists` has one."""
+    """The triplets of a part of a batch; of distances those that `lists` has a gradient of."""
     d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
     if objective.without_offset:
         offset = model.offset.detach()
         d_own, d = d_own - offset[lists.item], d - offset[lists.candidate]
     found = objective.mine(d_own[:, None], d, objective.margin, generator)
     row = found.anchor  # (T,)
-    d_pos, d_neg = found.distances(lists.d_own[:, None], lists.d)  # (T,)
+    none = d.new_empty(0)
+    d_pos, d_neg = none, none
+    if objective.every_candidate:  # else they are computed once all parts are mined
+        d_pos, d_neg = found.distances(lists.d_own[:, None], lists.d)  # (T,)
     return Mined(
         triplets=found._replace(anchor=lists.first + row),
         d_pos=d_pos,
         d_neg=d_neg,
-        rank=d.new_empty(0) if objective.rank is None else objective.rank(lists)[row],
+        rank=none if objective.rank is None else objective.rank(lists)[row],
         user=lists.user[row],
         positive=lists.item[row],
         negative=lists.candidate[row, found.negative],
@@ -287,7 +290,7 @@ def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: to
 
 
 def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
-    """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed again.
+    """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed here.
 
     Few entries of the matrix are mined: this is quicker than the whole one's gradient.
     """
