@@ -56,12 +56,7 @@ LOOKED_AT = 500  # users, and items, whose distances are recomputed
 CLOSE = 0.01  # root mean square, relative: other threads make 6e-5, a leak of 0.1 % of the pairs 0.06
 
 EXTENT = "select part, min(first_at), max(last_at) from item_parts group by part order by part"
-TRIPLES = """
-select "user", item, weight, event_at
-from triples
-where fold = $fold and ($start is null or event_at < $start)
-order by "user", item
-"""
+TRIPLES = folds.TRIPLES.format(which="fold = $fold and ($start is null or event_at < $start)")
 SPANS = """
 select items.item, min(item_parts.first_at) as first_at, max(item_parts.last_at) as last_at
 from items
@@ -92,7 +87,6 @@ def certify_tables(config: Config) -> list[Statement]:
     """
     counts = prepare.stored(config).counts
     with prepare.opened(config) as con:
-        con.execute("set memory_limit = ?", [config.prepare.memory_limit])
         core = config.split.min_users_per_item, config.split.min_items_per_user
         con.execute("set variable has_core = ?", [core != (1, 1)])
         return _all_hold([_of_tables(con, name, config, counts) for name in TABLES])

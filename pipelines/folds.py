@@ -18,6 +18,12 @@ from recsys.interactions import Interactions
 FoldName = Literal["validation", "test"]
 Ids = NDArray[np.int64] | list[str]
 
+TRIPLES = """
+select "user", item, cast(weight as float) as weight, coalesce(epoch_us(event_at), 0) as microseconds
+from triples
+where {which}
+order by "user", item
+"""
 NEW_USERS = """
 select users."user" as number
 from users
@@ -55,7 +61,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
     with opened(config) as con:
         users = _rows(con, name, 'select user_id from users where fold = $fold order by "user"')["user_id"]
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
-        triples = _rows(con, name, 'select * from triples where fold = $fold order by "user", item')
+        triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
     fit = interactions(triples, len(users), items)
     offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
@@ -72,12 +78,12 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
 
 
 def interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:
-    """From rows of user, item, weight and event_at, in order, and of first_at and last_at by item, (I,)."""
+    """From the rows of TRIPLES, and from first_at and last_at by item, (I,)."""
     return Interactions(
-        user=np.array(triples["user"], np.int32),  # (N,)
-        item=np.array(triples["item"], np.int32),  # (N,)
-        weight=np.array(triples["weight"], np.float32),  # (N,)
-        time=_seconds(triples["event_at"]),  # (N,)
+        user=triples["user"].to_numpy(),  # (N,)
+        item=triples["item"].to_numpy(),  # (N,)
+        weight=triples["weight"].to_numpy(),  # (N,)
+        time=triples["microseconds"].to_numpy() // 1_000_000,  # (N,)
         n_users=n_users,
         n_items=len(spans),
         first_seen=_seconds(spans["first_at"]),  # (I,)

@@ -216,10 +216,7 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
 @contextmanager
 def _build(config: Config, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(scratch / "recsys.duckdb") as con:
-        with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
-            con.execute("set memory_limit = ?", [config.prepare.memory_limit])
-        if config.prepare.threads is not None:
-            con.execute("set threads = ?", [config.prepare.threads])
+        _limit(con, config)
         con.execute("set temp_directory = ?", [str(scratch / "spill")])
         con.execute("set timezone = 'UTC'")
         yield con
@@ -231,7 +228,15 @@ def opened(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
     if not config.database.exists():
         raise InputError(f"'{config.database}' does not exist: run prepare first")
     with explained(f"'{config.database}'"), duckdb.connect(config.database, read_only=True) as con:
+        _limit(con, config)
         yield con
+
+
+def _limit(con: duckdb.DuckDBPyConnection, config: Config) -> None:
+    with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
+        con.execute("set memory_limit = ?", [config.prepare.memory_limit])
+    if config.prepare.threads is not None:
+        con.execute("set threads = ?", [config.prepare.threads])
 
 
 def _stored(config: Config) -> Prepared | None:
