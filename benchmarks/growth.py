@@ -21,7 +21,7 @@ import torch
 
 from pipelines import learner
 from pipelines.config import Config
-from pipelines.devices import choose_device
+from pipelines.devices import keep_freed_memory
 from pipelines.model import Choice
 from recsys import sampling
 from recsys.interactions import Interactions
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--of", help="users,items,interactions: measure one size and print it")
     arguments = parser.parse_args()
     if arguments.of:
-        measure(*map(int, arguments.of.split(",")), arguments.dim, choose_device(arguments.device))
+        measure(*map(int, arguments.of.split(",")), arguments.dim, torch.device(arguments.device))
         return
     n = arguments.interactions
     users = [size for size in (10_000, 100_000, 1_000_000, 10_000_000) if size <= arguments.largest]
@@ -55,6 +55,7 @@ def main() -> None:
 
 def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) -> None:
     """Print one line of the table."""
+    keep_freed_memory()
     data = sampling.to_device(interactions(n_users, n_items, n), device)
     sections = {
         "source": {"files": "none", "time": "t"},

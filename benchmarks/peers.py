@@ -34,7 +34,7 @@ from torch.nn.functional import embedding, softplus
 from pipelines import bench, files, published
 from pipelines.bench_config import Bench
 from pipelines.config import read_toml
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
 from pipelines.progress import say
@@ -409,6 +409,7 @@ def main() -> None:
         parser.error('implicit is not installed: pip install -e ".[train,bench]"')
     torch.set_num_threads(args.threads)
     device = choose_device("auto")
+    keep_freed_memory()
     config = read_toml(Bench, CONFIG)
     data = published.read(args.train, args.test)
     kept, held_out = published.sliced(data, config.validation, config.seed)

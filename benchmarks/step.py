@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipelines import bench, learner
 from pipelines.bench_config import Bench
 from pipelines.config import Config
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.model import Choice
 from recsys import graph, models, sampling
 from recsys.interactions import Interactions
@@ -85,6 +85,7 @@ def main() -> None:
         parser.error(f"--interactions {args.interactions:,}, allowed {low:,}..{high:,}; --steps from 1")
     torch.set_num_threads(args.threads)
     device = choose_device(args.device)
+    keep_freed_memory()
     data = sampling.to_device(interactions(args.users, args.items, args.interactions), device)
     copied, at_best = bandwidths(device)
     rates_are = f"copy {copied / 1e9:.1f} GB/s, at best {at_best / 1e9:.1f} GB/s"

@@ -23,7 +23,7 @@ from pipelines import files, plots, progress
 from pipelines.ascent import coordinate_ascent
 from pipelines.bench_config import Bench, Seeded, Trial
 from pipelines.config import InputError
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.evaluate import intervals, served
 from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
@@ -107,6 +107,7 @@ def bench(
     if seconds is not None and not 0 < seconds < float("inf"):
         raise InputError(f"--seconds {seconds}, allowed > 0 and finite; without it there is no budget")
     device = choose_device(device_name, "--device")
+    keep_freed_memory()
     clock = Clock(seconds, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -131,7 +131,9 @@ class Split(Section):
 
 
 class Prepare(Section):
-    memory_limit: str = Field("4GB", description="memory DuckDB may use before it spills to disk")
+    memory_limit: str = Field(
+        "4GB", description="memory DuckDB may use before it spills to disk, for readers of the tables too"
+    )
     threads: int | None = Field(None, ge=1, description="DuckDB threads; without it one a core")
     mined_negatives: int = Field(1, ge=0, description="offline-mined negatives for each pair")
     now: datetime | None = Field(

@@ -1,4 +1,4 @@
-"""The device that is trained and evaluated on."""
+"""The device that is trained and evaluated on, and the memory of the host."""
 
 import ctypes
 from contextlib import suppress
@@ -13,12 +13,9 @@ M_MMAP_THRESHOLD, LARGEST = -3, 2**25  # glibc takes no more
 
 
 def choose_device(name: str, option: str = "train.device") -> torch.device:
-    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent.
-
-    If it is the CPU, this process keeps freed memory from here on.
-    """
+    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.split(":")[0] not in ("cpu", "cuda"):
         raise InputError(f"{option} = '{name}', allowed: auto, cpu, cuda, cuda:N")
     try:
@@ -26,15 +23,13 @@ def choose_device(name: str, option: str = "train.device") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"{option} = '{name}': {str(error).splitlines()[0]}") from None
-    if device.type == "cpu":
-        keep_freed_memory()
     return device
 
 
 def keep_freed_memory() -> None:
     """Let a step have the memory that the last one freed: glibc else gives it back, and gets it cleared anew.
 
-    Where another library allocates, nothing happens.
+    For the whole process, from here on. Where another library allocates, nothing happens.
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -164,16 +164,23 @@ def stored(config: Config) -> Prepared:
 def _no_room(config: Config) -> Iterator[None]:
     """What the machine refuses, disk or memory, as an InputError; our own mistakes stay tracebacks."""
     try:
-        yield
+        with _within_limit(config):
+            yield
     except RuntimeError as error:  # how DuckDB reports Ctrl-C
         if "Query interrupted" not in str(error):
             raise
         raise KeyboardInterrupt from None
+    except (duckdb.IOException, duckdb.FatalException, OSError) as error:  # Fatal: a checkpoint without room
+        raise InputError(f"root = '{config.root}' cannot be written: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def _within_limit(config: Config) -> Iterator[None]:
+    try:
+        yield
     except duckdb.OutOfMemoryException as error:
         limit = f"prepare.memory_limit = '{config.prepare.memory_limit}'"
         raise InputError(f"{limit} is too little: {str(error).splitlines()[0]}") from None
-    except (duckdb.IOException, duckdb.FatalException, OSError) as error:  # Fatal: a checkpoint without room
-        raise InputError(f"root = '{config.root}' cannot be written: {str(error).splitlines()[0]}") from None
 
 
 @contextmanager
@@ -229,7 +236,8 @@ def opened(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
         raise InputError(f"'{config.database}' does not exist: run prepare first")
     with explained(f"'{config.database}'"), duckdb.connect(config.database, read_only=True) as con:
         _limit(con, config)
-        yield con
+        with _within_limit(config):
+            yield con
 
 
 def _limit(con: duckdb.DuckDBPyConnection, config: Config) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pipelines import files, folds, learner, model, prepare, progress, tracking, warm
 from pipelines.checkpoints import Checkpoint
 from pipelines.config import Config, InputError
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.folds import Fold
 from pipelines.judge import Judge
 from pipelines.learner import Learner
@@ -85,6 +85,7 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
         say(f"train: {found} has this data, settings and code: reused")
         return found
     device = choose_device(config.train.device)
+    keep_freed_memory()
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     source = warm.source(config, prepared)

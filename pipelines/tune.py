@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines import files, folds, plots, prepare, progress, tracking, trials
 from pipelines.config import Config, InputError, Spectral, changed
-from pipelines.devices import choose_device
+from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.judge import Judge
 from pipelines.model import Choice
 from pipelines.prepare import Prepared
@@ -72,6 +72,7 @@ def tune(
     folder = config.root / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
     device = choose_device(config.train.device)
+    keep_freed_memory()
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     with (

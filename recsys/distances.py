@@ -3,10 +3,10 @@
 Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items. One axis may come
 before these, each of its entries with anchors and candidates of its own: (B, A, D), (B, C, D) -> (B, A, C).
 
-Each is one matrix product and a few sums, no (A, C, D) array. The price is rounding: the error of a squared
-distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows may come out a little apart, and
-their root more so. Between unit rows in bfloat16 that is up to .03 squared and .18 as a root: keep tables and
-distances in float32 (tests/test_distances.py has the bounds).
+Each is one matrix product and a few sums, no (A, C, D) array; only of pairs there are differences. The price
+is rounding: the error of a squared distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows
+may come out a little apart, and their root more so. Between unit rows in bfloat16 that is up to .03 squared
+and .18 as a root: keep tables and distances in float32 (tests/test_distances.py has the bounds).
 """
 
 import math
@@ -24,20 +24,24 @@ Distance = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
     """(A, D), (C, D), (C,) -> (A, C): |a - c|^2 + offset, never below the offset.
 
-    Expanded as |a|^2 + |c|^2 - 2 a.c, of which the larger of it and 0 counts. An offset says how far a
-    candidate is from everybody: up to a constant it is the square of one more candidate coordinate that is 0
-    for every anchor, so the space stays Euclidean (see spaces.euclidean_vectors).
+    Expanded as |a|^2 + |c|^2 - 2 a.c, which rounding may leave below 0; of one anchor to its own candidates,
+    (B, 1, D), by differences, where nothing cancels. An offset says how far a candidate is from everybody: up
+    to a constant it is the square of one more candidate coordinate that is 0 for every anchor, so the space
+    stays Euclidean (see spaces.euclidean_vectors).
     """
-    if anchors.dim() == 3 and anchors.shape[1] == 1:  # nothing is shared, and differences are exact
+    if anchors.dim() == 3 and anchors.shape[1] == 1:
         return with_offset((anchors - candidates).square().sum(-1).unsqueeze(1), offset)  # (B, 1, C)
     own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
-    other = with_offset(candidates.square().sum(-1).unsqueeze(-2), offset)  # (1, C)
+    other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
+    at_once = offset is not None and offset.dtype == other.dtype  # added where the array is made
+    if at_once:
+        other = with_offset(other, offset)
     if anchors.dim() == 2:
-        square = (own + other).addmm_(anchors, candidates.mT, alpha=-2)  # (A, C), made once
+        square = (own + other).addmm_(anchors, candidates.mT, alpha=-2)  # (A, C)
     else:
         square = (own + other).sub_(anchors @ candidates.mT, alpha=2)  # (B, A, C)
-    if offset is None:
-        return square.relu_()
+    if offset is None or not at_once:
+        return with_offset(square.relu_(), offset)
     return torch.maximum(square, offset.unsqueeze(-2), out=None if torch.is_grad_enabled() else square)
 
 
@@ -67,8 +71,6 @@ def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = N
 
 def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
     """(A, C), (C,) or None -> (A, C): adds to each candidate's distance how far off it is for everybody.
-
-    Where no gradient is asked for, `distance` itself is added to.
     Raises ValueError unless there is one offset a candidate.
     """
     if offset is None:
@@ -76,9 +78,7 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
     expected = distance.shape[:-2] + distance.shape[-1:]
     if offset.shape != expected:
         raise ValueError(f"offset is {list(offset.shape)}, expected {list(expected)}: one a candidate")
-    if torch.is_grad_enabled():
-        return distance + offset.unsqueeze(-2)
-    return distance.add_(offset.unsqueeze(-2))
+    return distance + offset.unsqueeze(-2)
 
 
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:

@@ -95,8 +95,8 @@ def estimated_rank(
     """(A,), (A, C) -> (A,): the positive's rank among all, I * impostors / negatives seen.
 
     An impostor is a negative inside the margin; what is infinitely far is no negative, as for the miners. The
-    candidates are taken for a uniform sample of all items. `seen` (A,) are the negatives, if they are counted
-    already. Hsieh et al. 2017 (CML), section 3.2. An anchor without negatives has rank 0.
+    candidates are taken for a uniform sample of all items. `seen` (A,) says how many of them are negatives,
+    where that is known. Hsieh et al. 2017 (CML), section 3.2. An anchor without negatives has rank 0.
     Raises ValueError unless margin > 0 and n_items >= 1.
     """
     if n_items < 1:

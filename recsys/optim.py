@@ -58,9 +58,9 @@ def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[st
     decay = torch.pow(beta, age).view(-1, *[1] * (table.dim() - 1))  # (R, 1), or (R,) of a vector
     square = state["square"].index_select(0, rows).mul_(decay)
     square.addcmul_(gradient, gradient, value=1 - beta)
-    grown = (1 - beta ** state["step"]) ** 0.5  # second moments begin at 0
-    size = square.sqrt().add_(grown * group["eps"])
-    value = table.index_select(0, rows).addcdiv_(gradient, size, value=-grown * group["lr"])
+    correction = (1 - beta ** state["step"]) ** 0.5  # of bias: of lr and eps in place of each second moment
+    size = square.sqrt().add_(correction * group["eps"])
+    value = table.index_select(0, rows).addcdiv_(gradient, size, value=-correction * group["lr"])
     table.index_copy_(0, rows, value if project is None else project(value))
     state["square"].index_copy_(0, rows, square)
     state["last"].index_fill_(0, rows, state["step"])
@@ -92,7 +92,7 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
 def _sorted(number: Tensor) -> tuple[Tensor, Tensor]:
     """(T,) int64 >= 0 -> (T,), (T,): ascending, and where each was; equal ones in their order.
 
-    On CPU as one number with its place, which NumPy sorts in a tenth of the time.
+    On CPU as one number with its place, which NumPy sorts several times as fast.
     """
     if number.device.type != "cpu":
         ascending, order = number.sort(stable=True)

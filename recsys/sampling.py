@@ -75,7 +75,7 @@ def batches(
         total = _units(weights, n).cumsum(0)  # (N,)
         parts = (_drawn(total, min(size, n - start), generator) for start in range(skipped * size, n, size))
     for rows in parts:
-        yield data.user[rows].long(), data.item[rows].long(), rows
+        yield data.user.index_select(0, rows).long(), data.item.index_select(0, rows).long(), rows
 
 
 def balance(data: DeviceInteractions, user_power: float, item_power: float) -> Tensor:
@@ -139,8 +139,10 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     """(A,), (C,) ascending -> (Q,): row * C + column, ascending, of each (user, candidate) in the data.
 
     Reads the anchors' histories alone, a user's once: work grows with their length, and memory with Q, not
-    with A * C.
+    with A * C. Raises ValueError if candidates do not ascend (not on a GPU, which would be waited for).
     """
+    if candidates.device.type == "cpu" and (candidates.diff() < 0).any():
+        raise ValueError("candidates are in no order, allowed: ascending")
     different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
     user, item = histories(data, different)  # (H,)
     is_candidate = torch.zeros(data.n_items, dtype=torch.bool, device=users.device)  # (I,)
@@ -178,9 +180,10 @@ def sale_ranks(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> list
         ranks.append((first, there))
     if data.last_seen is not None:
         last, gone = _ranks(data.last_seen[candidates], at, right=False)  # (C,), (B,)
-        ranks.append((-1 - last, -gone))
-    always = torch.zeros(len(candidates), device=at.device), torch.ones(len(at), device=at.device)
-    return ranks or [always]
+        ranks.append((-1 - last, -gone))  # last >= gone, as less
+    if not ranks:
+        ranks.append((torch.zeros(len(candidates), device=at.device), torch.ones(len(at), device=at.device)))
+    return ranks
 
 
 def available(ranks: list[tuple[Tensor, Tensor]], rows: slice = slice(None)) -> Tensor:
@@ -189,8 +192,7 @@ def available(ranks: list[tuple[Tensor, Tensor]], rows: slice = slice(None)) -> 
     What was not on sale was not turned down, so it is no negative.
     """
     told = [
-        torch.lt(of_item, of_time[rows, None], out=torch.empty(0, device=of_item.device))
-        for of_item, of_time in ranks
+        torch.lt(of_item, of_time[rows, None], out=of_item.new_empty(0)) for of_item, of_time in ranks
     ]  # (B, C) each; written as floats, several times as fast as bytes on CPU
     return told[0] if len(told) == 1 else told[0].mul_(told[1])
 

@@ -18,7 +18,7 @@ from recsys.miners import INF, Miner, Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import CandidateSampler, DeviceInteractions
 
-NEARLY_0 = 1e-30  # over 1, for what is a negative, it is lost in a distance; over 0 infinite
+NEARLY_0 = 1e-30  # over 1, for what is a negative, nothing beside a distance; over 0 infinite
 
 
 class Lists(NamedTuple):
@@ -31,7 +31,7 @@ class Lists(NamedTuple):
     first: int  # the batch's row that is the first here
     candidate: Tensor  # (B, C) item numbers
     d: Tensor  # (B, C), inf where the candidate is no negative; one that overflows is none either
-    negatives: Tensor  # (B,): how many of the candidates are
+    negatives: Tensor  # (B,) float32: how many candidates are negatives, with those that overflow
 
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
@@ -44,7 +44,7 @@ class Mined(NamedTuple):
     """Triplets of a batch, or of a part of it, by row and column and by number."""
 
     triplets: Triplets  # `anchor` is a row of the batch
-    d_pos: Tensor  # (T,), as `d_neg` with gradient once a loss asks
+    d_pos: Tensor  # (T,), as `d_neg` with gradient; (0,) until _with_gradient unless every candidate counts
     d_neg: Tensor  # (T,)
     rank: Tensor  # (T,), as the objective ranks the rows; without one nothing, (0,)
     user: Tensor  # (T,)
@@ -140,7 +140,7 @@ def train_epoch(
             mined = [_with_gradient(model, anchor, mined)]
         parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
         each, row = (torch.cat(part) for part in zip(*parts, strict=True))
-        weighted = each * importance[interactions].index_select(0, row)
+        weighted = each * importance.index_select(0, interactions).index_select(0, row)
         # A row without a triplet counts as one without loss; several triplets a row count their mean.
         loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
         mean = loss / len(users)
@@ -196,7 +196,7 @@ def _lists(
     """The batch's lists, as many rows at a time as make `block` distances.
 
     Parts that a CPU's caches hold are several times as fast as whole large batches, whose memory the system
-    gives anew each time; for the same reason nothing here keeps a part that was handed out.
+    gives anew each time.
     """
     users, items, _ = batch  # (B,)
     learns = torch.is_grad_enabled() and objective.every_candidate
@@ -205,15 +205,17 @@ def _lists(
         if offline is None:
             width, measured = _shared(model, data, sampler, batch, generator)
         else:
-            width, measured = _mined_offline(model, offline, batch)
-    at_once = max(1, block // (1 + width))
+            width, measured = _own_candidates(model, offline, batch)
+    parts = max(1, -(-len(users) * width // block))
+    at_once = -(-len(users) // parts)  # about as many in each: a small last one would take as many calls
     split = (torch.split(each, at_once) for each in (anchor, d_own))  # a slice's gradient is as large as all
     first = 0
     for point, own in zip(*split, strict=True):
         here = slice(first, first + len(point))
         with torch.set_grad_enabled(learns):
-            lists = [Lists(users[here], items[here], point, own, first, *measured(here, point))]
-        yield lists.pop()
+            lists = Lists(users[here], items[here], point, own, first, *measured(here, point))
+        yield lists
+        del lists  # its memory is the next part's
         first = here.stop
 
 
@@ -233,27 +235,27 @@ def _shared(
     candidates = sampler.draw(items, generator).sort().values  # (C,)
     points = model.points(candidates)  # (C, D), (C,)
     known = sampling.known(data, users, candidates)  # (Q,)
-    ranks = sampling.sale_ranks(data, candidates, data.time[interactions])
-    nearly_0 = points[0].new_tensor(NEARLY_0)
+    ranks = sampling.sale_ranks(data, candidates, data.time.index_select(0, interactions))
+    nearly_0 = torch.full((), NEARLY_0, device=users.device)
 
     def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         start, end = (row * len(candidates) for row in (here.start, here.stop))
-        own = known
+        taken = known
         if len(point) < len(users):
             first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
-            own = known[first:last] - start
+            taken = known[first:last] - start
         negative = sampling.available(ranks, here)  # (b, C)
-        negative.view(-1).index_fill_(0, own, 0)
-        d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): as it is, or infinite
+        negative.view(-1).index_fill_(0, taken, 0)
+        d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): nothing more, or infinite
         return candidates.expand(len(point), -1), d, negative.sum(1)
 
     return len(candidates), measured
 
 
-def _mined_offline(
+def _own_candidates(
     model: MetricSpace, offline: Tensor, batch: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[int, Measured]:
-    """Each row's own candidates, of offline (N, M)."""
+    """Each row's own, of offline (N, M), which were mined before."""
     interactions = batch[2]  # (B,)
 
     def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,13 +263,13 @@ def _mined_offline(
         real = candidate >= 0  # (b, M)
         candidate = candidate.clamp_min(0)
         d = torch.where(real, model.pair_distance(point, candidate), INF)  # (b, M)
-        return candidate, d, real.sum(1)
+        return candidate, d, real.sum(1, dtype=torch.float32)
 
     return offline.shape[1], measured
 
 
 def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
-    """The triplets of a part of a batch; of distances those that `lists` has a gradient of."""
+    """The triplets of a part of a batch; with their distances where every candidate counts."""
     d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
     if objective.without_offset:
         offset = model.offset.detach()

@@ -241,6 +241,24 @@ def test_the_offset_belongs_to_the_candidate():
 
 
 @pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("learns", [False, True])
+def test_an_offset_in_single_precision_is_kept(name, half, learns):
+    """Beside rows in half precision; and what is given is not written to."""
+    distance = named(name, 3)
+    if isinstance(distance, torch.nn.Module):
+        distance = distance.to(half)
+    anchors, candidates, offset = normal(0, 2, 3).to(half), normal(1, 4, 3).to(half), normal(2, 4).abs()
+    before = anchors.clone(), candidates.clone(), offset.clone()
+    with torch.set_grad_enabled(learns):
+        d = distance(anchors, candidates, offset)
+    assert d.dtype == offset.dtype
+    expected = named(name, 3)(anchors.to(offset.dtype), candidates.to(offset.dtype), offset)
+    torch.testing.assert_close(d.detach(), expected.detach(), rtol=0.05, atol=0.05)
+    assert all(torch.equal(*both) for both in zip((anchors, candidates, offset), before, strict=True))
+
+
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("shape", [(3,), (1,), (2, 1), (2, 4), ()])
 def test_an_offset_of_another_shape_is_refused(name, shape):
     with pytest.raises(ValueError, match=r"offset is \[.*\], expected \[4\]: one a candidate"):

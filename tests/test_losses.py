@@ -228,7 +228,9 @@ def test_estimated_rank_equals_the_naive_loop():
     d, d_pos = normal(0, 30, 12).square(), normal(1, 30).square()
     negative = normal(2, 30, 12) > 0
     negative[0] = False
-    ranks = losses.estimated_rank(d_pos, torch.where(negative, d, math.inf), MARGIN, 1000)
+    d_neg = torch.where(negative, d, math.inf)
+    ranks = losses.estimated_rank(d_pos, d_neg, MARGIN, 1000)
+    assert losses.estimated_rank(d_pos, d_neg, MARGIN, 1000, negative.sum(1)).tolist() == ranks.tolist()
     for a in range(30):
         seen = [c for c in range(12) if negative[a, c]]
         impostors = [c for c in seen if MARGIN + d_pos[a].item() - d[a, c].item() > 0]

@@ -5,7 +5,7 @@ import torch
 
 from recsys.losses import unit_ball
 from recsys.models import rows
-from recsys.optim import RowAdam, row_sums
+from recsys.optim import RowAdam, _sorted, row_sums
 
 N, D = 50, 6
 
@@ -84,6 +84,18 @@ def test_row_sums_equal_the_dense_gradient():
         number, sums = row_sums(sparse)
         assert number.tolist() == sorted(set(index.tolist()))
         torch.testing.assert_close(sums, sparse.to_dense()[number])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+@pytest.mark.parametrize("most", [1, 5, 2**31 - 1])
+def test_sums_of_rows_are_in_the_order_of_their_entries(size, most):
+    """The largest number that a table's rows can have, too: numbers and places are sorted as one."""
+    number = torch.randint(most, (size,), generator=torch.Generator().manual_seed(0))
+    number[-1] = most - 1
+    ascending, order = number.sort(stable=True)
+    found = _sorted(number)
+    assert torch.equal(found[0], ascending)
+    assert torch.equal(found[1], order)
 
 
 def test_a_table_that_nothing_asked_for_stays():

@@ -95,6 +95,12 @@ def test_known_in_a_larger_case():
     assert known.tolist() == [[(u, c) in taken for c in candidates.tolist()] for u in users.tolist()]
 
 
+def test_known_wants_candidates_in_order():
+    data = on_device(random_pairs(0, 50, 400, 0.3), 50, 400)
+    with pytest.raises(ValueError, match="candidates are in no order, allowed: ascending"):
+        sampling.known(data, torch.tensor([0, 1]), torch.tensor([5, 2, 5]))
+
+
 def test_histories_equal_the_naive_loop():
     pairs = random_pairs(0, 8, 12, 0.3)
     users = [3, 1, 0, 3, 7]
@@ -197,7 +203,9 @@ def test_available_by_hand():
             [spans[item][0] <= second <= spans[item][1] for item in candidates.tolist()]
             for second in at.tolist()
         ]
-        assert sampling.available(sampling.sale_ranks(other, candidates, at)).tolist() == expected
+        ranks = sampling.sale_ranks(other, candidates, at)
+        assert sampling.available(ranks).tolist() == expected
+        assert sampling.available(ranks, slice(1, 3)).tolist() == expected[1:3]
         assert sampling.available(sampling.sale_ranks(other, candidates, at[:0])).shape == (0, 4)
         assert sampling.available(sampling.sale_ranks(other, candidates[:0], at)).shape == (5, 0)
 

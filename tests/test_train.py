@@ -12,7 +12,6 @@ from shop import Shop
 
 from pipelines.cli import find_run
 from pipelines.config import Config, InputError, load_config
-from pipelines.devices import choose_device
 from pipelines.folds import load_fold
 from pipelines.model import load
 from pipelines.prepare import prepare
@@ -162,17 +161,3 @@ def test_where_mlflow_keeps_its_books_is_no_reason_to_train_again(own_shop: Shop
         return run_key(config, prepare_stored(config))
 
     assert len({key(None, "shop"), key("http://a:1@books:5000", "shop"), key(None, "other")}) == 1
-
-
-@pytest.mark.parametrize("name", ["tpu", "meta", "mps", "cuda:x", "cpu:x", "cuda:99", ""])
-def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=rf"train.device = '{name}'"):
-        choose_device(name)
-
-
-def test_auto_takes_cuda_where_present() -> None:
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match=r"train.device = 'cuda'"):
-            choose_device("cuda")

@@ -558,6 +558,7 @@ def test_looking_at_triplets_leaves_no_trace():
     d_pos, d_neg = mined.triplets.distances(lists.d_own[:, None], lists.d)
     torch.testing.assert_close(mined.d_pos, d_pos)
     torch.testing.assert_close(mined.d_neg, d_neg)
+    assert torch.equal(lists.negatives, (lists.d != math.inf).sum(1).float())
     assert_same(model, kept)
     assert model.items.grad is None
     next_draws = [
