@@ -150,7 +150,9 @@ class Bench(Section):
     """Everything that the figures depend on, but for the data, the device and the budget."""
 
     seed: int = Field(0, ge=0, description="seed of every generator")
-    threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
+    threads: int | None = Field(
+        None, ge=1, le=512, description="torch threads on CPU; without it torch's own choice"
+    )
     validation: Validation = Validation()
     spectral: Spectral = Spectral()
     graph: Graph = Graph()

@@ -134,7 +134,7 @@ class Prepare(Section):
     memory_limit: str = Field(
         "4GB", description="memory DuckDB may use before it spills to disk, for readers of the tables too"
     )
-    threads: int | None = Field(None, ge=1, description="DuckDB threads; without it one a core")
+    threads: int | None = Field(None, ge=1, le=512, description="DuckDB threads; without it one a core")
     mined_negatives: int = Field(1, ge=0, description="offline-mined negatives for each pair")
     now: datetime | None = Field(
         None, description="events after this instant are refused; default the clock (UTC)"
@@ -271,7 +271,9 @@ class Train(Section):
     )
     trend_half_life_days: float = Field(30, gt=0, description="half-life of an interaction, in days")
     device: str = Field("auto", description="'auto' (CUDA where present), 'cpu', 'cuda' or 'cuda:N'")
-    threads: int | None = Field(None, ge=1, description="torch threads on CPU; without it torch's own choice")
+    threads: int | None = Field(
+        None, ge=1, le=512, description="torch threads on CPU; without it torch's own choice"
+    )
     checkpoint_seconds: float = Field(
         60, ge=0, description="between checkpoints, from which a run that was killed goes on"
     )

@@ -224,8 +224,9 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
 def _build(config: Config, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(scratch / "recsys.duckdb") as con:
         _limit(con, config)
-        # kept until it closes: pages given back between two steps are cleared anew
-        con.execute("set block_allocator_memory = ?", [config.prepare.memory_limit])
+        with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
+            # kept until it closes: pages given back between two steps are cleared anew
+            con.execute("set block_allocator_memory = ?", [config.prepare.memory_limit])
         con.execute("set temp_directory = ?", [str(scratch / "spill")])
         con.execute("set timezone = 'UTC'")
         yield con

@@ -179,6 +179,8 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?=.*'sede')(?=.*'split.test_days')(?=.*'prepare.threads')"):
         load_config(written(tmp_path), ["sede=3", "split.test_days=0", "prepare.threads=0"])
+    with pytest.raises(InputError, match=r"(?=.*'prepare.threads' = 1000000)(?=.*'train.threads').* 512"):
+        load_config(written(tmp_path), ["prepare.threads=1000000", "train.threads=513"])
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:

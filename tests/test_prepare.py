@@ -153,8 +153,9 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=r"root = '.*file/root' cannot be written"):
         prepare(config_of(tmp_path, root=tmp_path / "file" / "root"), quiet)
-    with pytest.raises(InputError, match=r"memory_limit = '12 parrots'"):
-        prepare(config_of(tmp_path, prepare={"memory_limit": "12 parrots"}), quiet)
+    for limit in ("12 parrots", "-4GB"):
+        with pytest.raises(InputError, match=f"prepare.memory_limit = '{limit}'"):
+            prepare(config_of(tmp_path, prepare={"memory_limit": limit}), quiet)
     config = config_of(tmp_path)
     for read in (stored, lambda config: load_fold(config, "test")):
         with pytest.raises(InputError, match=r"recsys.duckdb' does not exist: run prepare first"):
