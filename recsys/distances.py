@@ -33,16 +33,15 @@ def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None
         return with_offset((anchors - candidates).square().sum(-1).unsqueeze(1), offset)  # (B, 1, C)
     own = anchors.square().sum(-1, keepdim=True)  # (A, 1)
     other = candidates.square().sum(-1).unsqueeze(-2)  # (1, C)
-    at_once = offset is not None and offset.dtype == other.dtype  # added where the array is made
-    if at_once:
-        other = with_offset(other, offset)
+    added = offset if offset is not None and offset.dtype == other.dtype else None  # before the product
+    other = with_offset(other, added)
     if anchors.dim() == 2:
         square = (own + other).addmm_(anchors, candidates.mT, alpha=-2)  # (A, C)
     else:
         square = (own + other).sub_(anchors @ candidates.mT, alpha=2)  # (B, A, C)
-    if offset is None or not at_once:
+    if added is None:
         return with_offset(square.relu_(), offset)
-    return torch.maximum(square, offset.unsqueeze(-2), out=None if torch.is_grad_enabled() else square)
+    return torch.maximum(square, added.unsqueeze(-2), out=None if torch.is_grad_enabled() else square)
 
 
 def euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
