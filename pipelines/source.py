@@ -34,8 +34,9 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
     """Make temp view source_log, the log with numbered rows, and return the query that read it.
 
     The log is read this once, so that what is fingerprinted is what is built; temp table source_rows holds
-    it, without the columns that are not configured, which would take most of the room. Raises InputError: no
-    such file, table or column, a column of the wrong type, a query that is no SELECT or that fails.
+    it, without the columns that are not configured, which would take most of the room, and in four bytes an
+    id where they do. Raises InputError: no such file, table or column, a column of the wrong type, a query
+    that is no SELECT or that fails.
     """
     with _readable(con, "source", source) as (relation, types):
 
@@ -56,8 +57,15 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
         }
         read = ",\n    ".join(f"{found} as {name}" for name, (found, _) in columns.items() if found)
         query = f"select\n    {read}\nfrom {relation}"
-        con.execute(f"create temp table source_rows as\n{query}")
-    shown = ", ".join(name if found else f"{absent} as {name}" for name, (found, absent) in columns.items())
+        small = _small_ids(con, source, query)
+        held = ", ".join(f"cast({name} as integer) as {name}" for name in small)
+        rows = f"select * replace ({held}) from (\n{query}\n)" if small else query
+        con.execute(f"create temp table source_rows as\n{rows}")
+    as_read = {name: f"cast({name} as bigint)" for name in small}
+    shown = ", ".join(
+        f"{as_read.get(name, name) if found else absent} as {name}"
+        for name, (found, absent) in columns.items()
+    )
     con.execute(f"create temp view source_log as select rowid + 1 as source_row, {shown} from source_rows")
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
@@ -65,12 +73,29 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
     return query
 
 
+def _small_ids(con: duckdb.DuckDBPyConnection, source: Source, query: str) -> list[str]:
+    """Which ids are whole numbers that four bytes hold; a large log held so is spilled less.
+
+    Asked of what keeps statistics, Parquet and tables: anything else would be read twice.
+    """
+    if source.table is None and not (source.files or "").lower().endswith(".parquet"):
+        return []
+    read = con.sql(query)
+    whole = [name for name, type_ in zip(read.columns, read.types, strict=True) if type_ == "BIGINT"]
+
+    def fits(name: str) -> bool:
+        bounds = f"min({name}) >= -2147483648 and max({name}) <= 2147483647"
+        return bool(con.execute(f"select {bounds} from ({query})").fetchall()[0][0])
+
+    return [name for name in whole if fits(name)]
+
+
 def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:
     """Make temp table source_items (item_id, title, attributes), empty if there is no metadata.
 
     Raises InputError: as for the log; an attribute named like our columns; ids not of the log's type.
     """
-    empty = "select item_id, cast(null as varchar) as title from source_rows limit 0"
+    empty = "select item_id, cast(null as varchar) as title from source_log limit 0"
     con.execute(f"create temp table source_items as {empty}")
     if items is None:
         return
@@ -88,7 +113,7 @@ select {_id("items.item", items.item, types)} as item_id, cast({title} as varcha
 from {relation}"""
         )
     log_type, items_type = (
-        con.table(name).select("item_id").types[0] for name in ("source_rows", "source_items")
+        con.sql(f"select item_id from {name}").types[0] for name in ("source_log", "source_items")
     )
     if log_type != items_type:
         raise InputError(

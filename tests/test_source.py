@@ -39,6 +39,29 @@ def test_every_kind_of_source_reads_the_same(tmp_path: Path) -> None:
     assert not any(one.reused for one in made)
 
 
+@pytest.mark.parametrize("far", [0, 2**31 - 1 - 14, 2**31 - 14, -(2**31) - 10, -(2**31) - 11, 2**40])
+def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int) -> None:
+    """Items 10 to 14 moved to both ends of four bytes, and past them: the same tables, ids and schema."""
+    items = {i for _, i, *_ in LOG}
+    assert (min(items), max(items)) == (10, 14)
+    moved = [(u, i + far, *rest) for u, i, *rest in LOG]
+    made = {}
+    for source, rows in {"log.parquet": LOG, "moved.parquet": moved, "moved.csv": moved}.items():
+        write(tmp_path / source, rows)
+        config = config_of(tmp_path, source={"files": str(tmp_path / source)})
+        prepare(config, quiet)
+        shift = far if rows is moved else 0
+        made[source] = [
+            rows_of(config, f"select * replace (item_id - {shift} as item_id) from pairs order by all"),
+            rows_of(config, "from targets order by all"),
+            rows_of(config, "from profile_columns order by all"),
+            rows_of(config, "select typeof(item_id) from items union select typeof(user_id) from users"),
+        ]
+    assert made["moved.parquet"] == made["moved.csv"] == made["log.parquet"]
+    assert made["log.parquet"][-1] == [("BIGINT",)]
+    assert ("log.user_id", "BIGINT") in made["log.parquet"][2]
+
+
 def test_times_are_read_as_utc(tmp_path: Path) -> None:
     """Warsaw is two hours ahead in May: 22:30 UTC on the 30th is still before the 31st."""
     stamps = ["2024-05-01", "2024-05-30T23:59:59.5Z", "2024-05-31 00:30:00+02:00", "2024-05-31T00:00"]
