@@ -27,6 +27,7 @@ from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -47,7 +48,12 @@ COPIED = 2**26  # floats, 256 MiB: no cache holds them
 WARM, REPEATS, CALLS = 3, 5, 3  # steps before the timed ones; runs of a rate, and calls of a run
 FLOAT, INDEX = 4, 4  # bytes
 # A value, or the size of an answer, that the host waits for; repeat_interleave asks for two values.
-WAITS = {"aten::_local_scalar_dense": "value", "aten::nonzero": "nonzero", "aten::_unique2": "unique"}
+WAITS = {
+    "aten::_local_scalar_dense": "value",
+    "aten::nonzero": "nonzero",
+    "aten::_unique2": "unique",
+    "aten::bincount": "bincount",
+}
 
 
 class Part(NamedTuple):
@@ -291,27 +297,35 @@ def line(name: str, amounts: Any, ms: Any, rate: str = "") -> str:
 def profiled(trainer: Trainer, steps: int, device: torch.device) -> str:
     """How often the host waits for the GPU (on CPU: would), and where the time goes."""
     gpu = device.type == "cuda"
-    profiler = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu])
-    timed(trainer, steps, device, profiler)
-    events: list[Any] = list(profiler.events())
+    events = profile_of(trainer, steps, device)
+    top = events.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=15)
     if gpu:
-        found = Counter(event.name for event in events if event.name == "cudaStreamSynchronize")
-    else:
-        found = Counter(WAITS[event.name] for event in events if event.name in WAITS and not of_rows(event))
+        found = Counter(event.name for event in events.events() if event.name == "cudaStreamSynchronize")
+    else:  # what a GPU is asked for in place of what a CPU is
+        with mock.patch.object(sampling, "runs_behind", return_value=True):
+            events = profile_of(trainer, steps, device)
+        asked = [event for event in events.events() if event.name in WAITS and not is_adams(event)]
+        found = Counter(WAITS[event.name] for event in asked)
     each = found.total() / steps
-    kinds = ", ".join(f"{name} {count / steps:g}" for name, count in found.items())
-    top = profiler.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=15)
+    kinds = ", ".join(f"{name} {count / steps:g}" for name, count in found.items()) or "none"
     return (
-        f"{'waits' if gpu else 'would wait, in each part of a batch,'} for a GPU: {each:g} a step ({kinds}), "
+        f"{'waits' if gpu else 'would wait'} for a GPU: {each:g} a step ({kinds}), "
         f"{each * trainer.steps:,.0f} in an epoch's {trainer.steps:,} steps\n\n{top}"
     )
 
 
-def of_rows(event: Any) -> bool:
-    """Is it RowAdam asking how many rows it has? It does on CPU alone."""
-    while event is not None and not event.name.startswith("Optimizer.step"):
+def is_adams(event: Any) -> bool:
+    """Is it torch's fused Adam reading its own count of steps? On a GPU the kernel does."""
+    while event is not None and event.name != "aten::_fused_adam_":
         event = event.cpu_parent
     return event is not None
+
+
+def profile_of(trainer: Trainer, steps: int, device: torch.device) -> profile:
+    gpu = device.type == "cuda"
+    profiler = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu])
+    timed(trainer, steps, device, profiler)
+    return profiler
 
 
 if __name__ == "__main__":

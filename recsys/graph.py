@@ -70,13 +70,14 @@ def _sums(bags: Bags, dense: Tensor) -> Tensor:
 
 def adjacency(data: DeviceInteractions) -> Matrix:
     """(U, I): D_u^-1/2 R D_i^-1/2, the graph that LightGCN (He et al. 2020, eq. 3) sums over."""
-    return matrix(data.user, data.item, _edges(data, data.user, data.item), data.n_users, data.n_items)
+    weight = _edges(data, baselines.popularity(data), data.user, data.item)  # (N,)
+    return matrix(data.user, data.item, weight, data.n_users, data.n_items)
 
 
-def _edges(data: DeviceInteractions, users: Tensor, items: Tensor) -> Tensor:
-    """(N,), (N,) -> (N,): the weight of each edge."""
+def _edges(data: DeviceInteractions, popularity: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """(I,), (N,), (N,) -> (N,): the weight of each edge."""
     of_user = data.offsets.diff()[users]  # (N,)
-    return of_user.float().rsqrt() * baselines.popularity(data)[items].rsqrt()
+    return of_user.float().rsqrt() * popularity[items].rsqrt()
 
 
 def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[Tensor, Tensor]:
@@ -154,7 +155,8 @@ class GraphSpace(nn.Module):
         self.users, self.items = nn.Parameter(users.clone()), nn.Parameter(items.clone())
         self.hops, self.temperature = hops, temperature
         self.data, self.graph = data, adjacency(data)
-        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+        self.popularity = baselines.popularity(data)  # (I,)
+        log_count = self.popularity.clamp_min(1).log()  # (I,)
         self.bias = popularity_power * (log_count - log_count.max())  # (I,), <= 0
 
     def towers(self) -> tuple[Tensor, Tensor]:
@@ -190,7 +192,9 @@ def history_loss(
     row, own = sampling.histories(data, users, total)  # (H,)
     count = (data.offsets[users + 1] - data.offsets[users]).to(model.bias.dtype)  # (B,)
     shape = len(users), data.n_items
-    user, item = model.anchors_and_items(users, matrix(row, own, _edges(data, users[row], own), *shape))
+    user, item = model.anchors_and_items(
+        users, matrix(row, own, _edges(data, model.popularity, users[row], own), *shape)
+    )
     of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), *shape)
     near = (user * times(of_users, item)).sum() / model.temperature + model.bias[own].sum()
     chosen = item.index_select(0, candidates)  # (C, D)

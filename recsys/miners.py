@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad, threshold
 
+from recsys import sampling
+
 INF = float("inf")
 MOST_TRIPLETS = 2**24  # of `every`: its three indices then take 384 MiB
 PASSES = 16  # positives of a row, each with a pass over its distances; sorting them serves more at once
@@ -26,11 +28,16 @@ CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REA
 
 
 class Triplets(NamedTuple):
-    """Row `anchor`, column `positive` of d_pos and column `negative` of d_neg, (T,) int64 each."""
+    """Row `anchor`, column `positive` of d_pos and column `negative` of d_neg, (T,) int64 each.
+
+    Where the host runs ahead of the device T is fixed, and `real` (T,) says which are triplets: the others
+    have any negative. None: all are.
+    """
 
     anchor: Tensor
     positive: Tensor
     negative: Tensor
+    real: Tensor | None = None
 
     def distances(self, d_pos: Tensor, d_neg: Tensor) -> tuple[Tensor, Tensor]:
         """(A, K), (A, C) -> (T,), (T,): d(a, p) and d(a, n), with gradient to these entries alone."""
@@ -151,10 +158,10 @@ def hardest(
     """
     if d_pos.numel() == 0 or d_neg.numel() == 0:
         return _no_triplets(d_pos)
-    far_d, far = d_pos.max(1)  # (A,)
+    far_d, far = d_pos.max(1, keepdim=True)  # (A, 1)
     near_d, near = _by_rows(_least, d_neg)  # (A,)
-    anchor = ((far_d > -INF) & (near_d < INF)).nonzero()[:, 0]  # (T,)
-    return Triplets(anchor, far[anchor], near[anchor])
+    triplets = _compact((far_d > -INF) & (near_d < INF)[:, None], near[:, None])
+    return triplets._replace(positive=far[triplets.anchor, 0])
 
 
 @torch.no_grad()
@@ -235,6 +242,10 @@ def _least(d: Tensor) -> tuple[Tensor, Tensor]:
 
 def _compact(found: Tensor, negative: Tensor) -> Triplets:
     """(A, K) is there a triplet, and its negative -> Triplets, row after row."""
+    if sampling.runs_behind(found.device):
+        place, width = torch.arange(found.numel(), device=found.device), found.shape[1]  # (T,)
+        any_negative = torch.where(found, negative, 0).view(-1)  # (T,)
+        return Triplets(place // width, place % width, any_negative, found.view(-1))
     anchor, k = found.nonzero(as_tuple=True)  # (T,)
     return Triplets(anchor, k, negative[anchor, k])
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from recsys import sampling
+
 
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1) without momentum, beta_1 = 0, at the cost of the touched rows.
@@ -69,8 +71,8 @@ def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[st
 def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Sparse (N, D) or (N,), T entries -> row numbers (R,) and each row's sum (R, D) or (R,).
 
-    On CPU R are the different rows. Elsewhere R = T, so that the host need not wait to learn how many there
-    are: the last row fills up the rest with copies of itself, and writing it again changes nothing.
+    On CPU R are the different rows. Where the host runs ahead R = T, so that it need not wait to learn how
+    many there are: the last row fills up the rest with copies of itself, whose writing changes nothing.
     Sums are taken in the order of the entries, so their bits repeat.
     """
     number, values = gradient._indices()[0], gradient._values()  # (T,), (T, D)
@@ -79,11 +81,12 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     ascending, order = _sorted(number)  # (T,)
     place = (ascending.diff(prepend=ascending[:1]) != 0).cumsum(0)  # (T,): 0 to R - 1
     last = place[-1]
-    n = int(last) + 1 if number.device.type == "cpu" else len(number)
+    behind = sampling.runs_behind(number.device)
+    n = len(number) if behind else int(last) + 1
     start = torch.searchsorted(place, torch.arange(n + 1, device=number.device))  # (R + 1,)
     flat = values.view(len(number), -1)  # (T, D), or (T, 1) of a vector
     sums = embedding_bag(order, flat, start, mode="sum", include_last_offset=True)  # (R, D)
-    if number.device.type != "cpu":
+    if behind:
         filled = torch.arange(n, device=number.device).minimum(last)  # (R,)
         start, sums = start[filled], sums[filled]
     return ascending[start[:n]], sums.view(n, *values.shape[1:])

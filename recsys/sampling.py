@@ -6,7 +6,7 @@ R ranges of W numbers, P classes of a batch, K rows of each, L labels, T triplet
 interaction.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -47,14 +47,28 @@ def to_device(interactions: Interactions, device: torch.device) -> DeviceInterac
     )
 
 
+class Batch(NamedTuple):
+    """Interactions that are learned from at once."""
+
+    users: Tensor  # (B,) int64
+    items: Tensor  # (B,) int64
+    rows: Tensor  # (B,) int64, of the data
+    entries: int | None  # of the histories of all `users`; None on CPU, where one may ask when it matters
+
+
+def runs_behind(device: torch.device) -> bool:
+    """Does the host wait for the device before it knows a value, or a shape that depends on values?"""
+    return device.type != "cpu"
+
+
 def batches(
     data: DeviceInteractions,
     size: int,
     generator: torch.Generator,
     weights: Tensor | None = None,
     begun: tuple[Tensor, int] | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """One epoch of (users, items, rows of the data), (B,) int64 each, in random order.
+) -> Iterator[Batch]:
+    """One epoch in random order.
 
     Every row once; with `weights` (N,), as from balance(), N draws with replacement in proportion to them.
     `begun` is the generator's state at the start of an epoch and how many of its batches were taken: it goes
@@ -62,20 +76,32 @@ def batches(
     Raises ValueError unless weights are N, finite, >= 0 and not all 0.
     """
     n, device = len(data.user), data.user.device
-    skipped = begun[1] if begun else 0
+    now = generator.get_state()
+    if begun:
+        generator.set_state(begun[0].cpu())  # where such states live, whatever the generator's device
     if weights is None:
-        now = generator.get_state()
-        if begun:
-            generator.set_state(begun[0].cpu())  # where such states live, whatever the generator's device
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
-        if begun:
-            generator.set_state(now)
-        parts: Iterable[Tensor] = torch.split(order, size)[skipped:]
     else:
-        total = _units(weights, n).cumsum(0)  # (N,)
-        parts = (_drawn(total, min(size, n - start), generator) for start in range(skipped * size, n, size))
-    for rows in parts:
-        yield data.user.index_select(0, rows).long(), data.item.index_select(0, rows).long(), rows
+        order = _drawn(_units(weights, n).cumsum(0), n, generator)  # (N,)
+    if begun:
+        generator.set_state(now)
+    parts = torch.split(order, size)
+    entries = history_entries(data, order, size) if runs_behind(device) else [None] * len(parts)
+    for rows, total in list(zip(parts, entries, strict=True))[begun[1] if begun else 0 :]:
+        users, items = (of.index_select(0, rows).long() for of in (data.user, data.item))  # (B,)
+        yield Batch(users, items, rows, total)
+
+
+def history_entries(data: DeviceInteractions, order: Tensor, size: int) -> list[int]:
+    """(N,) rows, `size` a batch -> the interactions of each batch's users: what histories() asks of the host.
+
+    The host waits once for all.
+    """
+    length = data.offsets.diff().index_select(0, data.user.index_select(0, order))  # (N,)
+    starts = torch.arange(0, len(order), size, device=order.device)
+    ends = (starts + size).clamp_max(len(order))
+    up_to = torch.nn.functional.pad(length.cumsum(0), (1, 0))  # (N + 1,)
+    return (up_to.index_select(0, ends) - up_to.index_select(0, starts)).tolist()
 
 
 def balance(data: DeviceInteractions, user_power: float, item_power: float) -> Tensor:
@@ -158,6 +184,21 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     column.index_copy_(0, candidates, first)
     column = column.index_select(0, item.index_select(0, place))  # (G,)
     return _ranges(row * len(candidates) + column, (last - first).index_select(0, column))[1]
+
+
+def known_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
+    """(A,), (C,) ascending -> (A, C): 1.0 if the user has the candidate, and 0.0.
+
+    What known() tells, where the host runs ahead: every shape follows from A, C and `entries`, those of the
+    histories of `users`, so it need not wait.
+    """
+    row, item = histories(data, users, entries)  # (H,)
+    column = candidates.new_full((data.n_items,), len(candidates))  # (I,): what is no candidate has one more
+    first = torch.searchsorted(candidates, candidates)  # (C,): an item may be drawn several times
+    column.index_copy_(0, candidates, first)  # copies of one item write the same number
+    mask = torch.zeros(len(users), len(candidates) + 1, device=users.device)  # (A, C + 1)
+    mask.view(-1).index_fill_(0, row * (len(candidates) + 1) + column.index_select(0, item), 1)
+    return mask.index_select(1, first)
 
 
 def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:

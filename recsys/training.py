@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 from recsys import miners, sampling
 from recsys.miners import INF, Miner, Triplets
 from recsys.models import MetricSpace, rows
-from recsys.sampling import CandidateSampler, DeviceInteractions
+from recsys.sampling import Batch, CandidateSampler, DeviceInteractions
 
 NEARLY_0 = 1e-30  # over 1, for what is a negative, nothing beside a distance; over 0 infinite
 
@@ -74,9 +74,8 @@ class Position(NamedTuple):
 
     began: Tensor  # the generator's state before the epoch
     steps: int  # done
-    totals: Tensor  # (2,): sums of the loss and of what was active
+    totals: Tensor  # (3,) float64: the loss, what of it was active, and all triplets or lists, summed
     interactions: int
-    found: int  # triplets, or lists
 
 
 class EpochStats(NamedTuple):
@@ -116,16 +115,17 @@ def train_epoch(
     """
     importance = data.weight.pow(weight_power)  # (N,)
     importance = importance / importance.mean()
-    block = miners.BLOCK if data.user.device.type == "cpu" else sys.maxsize
+    block = sys.maxsize if sampling.runs_behind(data.user.device) else miners.BLOCK
     if begun is None:
-        zeros = torch.zeros(2, device=data.user.device)  # sums over the epoch, read once at its end
-        began, steps, totals, n, found = generator.get_state(), 0, zeros, 0, 0
+        # sums over the epoch, read once at its end
+        zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
+        began, steps, totals, n = generator.get_state(), 0, zeros, 0
         left = sampling.batches(data, batch_size, generator, row_weights)
     else:
-        began, steps, totals, n, found = begun
+        began, steps, totals, n = begun
         left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
     for batch in left:
-        users, items, interactions = batch  # (B,)
+        users, items, interactions, _ = batch  # (B,)
         anchor = model.anchors(users, items, generator)  # (B, D)
         parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows
         mined: list[Mined] = []
@@ -140,6 +140,9 @@ def train_epoch(
             mined = [_with_gradient(model, anchor, mined)]
         parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
         each, row = (torch.cat(part) for part in zip(*parts, strict=True))
+        real = mined[0].triplets.real if len(mined) == 1 else None
+        if real is not None:
+            each = each * real
         weighted = each * importance.index_select(0, interactions).index_select(0, row)
         # A row without a triplet counts as one without loss; several triplets a row count their mean.
         loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
@@ -152,14 +155,15 @@ def train_epoch(
         optimizer.step()
 
         with torch.no_grad():
-            totals = totals + torch.stack([loss, (each > 0).sum()])
-        n, found, steps = n + len(users), found + len(each), steps + 1
+            found = torch.full_like(loss, len(each)) if real is None else real.sum()
+            totals = totals + torch.stack([loss, (each > 0).sum(), found])
+        n, steps = n + len(users), steps + 1
         tick(len(users))
-        told(Position(began, steps, totals, n, found))
-    total, active = totals.tolist()
+        told(Position(began, steps, totals, n))
+    total, active, triplets = totals.tolist()
     if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
         raise FloatingPointError(f"loss = {total / n} or an embedding is not finite: lower the learning_rate")
-    return EpochStats(total / n, found / n, active / max(found, 1))
+    return EpochStats(total / n, triplets / n, active / max(triplets, 1))
 
 
 @torch.no_grad()
@@ -176,10 +180,12 @@ def sample_triplets(
     """What would be mined now from one batch of `size` interactions; nothing is learned or remembered."""
     batch = next(sampling.batches(data, size, generator))
     sampler = copy.copy(sampler)  # a draw puts another memory in its place
-    anchor = model.anchors(batch[0], batch[1], generator)
+    anchor = model.anchors(batch.users, batch.items, generator)
     (lists,) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
     mined = _mined(model, lists, objective, generator)
-    return mined if objective.every_candidate else _with_gradient(model, anchor, [mined]), lists
+    if objective.every_candidate:
+        return mined, lists
+    return _with_gradient(model, anchor, [_real(mined)]), lists
 
 
 def _lists(
@@ -187,7 +193,7 @@ def _lists(
     data: DeviceInteractions,
     sampler: CandidateSampler,
     objective: Objective,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     anchor: Tensor,
     offline: Tensor | None,
     generator: torch.Generator,
@@ -198,7 +204,7 @@ def _lists(
     Parts that a CPU's caches hold are several times as fast as whole large batches, whose memory the system
     gives anew each time.
     """
-    users, items, _ = batch  # (B,)
+    users, items, *_ = batch  # (B,)
     learns = torch.is_grad_enabled() and objective.every_candidate
     with torch.set_grad_enabled(learns):
         d_own = model.pair_distance(anchor, items)  # (B,)
@@ -227,39 +233,39 @@ def _shared(
     model: MetricSpace,
     data: DeviceInteractions,
     sampler: CandidateSampler,
-    batch: tuple[Tensor, Tensor, Tensor],
+    batch: Batch,
     generator: torch.Generator,
 ) -> tuple[int, Measured]:
     """One draw of C candidates for all rows, but for what a user has and what was not on sale."""
-    users, items, interactions = batch  # (B,)
+    users, items, interactions, entries = batch  # (B,)
     candidates = sampler.draw(items, generator).sort().values  # (C,)
     points = model.points(candidates)  # (C, D), (C,)
-    known = sampling.known(data, users, candidates)  # (Q,)
+    if entries is None:
+        known = sampling.known(data, users, candidates)  # (Q,)
+    else:
+        known = sampling.known_mask(data, users, candidates, entries)  # (B, C)
     ranks = sampling.sale_ranks(data, candidates, data.time.index_select(0, interactions))
     nearly_0 = torch.full((), NEARLY_0, device=users.device)
 
     def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        start, end = (row * len(candidates) for row in (here.start, here.stop))
-        taken = known
-        if len(point) < len(users):
-            first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
-            taken = known[first:last] - start
         negative = sampling.available(ranks, here)  # (b, C)
-        negative.view(-1).index_fill_(0, taken, 0)
+        if entries is None:
+            start, end = (row * len(candidates) for row in (here.start, here.stop))
+            first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
+            negative.view(-1).index_fill_(0, known[first:last] - start, 0)
+        else:
+            negative *= 1 - known[here]
         d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): nothing more, or infinite
         return candidates.expand(len(point), -1), d, negative.sum(1)
 
     return len(candidates), measured
 
 
-def _own_candidates(
-    model: MetricSpace, offline: Tensor, batch: tuple[Tensor, Tensor, Tensor]
-) -> tuple[int, Measured]:
+def _own_candidates(model: MetricSpace, offline: Tensor, batch: Batch) -> tuple[int, Measured]:
     """Each row's own, of offline (N, M), which were mined before."""
-    interactions = batch[2]  # (B,)
 
     def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidate = offline[interactions[here]]  # (b, M)
+        candidate = offline[batch.rows[here]]  # (b, M)
         real = candidate >= 0  # (b, M)
         candidate = candidate.clamp_min(0)
         d = torch.where(real, model.pair_distance(point, candidate), INF)  # (b, M)
@@ -291,13 +297,29 @@ def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: to
     )
 
 
+def _real(mined: Mined) -> Mined:
+    """Less what is no triplet; the host waits to learn how many are. Distances are not there yet."""
+    if mined.triplets.real is None:
+        return mined
+    kept = mined.triplets.real.nonzero()[:, 0]  # (T,)
+    triplets = Triplets(*(part[kept] for part in mined.triplets[:3]))
+    rank = mined.rank[kept] if len(mined.rank) else mined.rank
+    of_triplets = (part[kept] for part in (mined.user, mined.positive, mined.negative))
+    return Mined(triplets, mined.d_pos, mined.d_neg, rank, *of_triplets)
+
+
 def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
     """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed here.
 
-    Few entries of the matrix are mined: this is quicker than the whole one's gradient.
+    Few entries of the matrix are mined: this is quicker than the whole one's gradient. Of several parts, as
+    a CPU has them, all triplets are real.
     """
-    triplets = Triplets(*map(torch.cat, zip(*(part.triplets for part in parts), strict=True)))
-    whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
+    if len(parts) == 1:
+        (whole,) = parts
+        triplets = whole.triplets
+    else:
+        triplets = Triplets(*map(torch.cat, zip(*(part.triplets[:3] for part in parts), strict=True)))
+        whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
     beside = torch.stack([whole.positive, whole.negative], 1)  # (T, 2)
     d = model.pair_distance(rows(anchor, triplets.anchor), beside)  # (T, 2)
     return whole._replace(d_pos=d[:, 0], d_neg=d[:, 1])

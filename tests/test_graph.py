@@ -228,6 +228,37 @@ def test_what_the_listener_raises_ends_the_fit_between_two_steps():
     assert not torch.equal(model.items, space().items)
 
 
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_the_host_never_waits_inside_a_step(hops):
+    """On the device 'meta', whose tensors have no values, so that asking for one is an error."""
+    meta = torch.device("meta")
+    model = space(hops=hops)
+
+    def moved(value):
+        if isinstance(value, tuple):
+            return type(value)(*map(moved, value))
+        return value.to(meta) if isinstance(value, torch.Tensor) else value
+
+    for name in ("data", "graph", "bias", "popularity"):
+        setattr(model, name, moved(getattr(model, name)))
+    model.to(meta)
+    optimizer = torch.optim.Adam(model.parameters(), 0.1)
+    sampler = sampling.CandidateSampler(
+        on_device(), in_batch=0, uniform=0, popular=20, popularity_power=1.0, memory=0
+    )
+    vars(sampler).update({name: moved(part) for name, part in vars(sampler).items()})
+    users = torch.arange(16, device=meta)
+    for total in (99, 123):
+        drawn = sampler.draw(users[:0], torch.Generator())
+        loss = history_loss(model, users, drawn, sampler.log_q(drawn), total)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    assert model.users.grad.shape == model.users.shape
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
+
+
 def test_every_user_comes_once_before_any_comes_again(monkeypatch):
     seen = []
     real = graph.history_loss

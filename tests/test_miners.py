@@ -93,7 +93,7 @@ each_miner = pytest.mark.parametrize("mine", EVERY_MINER)
 
 
 def as_list(triplets):
-    return [tuple(triplet) for triplet in torch.stack(list(triplets), 1).tolist()]
+    return [tuple(triplet) for triplet in torch.stack(list(triplets[:3]), 1).tolist()]
 
 
 @pytest.mark.parametrize(("mine", "naive"), NAIVE)
@@ -286,7 +286,7 @@ def test_a_masked_pair_is_never_mined(mine, seed, a, c, grid):
     triplets = mine(d, positive, negative, MARGIN, seeded(seed))
     assert positive[triplets.anchor, triplets.positive].all()
     assert negative[triplets.anchor, triplets.negative].all()
-    assert all(part.dtype == torch.int64 and part.shape == triplets.anchor.shape for part in triplets)
+    assert all(part.dtype == torch.int64 and part.shape == triplets.anchor.shape for part in triplets[:3])
 
 
 @deterministic
@@ -357,7 +357,7 @@ def test_a_pair_shared_by_many_triplets_has_the_same_gradient_bits_each_time():
     positive = (torch.arange(200) < 40).expand(20, 200)
     triplets = every(d, positive, ~positive, MARGIN)
     order = torch.randperm(len(triplets.anchor), generator=seeded(0))  # so that threads meet at a pair
-    triplets = Triplets(*(part[order] for part in triplets))
+    triplets = Triplets(*(part[order] for part in triplets[:3]))
     gradients = []
     for _ in range(5):
         d.grad = None
@@ -461,7 +461,7 @@ def test_random_draws_as_pytorch_metric_learnings_random_triplets(seed):
     one = positive & (positive.cumsum(1) == 1)  # (A, C): the first positive alone
     ours = random(*(part.repeat(400, 1) for part in (d, one, negative)), MARGIN, seeded(seed))
     tables = torch.zeros(2, *d.shape)  # (2, A, C)
-    for table, (anchor, _, drawn) in zip(tables, (ours, theirs), strict=True):
+    for table, (anchor, _, drawn) in zip(tables, (ours[:3], theirs), strict=True):
         table.index_put_((anchor % len(d), drawn), torch.ones(len(anchor)), accumulate=True)
     assert torch.equal(tables[0].sum(1), tables[1].sum(1))  # 400 of each anchor that has both kinds
     assert torch.equal(tables[0] > 0, tables[1] > 0)

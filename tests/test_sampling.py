@@ -95,6 +95,35 @@ def test_known_in_a_larger_case():
     assert known.tolist() == [[(u, c) in taken for c in candidates.tolist()] for u in users.tolist()]
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), share=st.sampled_from([0.0, 0.1, 0.5]), seed=st.integers(0, 2**32 - 1))
+def test_the_mask_of_what_is_known_equals_its_places(data, share, seed):
+    n_users, n_items = 6, 9
+    pairs = on_device(random_pairs(seed, n_users, n_items, share), n_users, n_items)
+    users = torch.tensor(data.draw(st.lists(st.integers(0, n_users - 1), max_size=8)), dtype=torch.int64)
+    drawn = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
+    candidates = torch.tensor(drawn, dtype=torch.int64)
+    entries = len(sampling.histories(pairs, users)[0])
+    mask = sampling.known_mask(pairs, users, candidates, entries)
+    expected = torch.zeros(len(users), len(candidates))
+    expected.view(-1)[sampling.known(pairs, users, candidates)] = 1
+    assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_where_the_host_runs_ahead_batches_know_how_long_their_histories_are(size, weighted, monkeypatch):
+    data = on_device(random_pairs(1, 8, 12, 0.3), 8, 12)
+    weights = sampling.balance(data, 0.5, 0.5) if weighted else None
+    plain = list(sampling.batches(data, size, generator(0), weights))
+    monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
+    ahead = list(sampling.batches(data, size, generator(0), weights))
+    for ours, theirs in zip(ahead, plain, strict=True):
+        assert all(map(torch.equal, ours[:3], theirs[:3]))
+        assert ours.entries == len(sampling.histories(data, ours.users)[0])
+        assert theirs.entries is None
+
+
 def test_known_wants_candidates_in_order():
     data = on_device(random_pairs(0, 50, 400, 0.3), 50, 400)
     with pytest.raises(ValueError, match="candidates are in no order, allowed: ascending"):
@@ -115,21 +144,23 @@ def test_histories_equal_the_naive_loop():
 def test_an_epoch_is_every_interaction_once(size):
     pairs = random_pairs(1, 8, 12, 0.3)
     batches = list(sampling.batches(on_device(pairs, 8, 12), size, generator(0)))
-    rows = torch.cat([rows for _, _, rows in batches])
+    rows = torch.cat([batch.rows for batch in batches])
     assert sorted(rows.tolist()) == list(range(len(pairs)))
-    drawn = [pair for users, items, _ in batches for pair in zip(users.tolist(), items.tolist(), strict=True)]
+    drawn = [
+        pair for users, items, *_ in batches for pair in zip(users.tolist(), items.tolist(), strict=True)
+    ]
     assert sorted(drawn) == pairs
     assert drawn != pairs
-    sizes = [len(users) for users, _, _ in batches]
+    sizes = [len(batch.users) for batch in batches]
     assert sizes == [size] * (len(pairs) // size) + [len(pairs) % size] * (len(pairs) % size > 0)
-    assert all(part.dtype == torch.int64 for batch in batches for part in batch)
+    assert all(part.dtype == torch.int64 for batch in batches for part in batch[:3])
 
 
 def test_the_order_comes_from_the_generator_alone():
     data = on_device(random_pairs(1, 8, 12, 0.3), 8, 12)
 
     def order(source):
-        return torch.cat([torch.stack(batch) for batch in sampling.batches(data, 5, source)], 1)
+        return torch.cat([torch.stack(batch[:3]) for batch in sampling.batches(data, 5, source)], 1)
 
     source = generator(0)
     first, second = order(source), order(source)
@@ -164,8 +195,8 @@ def test_to_device_copies_and_takes_arrays_that_cannot_be_written():
     values = [data.user.tolist(), data.item.tolist(), data.weight.tolist(), data.offsets.tolist()]
     assert values == [[0, 1], [1, 0], [0.5, 2], [0, 1, 2, 2]]
     assert (data.n_users, data.n_items) == (3, 2)
-    pairs = list(itertools.chain.from_iterable(sampling.batches(data, 9, generator(0))))
-    assert [len(part) for part in pairs] == [2, 2, 2]
+    (batch,) = sampling.batches(data, 9, generator(0))
+    assert [len(part) for part in batch[:3]] == [2, 2, 2]
 
 
 def test_to_device_carries_the_spans_of_the_items():
@@ -215,13 +246,13 @@ def test_weighted_batches_are_drawn_in_proportion():
     n = len(data.user)
     weights = torch.arange(n) % 4 * torch.ones(n)
     epochs = [list(sampling.batches(data, 50, generator(seed), weights)) for seed in range(60)]
-    assert {tuple(len(rows) for _, _, rows in batches) for batches in epochs} == {(50, 50, 50, n - 150)}
-    rows = torch.cat([rows for batches in epochs for _, _, rows in batches])
+    assert {tuple(len(batch.rows) for batch in batches) for batches in epochs} == {(50, 50, 50, n - 150)}
+    rows = torch.cat([batch.rows for batches in epochs for batch in batches])
     assert follows(rows, weights)
-    for users, items, part in epochs[0]:
+    for users, items, part, _ in epochs[0]:
         assert torch.equal(users, data.user[part].long())
         assert torch.equal(items, data.item[part].long())
-    assert {part.dtype for batch in epochs[0] for part in batch} == {torch.int64}
+    assert {part.dtype for batch in epochs[0] for part in batch[:3]} == {torch.int64}
 
 
 def test_weighted_batches_follow_the_generator_and_no_scale_of_the_weights():
@@ -229,7 +260,7 @@ def test_weighted_batches_follow_the_generator_and_no_scale_of_the_weights():
     weights = sampling.balance(data, 0.5, 0.5)
 
     def rows(seed, weights):
-        return torch.cat([rows for _, _, rows in sampling.batches(data, 50, generator(seed), weights)])
+        return torch.cat([batch.rows for batch in sampling.batches(data, 50, generator(seed), weights)])
 
     first = rows(0, weights)
     torch.manual_seed(1)
@@ -296,7 +327,11 @@ def test_balanced_epochs_take_every_user_or_every_item_alike():
         totals = torch.zeros(count, dtype=torch.float64).index_add(0, of, weights)
         np.testing.assert_allclose(totals, there.double(), rtol=1e-12)
         rows = torch.cat(
-            [rows for seed in range(30) for *_, rows in sampling.batches(data, 64, generator(seed), weights)]
+            [
+                batch.rows
+                for seed in range(30)
+                for batch in sampling.batches(data, 64, generator(seed), weights)
+            ]
         )
         assert follows(of[rows], there)
         assert not follows(of[torch.randint(len(of), rows.shape, generator=generator(0))], there)
@@ -511,7 +546,7 @@ def test_log_q_is_what_simulation_finds(balanced):
     candidates = sampler(data, **numbers, weights=weights)
     source, counts = generator(0), torch.zeros(12)
     for epoch in range(1001):
-        for _, own, _ in sampling.batches(data, 48, source, weights):
+        for _, own, *_ in sampling.batches(data, 48, source, weights):
             drawn = candidates.draw(own, source)
             if epoch > 0:  # the memory is full
                 counts += torch.bincount(drawn, minlength=12)

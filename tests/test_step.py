@@ -54,7 +54,7 @@ def test_one_command_prints_parts_floor_and_share_of_every_trainer():
         assert named["floor"][-1] <= named["floor"][-3]
         for share, floor in zip(named[LAST[2]], (named["floor"][-3], named["floor"][-1]), strict=True):
             assert share == pytest.approx(100 * floor / named[LAST[1]][0], abs=0.1, rel=0.02)
-        assert f"{name}, would wait, in each part of a batch, for a GPU: " in ran.stdout
+        assert f"{name}, would wait for a GPU: 0 a step (none)" in ran.stdout
         assert text.count("Self CPU time total") == 1
 
 
