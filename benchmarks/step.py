@@ -38,7 +38,7 @@ from pipelines.bench_config import Bench
 from pipelines.config import Config
 from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.model import Choice
-from recsys import graph, models, sampling
+from recsys import graph, models, precision, sampling
 from recsys.interactions import Interactions
 from recsys.sampling import DeviceInteractions
 from recsys.training import sample_triplets
@@ -214,9 +214,11 @@ def rates(b: int, c: int, d: int, device: torch.device) -> list[float]:
     x, y, xy = (torch.rand(*shape, device=device) for shape in ((b, d), (c, d), (b, c)))  # as named
     of_x, of_y = torch.empty_like(x), torch.empty_like(y)  # (B, D), (C, D)
     products = ((x, y.T, torch.empty_like(xy)), (xy, y, of_x), (xy.T, x, of_y))
-    return [
-        2 * b * c * d / least(partial(torch.mm, one, other, out=out), device) for one, other, out in products
-    ]
+    with precision.of_training(device):
+        return [
+            2 * b * c * d / least(partial(torch.mm, one, other, out=out), device)
+            for one, other, out in products
+        ]
 
 
 def bandwidths(device: torch.device) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from pipelines.judge import Judge, Vectors
 from pipelines.model import popularity_vectors
 from pipelines.published import Data, read, sliced
 from pipelines.tuning import tuned
-from recsys import baselines, bundle, graph, models, spaces
+from recsys import baselines, bundle, graph, models, precision, spaces
 from recsys.distances import squared_euclidean
 from recsys.graph import GraphSpace
 from recsys.spaces import Space
@@ -572,15 +572,16 @@ def graph_fit(
     heard: Callable[[int, torch.Tensor], None] = lambda step, loss: None,
 ) -> None:
     settings = config.graph
-    graph.fit(
-        model,
-        steps=steps,
-        batch_users=settings.batch_users,
-        candidates=settings.candidates,
-        learning_rate=settings.learning_rate,
-        generator=torch.Generator(model.users.device).manual_seed(seed),
-        heard=heard,
-    )
+    with precision.of_training(model.users.device):
+        graph.fit(
+            model,
+            steps=steps,
+            batch_users=settings.batch_users,
+            candidates=settings.candidates,
+            learning_rate=settings.learning_rate,
+            generator=torch.Generator(model.users.device).manual_seed(seed),
+            heard=heard,
+        )
 
 
 def point(config: Bench, judge: Judge, vectors: Vectors, of: str, clock: Clock) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipelines import progress
 from pipelines.config import Config, Loss
 from pipelines.model import Choice
-from recsys import baselines, distances, health, losses, miners, models, sampling, spaces
+from recsys import baselines, distances, health, losses, miners, models, precision, sampling, spaces
 from recsys.distances import Distance, Mahalanobis
 from recsys.health import Health
 from recsys.miners import Miner
@@ -172,7 +172,8 @@ def one_epoch(
         tick(interactions)
         heard(interactions)
 
-    with progress.progress(f"epoch {epoch + 1}, {shown}", len(learner.data.user)) as tick:
+    learning = progress.progress(f"epoch {epoch + 1}, {shown}", len(learner.data.user))
+    with learning as tick, precision.of_training(learner.data.user.device):
         return train_epoch(
             learner.model,
             learner.optimizer,

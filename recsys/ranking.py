@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys import precision
 from recsys.sampling import DeviceInteractions, histories
 
 SCORES_AT_ONCE = 2**22  # 16 MiB, which stay near a CPU's cache and are not asked of the system anew
@@ -60,7 +61,8 @@ def _ranked(
     """(U, D), (I, D), (I,), (Q,) -> (Q, K); None where memory does not suffice, unless it is the last try."""
     try:
         # -(d^2 - |u|^2) / 2: a user's own square changes nothing in his order.
-        score = torch.addmm(half_squares, user_vectors[users], item_vectors.T, beta=-1)  # (Q, I)
+        with precision.exact():
+            score = torch.addmm(half_squares, user_vectors[users], item_vectors.T, beta=-1)  # (Q, I)
         if seen is not None:
             score[histories(seen, users)] = -torch.inf
         best, items = score.topk(k, dim=1)
