@@ -214,7 +214,7 @@ def rates(b: int, c: int, d: int, device: torch.device) -> list[float]:
     x, y, xy = (torch.rand(*shape, device=device) for shape in ((b, d), (c, d), (b, c)))  # as named
     of_x, of_y = torch.empty_like(x), torch.empty_like(y)  # (B, D), (C, D)
     products = ((x, y.T, torch.empty_like(xy)), (xy, y, of_x), (xy.T, x, of_y))
-    with precision.of_training(device):
+    with precision.of_training():
         return [
             2 * b * c * d / least(partial(torch.mm, one, other, out=out), device)
             for one, other, out in products

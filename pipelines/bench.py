@@ -572,7 +572,7 @@ def graph_fit(
     heard: Callable[[int, torch.Tensor], None] = lambda step, loss: None,
 ) -> None:
     settings = config.graph
-    with precision.of_training(model.users.device):
+    with precision.of_training():
         graph.fit(
             model,
             steps=steps,

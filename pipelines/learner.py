@@ -173,7 +173,7 @@ def one_epoch(
         heard(interactions)
 
     learning = progress.progress(f"epoch {epoch + 1}, {shown}", len(learner.data.user))
-    with learning as tick, precision.of_training(learner.data.user.device):
+    with learning as tick, precision.of_training():
         return train_epoch(
             learner.model,
             learner.optimizer,
@@ -320,10 +320,10 @@ def _distance_weighted(learner: Learner) -> Miner:
     dim = learner.model.items.shape[1]
 
     def mine(
-        d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
+        d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None, fixed: bool
     ) -> miners.Triplets:
         euclidean = (2 * d_neg).clamp_min(0).sqrt()  # (B, C)
-        return miners.distance_weighted(d_pos, euclidean, margin, generator, dim=dim)
+        return miners.distance_weighted(d_pos, euclidean, margin, generator, fixed, dim=dim)
 
     return mine
 

@@ -228,7 +228,7 @@ def _build(config: Config, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]
         with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
             # kept until it closes: pages given back between two steps are cleared anew
             con.execute("set block_allocator_memory = ?", [config.prepare.memory_limit])
-        # 16 kB doubled fill what a row group has of one column; from 2 kB a fifth of the memory stays empty
+        # A column's segments double: from 16 kB they end about where a row group does, and waste the least
         con.execute("set initial_column_segment_size = 16384")
         con.execute("set temp_directory = ?", [str(scratch / "spill")])
         con.execute("set timezone = 'UTC'")

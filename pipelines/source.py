@@ -60,7 +60,13 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
         small = _small_ids(con, source, query)
         held = ", ".join(f"cast({name} as integer) as {name}" for name in small)
         rows = f"select * replace ({held}) from (\n{query}\n)" if small else query
-        con.execute(f"create temp table source_rows as\n{rows}")
+        try:
+            con.execute(f"create temp table source_rows as\n{rows}")
+        except duckdb.ConversionException:
+            if not small:
+                raise
+            small = []  # a larger id has come since they were looked at
+            con.execute(f"create temp table source_rows as\n{query}")
     as_read = {name: f"cast({name} as bigint)" for name in small}
     shown = ", ".join(
         f"{as_read.get(name, name) if found else absent} as {name}"
@@ -76,18 +82,25 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
 def _small_ids(con: duckdb.DuckDBPyConnection, source: Source, query: str) -> list[str]:
     """Which ids are whole numbers that four bytes hold; a large log held so is spilled less.
 
-    Asked of what keeps statistics, Parquet and tables: anything else would be read twice.
+    From 0 on: of these alone DuckDB's hash, and so the fingerprint, is that of BIGINT. Asked of Parquet files
+    and of tables, which have statistics or are quick to read in two columns: all else would be read twice.
     """
-    if source.table is None and not (source.files or "").lower().endswith(".parquet"):
+    is_table = (
+        source.table is not None
+        and con.execute(
+            "select 1 from duckdb_tables() where database_name = current_database() and table_name = ?",
+            [source.table.rpartition(".")[2]],
+        ).fetchall()
+    )
+    if not (is_table or (source.files or "").lower().endswith(".parquet")):
         return []
     read = con.sql(query)
     whole = [name for name, type_ in zip(read.columns, read.types, strict=True) if type_ == "BIGINT"]
-
-    def fits(name: str) -> bool:
-        bounds = f"min({name}) >= -2147483648 and max({name}) <= 2147483647"
-        return bool(con.execute(f"select {bounds} from ({query})").fetchall()[0][0])
-
-    return [name for name in whole if fits(name)]
+    if not whole:
+        return []
+    fits = ", ".join(f"min({name}) >= 0 and max({name}) <= 2147483647" for name in whole)
+    (found,) = con.execute(f"select {fits} from (\n{query}\n)").fetchall()
+    return [name for name, one in zip(whole, found, strict=True) if one]
 
 
 def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:

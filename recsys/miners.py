@@ -1,11 +1,12 @@
 """Miners: which triplets to learn from, of the distances of anchors to their positives and to candidates.
 
-Each is a function (d_pos, d_neg, margin, generator) -> Triplets; smaller is closer. `d_pos` (A, K) holds each
-anchor's positives, -inf where it has fewer than K; `d_neg` (A, C) the candidates, inf where one may not be
-pushed away, as the anchor is known to like it. `in_matrix` makes both of one matrix and its masks, as labels
-give them. A miner that needs no margin or no generator leaves it unread; of equal distances the first column
-is taken. Mining sees no gradient. Arrays of (A, C) are made a block of rows at a time, but for `every` and
-`in_matrix`.
+Each is a function (d_pos, d_neg, margin, generator, fixed) -> Triplets; smaller is closer. `d_pos` (A, K)
+holds each anchor's positives, -inf where it has fewer than K; `d_neg` (A, C) the candidates, inf where one
+may not be pushed away, as the anchor is known to like it. `in_matrix` makes both of one matrix and its masks,
+as labels give them. A miner that needs no margin or no generator leaves it unread; of equal distances the
+first column is taken. How many triplets there are is told by the distances, and the host of a GPU waits to
+learn it: `fixed` asks for one of each positive or anchor in its place, real or not (see Triplets). Mining
+sees no gradient. Arrays of (A, C) are made a block of rows at a time, but for `every` and `in_matrix`.
 Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of an anchor, T triplets,
 G groups of columns.
 """
@@ -16,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, pad, threshold
-
-from recsys import sampling
 
 INF = float("inf")
 MOST_TRIPLETS = 2**24  # of `every`: its three indices then take 384 MiB
@@ -30,8 +29,8 @@ CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REA
 class Triplets(NamedTuple):
     """Row `anchor`, column `positive` of d_pos and column `negative` of d_neg, (T,) int64 each.
 
-    Where the host runs ahead of the device T is fixed, and `real` (T,) says which are triplets: the others
-    have any negative. None: all are.
+    `real` (T,) says which are triplets, where their number is fixed: the others have any negative, and what
+    stands for a positive may be padding. None: all are.
     """
 
     anchor: Tensor
@@ -44,7 +43,7 @@ class Triplets(NamedTuple):
         return _entries(d_pos, self.anchor, self.positive), _entries(d_neg, self.anchor, self.negative)
 
 
-Miner = Callable[[Tensor, Tensor, float, torch.Generator | None], Triplets]
+Miner = Callable[[Tensor, Tensor, float, torch.Generator | None, bool], Triplets]
 
 
 def in_matrix(
@@ -69,12 +68,18 @@ def in_matrix(
     real, column = _positives(positive)  # (A, K)
     d_pos = torch.where(real, d.detach().gather(1, column), -INF)  # (A, K)
     d_neg = torch.where(negative, d.detach(), INF)  # (A, C)
-    triplets = mine(d_pos, d_neg, margin, generator)
+    triplets = mine(d_pos, d_neg, margin, generator, False)
     return triplets._replace(positive=column[triplets.anchor, triplets.positive])
 
 
 @torch.no_grad()
-def random(d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None = None) -> Triplets:
+def random(
+    d_pos: Tensor,
+    d_neg: Tensor,
+    margin: float,
+    generator: torch.Generator | None = None,
+    fixed: bool = False,
+) -> Triplets:
     """For each positive pair one negative of its row, each as likely as any other.
 
     Raises ValueError without a generator.
@@ -91,14 +96,21 @@ def random(d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generat
         return (seen > 0).expand_as(drawn), drawn
 
     found, drawn = _by_rows(draw, d_neg, u)  # (A, K)
-    return _compact((d_pos != -INF) & found, drawn)
+    return _triplets((d_pos != -INF) & found, drawn, fixed)
 
 
 @torch.no_grad()
-def every(d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None = None) -> Triplets:
+def every(
+    d_pos: Tensor,
+    d_neg: Tensor,
+    margin: float,
+    generator: torch.Generator | None = None,
+    fixed: bool = False,
+) -> Triplets:
     """All triplets: each positive pair with each negative of its row, in order of row, positive, negative.
 
-    Counted before they are made: raises ValueError for more than MOST_TRIPLETS.
+    As many as there are, whatever is `fixed`. Counted before they are made: raises ValueError for more than
+    MOST_TRIPLETS.
     """
     positive, negative = d_pos != -INF, d_neg != INF  # (A, K), (A, C)
     seen = negative.sum(1)  # (A,)
@@ -118,7 +130,11 @@ def every(d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generato
 
 @torch.no_grad()
 def semi_hard(
-    d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None = None
+    d_pos: Tensor,
+    d_neg: Tensor,
+    margin: float,
+    generator: torch.Generator | None = None,
+    fixed: bool = False,
 ) -> Triplets:
     """For each positive pair the nearest negative with d(a,p) < d(a,n) < d(a,p) + m; none, no triplet.
 
@@ -145,12 +161,16 @@ def semi_hard(
         return torch.where(near_d > d_pos, near_d, INF), by_distance.gather(1, place)
 
     near_d, near = _by_rows(nearest_behind, d_neg, d_pos)  # (A, K): inside the margin, or none is
-    return _compact(near_d < d_pos + margin, near)
+    return _triplets(near_d < d_pos + margin, near, fixed)
 
 
 @torch.no_grad()
 def hardest(
-    d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None = None
+    d_pos: Tensor,
+    d_neg: Tensor,
+    margin: float,
+    generator: torch.Generator | None = None,
+    fixed: bool = False,
 ) -> Triplets:
     """Each anchor's farthest positive with its nearest negative; at most one triplet a row.
 
@@ -160,7 +180,7 @@ def hardest(
         return _no_triplets(d_pos)
     far_d, far = d_pos.max(1, keepdim=True)  # (A, 1)
     near_d, near = _by_rows(_least, d_neg)  # (A,)
-    triplets = _compact((far_d > -INF) & (near_d < INF)[:, None], near[:, None])
+    triplets = _triplets((far_d > -INF) & (near_d < INF)[:, None], near[:, None], fixed)
     return triplets._replace(positive=far[triplets.anchor, 0])
 
 
@@ -170,6 +190,7 @@ def distance_weighted(
     d_neg: Tensor,
     margin: float,
     generator: torch.Generator | None = None,
+    fixed: bool = False,
     *,
     dim: int,
 ) -> Triplets:
@@ -206,7 +227,7 @@ def distance_weighted(
         return weight.gather(1, drawn) > 0, drawn
 
     found, drawn = _by_rows(draw, d_neg, u)  # (A, K)
-    return _compact((d_pos != -INF) & found, drawn)
+    return _triplets((d_pos != -INF) & found, drawn, fixed)
 
 
 def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,12 +261,12 @@ def _least(d: Tensor) -> tuple[Tensor, Tensor]:
     return least, group * GROUP + columns.argmin(1)
 
 
-def _compact(found: Tensor, negative: Tensor) -> Triplets:
+def _triplets(found: Tensor, negative: Tensor, fixed: bool) -> Triplets:
     """(A, K) is there a triplet, and its negative -> Triplets, row after row."""
-    if sampling.runs_behind(found.device):
+    if fixed:
         place, width = torch.arange(found.numel(), device=found.device), found.shape[1]  # (T,)
-        any_negative = torch.where(found, negative, 0).view(-1)  # (T,)
-        return Triplets(place // width, place % width, any_negative, found.view(-1))
+        any_negative = torch.where(found, negative, 0).flatten()  # (T,)
+        return Triplets(place // width, place % width, any_negative, found.flatten())
     anchor, k = found.nonzero(as_tuple=True)  # (T,)
     return Triplets(anchor, k, negative[anchor, k])
 

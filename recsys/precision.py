@@ -1,33 +1,30 @@
-"""How exactly float32 matrices are multiplied, which torch knows for a whole process."""
+"""How exactly a GPU multiplies float32 matrices, which torch knows for a whole process."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
-@contextmanager
-def of_training(device: torch.device) -> Iterator[None]:
-    """On a GPU factors are rounded to TF32, ten bits of fraction, and their products added in float32.
+def of_training() -> AbstractContextManager[None]:
+    """Factors are rounded to TF32, ten bits of fraction, and their products added in float32.
 
-    A step is disturbed more by what it draws (benchmarks/LOG.md). Elsewhere nothing changes.
+    What rounding changes is less than what another seed does (benchmarks/LOG.md).
     """
-    with _precision("high" if device.type == "cuda" else torch.get_float32_matmul_precision()):
-        yield
+    return _precision("tf32")
 
 
-@contextmanager
-def exact() -> Iterator[None]:
+def exact() -> AbstractContextManager[None]:
     """All bits of float32, as a ranking needs them."""
-    with _precision("highest"):
-        yield
+    return _precision("ieee")
 
 
 @contextmanager
 def _precision(name: str) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = name
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        matmul.fp32_precision = before

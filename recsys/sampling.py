@@ -85,9 +85,9 @@ def batches(
         order = _drawn(_units(weights, n).cumsum(0), n, generator)  # (N,)
     if begun:
         generator.set_state(now)
-    parts = torch.split(order, size)
+    parts, skipped = torch.split(order, size), begun[1] if begun else 0
     entries = history_entries(data, order, size) if runs_behind(device) else [None] * len(parts)
-    for rows, total in list(zip(parts, entries, strict=True))[begun[1] if begun else 0 :]:
+    for rows, total in zip(parts[skipped:], entries[skipped:], strict=True):
         users, items = (of.index_select(0, rows).long() for of in (data.user, data.item))  # (B,)
         yield Batch(users, items, rows, total)
 
@@ -165,9 +165,9 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     """(A,), (C,) ascending -> (Q,): row * C + column, ascending, of each (user, candidate) in the data.
 
     Reads the anchors' histories alone, a user's once: work grows with their length, and memory with Q, not
-    with A * C. Raises ValueError if candidates do not ascend (not on a GPU, which would be waited for).
+    with A * C. The host waits for the device. Raises ValueError if candidates do not ascend.
     """
-    if candidates.device.type == "cpu" and (candidates.diff() < 0).any():
+    if (candidates.diff() < 0).any():
         raise ValueError("candidates are in no order, allowed: ascending")
     different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
     user, item = histories(data, different)  # (H,)
@@ -186,18 +186,18 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     return _ranges(row * len(candidates) + column, (last - first).index_select(0, column))[1]
 
 
-def known_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
-    """(A,), (C,) ascending -> (A, C): 1.0 if the user has the candidate, and 0.0.
+def new_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
+    """(A,), (C,) ascending -> (A, C): 0.0 if the user has the candidate, 1.0 if it would be new to him.
 
     What known() tells, where the host runs ahead: every shape follows from A, C and `entries`, those of the
-    histories of `users`, so it need not wait.
+    histories of all `users`, so it need not wait. Memory grows with all three.
     """
     row, item = histories(data, users, entries)  # (H,)
     column = candidates.new_full((data.n_items,), len(candidates))  # (I,): what is no candidate has one more
     first = torch.searchsorted(candidates, candidates)  # (C,): an item may be drawn several times
     column.index_copy_(0, candidates, first)  # copies of one item write the same number
-    mask = torch.zeros(len(users), len(candidates) + 1, device=users.device)  # (A, C + 1)
-    mask.view(-1).index_fill_(0, row * (len(candidates) + 1) + column.index_select(0, item), 1)
+    mask = torch.ones(len(users), len(candidates) + 1, device=users.device)  # (A, C + 1)
+    mask.view(-1).index_fill_(0, row * (len(candidates) + 1) + column.index_select(0, item), 0)
     return mask.index_select(1, first)
 
 

@@ -115,7 +115,8 @@ def train_epoch(
     """
     importance = data.weight.pow(weight_power)  # (N,)
     importance = importance / importance.mean()
-    block = sys.maxsize if sampling.runs_behind(data.user.device) else miners.BLOCK
+    behind = sampling.runs_behind(data.user.device)
+    block = sys.maxsize if behind else miners.BLOCK
     if begun is None:
         # sums over the epoch, read once at its end
         zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
@@ -134,13 +135,13 @@ def train_epoch(
                 end = lists.first + len(lists.user)
                 parts.append((objective.loss(lists), torch.arange(lists.first, end, device=users.device)))
             else:
-                mined.append(_mined(model, lists, objective, generator))
+                mined.append(_mined(model, lists, objective, generator, fixed=behind))
             del lists  # its memory is the next part's
         if mined and not objective.every_candidate:
             mined = [_with_gradient(model, anchor, mined)]
         parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
         each, row = (torch.cat(part) for part in zip(*parts, strict=True))
-        real = mined[0].triplets.real if len(mined) == 1 else None
+        real = mined[0].triplets.real if mined else None
         if real is not None:
             each = each * real
         weighted = each * importance.index_select(0, interactions).index_select(0, row)
@@ -183,9 +184,7 @@ def sample_triplets(
     anchor = model.anchors(batch.users, batch.items, generator)
     (lists,) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
     mined = _mined(model, lists, objective, generator)
-    if objective.every_candidate:
-        return mined, lists
-    return _with_gradient(model, anchor, [_real(mined)]), lists
+    return mined if objective.every_candidate else _with_gradient(model, anchor, [mined]), lists
 
 
 def _lists(
@@ -243,7 +242,7 @@ def _shared(
     if entries is None:
         known = sampling.known(data, users, candidates)  # (Q,)
     else:
-        known = sampling.known_mask(data, users, candidates, entries)  # (B, C)
+        new = sampling.new_mask(data, users, candidates, entries)  # (B, C)
     ranks = sampling.sale_ranks(data, candidates, data.time.index_select(0, interactions))
     nearly_0 = torch.full((), NEARLY_0, device=users.device)
 
@@ -254,7 +253,7 @@ def _shared(
             first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
             negative.view(-1).index_fill_(0, known[first:last] - start, 0)
         else:
-            negative *= 1 - known[here]
+            negative *= new[here]
         d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): nothing more, or infinite
         return candidates.expand(len(point), -1), d, negative.sum(1)
 
@@ -274,13 +273,19 @@ def _own_candidates(model: MetricSpace, offline: Tensor, batch: Batch) -> tuple[
     return offline.shape[1], measured
 
 
-def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: torch.Generator) -> Mined:
+def _mined(
+    model: MetricSpace,
+    lists: Lists,
+    objective: Objective,
+    generator: torch.Generator,
+    fixed: bool = False,
+) -> Mined:
     """The triplets of a part of a batch; with their distances where every candidate counts."""
     d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
     if objective.without_offset:
         offset = model.offset.detach()
         d_own, d = d_own - offset[lists.item], d - offset[lists.candidate]
-    found = objective.mine(d_own[:, None], d, objective.margin, generator)
+    found = objective.mine(d_own[:, None], d, objective.margin, generator, fixed)
     row = found.anchor  # (T,)
     none = d.new_empty(0)
     d_pos, d_neg = none, none
@@ -297,22 +302,11 @@ def _mined(model: MetricSpace, lists: Lists, objective: Objective, generator: to
     )
 
 
-def _real(mined: Mined) -> Mined:
-    """Less what is no triplet; the host waits to learn how many are. Distances are not there yet."""
-    if mined.triplets.real is None:
-        return mined
-    kept = mined.triplets.real.nonzero()[:, 0]  # (T,)
-    triplets = Triplets(*(part[kept] for part in mined.triplets[:3]))
-    rank = mined.rank[kept] if len(mined.rank) else mined.rank
-    of_triplets = (part[kept] for part in (mined.user, mined.positive, mined.negative))
-    return Mined(triplets, mined.d_pos, mined.d_neg, rank, *of_triplets)
-
-
 def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
     """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed here.
 
-    Few entries of the matrix are mined: this is quicker than the whole one's gradient. Of several parts, as
-    a CPU has them, all triplets are real.
+    Few entries of the matrix are mined: this is quicker than the whole one's gradient. Several
+    parts come from a CPU alone, and are of real triplets.
     """
     if len(parts) == 1:
         (whole,) = parts

@@ -236,10 +236,27 @@ def test_same_seed_same_bits(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configured(**CASES[name])
-    expected = learned(config, 2)
+    before, after = started(config), started(config)
+
+    def epochs(learner_: Learner) -> list[list[float]]:
+        miner = config.mining.miner
+        return [list(learner.one_epoch(config, learner_, epoch, miner)) for epoch in range(2)]
+
+    expected = epochs(before)
     monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
-    for ours, theirs in zip(state(learned(config, 2)), state(expected), strict=True):
+    torch.testing.assert_close(epochs(after), expected, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(state(after), state(before), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_training_multiplies_as_fast_as_a_gpu_can() -> None:
+    config, seen = configured(), set[str]()
+
+    def heard(interactions: int) -> None:
+        seen.add(torch.backends.cuda.matmul.fp32_precision)
+
+    learner.one_epoch(config, started(config), 0, "semi_hard", heard)
+    assert seen == {"tf32"}
 
 
 def moved(value: Any, device: torch.device) -> Any:
@@ -253,7 +270,10 @@ def moved(value: Any, device: torch.device) -> Any:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device 'meta', whose tensors have no values, so that asking for one is an error."""
+    """On the device 'meta', whose tensors have no values, so that asking for one is an error.
+
+    The sum of two sparse gradients is empty there: RowAdam sees the rows of tables that are read once a step.
+    """
     config, meta = configured(**CASES[name]), torch.device("meta")
     there = started(config)
     there.model.to(meta)
@@ -271,10 +291,7 @@ def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.Mon
     if config.mining.miner in MINERS_THAT_COUNT and config.loss.name in learner.TRIPLET_LOSSES:
         assert not heard
         return
-    assert sum(heard) == len(there.data.user), asked.traceback[-1]
-    assert "totals.tolist()" in str(
-        next(entry.statement for entry in asked.traceback if "train_epoch" in entry.name)
-    )
+    assert sum(heard) == len(there.data.user), asked.traceback[-1]  # what failed is the end of the epoch
 
 
 WITH_VALUES = ("data", "beta", "row_weights", "offline")

@@ -503,3 +503,25 @@ def test_distance_weighted_draws_with_pytorch_metric_learnings_probabilities(see
     seen = table.sum(0) > 0
     assert seen.sum() > 2
     assert chi2_contingency(table[:, seen].numpy()).pvalue > LEAST_P
+
+
+# A fixed number
+
+
+@pytest.mark.parametrize(
+    "mine", [miners.random, miners.semi_hard, miners.hardest, partial(miners.distance_weighted, dim=DIM)]
+)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_of_a_fixed_number_those_that_are_real_are_the_triplets(mine, k, seed):
+    """Some positives are padding, row 2 has no negative, and rows of d_pos do not lie one after the other."""
+    source = seeded(seed)
+    d_pos, d_neg = 0.6 * torch.rand(k, 8, generator=source).T, torch.rand(8, 9, generator=source)
+    d_neg[torch.rand(8, 9, generator=source) < 0.3] = miners.INF
+    d_neg[2], d_pos[5, k - 1] = miners.INF, -miners.INF
+    plain, fixed = (mine(d_pos, d_neg, 0.2, seeded(0), number_is_fixed) for number_is_fixed in (False, True))
+    assert plain.real is None
+    assert len(fixed.anchor) == (8 if mine is miners.hardest else 8 * k) > len(plain.anchor)
+    assert as_list(Triplets(*(part[fixed.real] for part in fixed[:3]))) == as_list(plain)
+    assert fixed.negative.max() < 9
+    assert torch.equal(fixed.anchor, torch.arange(8).repeat_interleave(len(fixed.anchor) // 8))

@@ -5,22 +5,26 @@ import torch
 
 from recsys import precision, ranking
 
-GPU, CPU = torch.device("cuda"), torch.device("cpu")
-now = torch.get_float32_matmul_precision
+
+def now():
+    return torch.backends.cuda.matmul.fp32_precision
 
 
-def test_training_rounds_factors_on_a_gpu_alone():
-    before = now()
-    with precision.of_training(CPU):
-        assert now() == before
-    with precision.of_training(GPU):
-        assert now() == "high"
+@pytest.fixture(params=["none", "ieee", "tf32"])
+def before(request):
+    found, torch.backends.cuda.matmul.fp32_precision = now(), request.param
+    yield request.param
+    torch.backends.cuda.matmul.fp32_precision = found
+
+
+def test_a_training_leaves_the_setting_as_it_was(before):
+    with precision.of_training():
+        assert now() == "tf32"
+        with precision.exact():
+            assert now() == "ieee"
+        assert now() == "tf32"
     assert now() == before
-
-
-def test_what_ends_a_training_leaves_the_setting_as_it_was():
-    before = now()
-    with pytest.raises(FloatingPointError), precision.of_training(GPU):
+    with pytest.raises(FloatingPointError), precision.of_training():
         raise FloatingPointError
     assert now() == before
 
@@ -34,7 +38,7 @@ def test_a_ranking_within_a_training_is_exact(monkeypatch):
 
     monkeypatch.setattr(torch, "addmm", spy)
     users, items = torch.eye(3), torch.eye(3)
-    with precision.of_training(GPU):
+    with precision.of_training():
         assert ranking.top_k(users, items, torch.arange(3), 1).tolist() == [[0], [1], [2]]
-        assert now() == "high"
-    assert seen == ["highest"]
+        assert now() == "tf32"
+    assert seen == ["ieee"]

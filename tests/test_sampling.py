@@ -97,16 +97,16 @@ def test_known_in_a_larger_case():
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), share=st.sampled_from([0.0, 0.1, 0.5]), seed=st.integers(0, 2**32 - 1))
-def test_the_mask_of_what_is_known_equals_its_places(data, share, seed):
+def test_the_mask_of_what_is_new_equals_the_places_of_what_is_known(data, share, seed):
     n_users, n_items = 6, 9
     pairs = on_device(random_pairs(seed, n_users, n_items, share), n_users, n_items)
     users = torch.tensor(data.draw(st.lists(st.integers(0, n_users - 1), max_size=8)), dtype=torch.int64)
     drawn = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
     candidates = torch.tensor(drawn, dtype=torch.int64)
     entries = len(sampling.histories(pairs, users)[0])
-    mask = sampling.known_mask(pairs, users, candidates, entries)
-    expected = torch.zeros(len(users), len(candidates))
-    expected.view(-1)[sampling.known(pairs, users, candidates)] = 1
+    mask = sampling.new_mask(pairs, users, candidates, entries)
+    expected = torch.ones(len(users), len(candidates))
+    expected.view(-1)[sampling.known(pairs, users, candidates)] = 0
     assert torch.equal(mask, expected)
 
 

@@ -39,25 +39,46 @@ def test_every_kind_of_source_reads_the_same(tmp_path: Path) -> None:
     assert not any(one.reused for one in made)
 
 
-@pytest.mark.parametrize("far", [0, 2**31 - 1 - 14, 2**31 - 14, -(2**31) - 10, -(2**31) - 11, 2**40])
-def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int) -> None:
-    """Items 10 to 14 moved to both ends of four bytes, and past them: the same tables, ids and schema."""
+@pytest.mark.parametrize(
+    ("far", "held"),
+    [(0, 4), (2**31 - 1 - 14, 4), (2**31 - 14, 8), (2**40, 8), (-10, 4), (-11, 8), (-(2**31) - 11, 8)],
+)
+def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int, held: int) -> None:
+    """Items 10 to 14 moved to both ends of what four bytes hold, and past them: all else is the same."""
     items = {i for _, i, *_ in LOG}
     assert (min(items), max(items)) == (10, 14)
     moved = [(u, i + far, *rest) for u, i, *rest in LOG]
-    made = {}
-    for source, rows in {"log.parquet": LOG, "moved.parquet": moved, "moved.csv": moved}.items():
-        write(tmp_path / source, rows)
-        config = config_of(tmp_path, source={"files": str(tmp_path / source)})
-        prepare(config, quiet)
-        shift = far if rows is moved else 0
+    write(tmp_path / "log.parquet", LOG)
+    for name in ("moved.parquet", "moved.csv"):
+        write(tmp_path / name, moved)
+    with duckdb.connect(tmp_path / "shop.duckdb") as con:
+        con.execute(f"create table moved as select * from '{tmp_path}/moved.parquet'")
+        con.execute("create view seen as select * from moved")
+    shop = {"files": None, "database": str(tmp_path / "shop.duckdb")}
+    sources: dict[str, dict[str, Any]] = {
+        name: {"files": str(tmp_path / name)} for name in ("log.parquet", "moved.parquet", "moved.csv")
+    }
+    sources |= {"table": shop | {"table": "main.moved"}, "view": shop | {"table": "seen"}}
+    made, fingerprints, types = {}, {}, {}
+    for source, settings in sources.items():
+        config = config_of(tmp_path, source=settings)
+
+        def examine(con: duckdb.DuckDBPyConnection, source: str = source) -> None:
+            types[source] = [str(type_) for type_ in con.table("source_rows").types[:2]]
+
+        fingerprints[source] = prepare(config, quiet, examine).fingerprint
+        shift = 0 if source == "log.parquet" else far
         made[source] = [
             rows_of(config, f"select * replace (item_id - {shift} as item_id) from pairs order by all"),
             rows_of(config, "from targets order by all"),
             rows_of(config, "from profile_columns order by all"),
             rows_of(config, "select typeof(item_id) from items union select typeof(user_id) from users"),
         ]
-    assert made["moved.parquet"] == made["moved.csv"] == made["log.parquet"]
+    assert all(one == made["log.parquet"] for one in made.values())
+    assert len({one for source, one in fingerprints.items() if source != "log.parquet"}) == 1
+    small = ["INTEGER", "INTEGER" if held == 4 else "BIGINT"]
+    assert types["moved.parquet"] == types["table"] == small
+    assert types["moved.csv"] == types["view"] == ["BIGINT", "BIGINT"]
     assert made["log.parquet"][-1] == [("BIGINT",)]
     assert ("log.user_id", "BIGINT") in made["log.parquet"][2]
 

@@ -298,9 +298,9 @@ def test_what_a_user_has_is_never_his_negative(mine):
 def test_a_miner_gets_the_margin_and_distances_without_gradient():
     asked = []
 
-    def mine(d_pos, d_neg, margin, generator):
+    def mine(d_pos, d_neg, margin, generator, fixed):
         asked.append((d_pos.requires_grad or d_neg.requires_grad, margin))
-        return miners.random(d_pos, d_neg, margin, generator)
+        return miners.random(d_pos, d_neg, margin, generator, fixed)
 
     run(new_space(), on_device(two_clusters()), [Objective(mine, 0.37, hinge)], batch_size=200)
     assert asked == [(False, 0.37)] * len(asked) != []
@@ -542,15 +542,17 @@ def test_a_model_that_is_not_finite_is_an_error_even_where_nothing_is_mined():
         run(model, on_device(two_clusters()), [Objective(miners.semi_hard, MARGIN, hinge)])
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("mine", [miners.random, miners.semi_hard, miners.hardest])
-def test_where_the_host_runs_ahead_rows_without_a_triplet_are_marked_and_no_triplets(mine, monkeypatch):
-    """Users 0 to 2 have everything; of what is looked at, only triplets are left."""
+def test_where_the_host_runs_ahead_what_is_looked_at_is_the_same(mine, whole, monkeypatch):
+    """Triplets alone, though users 0 to 2 have everything."""
     taken = two_clusters()
     taken[:3] = True
     data = on_device(taken)
 
     def sample():
-        source, objective = torch.Generator().manual_seed(5), Objective(mine, MARGIN, warp, rank=rank)
+        source = torch.Generator().manual_seed(5)
+        objective = Objective(mine, MARGIN, warp, rank=rank, whole_lists=whole)
         return sample_triplets(new_space(), data, candidates_of(data), objective, source, size=500)
 
     plain, lists = sample()
@@ -562,9 +564,6 @@ def test_where_the_host_runs_ahead_rows_without_a_triplet_are_marked_and_no_trip
     ):
         assert torch.equal(ours, theirs)
     assert torch.equal(lists.d, others.d)
-    triplets = mine(lists.d_own[:, None], lists.d, MARGIN, torch.Generator().manual_seed(5))
-    assert len(triplets.anchor) == 500
-    assert torch.equal(triplets.anchor[triplets.real], plain.triplets.anchor)
 
 
 def test_looking_at_triplets_leaves_no_trace():
