@@ -6,8 +6,8 @@ before these, each of its entries with anchors and candidates of its own: (B, A,
 Each is one matrix product and a few sums, no (A, C, D) array; only of pairs there are differences. The price
 is rounding: the error of a squared distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows
 may come out a little apart, and their root more so. Between unit rows in bfloat16 that is up to .03 squared
-and .18 as a root: keep tables and distances in float32 (tests/test_distances.py has the bounds). Training on a
-GPU, which rounds factors to TF32 (recsys/precision.py), is an eighth of that off.
+and .18 as a root: keep tables and distances in float32 (tests/test_distances.py has the bounds). Training on
+a GPU, which rounds factors to TF32 (recsys/precision.py), is up to an eighth of that off.
 """
 
 import math

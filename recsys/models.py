@@ -162,8 +162,8 @@ def fold_in(items: Tensor, history: Tensor, offsets: Tensor) -> Tensor:
 class _Rows(torch.autograd.Function):
     """Rows of a table; the gradient is sparse, a row of it for each number.
 
-    Of a table that is read twice in a step torch adds up the two; where they have more entries than the table,
-    the host of a GPU waits for it.
+    Of a table that is read twice in a step torch adds up the two; where they have more entries than the
+    table, the host of a GPU waits for it.
     """
 
     @staticmethod
