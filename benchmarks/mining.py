@@ -144,9 +144,9 @@ def theirs(
 
 
 def distance_weighted(
-    d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None
+    d_pos: Tensor, d_neg: Tensor, margin: float, generator: torch.Generator | None, fixed: bool
 ) -> miners.Triplets:
-    return miners.distance_weighted(d_pos, d_neg.sqrt(), margin, generator, dim=D)
+    return miners.distance_weighted(d_pos, d_neg.sqrt(), margin, generator, fixed, dim=D)
 
 
 def leaf(rows: Tensor) -> Tensor:

@@ -308,6 +308,7 @@ def profiled(trainer: Trainer, steps: int, device: torch.device) -> str:
             events = profile_of(trainer, steps, device)
         asked = [event for event in events.events() if event.name in WAITS and not is_adams(event)]
         found = Counter(WAITS[event.name] for event in asked)
+        top = f"What the CPU itself has run:\n{top}"
     each = found.total() / steps
     kinds = ", ".join(f"{name} {count / steps:g}" for name, count in found.items()) or "none"
     return (

@@ -125,6 +125,8 @@ def bench(
     fitted, held_out = sliced(data, config.validation, config.seed)
     judge = Judge(data.fold(fitted, held_out), device, config.evaluate)
     counts = data.counts
+    if strangers := counts["items_of_test_alone"]:
+        say(f"bench: {strangers:,} items of '{test}' are not in '{train}': no model can name them")
     say(f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}")
 
     began = clock.now()
@@ -273,7 +275,7 @@ def choose_trial(
         try:
             return _tried(config, judge, trial, spectrum, clock, say)
         except FloatingPointError as error:
-            say(f"bench: {trial}: {error}")
+            say(f"bench: {trial.words()}: {error}")
             return -1.0
         finally:
             lasts = max(lasts, (clock.now() - began) * dims[0] / trial.dim)  # three hops take longer than two
@@ -281,7 +283,7 @@ def choose_trial(
     def has_room(trial: Trial) -> bool:
         room = clock.now() + lasts * trial.dim / dims[0] <= end
         if not room:
-            say(f"bench: no room to try {trial}")
+            say(f"bench: no room to try {trial.words()}")
         return room
 
     scores = coordinate_ascent(first, lists, score, has_room)
@@ -298,7 +300,7 @@ def _tried(
     model = model_at(config, judge, trial, spectrum, first)
     graph_fit(config, model, first.seed, config.graph.trial_steps)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
-    say(f"bench: {config.graph.trial_steps} steps, {trial}: {config.evaluate.select} {score:.4f}")
+    say(f"bench: {config.graph.trial_steps} steps, {trial.words()}: {config.evaluate.select} {score:.4f}")
     return score
 
 

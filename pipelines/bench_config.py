@@ -168,3 +168,7 @@ class Trial(NamedTuple):
     hops: int
     temperature: float
     popularity_power: float
+
+    def words(self) -> str:
+        found = f"{self.dim} dimensions, {self.hops} hops, temperature {self.temperature:g}"
+        return f"{found}, popularity power {self.popularity_power:g}"

@@ -225,7 +225,7 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
 def _build(config: Config, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     with duckdb.connect(scratch / "recsys.duckdb") as con:
         _limit(con, config)
-        with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
+        with suppress(duckdb.InvalidInputException):  # it takes no more than most of the machine's memory
             # kept until it closes: pages given back between two steps are cleared anew
             con.execute("set block_allocator_memory = ?", [config.prepare.memory_limit])
         # A column's segments double: from 16 kB they end about where a row group does, and waste the least
@@ -247,8 +247,11 @@ def opened(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _limit(con: duckdb.DuckDBPyConnection, config: Config) -> None:
-    with explained(f"prepare.memory_limit = '{config.prepare.memory_limit}'"):
-        con.execute("set memory_limit = ?", [config.prepare.memory_limit])
+    limit = config.prepare.memory_limit
+    if limit.lstrip().startswith("-"):  # DuckDB takes that for none
+        raise InputError(f"prepare.memory_limit = '{limit}', allowed above 0")
+    with explained(f"prepare.memory_limit = '{limit}'"):
+        con.execute("set memory_limit = ?", [limit])
     if config.prepare.threads is not None:
         con.execute("set threads = ?", [config.prepare.threads])
 

@@ -110,7 +110,7 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
                 **in_mlflow(config, run),
                 "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.png)",
                 "bundle": str(bundle_folder(config, run)),
-                "ask it": f"{command} --user {shown[0].user_id}",
+                "ask it": f"{command} --user {shlex.quote(str(shown[0].user_id))}",
                 "serve it": f"{command.split()[0]} serve --bundles {shlex.quote(str(config.bundles))}",
             }
             for name, value in files.masked(lines).items():

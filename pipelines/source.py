@@ -1,5 +1,6 @@
 """Reading a configured relation: the log and the item metadata into DuckDB, once, with clear errors."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -140,11 +141,16 @@ class ColumnError(InputError):
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """DuckDB's error as an InputError about `what`: the first line of its message says enough."""
+    """DuckDB's error as an InputError about `what`: the first line of its message, of CSV some more."""
     try:
         yield
     except duckdb.Error as error:
-        raise InputError(f"{what}: {str(error).splitlines()[0]}") from None
+        lines = str(error).splitlines()
+        told = lines[:1]
+        if "CSV Error" in told[0]:  # which line, what it holds and what is wrong, up to a blank one; the file
+            told = list(itertools.takewhile(str.strip, lines))
+            told += [line.strip() for line in lines[len(told) :] if line.lstrip().startswith("file = ")]
+        raise InputError(f"{what}: {'; '.join(told)}") from None
 
 
 @contextmanager

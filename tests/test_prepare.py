@@ -169,6 +169,11 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
         prepare(config, quiet)
 
 
+@pytest.mark.parametrize("limit", ["1000GB", "100%"])
+def test_a_limit_may_be_more_than_the_machine_has(tmp_path: Path, limit: str) -> None:
+    assert not prepare(config_of(tmp_path, LOG, prepare={"memory_limit": limit}), quiet).reused
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path

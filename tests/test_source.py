@@ -83,6 +83,17 @@ def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int,
     assert ("log.user_id", "BIGINT") in made["log.parquet"][2]
 
 
+def test_what_is_wrong_in_a_csv_file_is_told_with_its_line_and_file(tmp_path: Path) -> None:
+    late = tmp_path / "late.csv"
+    rows = "".join(f"{n},{n % 7},2024-01-01,1\n" for n in range(30_000))
+    late.write_text(f"user_id,item_id,at,weight\n{rows}guest-1,46,2024-01-01,1\n", encoding="utf-8")
+    with pytest.raises(InputError) as told:
+        prepare(config_of(tmp_path, source={"files": str(late)}), quiet)
+    for words in ("source: ", "Line: 30002", "guest-1,46", 'column "user_id"', f"file = {late}"):
+        assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
 def test_times_are_read_as_utc(tmp_path: Path) -> None:
     """Warsaw is two hours ahead in May: 22:30 UTC on the 30th is still before the 31st."""
     stamps = ["2024-05-01", "2024-05-30T23:59:59.5Z", "2024-05-31 00:30:00+02:00", "2024-05-31T00:00"]
