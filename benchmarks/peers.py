@@ -118,15 +118,7 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
     )
 
     def fit(steps: int, each: Callable[[int], None]) -> None:
-        graph.fit(
-            model,
-            steps=steps,
-            batch_users=settings.batch_users,
-            candidates=settings.candidates,
-            learning_rate=settings.learning_rate,
-            generator=torch.Generator(data.user.device).manual_seed(seed),
-            heard=lambda step, loss: each(step),
-        )
+        bench.graph_fit(task.config, model, seed, steps, heard=lambda step, loss: each(step))
 
     def vectors() -> Vectors:
         return spaces.euclidean_vectors(model.space())

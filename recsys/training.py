@@ -305,15 +305,12 @@ def _mined(
 def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
     """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed here.
 
-    Few entries of the matrix are mined: this is quicker than the whole one's gradient. Several
-    parts come from a CPU alone, and are of real triplets.
+    Few entries of the matrix are mined: this is quicker than the whole one's gradient. A batch of a fixed
+    number of triplets is one part.
     """
-    if len(parts) == 1:
-        (whole,) = parts
-        triplets = whole.triplets
-    else:
-        triplets = Triplets(*map(torch.cat, zip(*(part.triplets[:3] for part in parts), strict=True)))
-        whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
+    places = map(torch.cat, zip(*(part.triplets[:3] for part in parts), strict=True))
+    triplets = Triplets(*places)._replace(real=parts[0].triplets.real)
+    whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
     beside = torch.stack([whole.positive, whole.negative], 1)  # (T, 2)
     d = model.pair_distance(rows(anchor, triplets.anchor), beside)  # (T, 2)
     return whole._replace(d_pos=d[:, 0], d_neg=d[:, 1])
