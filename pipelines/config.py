@@ -16,6 +16,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -30,6 +31,7 @@ TRIPLET_LOSSES = (
     "bpr",
 )
 METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
+TIME_FORMATS = ("iso", "epoch_s", "epoch_ms", "epoch_us")
 
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -42,6 +44,10 @@ class InputError(Exception):
 
 class DataError(InputError):
     """The data break a check or a contract: the message names it and shows the offending rows (exit 3)."""
+
+
+class ColumnError(InputError):
+    """A configured column is not there, or of a type that its role does not take."""
 
 
 class BusyError(InputError):
@@ -61,6 +67,9 @@ class Relation(Section):
     )
     table: str | None = Field(None, description="a table or view of `database`, e.g. 'sales' or 'main.sales'")
     database: Path | None = Field(None, description="a DuckDB database file, opened read-only")
+    encoding: Literal["utf-8", "utf-16", "latin-1"] | None = Field(
+        None, description="of files of csv; without it UTF-8, or UTF-16 where a file begins with its mark"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Relation":
@@ -77,7 +86,12 @@ class Source(Relation):
 
     user: str = Field("user_id", description="column: who; integers or strings")
     item: str = Field("item_id", description="column: what; integers or strings")
-    time: str | None = Field(None, description="column: when; a timestamp, date or ISO 8601 text")
+    time: str | None = Field(None, description="column: when; without a zone it is UTC")
+    time_format: str = Field(
+        "iso",
+        description="how text is read: 'iso' (ISO 8601), 'epoch_s', 'epoch_ms', 'epoch_us', "
+        "or a pattern such as '%d.%m.%Y %H:%M'; numbers need one of the epochs",
+    )
     weight: str | None = Field(
         None, description="column: how much, >= 0 (0 is no interaction); without it each event counts 1"
     )
@@ -86,6 +100,36 @@ class Source(Relation):
     split: str | None = Field(
         None, description="column: 'train', 'validation' or 'test' (split.kind = predefined)"
     )
+    title: str | None = Field(
+        None, description="column: a name of the item to show people, its latest; only without [items]"
+    )
+    missing_ids: Literal["refuse", "drop"] = Field(
+        "refuse",
+        description="rows without a user or an item (NULL, NaN, blank); drop is bounded by "
+        "contracts.max_missing_ids",
+    )
+    returns: Literal["refuse", "drop", "net"] = Field(
+        "refuse",
+        description="rows whose weight is below 0; net takes them off what the user took of the item in the "
+        "same part of the split: a pair with a sum of 0 or less is no interaction there",
+    )
+
+    @field_validator("time_format")
+    @classmethod
+    def _is_a_format(cls, value: str) -> str:
+        if value not in TIME_FORMATS and "%" not in value:
+            raise ValueError(f"allowed: {', '.join(TIME_FORMATS)}, or a pattern such as '%d.%m.%Y %H:%M'")
+        return value
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "Source":
+        if self.returns != "refuse" and self.weight is None:
+            raise ValueError(
+                f"returns = '{self.returns}' needs weight, the column that is below 0 for a return"
+            )
+        if self.time_format != "iso" and self.time is None:
+            raise ValueError(f"time_format = '{self.time_format}' needs time, the column that it reads")
+        return self
 
     @model_validator(mode="after")
     def _one_weight(self) -> "Source":
@@ -337,6 +381,26 @@ class Contracts(Section):
         0.5, description="of rows that repeat another; of a log over ten million rows by a sample"
     )
     max_null_share: Share | None = Field(0.9, description="of any column that is read")
+    max_missing_ids: Share | None = Field(
+        0.5, description="share of rows without a user or an item, where source.missing_ids drops them"
+    )
+    max_events_per_user: PositiveInt | None = Field(
+        None, description="of the most active user: test accounts, bots, tills that share one card"
+    )
+    past_years: PositiveFloat = Field(
+        30, description="what is longer before prepare.now counts into max_old_share"
+    )
+    max_old_share: Share | None = Field(0.01, description="share of events so old: zero dates, a wrong epoch")
+    max_midnight_share: Share | None = Field(
+        None, description="share of events at 00:00:00 UTC: dates whose time of day was lost"
+    )
+    max_empty_days: Share | None = Field(
+        None,
+        description="share of the days from the first event to the last without any: days and months swapped",
+    )
+    max_alike_ids: Share | None = Field(
+        None, description="share of ids that equal another but for case and blanks, of users and of items"
+    )
     max_gone_users: Share | None = Field(0.3, description="share of the last run's users that are no more")
     max_gone_items: Share | None = Field(0.3, description="the same of items")
     max_new_users: Share | None = Field(0.5, description="share of users that the last run did not have")
@@ -425,6 +489,10 @@ class Config(Section):
             raise ValueError("split.kind = 'predefined' needs source.split, the column that names the part")
         if self.split.kind != "predefined" and self.source.time is None:
             raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column that says when")
+        if self.source.title is not None and self.items is not None:
+            raise ValueError(
+                "source.title is for a log without [items]: name items.title, or leave [items] out"
+            )
         if self.contracts.max_age_hours is not None and self.source.time is None:
             raise ValueError("contracts.max_age_hours needs source.time, the column that says when")
         return self

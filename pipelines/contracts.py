@@ -20,9 +20,13 @@ from rich.table import Table
 from pipelines import files, history
 from pipelines.config import Config, DataError
 from pipelines.prepare import SQL, opened, shown
-from pipelines.source import explained, literal
+from pipelines.quoting import literal
+from pipelines.relation import explained
 
-CONTRACTS = ("schema", "freshness", "clock", "volume", "duplicates", "nulls", "churn", "drift", "orphans")
+CONTRACTS = (
+    "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "activity",
+    "spelling", "churn", "drift", "orphans",
+)  # fmt: skip
 FIRST = 5  # offending rows that are shown
 
 
@@ -165,7 +169,7 @@ def write(config: Config, path: Path) -> None:
 def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
     """What there is to compare with: views of the last database's profiles, table past_runs; or empty ones.
 
-    Ids that cannot be of today's type are NULL, which equals nothing.
+    Ids that cannot be of today's type, and columns that it did not have, are NULL, which equals nothing.
     """
     past = history.volumes(config, config.contracts.past_runs)
     con.execute("create or replace temp table past_runs (number bigint, events bigint)")
@@ -185,7 +189,8 @@ def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
             today = dict(zip(con.table(profile).columns, con.table(profile).types, strict=True))
             known = [column for column in today if (profile, column) in kept]
             columns = ", ".join(
-                f"try_cast({column} as {today[column]}) as {column}" for column in known or today
+                f"try_cast({column if column in known else 'null'} as {type_}) as {column}"
+                for column, type_ in today.items()
             )
             source = f"last_run.{profile}" if known else f"{profile} limit 0"
             con.execute(f"create temp view {view} as select {columns} from {source}")

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import Config, DataError, InputError, Split
-from pipelines.source import ColumnError, explained, read_items, read_log
+from pipelines.config import ColumnError, Config, DataError, InputError, Split
+from pipelines.relation import explained
+from pipelines.source import read_log
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
@@ -39,6 +40,7 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "marts/duplicate_share",
     "marts/windows",
     "marts/split_events",
+    "marts/net_events",
     "marts/recency",
     "marts/events",
     "marts/item_events",
@@ -72,10 +74,12 @@ MARTS = (  # in order; each is made from those above it
     "marts/prepared",
 )
 STEPS = STAGING + MARTS
+READERS = ("source", "relation", "columns", "times", "csv_files")  # the modules that read the log
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
 KINDS = {  # what is no table of the file
     "stg_interactions": "temp view",
     "split_events": "temp view",
+    "net_events": "temp table",
     "duplicate_share": "temp table",
     "recency": "temp table",
     "events": "temp view",
@@ -117,8 +121,9 @@ def prepare(
     with _no_room(config), _scratch_folder(config.root) as scratch, _build(config, scratch) as con:
         found = _stored(config) if config.database.exists() else None
         with _read_before(config, found):
-            source_query = read_log(con, config.source)
-            read_items(con, config.items)
+            source_query, notes = read_log(con, config.source, config.items)
+        for note in notes:
+            say(f"prepare: {note}")
         log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
         reused = found is not None and found.key == key
@@ -133,7 +138,9 @@ def prepare(
         if found is not None and reused:
             say(f"prepare: {config.database} already holds this log, settings and code: reused")
             return found
-        con.execute("drop view temp.events; drop view temp.split_events; drop view temp.stg_interactions")
+        con.execute("drop view temp.events")
+        con.execute(f"drop {'table' if config.source.returns == 'net' else 'view'} temp.net_events")
+        con.execute("drop view temp.split_events; drop view temp.stg_interactions")
         con.execute("drop view temp.source_log; drop table temp.source_rows")  # what follows needs the room
         con.execute("alter table temp.part_pairs drop column events")  # profile_users has counted them
         for step in MARTS:
@@ -285,7 +292,10 @@ def _variables(
         "has_event": config.source.event is not None,
         "has_weights": config.source.weight is not None or config.source.event is not None,
         "has_items": config.items is not None,
-        "has_title": config.items is not None and config.items.title is not None,
+        "has_title": config.source.title is not None
+        or (config.items is not None and config.items.title is not None),
+        "drop_missing_ids": config.source.missing_ids == "drop",
+        "returns": config.source.returns,
         "split_kind": split.kind,
         "test_start": _utc(split.test_start),
         "validation_start": _utc(split.validation_start),
@@ -309,9 +319,12 @@ def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Ca
     if folder == "checks":
         _check(con, name, text)
         return
+    if name == "net_events" and config.source.returns != "net":
+        _create(con, "temp view net_events", "from split_events")
+        return
     if name in ("recency", "events") and config.split.kind != "leave_last_out":
         if name == "events":  # a join with nothing would cost as much as a third of the grouping
-            _create(con, "temp view events", "from split_events")
+            _create(con, "temp view events", "from net_events")
         return
     if name == "core_pairs":
         _create_core_pairs(con, config.split, text)
@@ -406,6 +419,7 @@ def _key(config: Config, fingerprint: str) -> str:
     settings += config.prepare.model_dump_json(include={"now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)
-    for path in (here, here.with_name("source.py"), *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):
+    code = [here, *(here.with_name(f"{name}.py") for name in READERS)]
+    for path in (*code, *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

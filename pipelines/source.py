@@ -1,218 +1,306 @@
 """Reading a configured relation: the log and the item metadata into DuckDB, once, with clear errors."""
 
-import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import InputError, Items, Relation, Source
-
-READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".csv.gz": "read_csv", ".json": "read_json"}
-
-# DuckDB's names of the column types each role takes
-WHOLE = {
-    sign + size for sign in ("", "u") for size in ("tinyint", "smallint", "integer", "bigint", "hugeint")
-}
-NUMBERS = WHOLE | {"decimal", "float", "double"}
-TIMES = {
-    "timestamp",
-    "timestamp_s",
-    "timestamp_ms",
-    "timestamp_ns",
-    "timestamp with time zone",
-    "date",
-    "varchar",
-}
-WORDS = {"varchar", "enum"}
-IDS = WHOLE | WORDS | {"uuid"}
+from pipelines import columns, times
+from pipelines.columns import NO_ID, NO_INTEGER, Column
+from pipelines.config import InputError, Items, Source
+from pipelines.relation import Opened, opened_relation
 
 # our own columns of tables stg_items and items, beside which the attributes stand
 ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
+IDS = ("user_id", "item_id")
+SHOWN_UNREAD = 1000  # rows whose time or weight is not read that are kept as they are written
 
 
-def read_log(con: duckdb.DuckDBPyConnection, source: Source) -> str:
-    """Make temp view source_log, the log with numbered rows, and return the query that read it.
+class Log(NamedTuple):
+    """What was read: the query that did, and lines for people."""
+
+    query: str
+    notes: list[str]
+
+
+def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None) -> Log:
+    """Make temp view source_log, the log with numbered rows, and temp table source_items, the metadata.
 
     The log is read this once, so that what is fingerprinted is what is built; temp table source_rows holds
     it, without the columns that are not configured, which would take most of the room, and in four bytes an
-    id where they do. Raises InputError: no such file, table or column, a column of the wrong type, a query
-    that is no SELECT or that fails.
+    id where they do. source_columns says what was read from what. source_items (item_id, title, attributes)
+    is empty if there is no metadata; titles may come from the log itself. Raises InputError: no such file,
+    table or column, a column of the wrong type, a query that is no SELECT, that guesses types or that fails.
     """
-    with _readable(con, "source", source) as (relation, types):
-
-        def column(key: str, allowed: set[str]) -> str | None:
-            name = getattr(source, key)
-            return _column("source." + key, name, types, allowed) if name else None
-
-        user, item = (_id(f"source.{key}", getattr(source, key), types) for key in ("user", "item"))
-        time, weight = column("time", TIMES), column("weight", NUMBERS)
-        event, part = column("event", WORDS), column("split", WORDS)
-        columns = {  # as in the log; what stands for one that is not configured
-            "user_id": (user, ""),
-            "item_id": (item, ""),
-            "event_at": (time, "cast(null as timestamp)"),
-            "weight": (weight and f"cast({weight} as double)", f"cast({'null' if event else 1} as double)"),
-            "event": (event and f"cast({event} as varchar)", "cast(null as varchar)"),
-            "part": (part and f"cast({part} as varchar)", "cast(null as varchar)"),
-        }
-        read = ",\n    ".join(f"{found} as {name}" for name, (found, _) in columns.items() if found)
-        query = f"select\n    {read}\nfrom {relation}"
-        small = _small_ids(con, source, query)
-        held = ", ".join(f"cast({name} as integer) as {name}" for name in small)
-        rows = f"select * replace ({held}) from (\n{query}\n)" if small else query
-        try:
-            con.execute(f"create temp table source_rows as\n{rows}")
-        except duckdb.ConversionException:
-            if not small:
-                raise
-            small = []  # a larger id has come since they were looked at
-            con.execute(f"create temp table source_rows as\n{query}")
-    as_read = {name: f"cast({name} as bigint)" for name in small}
-    shown = ", ".join(
-        f"{as_read.get(name, name) if found else absent} as {name}"
-        for name, (found, absent) in columns.items()
+    con.execute("create temp table source_columns (column_name varchar, read_as varchar)")
+    notes = list[str]()
+    described = _read_items(con, items, notes) if items is not None else None
+    keys = {
+        f"source.{key}": getattr(source, key) for key in ("user", "item", "time", "weight", "event", "split")
+    }
+    wanted = {key: name for key, name in keys.items() if name} | (
+        {"source.title": source.title} if source.title else {}
     )
-    con.execute(f"create temp view source_log as select rowid + 1 as source_row, {shown} from source_rows")
+    with opened_relation(con, "source", source, wanted) as opened:
+        notes += opened.notes
+        reading = _Reading(source, opened)
+        query = reading.read(con, described is not None and described.is_text)
+        notes += reading.notes(con)
+        if source.title:
+            _read_titles(con, source, opened, reading)
+    if described is None and not source.title:
+        con.execute(
+            "create temp table source_items as "
+            "select item_id, cast(null as varchar) as title from source_log limit 0"
+        )
+    if described is not None:
+        _match_ids(con, described, reading.found["item_id"])
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)
-    return query
+    return Log(query, notes)
 
 
-def _small_ids(con: duckdb.DuckDBPyConnection, source: Source, query: str) -> list[str]:
-    """Which ids are whole numbers that four bytes hold; a large log held so is spilled less.
+class _Reading:
+    """One reading of the log: its columns, and which ids turned out to be text."""
 
-    From 0 on: of these alone DuckDB's hash, and so the fingerprint, is that of BIGINT. Asked of Parquet files
-    and of tables, which have statistics or are quick to read in two columns: all else would be read twice.
-    """
-    is_table = (
-        source.table is not None
-        and con.execute(
-            "select 1 from duckdb_tables() where database_name = current_database() and table_name = ?",
-            [source.table.rpartition(".")[2]],
-        ).fetchall()
-    )
-    if not (is_table or (source.files or "").lower().endswith(".parquet")):
-        return []
-    read = con.sql(query)
-    whole = [name for name, type_ in zip(read.columns, read.types, strict=True) if type_ == "BIGINT"]
-    if not whole:
-        return []
-    fits = ", ".join(f"min({name}) >= 0 and max({name}) <= 2147483647" for name in whole)
-    (found,) = con.execute(f"select {fits} from (\n{query}\n)").fetchall()
-    return [name for name, one in zip(whole, found, strict=True) if one]
+    def __init__(self, source: Source, opened: Opened) -> None:
+        self.source, self.opened = source, opened
+        self.as_text = set[str]()
+        types, words = opened.types, columns.WORDS
+        self.found: dict[str, Column] = {
+            "user_id": columns.id_column("source.user", source.user, types),
+            "item_id": columns.id_column("source.item", source.item, types),
+        }
+        for name, key, allowed in (
+            ("event_at", "time", None),
+            ("weight", "weight", columns.AMOUNTS),
+            ("event", "event", words),
+            ("part", "split", words),
+        ):
+            if getattr(source, key):
+                self.found[name] = columns.column(f"source.{key}", getattr(source, key), types, allowed)
 
+    def expressions(self) -> dict[str, str]:
+        """SQL of every column that is configured."""
+        sql = {name: columns.id_sql(self.found[name], name in self.as_text) for name in IDS}
+        for name in ("event_at", "weight", "event", "part"):
+            if name in self.found:
+                one = self.found[name]
+                sql[name] = (
+                    columns.time_sql(one, self.source.time_format)
+                    if name == "event_at"
+                    else columns.number_sql(one)
+                    if name == "weight"
+                    else one.text
+                )
+        return sql
 
-def read_items(con: duckdb.DuckDBPyConnection, items: Items | None) -> None:
-    """Make temp table source_items (item_id, title, attributes), empty if there is no metadata.
+    def query(self) -> str:
+        read = ",\n    ".join(f"{sql} as {name}" for name, sql in self.expressions().items())
+        return f"select\n    {read}\nfrom {self.opened.text}"
 
-    Raises InputError: as for the log; an attribute named like our columns; ids not of the log's type.
-    """
-    empty = "select item_id, cast(null as varchar) as title from source_log limit 0"
-    con.execute(f"create temp table source_items as {empty}")
-    if items is None:
-        return
-    with _readable(con, "items", items) as (relation, types):
-        taken = [name for name in items.attributes if name.lower() in ITEM_COLUMNS]
-        if taken:
-            raise InputError(
-                f"items.attributes: {', '.join(taken)} would stand twice, rename them in a query"
-            )
-        title = _column("items.title", items.title, types, WORDS) if items.title else "null"
-        attributes = "".join(f", {_column('items.attributes', name, types)}" for name in items.attributes)
-        con.execute(
-            f"""create or replace temp table source_items as
-select {_id("items.item", items.item, types)} as item_id, cast({title} as varchar) as title{attributes}
-from {relation}"""
+    def read(self, con: duckdb.DuckDBPyConnection, items_are_text: bool) -> str:
+        """Make source_rows, source_log and source_unread; a column of ids is read again once it is text."""
+        if items_are_text and self.found["item_id"].is_undeclared:
+            self.as_text.add("item_id")
+        small = list[str]()
+        while True:
+            query = self.query()
+            try:
+                small = self._small_ids(con, query)
+                held = ", ".join(f"cast({name} as integer) as {name}" for name in small)
+                rows = f"select * replace ({held}) from (\n{query}\n)" if small else query
+                con.execute(f"create temp table source_rows as\n{rows}")
+                break
+            except duckdb.ConversionException:
+                if not small:
+                    raise
+                con.execute(f"create temp table source_rows as\n{query}")  # a larger id has come since
+                small = []
+                break
+            except duckdb.InvalidInputException as error:
+                self._take(error)
+        self._make_views(con, small)
+        return query
+
+    def _take(self, error: duckdb.Error) -> None:
+        """What a value that is no integer, or no id, means for its column."""
+        for name in IDS:
+            one = self.found[name]
+            if f"{NO_INTEGER}{one.key}: " in str(error) and name not in self.as_text:
+                self.as_text.add(name)
+                return
+            _, refused, value = str(error).partition(f"{NO_ID}{one.key}: ")
+            if refused:
+                raise columns.refused_id(one, value.splitlines()[0]) from None
+        raise error
+
+    def _small_ids(self, con: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+        """Which ids are whole numbers that four bytes hold; a large log held so is spilled less.
+
+        From 0 on: of these alone DuckDB's hash, and so the fingerprint, is that of BIGINT. Asked of Parquet
+        files and of tables, which have statistics or are quick to read in two columns: all else would be read
+        twice.
+        """
+        is_table = (
+            self.source.table is not None
+            and con.execute(
+                "select 1 from duckdb_tables() where database_name = current_database() and table_name = ?",
+                [self.source.table.rpartition(".")[2]],
+            ).fetchall()
         )
+        whole = [name for name in IDS if self.found[name].type in columns.SMALL]
+        if not whole or not (is_table or (self.source.files or "").lower().endswith(".parquet")):
+            return []
+        fits = ", ".join(f"min({name}) >= 0 and max({name}) <= 2147483647" for name in whole)
+        (found,) = con.execute(f"select {fits} from (\n{query}\n)").fetchall()
+        return [name for name, one in zip(whole, found, strict=True) if one]
+
+    def _make_views(self, con: duckdb.DuckDBPyConnection, small: Sequence[str]) -> None:
+        absent = {
+            "event_at": "cast(null as timestamp)",
+            "weight": f"cast({'null' if self.source.event else 1} as double)",
+            "event": "cast(null as varchar)",
+            "part": "cast(null as varchar)",
+        }
+        as_read = {name: f"cast({name} as bigint)" for name in small}
+        shown = [as_read.get(name, name) if name in self.found else absent[name] for name in (*IDS, *absent)]
+        listed = ", ".join(f"{sql} as {name}" for sql, name in zip(shown, (*IDS, *absent), strict=True))
+        con.execute(
+            f"create temp view source_log as select rowid + 1 as source_row, {listed} from source_rows"
+        )
+        ids = {name: type_.id for name, type_ in zip(IDS, con.table("source_log").types[1:3], strict=True)}
+        for name, one in self.found.items():
+            read_as = ids.get(name) or ("double" if name == "weight" else _read_as(one, name))
+            con.execute("insert into source_columns values (?, ?)", [f"log.{name}", read_as.upper()])
+        self._keep_unread(con)
+
+    def _keep_unread(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Make temp table source_unread: what is written where no time or weight is read, for the checks."""
+        con.execute(
+            "create temp table source_unread "
+            "(source_row bigint, time varchar, weight varchar, time_formats varchar)"
+        )
+        doubtful = [name for name in ("event_at", "weight") if name in self.found]
+        if not doubtful:
+            return
+        counts = ", ".join(f"count({name})" for name in doubtful)
+        rows, *read = con.execute(f"select count(*), {counts} from source_rows").fetchall()[0]
+        if all(count == rows for count in read):
+            return
+        sql = self.expressions()
+        texts = {
+            name: self.found[name].text if name in self.found else "null" for name in ("event_at", "weight")
+        }
+        unread = " or ".join(f"{sql[name]} is null" for name in doubtful)
+        con.execute(
+            f"insert into source_unread select source_row, time, weight, null from ("
+            f"select row_number() over () as source_row, {texts['event_at']} as time, "
+            f"{texts['weight']} as weight, {unread} as is_unread from {self.opened.text}) "
+            f"where is_unread limit {SHOWN_UNREAD}"
+        )
+        fitting = times.formats_that_fit(con, "source_unread", "time")
+        if fitting:
+            con.execute("update source_unread set time_formats = ?", [" or ".join(map(repr, fitting))])
+
+    def notes(self, con: duckdb.DuckDBPyConnection) -> list[str]:
+        """What was decided about ids that nothing declares."""
+        lines = list[str]()
+        for name in IDS:
+            one = self.found[name]
+            if not (one.is_undeclared or name in self.as_text):
+                continue
+            why = (
+                f"text: {columns.first_reason(con, 'source_rows', name)}"
+                if name in self.as_text
+                else "integers: all are whole numbers in canonical form"
+            )
+            lines.append(f"{one.key} = '{one.name}' is read as {why}")
+        return lines
+
+
+def _read_as(found: Column, name: str) -> str:
+    """The type that the source declares, or what is made of a column that nothing declares."""
+    if found.is_undeclared:
+        return "timestamp" if name == "event_at" else "varchar"
+    return "varchar" if name in ("title", "event", "part") else found.type
+
+
+class _Described(NamedTuple):
+    """The ids of the item metadata: their column, and whether they were read as text."""
+
+    column: Column
+    is_text: bool
+
+
+def _read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -> _Described:
+    """Make temp table source_items (item_id, title, attributes).
+
+    Raises InputError: as for the log; an attribute named like our columns.
+    """
+    taken = [name for name in items.attributes if name.lower() in ITEM_COLUMNS]
+    if taken:
+        raise InputError(f"items.attributes: {', '.join(taken)} would stand twice, rename them in a query")
+    wanted = {"items.item": items.item} | ({"items.title": items.title} if items.title else {})
+    wanted |= {f"items.attributes[{place}]": name for place, name in enumerate(items.attributes)}
+    with opened_relation(con, "items", items, wanted) as opened:
+        notes += opened.notes
+        ids = columns.id_column("items.item", items.item, opened.types)
+        read = {}
+        if items.title:
+            read["title"] = columns.column("items.title", items.title, opened.types, columns.WORDS)
+        for name in items.attributes:
+            read[name] = columns.column("items.attributes", name, opened.types)
+        listed = f"{read['title'].text if items.title else 'cast(null as varchar)'} as title" + "".join(
+            f", {columns.attribute_sql(read[name])} as {read[name].sql}" for name in items.attributes
+        )
+        is_text = False
+        while True:
+            try:
+                con.execute(
+                    "create or replace temp table source_items as "
+                    f"select {columns.id_sql(ids, is_text)} as item_id, {listed} from {opened.text}"
+                )
+                break
+            except duckdb.InvalidInputException as error:
+                _, refused, value = str(error).partition(f"{NO_ID}{ids.key}: ")
+                if refused:
+                    raise columns.refused_id(ids, value.splitlines()[0]) from None
+                if is_text or f"{NO_INTEGER}{ids.key}: " not in str(error):
+                    raise
+                is_text = True
+    for name, one in read.items():
+        con.execute(
+            "insert into source_columns values (?, ?)", [f"items.{name}", _read_as(one, name).upper()]
+        )
+    type_ = con.table("source_items").types[0].id
+    return _Described(ids, type_ == "varchar")
+
+
+def _match_ids(con: duckdb.DuckDBPyConnection, described: _Described, log: Column) -> None:
+    """Give the metadata's ids the log's type, if nothing declares theirs. Raises InputError: they differ."""
     log_type, items_type = (
-        con.sql(f"select item_id from {name}").types[0] for name in ("source_log", "source_items")
+        con.table(name).types[place] for name, place in (("source_log", 2), ("source_items", 0))
     )
+    if log_type != items_type and described.column.is_undeclared and str(log_type) == "VARCHAR":
+        con.execute("alter table source_items alter item_id type varchar")
+        items_type = log_type
     if log_type != items_type:
         raise InputError(
             f"items.item is read as {items_type}, source.item as {log_type}: cast one in a query"
         )
+    con.execute("insert into source_columns values ('items.item_id', ?)", [str(items_type)])
 
 
-class ColumnError(InputError):
-    """A configured column is not there, or of a type that its role does not take."""
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """DuckDB's error as an InputError about `what`: the first line of its message, of CSV some more."""
-    try:
-        yield
-    except duckdb.Error as error:
-        lines = str(error).splitlines()
-        told = lines[:1]
-        if "CSV Error" in told[0]:  # which line, what it holds and what is wrong, up to a blank one; the file
-            told = list(itertools.takewhile(str.strip, lines))
-            told += [line.strip() for line in lines[len(told) :] if line.lstrip().startswith("file = ")]
-        raise InputError(f"{what}: {'; '.join(told)}") from None
-
-
-@contextmanager
-def _readable(
-    con: duckdb.DuckDBPyConnection, section: str, relation: Relation
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """The relation as text for a FROM and its columns with their types, while its database is attached."""
-    database = f"{section}_database"
-    with explained(f"{section}.database = '{relation.database}'"):
-        if relation.database is not None:
-            con.execute(f"attach {literal(str(relation.database))} as {database} (read_only)")
-            con.execute(f"use {database}")
-    with explained(section):
-        text = _from(con, section, database, relation)
-        found = con.sql(f"select * from {text}")
-        yield text, {name: type_.id for name, type_ in zip(found.columns, found.types, strict=True)}
-    if relation.database is not None:
-        con.execute("use recsys")
-        con.execute(f"detach {database}")
-
-
-def _from(con: duckdb.DuckDBPyConnection, section: str, database: str, relation: Relation) -> str:
-    if relation.table is not None:
-        schema, _, table = relation.table.rpartition(".")
-        return ".".join(_identifier(name) for name in (database, schema or "main", table))
-    if relation.files is not None:
-        reader = next((READERS[end] for end in READERS if relation.files.lower().endswith(end)), None)
-        if reader is None:
-            raise InputError(
-                f"{section}.files = '{relation.files}': it must end in one of {', '.join(READERS)}"
-            )
-        return f"{reader}({literal(relation.files)})"
-    statements = con.extract_statements(relation.query or "")
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
-        raise InputError(f"{section}.query must be a single SELECT, not {kinds}")
-    return f"(\n{statements[0].query.strip().rstrip(';')}\n)"
-
-
-def _column(key: str, name: str, types: dict[str, str], allowed: set[str] | None = None) -> str:
-    """The column's quoted name. Raises ColumnError: no such column, or not of an allowed type."""
-    type_ = {known.lower(): type_ for known, type_ in types.items()}.get(name.lower())
-    if type_ is None:
-        raise ColumnError(f"{key} = '{name}': there is no such column, only {', '.join(types)}")
-    if allowed is not None and type_ not in allowed:
-        raise ColumnError(
-            f"{key} = '{name}' is a column of type {type_}, allowed: {', '.join(sorted(allowed))}"
-        )
-    return _identifier(name)
-
-
-def _id(key: str, name: str, types: dict[str, str]) -> str:
-    """Whole numbers become BIGINT (NULL if too large, which a check finds), all else VARCHAR."""
-    column = _column(key, name, types, IDS)
-    whole = {known.lower(): type_ for known, type_ in types.items()}[name.lower()] in WHOLE
-    return f"try_cast({column} as {'bigint' if whole else 'varchar'})"
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Text as SQL has it, for statements that take no parameters."""
-    return "'" + text.replace("'", "''") + "'"
+def _read_titles(con: duckdb.DuckDBPyConnection, source: Source, opened: Opened, reading: _Reading) -> None:
+    """Make temp table source_items of the log's own titles: of each item its latest."""
+    title = columns.column("source.title", source.title or "", opened.types, columns.WORDS)
+    sql = reading.expressions()
+    latest = f"({sql['event_at']}, {title.text})" if "event_at" in sql else title.text
+    con.execute(
+        f"create temp table source_items as select {sql['item_id']} as item_id, "
+        f"max_by({title.text}, {latest}) filter (where trim({title.text}) <> '') as title "
+        f"from {opened.text} where {sql['item_id']} is not null group by 1"
+    )
+    con.execute("insert into source_columns values ('log.title', 'VARCHAR')")

@@ -47,7 +47,7 @@ def test_unicode_ids_titles_and_attributes(tmp_path: Path) -> None:
         'say "hi"',
         "trailing ",
         "trailing",
-        "",
+        " ,",
         "é",
         "e\u0301",
         "😀",

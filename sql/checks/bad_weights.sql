@@ -1,10 +1,15 @@
 -- Grain: one row per event whose weight is unusable.
--- Allowed: weights are numbers from 0 to 1e30 (0 drops the event); no NULL, no NaN.
+-- Allowed: numbers from 0 to 1e30, no NULL, no NaN; below 0 by source.returns = 'drop' or 'net'.
 select
-    source_row,
-    user_id,
-    item_id,
-    weight
+    stg_interactions.source_row,
+    stg_interactions.user_id,
+    stg_interactions.item_id,
+    stg_interactions.weight,
+    source_unread.weight as written
 from stg_interactions
-where weight is null or not weight between 0 and 1e30 -- NaN sorts above every number
-order by source_row
+left join source_unread on stg_interactions.source_row = source_unread.source_row
+where
+    stg_interactions.weight is null
+    -- NaN sorts above every number
+    or not stg_interactions.weight between if(getvariable('returns') = 'refuse', 0, -1e30) and 1e30
+order by stg_interactions.source_row

@@ -1,5 +1,5 @@
 -- Grain: one row per event without a user or an item.
--- Allowed: ids are not NULL; whole numbers are within -2^63..2^63 - 1, and any beyond is shown as NULL.
+-- Allowed: ids are not NULL, NaN or blank; source.missing_ids = 'drop' leaves such rows out.
 select
     source_row,
     user_id,

@@ -1,10 +1,14 @@
--- Grain: one row per event whose time is missing or no time at all.
--- Allowed: source.time holds finite timestamps, dates or ISO 8601 text such as 2024-05-31T18:00:00Z.
+-- Grain: one row per event whose time is missing or not read.
+-- Allowed: finite times, dates or ISO 8601 text (2024-05-31T18:00:00Z); others by source.time_format.
 select
-    source_row,
-    user_id,
-    item_id,
-    coalesce(unread_time, cast(event_at as varchar)) as event_at
+    stg_interactions.source_row,
+    stg_interactions.user_id,
+    stg_interactions.item_id,
+    coalesce(source_unread.time, cast(stg_interactions.event_at as varchar)) as event_at,
+    coalesce(source_unread.time_formats, 'none that is known') as time_format_that_reads_all
 from stg_interactions
-where getvariable('has_time') and (event_at is null or not isfinite(event_at))
-order by source_row
+left join source_unread on stg_interactions.source_row = source_unread.source_row
+where
+    getvariable('has_time')
+    and (stg_interactions.event_at is null or not isfinite(stg_interactions.event_at))
+order by stg_interactions.source_row

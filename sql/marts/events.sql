@@ -1,11 +1,11 @@
 -- Grain: one row per kept event, with its part of the split. Not run unless leave_last_out: see prepare.py.
 -- Users of fewer than three items are only learnt from.
 select
-    split_events.* exclude (part),
+    net_events.* exclude (part),
     case recency.place
         when 1 then cast('test' as part)
         when 2 then cast('validation' as part)
-        else split_events.part
+        else net_events.part
     end as part
-from split_events
-left join recency on split_events.user_id = recency.user_id and split_events.item_id = recency.item_id
+from net_events
+left join recency on net_events.user_id = recency.user_id and net_events.item_id = recency.item_id

@@ -1,4 +1,4 @@
--- Grain: one row per user of three items or more and item, his last two; for leave_last_out alone.
+-- Grain: one row per user of three items or more and item, their last two; for leave_last_out alone.
 -- By the time of a user's first event with an item; ties by item_id.
 with
 
@@ -7,8 +7,7 @@ firsts as (
         user_id,
         item_id,
         min(event_at) as first_at
-    from stg_interactions
-    where weight > 0
+    from net_events
     group by user_id, item_id
 ),
 

@@ -1,10 +1,11 @@
--- Grain: one row per kept event, with its part of a split by time or by labels; weight 0 is no interaction.
+-- Grain: one row per kept event, with its part of a split by time or by labels; weight 0 is no interaction,
+-- one below 0 a return, which net_events takes off.
 -- Parts are an enum, in their order: text would make every table of events several times as slow to group.
 with
 
 kept as (
     select * from stg_interactions
-    where weight > 0
+    where weight > 0 or (getvariable('returns') = 'net' and weight < 0)
 ),
 
 parted as (

@@ -1,20 +1,9 @@
--- Grain: one row per event of the log; names and types are settled, nothing is dropped yet.
+-- Grain: one row per event of the log; names and types are settled, nothing is dropped but rows without ids.
 with
 
 source as (
-    select
-        source_row,
-        user_id,
-        item_id,
-        event,
-        weight,
-        part,
-        event_at as time_as_read,
-        case -- UTC: the session's time zone; only text needs the detour, and it is slow
-            when typeof(event_at) = 'VARCHAR' then cast(try_cast(event_at as timestamptz) as timestamp)
-            else try_cast(event_at as timestamp)
-        end as event_at
-    from source_log
+    select * from source_log
+    where not getvariable('drop_missing_ids') or (user_id is not null and item_id is not null)
 ),
 
 weighed as (
@@ -25,8 +14,7 @@ weighed as (
         source.event_at,
         source.event,
         source.part,
-        coalesce(source_event_weights.weight, source.weight) as weight,
-        case when source.event_at is null then cast(source.time_as_read as varchar) end as unread_time
+        coalesce(source_event_weights.weight, source.weight) as weight
     from source
     left join source_event_weights on source.event = source_event_weights.event
 )

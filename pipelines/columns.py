@@ -1,0 +1,218 @@
+"""What becomes of a column by its role (id, time, weight, words, attribute), as SQL expressions.
+
+An id is what is written. In csv and json a column of ids is whole numbers if every value of it is one in
+canonical form (1003, not 01003, 1003.0 or ' 1003'), else text; elsewhere it is what its type declares.
+"""
+
+from typing import NamedTuple
+
+import duckdb
+
+from pipelines import times
+from pipelines.config import ColumnError, InputError
+from pipelines.quoting import identifier, literal
+from pipelines.relation import JSON_VALUE, TEXT
+
+# DuckDB's names of the column types that a role takes
+SMALL = {sign + size for sign in ("", "u") for size in ("tinyint", "smallint", "integer")} | {"bigint"}
+LARGE = {"ubigint", "hugeint", "uhugeint"}
+FRACTIONS = {"decimal", "float", "double"}
+NUMBERS = SMALL | LARGE | FRACTIONS
+INSTANTS = {
+    "timestamp", "timestamp_s", "timestamp_ms", "timestamp_ns", "timestamp with time zone", "date",
+}  # fmt: skip
+WORDS = {"varchar", "enum", TEXT, JSON_VALUE}
+AMOUNTS = NUMBERS | {TEXT, JSON_VALUE}
+IDS = NUMBERS | WORDS | {"uuid"}
+NESTED = {"struct", "map", "union", "array", "blob", "variant"}
+NO_INTEGER = "recsys: no integer: "  # DuckDB raises it from inside a query: the column is text
+NO_ID = "recsys: no id: "  # the column is refused
+LARGEST = {"float": 2**24 - 1, "double": 2**53 - 1}  # up to which no other whole number rounds to one
+
+
+class Column(NamedTuple):
+    """A configured column: its key, its name, and what holds it."""
+
+    key: str
+    name: str
+    type: str
+
+    @property
+    def sql(self) -> str:
+        return identifier(self.name)
+
+    @property
+    def text(self) -> str:
+        """SQL: the value as text; of a JSON string without its quotes."""
+        return f"({self.sql} ->> '$')" if self.type == JSON_VALUE else f"cast({self.sql} as varchar)"
+
+    @property
+    def is_undeclared(self) -> bool:
+        """Whether nothing declares it text or numbers."""
+        return self.type in (TEXT, JSON_VALUE)
+
+
+def column(key: str, name: str, types: dict[str, str], allowed: set[str] | None = None) -> Column:
+    """Find a column by its name. Raises ColumnError: no such column, or not of an allowed type."""
+    known = {one.lower(): (one, type_) for one, type_ in types.items()}
+    if name.lower() not in known:
+        raise ColumnError(f"{key} = '{name}': there is no such column, only {', '.join(types)}")
+    found = Column(key, *known[name.lower()])
+    if allowed is not None and found.type not in allowed:
+        listed = ", ".join(sorted(allowed - {TEXT, JSON_VALUE}))
+        raise ColumnError(f"{key} = '{name}' is a column of type {found.type}, allowed: {listed}")
+    return found
+
+
+def id_column(key: str, name: str, types: dict[str, str]) -> Column:
+    """A column of ids. Raises ColumnError: no such column, or of a type that names nobody."""
+    found = column(key, name, types)
+    if found.type not in IDS:
+        raise ColumnError(
+            f"{key} = '{name}' is a column of type {found.type}, allowed: "
+            f"{', '.join(sorted(IDS - {TEXT, JSON_VALUE}))}; {_cast_query(found)}"
+        )
+    return found
+
+
+def id_sql(found: Column, as_text: bool) -> str:
+    """SQL: the id as BIGINT, or as VARCHAR; a blank one and NaN are NULL.
+
+    The query fails with NO_INTEGER where a value is no canonical whole number of 64 bits, though not asked
+    for as text, and with NO_ID where it is no id at all.
+    """
+    if found.type in SMALL:
+        whole = f"cast({found.sql} as bigint)"
+        return f"cast({whole} as varchar)" if as_text else whole
+    if found.type in LARGE:
+        return found.text if as_text else _whole(found, f"try_cast({found.sql} as bigint)", found.text)
+    if found.type in FRACTIONS:
+        whole = _exact(found)
+        return f"cast({whole} as varchar)" if as_text else whole
+    if not found.is_undeclared:  # what a table declares as text stays text
+        return _unless_blank(found.text)
+    text = _json_id(found) if found.type == JSON_VALUE else found.sql
+    if as_text:
+        return _unless_blank(text)
+    number = f"try_cast({text} as bigint)"
+    return _whole(found, f"if(cast({number} as varchar) = {text}, {number}, null)", _unless_blank(text))
+
+
+def _whole(found: Column, whole: str, text: str) -> str:
+    return f"coalesce({whole}, if({text} is null, null, {_error(NO_INTEGER, found)}))"
+
+
+def _exact(found: Column) -> str:
+    """SQL: whole numbers of a DOUBLE, FLOAT or DECIMAL as BIGINT, as long as each is told from the next."""
+    largest = LARGEST.get(found.type, 2**63 - 1)
+    missing = f"{found.sql} is null" + ("" if found.type == "decimal" else f" or isnan({found.sql})")
+    return (
+        f"case when {missing} then null "
+        f"when {found.sql} = trunc({found.sql}) and abs({found.sql}) <= {largest} "
+        f"then cast({found.sql} as bigint) else {_error(NO_ID, found)} end"
+    )
+
+
+def _json_id(found: Column) -> str:
+    """SQL: a JSON string or whole number as text; 17850.0 is 17850."""
+    number = f"try_cast({found.text} as double)"
+    return (
+        f"case when json_type({found.sql}) in ('VARCHAR', 'UBIGINT', 'BIGINT') then {found.text} "
+        f"when {found.text} is null or isnan({number}) then null "
+        f"when json_type({found.sql}) <> 'DOUBLE' then {_error(NO_ID, found)} "
+        f"when regexp_full_match({found.text}, '-?[0-9]+') then {found.text} "
+        f"when {number} = trunc({number}) and abs({number}) <= {LARGEST['double']} "
+        f"then cast(cast({number} as bigint) as varchar) else {_error(NO_ID, found)} end"
+    )
+
+
+def _unless_blank(text: str) -> str:
+    return f"if(trim({text}, ' ' || chr(9) || chr(10) || chr(13)) = '', null, {text})"
+
+
+def _error(marker: str, found: Column) -> str:
+    return f"error({literal(f'{marker}{found.key}: ')} || cast({found.sql} as varchar))"
+
+
+def refused_id(found: Column, value: str) -> InputError:
+    """What to say of a column that holds a value that is no id."""
+    where = f"{found.key} = '{found.name}'"
+    if found.type == JSON_VALUE:
+        return ColumnError(
+            f"{where} holds the JSON value {value}: allowed are strings and whole numbers; write it as a string"
+        )
+    limit = LARGEST.get(found.type, 2**63 - 1)
+    return ColumnError(
+        f"{where} is a column of type {found.type} that holds {value}: allowed are whole numbers up to {limit}, "
+        f"as larger ones are rounded already; {_cast_query(found)}"
+    )
+
+
+def _cast_query(found: Column) -> str:
+    section = found.key.partition(".")[0]
+    return (
+        f"as text they are read by {section}.query = "
+        f"'select * replace (cast({found.sql} as varchar) as {found.sql}) from ...'"
+    )
+
+
+def time_sql(found: Column, time_format: str) -> str:
+    """SQL: the instant as TIMESTAMP in UTC, NULL where there is none. Raises ColumnError: of no such type."""
+    key = f"{found.key} = '{found.name}'"
+    if found.type in INSTANTS:
+        if time_format != times.ISO:
+            raise ColumnError(f"{key} is a column of type {found.type}: leave {_format_key(found)} out")
+        return found.sql if found.type == "timestamp" else f"try_cast({found.sql} as timestamp)"
+    if found.type in NUMBERS and time_format in times.EPOCHS:
+        return times.of_number(f"cast({found.sql} as double)", time_format)
+    if found.type in WORDS or (found.type in SMALL and "%" in time_format):
+        return times.of_text(found.text, time_format)
+    allowed = ", ".join(sorted(INSTANTS | {"varchar"}))
+    hint = f"; numbers by {_format_key(found)} = {' or '.join(map(repr, times.EPOCHS))}"
+    raise ColumnError(
+        f"{key} is a column of type {found.type}, allowed: {allowed}{hint if found.type in NUMBERS else ''}"
+    )
+
+
+def _format_key(found: Column) -> str:
+    return f"{found.key.partition('.')[0]}.time_format"
+
+
+def number_sql(found: Column) -> str:
+    """SQL: the number as DOUBLE; of text one with a decimal point, NULL where it is none."""
+    return f"try_cast({found.text} as double)" if found.is_undeclared else f"cast({found.sql} as double)"
+
+
+def attribute_sql(found: Column) -> str:
+    """SQL: the value as text, a list of values as a list of texts. Raises ColumnError: of a nested type."""
+    if found.type == JSON_VALUE:
+        return (
+            f"case json_type({found.sql}) when 'ARRAY' then from_json({found.sql}, '[\"VARCHAR\"]') "
+            f"else if({found.text} is null, null, [{found.text}]) end"
+        )
+    if found.type == "list":
+        return f"cast({found.sql} as varchar[])"
+    if found.type in NESTED:
+        raise ColumnError(
+            f"{found.key} = '{found.name}' is a column of type {found.type}, allowed: plain values and lists "
+            "of them; pick a field of it in a query"
+        )
+    return f"cast({found.sql} as varchar)"
+
+
+def first_reason(con: duckdb.DuckDBPyConnection, table: str, name: str) -> str:
+    """Why a column is text: its first value that is no whole number in canonical form, and in which row."""
+    row = con.execute(
+        f"select rowid + 1, {name} from {table} "
+        f"where cast(try_cast({name} as bigint) as varchar) is distinct from {name} "
+        f"and {name} is not null order by rowid limit 1"
+    ).fetchone()
+    if row is None:
+        return "the ids of the other table are text"
+    ends = con.execute(
+        f"select coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+[.]0+')), false) from {table}"
+    ).fetchall()[0][0]
+    hint = (
+        ", and all end in .0: select * replace (cast(cast(ID as double) as bigint) as ID) from ... in a query"
+    )
+    return f"row {row[0]} has {row[1]!r}, no whole number in canonical form{hint if ends else ''}"

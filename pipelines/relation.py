@@ -1,0 +1,314 @@
+"""A configured relation (query, table or files) as text for a FROM, and what each of its columns holds.
+
+Nothing is guessed: csv is read as text and json value by value (pipelines/columns.py says what becomes of
+them), parquet files and tables have types of their own, and a query that lets DuckDB guess is refused.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from pipelines import csv_files
+from pipelines.config import ColumnError, InputError, Relation
+from pipelines.quoting import identifier, literal, path_glob
+
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+ENDINGS = (".parquet", *CSV, *JSON)
+TEXT, JSON_VALUE = "text", "json"  # what holds a column of csv, of json; else a name of DuckDB's
+
+GUESSING_FUNCTIONS = ("read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_ndjson")
+GUESSED_NAME = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz|\.zst)?$", re.IGNORECASE)
+TYPED = {"all_varchar", "columns", "types", "dtypes", "column_types", "auto_type_candidates"}
+
+
+class Opened(NamedTuple):
+    """A relation that can be read: text for a FROM, {column: what holds it}, lines for people."""
+
+    text: str
+    types: dict[str, str]
+    notes: list[str]
+
+
+@contextmanager
+def opened_relation(
+    con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
+) -> Iterator[Opened]:
+    """Open the relation of a section of the configuration, while its database is attached.
+
+    `wanted`: {key of the configuration: column}. Raises InputError: no such file, table or column, a query
+    that is no SELECT, that fails or that guesses; so does what fails inside the context.
+    """
+    database = f"{section}_database"
+    with explained(f"{section}.database = '{relation.database}'"):
+        if relation.database is not None:
+            con.execute(f"attach {literal(str(relation.database))} as {database} (read_only)")
+            con.execute(f"use {database}")
+    with explained(section):
+        yield _opened(con, section, relation, wanted)
+    if relation.database is not None:
+        con.execute("use recsys")
+        con.execute(f"detach {database}")
+
+
+def _opened(
+    con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
+) -> Opened:
+    if relation.files is not None:
+        return _opened_files(con, section, relation, wanted)
+    if relation.encoding is not None:
+        raise InputError(
+            f"{section}.encoding = '{relation.encoding}': allowed for {section}.files of csv alone"
+        )
+    if relation.table is not None:
+        schema, _, table = relation.table.rpartition(".")
+        text = ".".join(identifier(name) for name in (f"{section}_database", schema or "main", table))
+        used = {table.lower()}
+    else:
+        text, used = _select(con, section, relation.query or "")
+    _refuse_guessing_views(con, section, used)
+    return Opened(text, _types(con, text), [])
+
+
+def _types(con: duckdb.DuckDBPyConnection, text: str) -> dict[str, str]:
+    found = con.sql(f"select * from {text}")
+    return {
+        name: JSON_VALUE if str(type_) == "JSON" else type_.id
+        for name, type_ in zip(found.columns, found.types, strict=True)
+    }
+
+
+def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> tuple[str, set[str]]:
+    """The one SELECT of a query as text for a FROM, and the names of the tables that it reads."""
+    statements = con.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
+        raise InputError(f"{section}.query must be a single SELECT, not {kinds}")
+    select = statements[0].query.strip().rstrip(";")
+    return f"(\n{select}\n)", _refuse_guesses(con, f"{section}.query", select)
+
+
+def _refuse_guesses(con: duckdb.DuckDBPyConnection, where: str, select: str) -> set[str]:
+    """Refuse a SELECT in which DuckDB guesses types of csv or json; the names of the tables that it reads."""
+    ((tree,),) = con.execute(f"select json_serialize_sql({literal(select)})").fetchall()
+    names = set[str]()
+    for node in _nodes(json.loads(tree)):
+        if node.get("type") == "BASE_TABLE":
+            name, function = str(node.get("table_name")), ""
+            names.add(name.lower())
+            guesses = GUESSED_NAME.search(name) is not None
+        elif node.get("type") == "TABLE_FUNCTION":
+            function = str(node["function"].get("function_name", "")).lower()
+            name = _first_text(node) or function
+            given = {
+                str(one.get("column_names", [""])[-1]).lower()
+                for one in _nodes(node)
+                if one.get("type") == "COLUMN_REF"
+            }
+            guesses = function in GUESSING_FUNCTIONS and not given & TYPED
+        else:
+            continue
+        if guesses:
+            is_json = "json" in function or "json" in name.lower().rpartition(".csv")[2]
+            reader = "read_json" if is_json else "read_csv"
+            typed = "columns = {'user_id': 'VARCHAR', ...}" if is_json else "all_varchar = true"
+            raise InputError(
+                f"{where} reads '{name}' with types that DuckDB guesses from its first rows, which can merge "
+                f"ids ('01003' and '1003') and swap days and months: name the file as files, or write "
+                f"{reader}({literal(name)}, {typed}) and cast what you calculate with"
+            )
+    return names
+
+
+def _first_text(node: Any) -> str | None:
+    """The first text among the arguments of a table function: the file."""
+    texts = (one["literal"].get("text") for one in _nodes(node) if isinstance(one.get("literal"), dict))
+    return next((text for text in texts if isinstance(text, str)), None)
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON tree."""
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
+
+
+def _refuse_guessing_views(con: duckdb.DuckDBPyConnection, section: str, used: set[str]) -> None:
+    """Refuse views of the attached database that guess, as far as what is read goes through them."""
+    query = "select lower(view_name), sql from duckdb_views() where database_name = ? and not internal"
+    views = dict(con.execute(query, [f"{section}_database"]).fetchall())
+    left, seen = [name for name in used if name in views], set[str]()
+    while left:
+        name = left.pop()
+        seen.add(name)
+        select = re.split(r"\bAS\b", views[name], maxsplit=1)[1].strip().rstrip(";")
+        found = _refuse_guesses(con, f"{section}: the view '{name}'", select)
+        left += [other for other in found if other in views and other not in seen]
+
+
+def _opened_files(
+    con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
+) -> Opened:
+    files = relation.files or ""
+    kinds: dict[tuple[str, ...], Callable[..., Opened]] = {
+        (".parquet",): _parquet,
+        CSV: _csv,
+        JSON: _json,
+    }
+    read = next((kinds[ends] for ends in kinds if files.lower().endswith(ends)), None)
+    if read is None:
+        raise InputError(f"{section}.files = '{files}': it must end in one of {', '.join(ENDINGS)}")
+    if relation.encoding is not None and read is not _csv:
+        raise InputError(f"{section}.encoding = '{relation.encoding}': allowed for files of csv alone")
+    is_one_file = "://" not in files and Path(files).exists()  # its name may hold brackets
+    pattern = path_glob(files) if is_one_file else files
+    paths = [row[0] for row in con.execute("select file from glob(?)", [pattern]).fetchall()]
+    if not paths:
+        raise InputError(f'{section}: No files found that match the pattern "{files}"')
+    return read(con, section, relation, wanted, paths)
+
+
+def _listed(paths: list[str]) -> str:
+    return "[" + ", ".join(literal(path if "://" in path else path_glob(path)) for path in paths) + "]"
+
+
+def _csv(
+    con: duckdb.DuckDBPyConnection,
+    section: str,
+    relation: Relation,
+    wanted: Mapping[str, str],
+    paths: list[str],
+) -> Opened:
+    groups = csv_files.groups(con, section, relation.encoding, wanted, paths)
+    parts = [f"select * from {csv_files.reader(form, _listed(group))}" for form, group in groups.items()]
+    text = (
+        parts[0].removeprefix("select * from ")
+        if len(parts) == 1
+        else f"({' union all by name '.join(parts)})"
+    )
+    notes = [
+        f"{section}: '{group[0]}' is read from its header on, which is line {form.skipped + 1}"
+        for form, group in groups.items()
+        if form.skipped
+    ]
+    return Opened(text, dict.fromkeys(con.sql(f"select * from {text}").columns, TEXT), notes)
+
+
+def _json(
+    con: duckdb.DuckDBPyConnection,
+    section: str,
+    relation: Relation,
+    wanted: Mapping[str, str],
+    paths: list[str],
+) -> Opened:
+    """Each wanted key as the JSON value that is written; a key may be missing in some objects, not in all."""
+    files = _listed(paths)
+    looked = f"read_json({files}, maximum_depth = 1, map_inference_threshold = -1, union_by_name = true)"
+    known = {name.lower(): name for name in con.sql(f"select * from {looked}").columns}
+    keys = {known.get(name.lower(), name): None for name in wanted.values()}
+    columns = ", ".join(f"{literal(name)}: 'JSON'" for name in keys)
+    text = f"read_json({files}, columns = {{{columns}}}, hive_types_autocast = false)"
+    absent = [name for name in keys if name.lower() not in known]
+    if absent:  # not among the first objects: anywhere?
+        counts = ", ".join(f"count({identifier(name)})" for name in absent)
+        found = con.execute(f"select {counts} from {text}").fetchall()[0]
+        for name, count in zip(absent, found, strict=True):
+            if not count:
+                key = next(key for key, column in wanted.items() if column == name)
+                listed = ", ".join(known.values())
+                raise ColumnError(f"{key} = '{name}': there is no such column, only {listed}")
+    partitions = set(con.sql(f"select * from {text}").columns) - set(keys)
+    return Opened(text, dict.fromkeys(keys, JSON_VALUE) | dict.fromkeys(partitions, TEXT), [])
+
+
+def _parquet(
+    con: duckdb.DuckDBPyConnection,
+    section: str,
+    relation: Relation,
+    wanted: Mapping[str, str],
+    paths: list[str],
+) -> Opened:
+    """DuckDB reads all files with the types of the first: where they differ, with the type that holds all."""
+    text = f"read_parquet({_listed(paths)}, hive_types_autocast = false)"
+    notes = list[str]()
+    if len(paths) > 1:
+        notes = _differing(con, section, wanted, paths)
+        if notes:
+            text = text.removesuffix(")") + ", union_by_name = true)"
+    types = _types(con, text)
+    partitions = {key for key in types if re.search(rf"(^|/){re.escape(key)}=[^/]*/", paths[0])}
+    return Opened(text, types | dict.fromkeys(partitions, TEXT), notes)
+
+
+def _differing(
+    con: duckdb.DuckDBPyConnection, section: str, wanted: Mapping[str, str], paths: list[str]
+) -> list[str]:
+    """Notes on the wanted columns whose types differ from file to file.
+
+    Raises ColumnError: only some files have the column, or text stands beside numbers that are not whole.
+    """
+    query = f"select file_name, name, num_children, duckdb_type from parquet_schema({_listed(paths)})"
+    by_file = dict[str, list[tuple[str, int, str]]]()
+    for file, name, children, type_ in con.execute(query).fetchall():
+        by_file.setdefault(file, []).append((name, children or 0, str(type_)))
+    notes = list[str]()
+    for key, column in wanted.items():
+        first_with = dict[str, str]()  # type -> the first file that has the column so
+        for file, schema in by_file.items():
+            type_ = _top_level(schema).get(column.lower(), "")
+            first_with.setdefault(type_, file)
+        if len(first_with) < 2:
+            continue
+        if "" in first_with:
+            there = next(file for type_, file in first_with.items() if type_)
+            raise ColumnError(
+                f"{key} = '{column}': '{first_with['']}' has no such column, '{there}' has: write a query "
+                "over both"
+            )
+        fractions = [type_ for type_ in first_with if re.match("DOUBLE|FLOAT|DECIMAL", type_)]
+        shown = ", ".join(f"{type_} in '{file}'" for type_, file in first_with.items())
+        if fractions and "VARCHAR" in first_with:
+            raise ColumnError(
+                f"{key} = '{column}' is {shown}: the same value is written in two ways, 17850.0 and 17850; "
+                "cast them to one type in a query"
+            )
+        notes.append(f"{key} = '{column}' is {shown}: read as the type that holds all")
+    return notes
+
+
+def _top_level(schema: list[tuple[str, int, str]]) -> dict[str, str]:
+    """{column: type} of the root's children; the schema lists nodes depth first, each with its children."""
+    found, at = dict[str, str](), 1
+
+    def end_of(place: int) -> int:
+        after = place + 1
+        for _ in range(schema[place][1]):
+            after = end_of(after)
+        return after
+
+    while at < len(schema):
+        name, children, type_ = schema[at]
+        found[name.lower()] = "nested" if children else type_
+        at = end_of(at)
+    return found
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """DuckDB's error as an InputError about `what`: the first line of its message, of csv some more."""
+    try:
+        yield
+    except duckdb.Error as error:
+        message = str(error)
+        if "CSV" in message.partition("\n")[0]:
+            raise InputError(f"{what}: {csv_files.explanation(message)}") from None
+        raise InputError(f"{what}: {message.partition(chr(10))[0]}") from None

@@ -1,0 +1,40 @@
+-- Grain: one row per set of ids that are one but for case and blanks; they are read as different ids.
+with
+
+users as (
+    select
+        lower(trim(cast(user_id as varchar))) as spelling,
+        count(*) as ids,
+        list(cast(user_id as varchar) order by user_id) as spelled
+    from profile_users
+    where typeof(user_id) = 'VARCHAR'
+    group by spelling
+    having count(*) > 1
+),
+
+items as (
+    select
+        lower(trim(cast(item_id as varchar))) as spelling,
+        count(*) as ids,
+        list(cast(item_id as varchar) order by item_id) as spelled
+    from profile_items
+    where typeof(item_id) = 'VARCHAR'
+    group by spelling
+    having count(*) > 1
+),
+
+alike as (
+    select
+        'alike_users' as measure,
+        spelled[:5] as spelled,
+        ids
+    from users
+    union all
+    select
+        'alike_items' as measure,
+        spelled[:5] as spelled,
+        ids
+    from items
+)
+
+select * from alike
