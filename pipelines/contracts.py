@@ -19,9 +19,9 @@ from rich.table import Table
 
 from pipelines import files, history
 from pipelines.config import Config, DataError
+from pipelines.data.quoting import literal
+from pipelines.data.relation import explained
 from pipelines.prepare import SQL, opened, shown
-from pipelines.quoting import literal
-from pipelines.relation import explained
 
 CONTRACTS = (
     "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "activity",

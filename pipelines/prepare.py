@@ -20,8 +20,8 @@ from typing import NamedTuple
 import duckdb
 
 from pipelines.config import ColumnError, Config, DataError, InputError, Split
-from pipelines.relation import explained
-from pipelines.source import read_log
+from pipelines.data.relation import explained
+from pipelines.data.source import read_log
 
 SQL = Path(__file__).resolve().parents[1] / "sql"
 
@@ -74,7 +74,6 @@ MARTS = (  # in order; each is made from those above it
     "marts/prepared",
 )
 STEPS = STAGING + MARTS
-READERS = ("source", "relation", "columns", "times", "csv_files")  # the modules that read the log
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
 KINDS = {  # what is no table of the file
     "stg_interactions": "temp view",
@@ -419,7 +418,7 @@ def _key(config: Config, fingerprint: str) -> str:
     settings += config.prepare.model_dump_json(include={"now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)
-    code = [here, *(here.with_name(f"{name}.py") for name in READERS)]
+    code = [here, *sorted((here.parent / "data").glob("*.py"))]
     for path in (*code, *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -22,7 +22,10 @@ NUMPY_HALF = {
 HOMES = {
     "duckdb": {
         f"pipelines/{name}.py"
-        for name in ("prepare", "source", "folds", "certificate", "contracts", "history")
+        for name in (
+            *("prepare", "folds", "certificate", "contracts", "history"),
+            *(f"data/{name}" for name in ("source", "relation", "columns", "times", "csv_files")),
+        )
     },
     "mlflow": {
         f"pipelines/{name}.py" for name in ("tracking", "mlflow_run", "model_registry", "pyfunc_model")

@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 import duckdb
 
 from pipelines.config import ColumnError, InputError
-from pipelines.quoting import literal, path_glob
+from pipelines.data.quoting import literal, path_glob
 
 DELIMITERS = (",", ";", "\t", "|")
 HEAD = 100  # lines among which the header must be

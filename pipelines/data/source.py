@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines import columns, times
-from pipelines.columns import NO_ID, NO_INTEGER, Column
 from pipelines.config import InputError, Items, Source
-from pipelines.relation import Opened, opened_relation
+from pipelines.data import columns, times
+from pipelines.data.columns import NO_ID, NO_INTEGER, Column
+from pipelines.data.relation import Opened, opened_relation
 
 # our own columns of tables stg_items and items, beside which the attributes stand
 ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}

@@ -1,6 +1,6 @@
 """A configured relation (query, table or files) as text for a FROM, and what each of its columns holds.
 
-Nothing is guessed: csv is read as text and json value by value (pipelines/columns.py says what becomes of
+Nothing is guessed: csv is read as text and json value by value (columns.py says what becomes of
 them), parquet files and tables have types of their own, and a query that lets DuckDB guess is refused.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from pipelines import csv_files
 from pipelines.config import ColumnError, InputError, Relation
-from pipelines.quoting import identifier, literal, path_glob
+from pipelines.data import csv_files
+from pipelines.data.quoting import identifier, literal, path_glob
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines import times
 from pipelines.config import ColumnError, InputError
-from pipelines.quoting import identifier, literal
-from pipelines.relation import JSON_VALUE, TEXT
+from pipelines.data import times
+from pipelines.data.quoting import identifier, literal
+from pipelines.data.relation import JSON_VALUE, TEXT
 
 # DuckDB's names of the column types that a role takes
 SMALL = {sign + size for sign in ("", "u") for size in ("tinyint", "smallint", "integer")} | {"bigint"}
@@ -138,13 +138,11 @@ def refused_id(found: Column, value: str) -> InputError:
     """What to say of a column that holds a value that is no id."""
     where = f"{found.key} = '{found.name}'"
     if found.type == JSON_VALUE:
-        return ColumnError(
-            f"{where} holds the JSON value {value}: allowed are strings and whole numbers; write it as a string"
-        )
+        return ColumnError(f"{where} holds the JSON value {value}: allowed are strings and whole numbers")
     limit = LARGEST.get(found.type, 2**63 - 1)
     return ColumnError(
-        f"{where} is a column of type {found.type} that holds {value}: allowed are whole numbers up to {limit}, "
-        f"as larger ones are rounded already; {_cast_query(found)}"
+        f"{where} is a column of type {found.type} that holds {value}: allowed are whole numbers up to "
+        f"{limit}, as larger ones are rounded already; {_cast_query(found)}"
     )
 
 
