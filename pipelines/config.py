@@ -123,6 +123,8 @@ class Source(Relation):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> "Source":
+        if self.user.lower() == self.item.lower():
+            raise ValueError(f"user and item are both '{self.user}', allowed: two columns")
         if self.returns != "refuse" and self.weight is None:
             raise ValueError(
                 f"returns = '{self.returns}' needs weight, the column that is below 0 for a return"
@@ -383,6 +385,10 @@ class Contracts(Section):
     max_null_share: Share | None = Field(0.9, description="of any column that is read")
     max_missing_ids: Share | None = Field(
         0.5, description="share of rows without a user or an item, where source.missing_ids drops them"
+    )
+    max_missing_words: Share | None = Field(
+        0.001,
+        description="share of events whose user or item is a word for a missing one: nan, NULL, None, ...",
     )
     max_events_per_user: PositiveInt | None = Field(
         None, description="of the most active user: test accounts, bots, tills that share one card"

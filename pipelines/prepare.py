@@ -29,6 +29,7 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "staging/stg_interactions",
     "checks/empty_log",
     "checks/missing_ids",
+    "checks/ids_with_byte_0",
     "checks/unread_times",
     "checks/future_times",
     "checks/unknown_events",

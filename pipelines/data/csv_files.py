@@ -8,6 +8,7 @@ import csv
 import gzip
 import itertools
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -19,7 +20,14 @@ from pipelines.data.quoting import literal, path_glob
 
 DELIMITERS = (",", ";", "\t", "|")
 HEAD = 100  # lines among which the header must be
-MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "big endian"}  # byte order marks; that of UTF-8 is skipped
+MARK = b"\xff\xfe"  # the byte order mark of UTF-16; that of UTF-8 is skipped
+OTHERS = {  # first bytes of files that are no csv: what they are, and what to do
+    b"\xfe\xff": "UTF-16 in big-endian order, which is not read: iconv -f UTF-16 -t UTF-8 makes it UTF-8",
+    b"\x1f\x8b": "compressed by gzip: let its name end in .csv.gz",
+    b"PK\x03\x04": "a zip archive, as .xlsx files are too: unpack it, or save the sheet as csv",
+    b"PAR1": "a parquet file: let its name end in .parquet",
+    b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as csv",
+}
 MIXED = "state machine reached an invalid state"  # how DuckDB says that line ends differ
 HOW = "the options are those of read_csv, in a query"
 
@@ -63,24 +71,26 @@ def reader(form: Form, files: str) -> str:
 
 
 def _marked(section: str, path: str) -> str | None:
-    """The encoding that the file's first bytes declare. Raises InputError: one that is not read."""
+    """The encoding that the file's first bytes declare. Raises InputError: no csv, or it cannot be read."""
     if "://" in path:
         return None
-    with _open(path) as file:
-        start = file.read(4096)
-    encoding = MARKS.get(start[:2])
-    if encoding == "big endian":
-        raise InputError(
-            f"{section}.files: '{path}' is UTF-16 in big-endian order, which is not read: "
-            f"iconv -f UTF-16 -t UTF-8 makes it UTF-8"
-        )
-    if encoding is None and b"\0" in start:
+    try:
+        with _open(path) as file:
+            start = file.read(4096)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{section}.files: '{path}' cannot be read: {error}") from None
+    for mark, what in OTHERS.items():
+        if start.startswith(mark):
+            raise InputError(f"{section}.files: '{path}' is {what}")
+    if start.startswith(MARK):
+        return "utf-16"
+    if b"\0" in start:
         raise InputError(
             f"{section}.files: '{path}' holds bytes of value 0 in line "
             f"{start[: start.index(0)].count(10) + 1}: expected text in UTF-8; if it is UTF-16 without a "
             f"mark, write {section}.encoding = 'utf-16'"
         )
-    return encoding
+    return None
 
 
 def _open(path: str) -> IO[bytes]:

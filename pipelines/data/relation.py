@@ -89,7 +89,9 @@ def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> tuple[s
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise InputError(f"{section}.query must be a single SELECT, not {kinds}")
-    select = statements[0].query.strip().rstrip(";")
+    text = statements[0].query.encode()
+    ends = (at for at, _ in duckdb.tokenize(statements[0].query) if text[at : at + 1] == b";")
+    select = text[: next(ends, len(text))].decode().strip()
     return f"(\n{select}\n)", _refuse_guesses(con, f"{section}.query", select)
 
 
@@ -174,6 +176,9 @@ def _opened_files(
     paths = [row[0] for row in con.execute("select file from glob(?)", [pattern]).fetchall()]
     if not paths:
         raise InputError(f'{section}: No files found that match the pattern "{files}"')
+    empty = next((path for path in paths if Path(path).is_file() and not Path(path).stat().st_size), None)
+    if empty is not None:
+        raise InputError(f"{section}.files: '{empty}' is empty")
     return read(con, section, relation, wanted, paths)
 
 

@@ -1,7 +1,30 @@
--- Grain: one row: the share of rows without a user or an item, where those are left out.
+-- Grain: one row per share: of rows without a user or an item, where those are left out; of events whose user
+-- or item is a word for a missing one.
+with
+
+counts as (
+    select
+        count(*) filter (where measure = 'missing_ids') as missing_rows,
+        sum(events) filter (where measure = 'missing_words') as named_so
+    from offending_missing
+),
+
+sizes as (
+    select sum(events) as events
+    from profile_items
+)
+
 select
     'missing_ids' as measure,
-    count(*) / nullif(getvariable('log_rows'), 0) as value,
+    counts.missing_rows / nullif(getvariable('log_rows'), 0) as value,
     null as least,
     getvariable('max_missing_ids') as most
-from offending_missing
+from counts
+union all
+select
+    'missing_words' as measure,
+    coalesce(counts.named_so, 0) / nullif(sizes.events, 0) as value,
+    null as least,
+    getvariable('max_missing_words') as most
+from counts
+cross join sizes

@@ -1,9 +1,48 @@
--- Grain: one row per event without a user or an item, if source.missing_ids leaves those out.
+-- Grain: one row per event without a user or an item, if source.missing_ids leaves those out, and one per id
+-- that is a word for a missing one, as programs write it where they make text of what is not there.
+with
+
+words as (
+    select
+        'user' as kind,
+        cast(user_id as varchar) as id,
+        events
+    from profile_users
+    union all
+    select
+        'item' as kind,
+        cast(item_id as varchar) as id,
+        events
+    from profile_items
+),
+
+missing as (
+    select
+        'missing_ids' as measure,
+        if(user_id is null, 'user', 'item') as kind,
+        cast(null as varchar) as id,
+        1 as events,
+        source_row
+    from source_log
+    where getvariable('drop_missing_ids') and (user_id is null or item_id is null)
+    union all
+    select
+        'missing_words' as measure,
+        kind,
+        id,
+        events,
+        null as source_row
+    from words
+    where
+        lower(id) in (
+            'nan', 'null', 'none', 'na', 'n/a', '#n/a', '<na>', 'nat', 'nil', '\n', '(null)', 'undefined'
+        )
+)
+
 select
-    'missing_ids' as measure,
-    user_id,
-    item_id,
-    event_at,
-    source_row
-from source_log
-where getvariable('drop_missing_ids') and (user_id is null or item_id is null)
+    measure,
+    kind,
+    id,
+    source_row,
+    events
+from missing

@@ -1,0 +1,11 @@
+-- Grain: one row per event whose user or item is text with a character of value 0.
+-- Allowed: ids without characters of value 0, which no csv file can hold.
+select
+    source_row,
+    user_id,
+    item_id
+from stg_interactions
+where
+    (typeof(user_id) = 'VARCHAR' and contains(cast(user_id as varchar), chr(0)))
+    or (typeof(item_id) = 'VARCHAR' and contains(cast(item_id as varchar), chr(0)))
+order by source_row
