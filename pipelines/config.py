@@ -386,6 +386,10 @@ class Contracts(Section):
     max_missing_ids: Share | None = Field(
         0.5, description="share of rows without a user or an item, where source.missing_ids drops them"
     )
+    max_returns: Share | None = Field(
+        0.5,
+        description="share of rows below 0, where source.returns takes them: a sign that was turned around",
+    )
     max_missing_words: Share | None = Field(
         0.001,
         description="share of events whose user or item is a word for a missing one: nan, NULL, None, ...",

@@ -24,8 +24,8 @@ from pipelines.data.relation import explained
 from pipelines.prepare import SQL, opened, shown
 
 CONTRACTS = (
-    "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "activity",
-    "spelling", "churn", "drift", "orphans",
+    "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "returns",
+    "activity", "spelling", "churn", "drift", "orphans",
 )  # fmt: skip
 FIRST = 5  # offending rows that are shown
 

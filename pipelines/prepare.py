@@ -75,6 +75,13 @@ MARTS = (  # in order; each is made from those above it
     "marts/prepared",
 )
 STEPS = STAGING + MARTS
+NOTHING_LEFT = """
+select count(*) from (
+    (select user_id, item_id, part from split_events where weight > 0)
+    except
+    (select user_id, item_id, part from net_events)
+)
+"""
 ROUND = ("marts/core_items", "marts/core_users")  # of the k-core: marts/core_pairs runs them
 KINDS = {  # what is no table of the file
     "stg_interactions": "temp view",
@@ -331,6 +338,9 @@ def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Ca
         return
     kind = KINDS.get(name, "table")
     rows = _create(con, f"{kind} {name}", text)
+    if name == "net_events":
+        gone = con.execute(NOTHING_LEFT).fetchall()[0][0]
+        say(f"prepare: returns leave nothing of {gone:,} pairs of a user, an item and a part of the split")
     if kind == "table":
         folds = " over both folds" if text.startswith("-- Grain: one row per fold") else ""
         say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")

@@ -297,3 +297,60 @@ def test_pairs_and_targets_match_a_python_oracle(
         )
         found = rows_of(config, 'select fold, "user", item, is_new from targets order by all')
         assert found == sorted(expected_targets)
+
+
+def test_returns_are_netted_within_each_part(tmp_path: Path) -> None:
+    """Bought 2 and 3, 1 back: weights 1.6 and 2.4 are left; what all came back of is no interaction there.
+
+    What comes back in a later part leaves the earlier part as it was: fold validation must not know of it.
+    """
+    rows = [
+        (1, 10, day(1), 2.0), (1, 10, day(2), 3.0), (1, 10, day(3), -1.0),
+        (1, 11, day(1), 2.0), (1, 11, day(4), -2.0),  # all of it back
+        (1, 12, day(3), -4.0),  # bought before the log begins
+        (2, 10, day(1), 1.0), (2, 11, day(2), 1.0), (2, 12, day(3), 1.0), (1, 13, day(5), 5.0), (2, 13, day(6), 1.0),
+        (1, 13, day(11), -5.0),  # of train, back in validation
+        (2, 14, day(12), 1.0), (1, 14, day(13), 1.0), (1, 14, day(14), -0.5), (1, 11, day(12), 1.0),
+        (1, 15, day(21), 1.0), (2, 11, day(21), 1.0), (2, 10, day(22), 1.0), (2, 10, day(23), -1.0), (1, 12, day(22), 1.0),
+    ]  # fmt: skip
+    config = config_of(tmp_path, rows, source={"returns": "net"})
+    prepare(config, quiet)
+    query = "select user_id, item_id, weight, last_at from pairs where fold = '{}' order by all"
+    train = [(1, 10, 4.0, day(2)), (1, 13, 5.0, day(5))]
+    others = [(2, 10, 1.0, day(1)), (2, 11, 1.0, day(2)), (2, 12, 1.0, day(3)), (2, 13, 1.0, day(6))]
+    assert rows_of(config, query.format("validation")) == train + others
+    fitted = [train[0], (1, 11, 1.0, day(12)), train[1], (1, 14, 0.5, day(13))]
+    assert rows_of(config, query.format("test")) == fitted + [*others, (2, 14, 1.0, day(12))]
+    events = dict(rows_of(config, "select name, value from counts where name like 'events%'"))
+    assert events == {"events": 13, "events.train": 7, "events.validation": 3, "events.test": 3}
+    dropped = config_of(tmp_path, rows, source={"returns": "drop"})
+    prepare(dropped, quiet)
+    assert (1, 11, 2.0, day(1)) in rows_of(dropped, query.format("validation"))
+    assert (1, 10, 5.0, day(2)) in rows_of(dropped, query.format("validation"))
+
+
+def test_returns_are_netted_before_the_last_item_is_left_out(tmp_path: Path) -> None:
+    rows = [(user, item, day(1 + (item + user) % 4), 1.0) for user in (1, 2, 3) for item in (10, 11, 12, 13)]
+    rows += [(1, 14, day(30), 1.0), (1, 14, day(31), -1.0)]
+    config = config_of(tmp_path, rows, source={"returns": "net"}, split={"kind": "leave_last_out"})
+    prepare(config, quiet)
+    held_out = (
+        "select item_id from targets join items using (fold, item) where fold = 'test' and \"user\" = 0"
+    )
+    assert rows_of(config, held_out) == [(10,)]
+
+
+def test_rows_without_ids_are_left_out_everywhere(tmp_path: Path) -> None:
+    guests = [(None, 10, day(1), 1.0), (1, None, day(21), 1.0), (None, 99, day(22), 1.0)]
+    for name in ("whole", "left_out"):
+        (tmp_path / name).mkdir()
+    whole, left_out = (
+        config_of(tmp_path / name, log, source={"missing_ids": "drop"})
+        for name, log in (("whole", LOG), ("left_out", LOG + guests))
+    )
+    for table in ("users", "items", "triples", "targets", "item_parts", "profile_users"):
+        found = []
+        for config in (whole, left_out):
+            prepare(config, quiet)
+            found.append(rows_of(config, f"from {table} order by all"))
+        assert found[0] == found[1], table

@@ -137,7 +137,7 @@ def is_blank(external: Any) -> bool:
     return isinstance(external, str) and not external.strip(" \t\n\r")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=logs(texts))
 @example(rows=[("01003", "1003", datetime(2024, 1, 2)), ("1003", "01003", datetime(2024, 1, 2))])
 @example(rows=[(odd, other, datetime(2024, 1, 2, 3, 4, 5, 600)) for odd in ODD for other in ODD[:2]])
@@ -149,7 +149,7 @@ def test_ids_of_text_are_the_same_in_every_file(rows: list[Row]) -> None:
         assert found == expected, name
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=logs(integers))
 def test_ids_of_integers_are_the_same_in_every_file(rows: list[Row]) -> None:
     expected = Counter((str(user), str(item), at) for user, item, at in rows)
@@ -157,7 +157,7 @@ def test_ids_of_integers_are_the_same_in_every_file(rows: list[Row]) -> None:
         assert found == expected, name
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     numbers=st.lists(
         st.one_of(
@@ -180,7 +180,7 @@ def test_numbers_with_a_point_are_whole_or_refused(numbers: list[float]) -> None
             assert "source.user = 'user_id'" in str(found[name])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     moment=instants,
     zone=st.integers(-23 * 60, 23 * 60),
@@ -226,7 +226,7 @@ def test_what_is_not_iso_is_no_time(tmp_path: Path, written: str) -> None:
     assert read(path) == Counter([("1", "2", None)])
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(moment=st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1)))
 def test_epochs_are_exact(moment: datetime) -> None:
     microseconds = round(

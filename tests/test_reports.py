@@ -134,7 +134,7 @@ CASES: list[tuple[str, Read | Refused]] = [
         "weights_returns.csv",
         Refused(3, ("bad_weights", "source.returns = 'drop' or 'net'"), {"weight": "quantity"}),
     ),
-    ("weights_returns.csv", Read(NUMBERS, source=RETURNS)),
+    ("weights_returns.csv", Read(NUMBERS, ("returns leave nothing of",), source=RETURNS)),
     ("weights_with_commas.csv", Refused(3, ("bad_weights", "written = '1,5'"), {"weight": "quantity"})),
     ("users_bot.csv", Read([7, 666, 1003, 1004])),
     ("titles_in_the_log.csv", Read(NUMBERS, source={"title": "name"})),

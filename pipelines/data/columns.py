@@ -109,7 +109,7 @@ def _exact(found: Column) -> str:
     return (
         f"case when {missing} then null "
         f"when {found.sql} = trunc({found.sql}) and abs({found.sql}) <= {largest} "
-        f"then cast({found.sql} as bigint) else {_error(NO_ID, found)} end"
+        f"then try_cast({found.sql} as bigint) else {_error(NO_ID, found)} end"
     )
 
 
@@ -122,7 +122,7 @@ def _json_id(found: Column) -> str:
         f"when json_type({found.sql}) <> 'DOUBLE' then {_error(NO_ID, found)} "
         f"when regexp_full_match({found.text}, '-?[0-9]+') then {found.text} "
         f"when {number} = trunc({number}) and abs({number}) <= {LARGEST['double']} "
-        f"then cast(cast({number} as bigint) as varchar) else {_error(NO_ID, found)} end"
+        f"then cast(try_cast({number} as bigint) as varchar) else {_error(NO_ID, found)} end"
     )
 
 

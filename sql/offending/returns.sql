@@ -1,0 +1,9 @@
+-- Grain: one row per item with returns: rows whose weight is below 0.
+select
+    'returns' as measure,
+    item_id,
+    sum(weight) as weight,
+    count(*) as returned_rows
+from stg_interactions
+where weight < 0
+group by item_id
