@@ -198,8 +198,11 @@ def attribute_sql(found: Column) -> str:
     return f"cast({found.sql} as varchar)"
 
 
-def first_reason(con: duckdb.DuckDBPyConnection, table: str, name: str) -> str:
-    """Why a column is text: its first value that is no whole number in canonical form, and in which row."""
+def first_reason(con: duckdb.DuckDBPyConnection, found: Column, table: str, name: str) -> str:
+    """Why a column is text: its first value that is no whole number in canonical form, and in which row.
+
+    `name` is the column's name in the table that was read into.
+    """
     row = con.execute(
         f"select rowid + 1, {name} from {table} "
         f"where cast(try_cast({name} as bigint) as varchar) is distinct from {name} "
@@ -211,6 +214,7 @@ def first_reason(con: duckdb.DuckDBPyConnection, table: str, name: str) -> str:
         f"select coalesce(bool_and(regexp_full_match({name}, '-?[0-9]+[.]0+')), false) from {table}"
     ).fetchall()[0][0]
     hint = (
-        ", and all end in .0: select * replace (cast(cast(ID as double) as bigint) as ID) from ... in a query"
+        f"; all end in .0: 'select * replace (cast(cast({found.sql} as double) as bigint) as {found.sql}) "
+        f"from read_csv(FILE, all_varchar = true)' as {found.key.partition('.')[0]}.query makes them integers"
     )
     return f"row {row[0]} has {row[1]!r}, no whole number in canonical form{hint if ends else ''}"

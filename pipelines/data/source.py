@@ -212,7 +212,7 @@ class _Reading:
             if not (one.is_undeclared or name in self.as_text):
                 continue
             why = (
-                f"text: {columns.first_reason(con, 'source_rows', name)}"
+                f"text: {columns.first_reason(con, one, 'source_rows', name)}"
                 if name in self.as_text
                 else "integers: all are whole numbers in canonical form"
             )
