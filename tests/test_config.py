@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import learner
-from pipelines.config import MOST_TRIPLETS, TRIPLET_LOSSES, InputError, load_config
+from pipelines.config import MOST_TRIPLETS, TRIPLET_LOSSES, InputError, Source, load_config, validated
 from recsys import miners
 
 GOOD = """
@@ -93,6 +93,14 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
             ["source.event=kind", "source.event_weights.buy=-1"],
             r"event_weights must be >= 0 \(got .*'buy': -1",
         ),
+        (["source.user=item_id"], r"'source': user and item are both 'item_id', allowed: two columns"),
+        (["source.returns=net"], r"'source': returns = 'net' needs weight"),
+        (["source.returns=keep"], r"'source.returns' = 'keep': .*'refuse', 'drop' or 'net'"),
+        (["source.missing_ids=keep"], r"'source.missing_ids' = 'keep': .*'refuse' or 'drop'"),
+        (["source.time_format=epoch"], r"'source.time_format' = 'epoch': allowed: iso, epoch_s, .*%d.%m.%Y"),
+        (["source.encoding=ebcdic"], r"'source.encoding' = 'ebcdic': .*'utf-8', 'utf-16' or 'latin-1'"),
+        (["source.title=name", "items.files=i.csv"], r"source.title is for a log without \[items\]"),
+        (["contracts.max_missing_ids=1.5"], r"'contracts.max_missing_ids' = 1.5: .*less than or equal to 1"),
         (["tracking.experiment=a/b"], r"'tracking.experiment' = 'a/b': String should match pattern"),
         (["tracking.experiment=a:b"], r"'tracking.experiment' = 'a:b': "),
         (["tracking.experiment=it's"], r"'tracking.experiment' = \"it's\": "),
@@ -193,3 +201,8 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes("root = 'żółć'".encode("latin2"))
     with pytest.raises(InputError, match=r"latin.toml' cannot be read: .*utf-8"):
         load_config(tmp_path / "latin.toml")
+
+
+def test_a_time_format_needs_a_time() -> None:
+    with pytest.raises(InputError, match="time_format = 'epoch_s' needs time"):
+        validated(Source, {"files": "log.csv", "time_format": "epoch_s"}, "here")

@@ -4,14 +4,16 @@ The real command line reads each with the few lines of configuration that a pers
 """
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import polars as pl
 import pytest
 from shop import Ran, recsys
 
+START = datetime(2024, 2, 1)
 REPORTS = Path(__file__).parent / "reports"
 INTEGERS = "is read as integers: all are whole numbers in canonical form"
 REPEATED = {"max_duplicate_share": 1}
@@ -336,6 +338,79 @@ def test_the_most_active_users_are_shown_and_bounded(tmp_path: Path) -> None:
     assert bounded.code == 3
     assert "events_per_user = 400, allowed <= 100. Offending rows: 1" in bounded.err
     assert "user_id = 666" in bounded.err
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "contracts", "words"),
+    [
+        (
+            "ids_that_are_missing.csv",
+            MISSING,
+            {"max_missing_ids": 0.3},
+            "missing_ids = 0.3333, allowed <= 0.3",
+        ),
+        ("weights_returns.csv", RETURNS, {"max_returns": 0.1}, "returns = 0.15, allowed <= 0.1"),
+        (
+            "weights_returns.csv",
+            RETURNS | {"returns": "drop"},
+            {"max_returns": 0.1},
+            "returns = 0.15, allowed <= 0.1. Offending rows: 3",
+        ),
+    ],
+)
+def test_what_is_left_out_is_bounded(
+    tmp_path: Path, name: str, source: dict[str, Any], contracts: dict[str, float], words: str
+) -> None:
+    found = ran(tmp_path, REPORTS / name, {"source": source, "contracts": contracts})
+    assert found.code == 3
+    assert words in found.err
+
+
+@pytest.mark.parametrize(
+    ("log", "items", "expected"),
+    [
+        ("numbers.csv", "numbers.csv", "BIGINT"),
+        ("numbers.csv", "words.csv", "VARCHAR"),  # metadata of items that the log has not
+        ("words.csv", "numbers.csv", "VARCHAR"),
+        ("numbers.parquet", "numbers.csv", "BIGINT"),
+        ("numbers.csv", "numbers.parquet", "BIGINT"),
+        ("texts.parquet", "numbers.csv", "VARCHAR"),
+        ("numbers.csv", "texts.parquet", "VARCHAR"),
+        ("numbers.parquet", "words.csv", None),
+        ("texts.parquet", "numbers.parquet", None),
+    ],
+)
+def test_the_log_and_its_items_have_ids_of_one_type(
+    tmp_path: Path, log: str, items: str, expected: str | None
+) -> None:
+    """What nothing declares follows what is declared, and text wins; two declared types are refused."""
+    ids = {"numbers": [5, 6, 7], "texts": ["5", "6", "7"], "words": ["5", "6", "A-7"]}
+    paths = {}
+    for role, name in (("log", log), ("items", items)):
+        known = ids[name.partition(".")[0]]
+        days = [START + timedelta(days=day) for day in range(20)]
+        table = [(user, item, day) for day in days for user in (1, 2) for item in known]
+        frame = (
+            pl.DataFrame(table, schema=["user_id", "item_id", "at"], orient="row")
+            if role == "log"
+            else pl.DataFrame({"item_id": known, "name": [f"Title of {one}" for one in known]})
+        )
+        paths[role] = tmp_path / f"{role}-{name}"
+        if name.endswith(".csv"):
+            frame.write_csv(paths[role], datetime_format="%Y-%m-%d")
+        else:
+            frame.write_parquet(paths[role])
+    described = {"files": str(paths["items"]), "title": "name"}
+    found = ran(tmp_path, paths["log"], {"items": described})
+    if expected is None:
+        assert (found.code, "Traceback" in found.err) == (2, False)
+        assert "items.item is read as" in found.err
+        return
+    assert found.code == 0, found.err
+    made = prepared(
+        tmp_path, "select typeof(item_id), title from items where fold = 'test' order by item limit 2"
+    )
+    assert made == [(expected, "Title of 5"), (expected, "Title of 6")]
 
 
 def test_ids_that_are_alike_are_counted_and_bounded(tmp_path: Path) -> None:
