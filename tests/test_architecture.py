@@ -24,7 +24,7 @@ HOMES = {
         f"pipelines/{name}.py"
         for name in (
             *("prepare", "folds", "certificate", "contracts", "history"),
-            *(f"data/{name}" for name in ("source", "relation", "columns", "times", "csv_files")),
+            *(f"data/{name}" for name in ("source", "items", "relation", "columns", "times", "csv_files")),
         )
     },
     "mlflow": {

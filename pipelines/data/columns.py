@@ -198,6 +198,13 @@ def attribute_sql(found: Column) -> str:
     return f"cast({found.sql} as varchar)"
 
 
+def read_as(found: Column, name: str) -> str:
+    """The type that the source declares, or what is made of a column that nothing declares."""
+    if found.is_undeclared:
+        return "timestamp" if name == "event_at" else "varchar"
+    return "varchar" if name in ("title", "event", "part") else found.type
+
+
 def first_reason(con: duckdb.DuckDBPyConnection, found: Column, table: str, name: str) -> str:
     """Why a column is text: its first value that is no whole number in canonical form, and in which row.
 

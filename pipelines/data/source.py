@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import InputError, Items, Source
+from pipelines.config import Items, Source
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
+from pipelines.data.items import match_ids, read_items, titles_of_log
 from pipelines.data.relation import Opened, opened_relation
 
-# our own columns of tables stg_items and items, beside which the attributes stand
-ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
 IDS = ("user_id", "item_id")
+KEYS = ("user", "item", "time", "weight", "event", "split", "title")  # of [source]: those that name columns
 SHOWN_UNREAD = 1000  # rows whose time or weight is not read that are kept as they are written
 
 
@@ -34,27 +34,23 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
     """
     con.execute("create temp table source_columns (column_name varchar, read_as varchar)")
     notes = list[str]()
-    described = _read_items(con, items, notes) if items is not None else None
-    keys = {
-        f"source.{key}": getattr(source, key) for key in ("user", "item", "time", "weight", "event", "split")
-    }
-    wanted = {key: name for key, name in keys.items() if name} | (
-        {"source.title": source.title} if source.title else {}
-    )
+    described = read_items(con, items, notes) if items is not None else None
+    wanted = {f"source.{key}": getattr(source, key) for key in KEYS if getattr(source, key)}
     with opened_relation(con, "source", source, wanted) as opened:
         notes += opened.notes
         reading = _Reading(source, opened)
         query = reading.read(con, described is not None and described.is_text)
         notes += reading.notes(con)
         if source.title:
-            _read_titles(con, source, opened, reading)
+            title = columns.column("source.title", source.title, opened.types, columns.WORDS)
+            titles_of_log(con, title, reading.expressions(), opened)
     if described is None and not source.title:
         con.execute(
             "create temp table source_items as "
             "select item_id, cast(null as varchar) as title from source_log limit 0"
         )
     if described is not None:
-        _match_ids(con, described, reading.found["item_id"])
+        match_ids(con, described, reading.found["item_id"])
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)
@@ -172,7 +168,7 @@ class _Reading:
         )
         ids = {name: type_.id for name, type_ in zip(IDS, con.table("source_log").types[1:3], strict=True)}
         for name, one in self.found.items():
-            read_as = ids.get(name) or ("double" if name == "weight" else _read_as(one, name))
+            read_as = ids.get(name) or ("double" if name == "weight" else columns.read_as(one, name))
             con.execute("insert into source_columns values (?, ?)", [f"log.{name}", read_as.upper()])
         self._keep_unread(con)
 
@@ -218,89 +214,3 @@ class _Reading:
             )
             lines.append(f"{one.key} = '{one.name}' is read as {why}")
         return lines
-
-
-def _read_as(found: Column, name: str) -> str:
-    """The type that the source declares, or what is made of a column that nothing declares."""
-    if found.is_undeclared:
-        return "timestamp" if name == "event_at" else "varchar"
-    return "varchar" if name in ("title", "event", "part") else found.type
-
-
-class _Described(NamedTuple):
-    """The ids of the item metadata: their column, and whether they were read as text."""
-
-    column: Column
-    is_text: bool
-
-
-def _read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -> _Described:
-    """Make temp table source_items (item_id, title, attributes).
-
-    Raises InputError: as for the log; an attribute named like our columns.
-    """
-    taken = [name for name in items.attributes if name.lower() in ITEM_COLUMNS]
-    if taken:
-        raise InputError(f"items.attributes: {', '.join(taken)} would stand twice, rename them in a query")
-    wanted = {"items.item": items.item} | ({"items.title": items.title} if items.title else {})
-    wanted |= {f"items.attributes[{place}]": name for place, name in enumerate(items.attributes)}
-    with opened_relation(con, "items", items, wanted) as opened:
-        notes += opened.notes
-        ids = columns.id_column("items.item", items.item, opened.types)
-        read = {}
-        if items.title:
-            read["title"] = columns.column("items.title", items.title, opened.types, columns.WORDS)
-        for name in items.attributes:
-            read[name] = columns.column("items.attributes", name, opened.types)
-        listed = f"{read['title'].text if items.title else 'cast(null as varchar)'} as title" + "".join(
-            f", {columns.attribute_sql(read[name])} as {read[name].sql}" for name in items.attributes
-        )
-        is_text = False
-        while True:
-            try:
-                con.execute(
-                    "create or replace temp table source_items as "
-                    f"select {columns.id_sql(ids, is_text)} as item_id, {listed} from {opened.text}"
-                )
-                break
-            except duckdb.InvalidInputException as error:
-                _, refused, value = str(error).partition(f"{NO_ID}{ids.key}: ")
-                if refused:
-                    raise columns.refused_id(ids, value.splitlines()[0]) from None
-                if is_text or f"{NO_INTEGER}{ids.key}: " not in str(error):
-                    raise
-                is_text = True
-    for name, one in read.items():
-        con.execute(
-            "insert into source_columns values (?, ?)", [f"items.{name}", _read_as(one, name).upper()]
-        )
-    type_ = con.table("source_items").types[0].id
-    return _Described(ids, type_ == "varchar")
-
-
-def _match_ids(con: duckdb.DuckDBPyConnection, described: _Described, log: Column) -> None:
-    """Give the metadata's ids the log's type, if nothing declares theirs. Raises InputError: they differ."""
-    log_type, items_type = (
-        con.table(name).types[place] for name, place in (("source_log", 2), ("source_items", 0))
-    )
-    if log_type != items_type and described.column.is_undeclared and str(log_type) == "VARCHAR":
-        con.execute("alter table source_items alter item_id type varchar")
-        items_type = log_type
-    if log_type != items_type:
-        raise InputError(
-            f"items.item is read as {items_type}, source.item as {log_type}: cast one in a query"
-        )
-    con.execute("insert into source_columns values ('items.item_id', ?)", [str(items_type)])
-
-
-def _read_titles(con: duckdb.DuckDBPyConnection, source: Source, opened: Opened, reading: _Reading) -> None:
-    """Make temp table source_items of the log's own titles: of each item its latest."""
-    title = columns.column("source.title", source.title or "", opened.types, columns.WORDS)
-    sql = reading.expressions()
-    latest = f"({sql['event_at']}, {title.text})" if "event_at" in sql else title.text
-    con.execute(
-        f"create temp table source_items as select {sql['item_id']} as item_id, "
-        f"max_by({title.text}, {latest}) filter (where trim({title.text}) <> '') as title "
-        f"from {opened.text} where {sql['item_id']} is not null group by 1"
-    )
-    con.execute("insert into source_columns values ('log.title', 'VARCHAR')")
