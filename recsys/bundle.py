@@ -362,12 +362,15 @@ def _check_index(bundle: Bundle) -> None:
         for item in _spread(index.n_items):
             if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
                 raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
-        if _canaries(bundle.search, bundle.user_vectors) != bundle.manifest["canaries"]:
+        written, found = bundle.manifest["canaries"], _canaries(bundle.search, bundle.user_vectors)
+        if len(written) != len(found) or not all(
+            _as_near(bundle, answer, other) for answer, other in zip(written, found, strict=True)
+        ):
             raise ValueError("canary queries are not answered as the manifest expects")
 
 
 def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """What a few users are answered: items only, as distances may differ in the last bit between CPUs."""
+    """What a few users are answered, nearest first: items only, as _as_near measures how far they are."""
     canaries = []
     for user in _spread(len(user_vectors)):
         vector = user_vectors[user]
@@ -377,6 +380,29 @@ def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[st
             items, _ = search.scan(vector, min(CANARY_K, len(search.vectors)))
         canaries.append({"user": user, "items": items.tolist()})
     return canaries
+
+
+def _as_near(bundle: Bundle, written: object, found: dict[str, Any]) -> bool:
+    """Whether a canary's answer is the one that was written, or as near to the user at each rank.
+
+    An Annoy that was built for another CPU rounds float32 distances otherwise, and so returns items that are
+    equally far within rounding in another order, or others of them. Hence the exact distances decide.
+    """
+    if written == found:
+        return True
+    if not isinstance(written, dict) or written.keys() != found.keys() or written["user"] != found["user"]:
+        return False
+    items, others = written["items"], found["items"]
+    if type(items) is not list or not len(items) == len(others) == len({*others}):
+        return False
+    if not all(type(item) is int and 0 <= item < len(bundle.item_vectors) for item in items):
+        return False
+    user = bundle.user_vectors[found["user"]].astype(np.float64)  # (D,)
+    far, also = (np.linalg.norm(bundle.item_vectors[some] - user, axis=1) for some in (items, others))
+    single, dim = np.finfo(np.float32), len(user)
+    rounding = 4 * (dim + 4) * single.eps * np.maximum(far, also)
+    underflow = np.sqrt(dim * single.tiny)  # squares below it may count as nought
+    return bool(np.all(np.abs(far - also) <= rounding + underflow))
 
 
 def _spread(n: int) -> list[int]:
