@@ -1,5 +1,6 @@
 """recommend: ask the current bundle, as serving does."""
 
+import os
 from pathlib import Path
 
 from pipelines.config import Config, InputError
@@ -24,7 +25,7 @@ def recommend(config: Config, user: str, k: int) -> tuple[str, list[Recommendati
 def open_current(bundles: Path) -> Recommender:
     """The current bundle, verified. Raises InputError."""
     current = bundles / CURRENT
-    if not current.exists():
+    if not os.path.lexists(current):
         raise InputError(f"'{current}' does not exist: run promote first")
     try:
         return Recommender.open(current)

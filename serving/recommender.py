@@ -18,6 +18,7 @@ from recsys import fold_in
 from recsys.bundle import Bundle, Manifest, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
+from recsys.releases import CURRENT, find
 
 Id = int | str
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str() writes one
@@ -52,13 +53,17 @@ class Recommender:
     def open(cls, path: Path) -> Recommender:
         """Verify and open a bundle folder, or the link `current` to one; raises BundleError.
 
-        The link is followed once, so that a release in the meantime cannot mix two versions.
+        The link is followed once, so that a release in the meantime cannot mix two versions. What a copy made
+        of the link is answered from as well, under the version that it is: see releases.find.
         """
-        return cls(open_bundle(Path(path).resolve()))
+        path = Path(path)
+        if path.name != CURRENT:
+            path = path.resolve()
+        return cls(open_bundle(*find(path.parent)) if path.name == CURRENT else open_bundle(path))
 
     @property
     def version(self) -> str:
-        return self._bundle.folder.name
+        return self._bundle.version
 
     @property
     def manifest(self) -> Manifest:

@@ -357,7 +357,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, folder: Path):
     code, message = refused("--bundles", tmp_path)
     assert (code, message.strip()) == (
         2,
-        f"recsys: '{tmp_path}/current' does not exist: --bundles names the folder that export fills",
+        f"recsys: {tmp_path}/current: No such file or directory; "
+        "--bundles names the folder that export fills",
     )
     code, message = refused("--bundles", folder, RECSYS_TOKEN=" ")
     assert code == 2
