@@ -35,9 +35,9 @@ def open_current(bundles: Path) -> Recommender:
 
 def _as_id(recommender: Recommender, user: str) -> int | str:
     """The command line knows text alone: where the bundle's ids are integers, so must this one be."""
-    if not recommender.has_integer_users:
-        return user
-    try:
-        return int(user)
-    except ValueError:
-        raise InputError(f"--user '{user}': the users of this bundle are whole numbers") from None
+    user_id = recommender.user_id(user)
+    if recommender.has_integer_users and not isinstance(user_id, int):
+        raise InputError(
+            f"--user '{user}': the users of this bundle are whole numbers, written as 83 or -5 are"
+        )
+    return user_id
