@@ -30,8 +30,8 @@ def publish(bundles: Path, version: str) -> None:
     folder, link = folder_of(bundles, version), bundles / f".{CURRENT}.{secrets.token_hex(4)}"
     if _is_folder(bundles / CURRENT):
         raise BundleError(
-            f"'{bundles / CURRENT}' is a folder, expected a link: a tool copied what the link leads to. It is "
-            f"not replaced; {_how_to_move(bundles)}"
+            f"'{bundles / CURRENT}' is a folder, expected a link: a tool copied what the link leads to. It "
+            f"is not replaced; {_how_to_move(bundles)}"
         )
     with locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
         seal(folder)
