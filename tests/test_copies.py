@@ -215,6 +215,8 @@ def test_versions_that_are_links_into_a_store_keep_their_names_and_are_not_prune
     (bundles / "current").unlink()
     (bundles / "current").symlink_to("stable")
     assert (current(bundles), Recommender.open(bundles / "current").version) == ("v2", "v2")
+    opened = Recommender.open(bundles / "current")  # the folder itself, as the link may be moved meanwhile
+    assert opened._bundle.folder == tmp_path / "store" / "0v2"
     released(bundles, "v4", 4)
     released(bundles, "v5", 5)
     assert prune(bundles, 1) == ["v3", "v4"]
