@@ -19,7 +19,7 @@ def listed(bundles: Path) -> list[list[str]]:
     What cannot be read has its reason in place of the rest. Raises InputError: no folder, no version in it.
     """
     _check(bundles)
-    now, rows = releases.current(bundles), [list(COLUMNS)]
+    now, rows = current(bundles), [list(COLUMNS)]
     for name, manifest in reversed(releases.versions(bundles)):
         mark = "*" if name == now else ""
         if isinstance(manifest, BundleError):
@@ -70,8 +70,10 @@ def rolled_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
 
     Raises InputError as way_back does, and if `current` cannot be moved.
     """
-    after = way_back(bundles, version)
-    return releases.current(bundles), pointed(bundles, after)
+    after, before = way_back(bundles, version), None
+    with contextlib.suppress(BundleError):  # a version that is named is the way out of what cannot be told
+        before = releases.current(bundles)
+    return before, pointed(bundles, after)
 
 
 def way_back(bundles: Path, version: str | None, before: Sequence[str] | None = None) -> str:
@@ -91,7 +93,7 @@ def way_back(bundles: Path, version: str | None, before: Sequence[str] | None = 
                 return name
     except BundleError as error:
         raise InputError(f"{error}; --to names a version to go to") from None
-    now = releases.current(bundles)
+    now = current(bundles)
     kind = "version older than" if before is None else "champion before"
     raise InputError(f"'{bundles}': no {kind} the current one, '{now}', is whole: see verify")
 
@@ -107,10 +109,19 @@ def pointed(bundles: Path, version: str) -> str:
     return version
 
 
+def current(bundles: Path) -> str | None:
+    """The version that is current, None without one. Raises InputError where it cannot be told."""
+    try:
+        return releases.current(bundles)
+    except BundleError as error:
+        raise InputError(str(error)) from None
+
+
 def _check(bundles: Path) -> None:
     if not bundles.is_dir():
         raise InputError(f"'{bundles}' is no folder: --bundles names the one that export fills")
     if (bundles / MANIFEST).exists():
         raise InputError(f"'{bundles}' is a bundle: --bundles names the folder that holds all of them")
     if not releases.versions(bundles):
+        current(bundles)  # which says so where it alone was copied
         raise InputError(f"'{bundles}' holds no version: run export first")

@@ -15,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines import files, guardrails, progress, promotion
+from pipelines.bundles import current
 from pipelines.comparison import Comparison, compare
 from pipelines.config import Config, InputError
 from pipelines.devices import choose_device
@@ -24,7 +25,6 @@ from pipelines.guardrails import Guardrail, number
 from pipelines.judge import Judge, Values
 from pipelines.model import popularity_vectors
 from pipelines.train import run_fold
-from recsys import releases
 from recsys.bundle import BundleError, Manifest, read_manifest
 from serving.recommender import Recommender
 
@@ -73,7 +73,7 @@ def decide(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     folder = bundle_folder(config, run)
     if not folder.exists():
         stage(config, run, say)
-    champion = releases.current(config.bundles)
+    champion = current(config.bundles)
     key = _key(config, run, folder, champion)
     found = read(run)
     if found is not None and found.key == key:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import files, progress, tracking
-from pipelines.bundles import pointed, way_back
+from pipelines.bundles import current, pointed, way_back
 from pipelines.config import Config, InputError
 from pipelines.export import bundle_folder
 from pipelines.model_registry import CHAMPION
@@ -45,7 +45,7 @@ def rollback(
     From what, to what. Raises InputError as promote does, and if there is none to go back to.
     """
     finish(config, say)
-    before, held = releases.current(config.bundles), champions(config)
+    before, held = current(config.bundles), champions(config)
     after = way_back(config.bundles, to, [name for name in _until(held, before) if name != before])
     if before is not None and before != after:  # first: the next retrain shall not bring it back
         _withdraw(config, [*(name for name in withdrawn(config) if name != after), before])
@@ -67,12 +67,12 @@ def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
     """Carry what a crash cut short to its end, and set an alias that is owed.
 
     An intent whose bundle is gone or broken, or that somebody has overtaken, is dropped: `current` stays,
-    and the alias follows it.
+    and the alias follows it. Raises InputError where it cannot be told what is current.
     """
     path = config.root / INTENT
-    intent = files.read_json(path)
+    intent, now = files.read_json(path), current(config.bundles)
     if intent is not None:
-        version, now = intent["bundle"], releases.current(config.bundles)
+        version = intent["bundle"]
         try:
             if now not in (intent["from"], version):
                 raise InputError(f"'{now}' has become current since")
@@ -85,7 +85,7 @@ def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
     elif path.exists():  # cut short itself, before anything was done
         _remove(path)
     if (config.root / OWED).exists():
-        _set_alias(config, releases.current(config.bundles), say)
+        _set_alias(config, current(config.bundles), say)
 
 
 def prune(config: Config, say: Callable[[str], None] = progress.say) -> None:
@@ -93,7 +93,7 @@ def prune(config: Config, say: Callable[[str], None] = progress.say) -> None:
     keep = config.export.keep
     try:
         removed = releases.prune(config.bundles, keep, champions(config)[-keep:])
-    except OSError as error:
+    except (BundleError, OSError) as error:
         say(f"promotion: old versions could not be removed: {error}")
         return
     if removed:
@@ -108,7 +108,7 @@ def champions(config: Config) -> list[str]:
     held: list[str] | None = files.read_json(config.root / CHAMPIONS)
     if held is not None:
         return held
-    now = releases.current(config.bundles)
+    now = current(config.bundles)
     if now is None:
         return []
     try:
@@ -120,7 +120,7 @@ def champions(config: Config) -> list[str]:
 def _move(config: Config, version: str, run: str | None, say: Callable[[str], None]) -> None:
     """Write the intent and carry it out."""
     way_back(config.bundles, version)  # whole, or nothing begins
-    intent = {"bundle": version, "run": run, "from": releases.current(config.bundles)}
+    intent = {"bundle": version, "run": run, "from": current(config.bundles)}
     _write(config.root / INTENT, intent)
     _carry_out(config, intent, say)
 
@@ -151,7 +151,7 @@ def _until(names: list[str], last: str | None) -> list[str]:
 
 def _give_up(config: Config, say: Callable[[str], None]) -> None:
     """End the intent; the alias goes where the link is."""
-    now = releases.current(config.bundles)
+    now = current(config.bundles)
     _write(config.root / OWED, now)  # first: the alias may have moved
     _remove(config.root / INTENT)
     _set_alias(config, now, say)

@@ -27,7 +27,7 @@ class BundleModel(PythonModel):
         """
         wanted = {"k": 10, "exclude_seen": True} | (params or {})
         users = model_input["user_id"].tolist()
-        answers = self._recommender.recommend_many(users, int(wanted["k"]), bool(wanted["exclude_seen"]))
+        answers = self._recommender.recommend_many(users, wanted["k"], wanted["exclude_seen"])
         return pd.DataFrame(
             {
                 "user_id": users,

@@ -1,5 +1,6 @@
 """recommend: ask the current bundle, as serving does."""
 
+import os
 from pathlib import Path
 
 from pipelines.config import Config, InputError
@@ -24,7 +25,7 @@ def recommend(config: Config, user: str, k: int) -> tuple[str, list[Recommendati
 def open_current(bundles: Path) -> Recommender:
     """The current bundle, verified. Raises InputError."""
     current = bundles / CURRENT
-    if not current.exists():
+    if not os.path.lexists(current):
         raise InputError(f"'{current}' does not exist: run promote first")
     try:
         return Recommender.open(current)
@@ -34,9 +35,9 @@ def open_current(bundles: Path) -> Recommender:
 
 def _as_id(recommender: Recommender, user: str) -> int | str:
     """The command line knows text alone: where the bundle's ids are integers, so must this one be."""
-    if not recommender.has_integer_users:
-        return user
-    try:
-        return int(user)
-    except ValueError:
-        raise InputError(f"--user '{user}': the users of this bundle are whole numbers") from None
+    user_id = recommender.user_id(user)
+    if recommender.has_integer_users and not isinstance(user_id, int):
+        raise InputError(
+            f"--user '{user}': the users of this bundle are whole numbers, written as 83 or -5 are"
+        )
+    return user_id

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import InputError
-from recsys.releases import CURRENT
+from recsys.bundle import BundleError
+from recsys.releases import CURRENT, find
 
 APP = "serving.app:app"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -23,14 +24,11 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
     """
     import uvicorn
 
-    if (bundles / CURRENT).is_symlink() and not (bundles / CURRENT).exists():
-        raise InputError(
-            f"'{bundles / CURRENT}' names '{os.readlink(bundles / CURRENT)}', which does not exist"
-        )
-    if not (bundles / CURRENT).exists():
-        raise InputError(
-            f"'{bundles / CURRENT}' does not exist: --bundles names the folder that export fills"
-        )
+    try:
+        find(bundles)
+    except BundleError as error:
+        if not (bundles / CURRENT).exists():  # else the server says so, and waits for what can be served
+            raise InputError(f"{error}; --bundles names the folder that export fills") from None
     token = os.environ.get("RECSYS_TOKEN")
     if token is not None and not token.strip():
         raise InputError("RECSYS_TOKEN is set but empty: give it a value, or unset it to serve without")

@@ -19,6 +19,7 @@ from typing import Any
 from pipelines import files, mlflow_run, model_registry, progress
 from pipelines.config import Config
 from recsys import releases
+from recsys.bundle import BundleError
 
 NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
 COPIED = {".json", ".parquet", ".png", ".html"}
@@ -97,7 +98,11 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
             with _outage(config, say):
                 _upload(config, client, run, run == runs[-1], say)
                 done += 1
-        current = releases.current(config.bundles)
+        try:
+            current = releases.current(config.bundles)
+        except BundleError as error:
+            current = None
+            say(f"tracking: the alias {model_registry.CHAMPION} stays where it is: {error}")
         if current is not None:
             model_registry.set_alias(client, config.tracking.experiment, model_registry.CHAMPION, current)
         done += 1

@@ -60,8 +60,8 @@ def source(config: Config, prepared: Prepared) -> Source | None:
     """
     if not config.warm.start or config.split.kind != "time":
         return None
-    now = releases.current(config.bundles)
     try:
+        now = releases.current(config.bundles)
         name = read_manifest(config.bundles / now)["info"].get("run") if now else None
     except BundleError:
         return None

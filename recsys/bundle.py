@@ -45,6 +45,7 @@ class Bundle:
     """One opened bundle; the arrays are read-only maps of its files."""
 
     folder: Path
+    version: str  # the folder's name, but for a copy of the link `current`: see releases.find
     manifest: Manifest
     user_vectors: NDArray[np.float32]  # (U, D)
     item_vectors: NDArray[np.float32]  # (I, D)
@@ -61,6 +62,10 @@ class Bundle:
     def seen(self, user: int) -> NDArray[np.int32]:
         """The items that a user took before, ascending."""
         return self.seen_items[self.seen_offsets[user] : self.seen_offsets[user + 1]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its place: whoever loads or copies it opens the folder again, see _reopened."""
+        return _reopened, (self.folder, self.version, self.manifest["checksum"])
 
 
 def write_bundle(
@@ -127,6 +132,7 @@ def write_bundle(
         index.save(staging / "index.ann")
         manifest = {
             "format_version": FORMAT_VERSION,
+            "version": folder.name,
             "metric": "euclidean",
             "dim": item_vectors.shape[1],
             "n_users": len(user_vectors),
@@ -177,12 +183,13 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def open_bundle(folder: Path) -> Bundle:
-    """Verify a bundle, then map it; raises BundleError.
+def open_bundle(folder: Path, version: str | None = None) -> Bundle:
+    """Verify a bundle, then map it; raises BundleError. version: the folder's name, unless given.
 
     A bundle whose seal holds is not read again as a whole: see seals.py. The folder stays locked against
     pruning until the bundle is garbage.
     """
+    folder = folder.absolute()  # so that it is found again from another working directory
     try:
         lock = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -192,14 +199,22 @@ def open_bundle(folder: Path) -> Bundle:
         with _blame(folder):
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused while it is being removed
         if seals.holds(folder):
-            bundle = _open(folder, read_manifest(folder))
+            bundle = _open(folder, read_manifest(folder), version)
             _check_index(bundle)
         else:
-            bundle = _open(folder, verify(folder))
+            bundle = _open(folder, verify(folder), version)
     except BaseException:
         os.close(lock)
         raise
     weakref.finalize(bundle, os.close, lock)
+    return bundle
+
+
+def _reopened(folder: Path, version: str, checksum: str) -> Bundle:
+    """The bundle of a pickle; raises BundleError where the folder is gone or holds another by now."""
+    bundle = open_bundle(folder, version)
+    if bundle.manifest["checksum"] != checksum:
+        raise BundleError(f"{folder}: holds another bundle than when it was pickled; open it anew")
     return bundle
 
 
@@ -231,8 +246,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(
             f"{path}: search_k is {search_k!r}, expected a whole number >= 1, < 2^31, or null for a scan"
         )
-    if type(manifest.get("created_at")) is not str:
-        raise BundleError(f"{path}: created_at is {manifest.get('created_at')!r}, expected text")
+    for key in ("created_at", "version"):
+        if type(manifest.get(key)) is not str and (key in manifest or key != "version"):  # the first had none
+            raise BundleError(f"{path}: {key} is {manifest.get(key)!r}, expected text")
     for key, kind in (("files", dict), ("canaries", list), ("info", dict)):
         if type(manifest.get(key)) is not kind:
             raise BundleError(f"{path}: {key} is missing or not a {kind.__name__}")
@@ -266,7 +282,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path}: SHA-256 differs from the manifest")
 
 
-def _open(folder: Path, manifest: Manifest) -> Bundle:
+def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundle:
     """Map the files; types and shapes are checked before Annoy, which would believe any width."""
     n_users, n_items, n_seen, dim = (manifest[key] for key in ("n_users", "n_items", "n_seen", "dim"))
     arrays = {
@@ -297,6 +313,7 @@ def _open(folder: Path, manifest: Manifest) -> Bundle:
         index = ItemIndex.open(folder / "index.ann", n_items, dim)
     return Bundle(
         folder,
+        version or folder.name,
         manifest,
         users=users,
         items=items,
@@ -362,12 +379,15 @@ def _check_index(bundle: Bundle) -> None:
         for item in _spread(index.n_items):
             if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
                 raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
-        if _canaries(bundle.search, bundle.user_vectors) != bundle.manifest["canaries"]:
+        written, found = bundle.manifest["canaries"], _canaries(bundle.search, bundle.user_vectors)
+        if len(written) != len(found) or not all(
+            _as_near(bundle, answer, other) for answer, other in zip(written, found, strict=True)
+        ):
             raise ValueError("canary queries are not answered as the manifest expects")
 
 
 def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """What a few users are answered: items only, as distances may differ in the last bit between CPUs."""
+    """What a few users are answered, nearest first: items only, as _as_near measures how far they are."""
     canaries = []
     for user in _spread(len(user_vectors)):
         vector = user_vectors[user]
@@ -377,6 +397,29 @@ def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[st
             items, _ = search.scan(vector, min(CANARY_K, len(search.vectors)))
         canaries.append({"user": user, "items": items.tolist()})
     return canaries
+
+
+def _as_near(bundle: Bundle, written: object, found: dict[str, Any]) -> bool:
+    """Whether a canary's answer is the one that was written, or as near to the user at each rank.
+
+    An Annoy that was built for another CPU rounds float32 distances otherwise, and so returns items that are
+    equally far within rounding in another order, or others of them. Hence the exact distances decide.
+    """
+    if written == found:
+        return True
+    if not isinstance(written, dict) or written.keys() != found.keys() or written["user"] != found["user"]:
+        return False
+    items, others = written["items"], found["items"]
+    if type(items) is not list or not len(items) == len(others) == len({*others}):
+        return False
+    if not all(type(item) is int and 0 <= item < len(bundle.item_vectors) for item in items):
+        return False
+    user = bundle.user_vectors[found["user"]].astype(np.float64)  # (D,)
+    far, also = (np.linalg.norm(bundle.item_vectors[some] - user, axis=1) for some in (items, others))
+    single, dim = np.finfo(np.float32), len(user)
+    rounding = 4 * (dim + 4) * single.eps * np.maximum(far, also)
+    underflow = np.sqrt(dim * single.tiny)  # squares below it may count as nought
+    return bool(np.all(np.abs(far - also) <= rounding + underflow))
 
 
 def _spread(n: int) -> list[int]:

@@ -125,6 +125,7 @@ class IdMap:
             return _search(self.ids, external) if isinstance(external, str) else None
         if isinstance(external, bool) or not isinstance(external, int | np.integer):
             return None
+        external = int(external)  # NumPy compares its own by their width
         if not INT64.min <= external <= INT64.max:
             return None
         at = int(np.searchsorted(self.ids, np.int64(external)))

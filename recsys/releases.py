@@ -1,11 +1,14 @@
 """Which bundle of a folder is current, which were before, and which are kept.
 
-`bundles/` holds one folder a version and the link `current`; names with a leading dot are no versions.
+`bundles/` holds one folder a version and the link `current`; names with a leading dot are no versions. Tools
+that copy it elsewhere make of the link a folder like the one it leads to, or a file with the link's text, or
+leave it out: see find.
 """
 
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +18,21 @@ from recsys import seals
 from recsys.bundle import MANIFEST, BundleError, Manifest, flush, is_plain, read_manifest, verify
 
 CURRENT = "current"
+LINKS = 40  # that are followed; more are a loop
 LEFT_OVERS = (".writing-", ".tuning-", ".stale-")  # folders that are being written, tried or removed
 
 
 def publish(bundles: Path, version: str) -> None:
-    """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError."""
+    """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError.
+
+    A `current` that is a folder is never replaced: nobody knows what else it holds.
+    """
     folder, link = folder_of(bundles, version), bundles / f".{CURRENT}.{secrets.token_hex(4)}"
+    if _is_folder(bundles / CURRENT):
+        raise BundleError(
+            f"'{bundles / CURRENT}' is a folder, expected a link: a tool copied what the link leads to. It "
+            f"is not replaced; {_how_to_move(bundles)}"
+        )
     with locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
         seal(folder)
         link.symlink_to(version)
@@ -51,18 +63,138 @@ def seal(folder: Path) -> Manifest:
     return manifest
 
 
+def find(bundles: Path) -> tuple[Path, str]:
+    """The folder to open for `current`, without links, and the version that it is; raises BundleError.
+
+    A link that a tool copied as a folder is known again by its manifest: it is the version with the same one,
+    or, where that was not copied, the version that the manifest names.
+    """
+    found = _found(bundles)
+    if found is None:
+        names = [name for name, _ in versions(bundles)] if bundles.is_dir() else []
+        mend = f"; of {', '.join(names)}, {_how_to_point(bundles)}" if names else ""
+        raise BundleError(f"{bundles / CURRENT}: No such file or directory{mend}")
+    folder, version = found
+    if not folder.exists():
+        raise BundleError(f"{bundles / CURRENT}: No such file or directory: it names '{folder}'")
+    return folder.resolve(), version
+
+
 def current(bundles: Path) -> str | None:
-    """The version that `current` names, None if it names none."""
-    link = bundles / CURRENT
-    return link.resolve().name if link.is_symlink() else None
+    """The version that `current` names, None where there is no `current`.
+
+    Raises BundleError where it is not one of the versions here, though a folder, or cannot be told.
+    """
+    found = _found(bundles)
+    if found is None:
+        return None
+    folder, version = found
+    if folder.name == CURRENT:
+        move = shlex.join(["mv", str(folder), str(folder.with_name(version))])
+        link = shlex.join(["ln", "-s", version, str(folder)])
+        raise BundleError(
+            f"'{folder}' is a folder, a copy of version '{version}', which is not here by that name; make it "
+            f"one, and `{CURRENT}` a link: {move} && {link}"
+        )
+    return version
+
+
+def _found(bundles: Path) -> tuple[Path, str] | None:
+    """Where `current` leads, be it there or not, and the version's name; None if there is no `current`."""
+    if not os.path.lexists(bundles / CURRENT):
+        return None
+    here, folder = bundles.resolve(), _followed(bundles)
+    if folder.name == CURRENT:
+        return _copied(folder)
+    namesake = here / folder.name
+    if folder.parent != here and os.path.lexists(namesake) and namesake.resolve() != folder.resolve():
+        raise BundleError(
+            f"'{bundles / CURRENT}' leads to '{folder}', but another '{folder.name}' is here: "
+            f"{_how_to_point(bundles)}"
+        )
+    return folder, folder.name
+
+
+def _followed(bundles: Path) -> Path:
+    """The last path in `bundles` that the links lead over, else their end; `current` itself if it is none."""
+    here = bundles.resolve()
+    path, inside = here / CURRENT, None
+    for _ in range(LINKS):
+        if path.is_symlink():
+            text = os.readlink(path)
+        elif path == here / CURRENT and path.is_file():
+            text = _text_of(path)
+        else:
+            return inside or path
+        target = path.parent / text
+        path = target.parent.resolve() / target.name
+        if path.parent == here and path.name != CURRENT:
+            inside = path
+    raise BundleError(f"{bundles / CURRENT}: a loop of links; {_how_to_point(bundles)}")
+
+
+def _text_of(path: Path) -> str:
+    """What a file has that stands for a link, as git and zip write one where there are no links."""
+    with path.open("rb") as file:
+        text = file.read(1024).decode("utf-8", "replace").strip()
+    if not is_plain(text) or text == CURRENT:
+        raise BundleError(
+            f"{path}: a file that holds {text[:80]!r}, expected a link to a version or its name"
+        )
+    return text
+
+
+def _copied(folder: Path) -> tuple[Path, str]:
+    """The version that the folder `current` is a copy of; the folder itself if that is not beside it."""
+    bundles = folder.parent
+    if not (folder / MANIFEST).exists():
+        raise BundleError(
+            f"{folder / MANIFEST}: missing, in a folder that is in place of the link; {_how_to_move(bundles)}"
+        )
+    version, written = read_manifest(folder).get("version"), (folder / MANIFEST).read_bytes()
+    same = [path.name for path in _folders(bundles) if _manifest_of(path) == written]
+    if version in same or len(same) == 1:
+        name = version if version in same else same[0]
+        return bundles / name, name
+    if same:
+        raise BundleError(
+            f"'{folder}' is a folder, a copy of each of {', '.join(same)}: remove all but one of these"
+        )
+    if version is None or version == CURRENT or not is_plain(str(version)) or (bundles / version).exists():
+        named = "does not name its version"
+        if version is not None:
+            named = f"names {version!r}, but what has this name here is another"
+        raise BundleError(
+            f"'{folder}' is a folder, copied without its link, and its manifest {named}: give it the name of "
+            f"its version, and make `{CURRENT}` a link to that"
+        )
+    return folder, version
+
+
+def _manifest_of(folder: Path) -> bytes | None:
+    try:
+        return (folder / MANIFEST).read_bytes()
+    except OSError:
+        return None
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _how_to_move(bundles: Path) -> str:
+    aside = shlex.join(["mv", str(bundles / CURRENT), str(bundles / f".{CURRENT}-copied")])
+    return f"first move it away: {aside}"
+
+
+def _how_to_point(bundles: Path) -> str:
+    return f"say which is current: recsys bundles rollback --bundles {shlex.quote(str(bundles))} --to VERSION"
 
 
 def versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
     """Every version with its manifest, or with what is wrong with that, newest last; no file is hashed."""
     found: list[tuple[str, Manifest | BundleError]] = []
-    for folder in sorted(path for path in bundles.iterdir() if is_plain(path.name) and path.name != CURRENT):
-        if not folder.is_dir():
-            continue
+    for folder in _folders(bundles):
         try:
             found.append((folder.name, read_manifest(folder)))
         except BundleError as error:
@@ -70,32 +202,48 @@ def versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
     return sorted(found, key=lambda one: "" if isinstance(one[1], BundleError) else str(one[1]["created_at"]))
 
 
+def _folders(bundles: Path) -> list[Path]:
+    """The versions' folders, or links to such, by name."""
+    named = (path for path in bundles.iterdir() if is_plain(path.name) and path.name != CURRENT)
+    return sorted(path for path in named if path.is_dir())
+
+
 def earlier(bundles: Path) -> list[str]:
-    """The versions older than the current one, newest first; raises BundleError if there are none."""
-    names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
-    now = current(bundles)
+    """The versions older than the current one, newest first; raises BundleError if there are none.
+
+    A copy of the current one under another name is not older.
+    """
+    held = {name: manifest for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)}
+    now, names = current(bundles), [*held]
     if now is None:
         raise BundleError(f"{bundles / CURRENT}: names no version that could be gone back from")
-    before = names[: names.index(now) if now in names else None][::-1]  # of a broken one no time is known
-    if not before:
+    if now in held:  # of a broken one no time is known
+        names = [name for name in names if held[name]["created_at"] < held[now]["created_at"]]
+    if not names:
         raise BundleError(f"{bundles}: no version is older than the current one, '{now}'")
-    return before
+    return names[::-1]
 
 
 def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
     """Remove all but the newest `keep` versions and those that are spared; returns their names.
 
-    What is current or open in any process stays, and so does what cannot be read. Left-overs of killed
-    processes go too. Raises ValueError if keep < 1.
+    What is current or open in any process stays, and so does what cannot be read, and a link to a folder.
+    Left-overs of killed processes go too. Raises ValueError if keep < 1, and BundleError, before anything is
+    removed, where it cannot be told what is current.
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}, allowed >= 1")
+    current(bundles)
     for path in bundles.iterdir():
         if path.name.startswith(LEFT_OVERS) and path.is_dir():
             with _alone(path) as alone:
                 if alone:
                     shutil.rmtree(path, ignore_errors=True)
-    names = [name for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)]
+    names = [
+        name
+        for name, manifest in versions(bundles)
+        if not isinstance(manifest, BundleError) and not (bundles / name).is_symlink()
+    ]
     return [name for name in names[:-keep] if name not in spared and _remove(bundles, name)]
 
 

@@ -110,16 +110,47 @@ async def _problem(request: Request, error: Exception) -> Response:
     """A refusal as {"detail": what is wrong}."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:  # FastAPI's answer to JSON that Python's parser cannot hold
-        return as_json({"detail": "body: JSON that cannot be read: too deep, or too long a number"}, 422)
+        reason = "body: JSON that cannot be read: too deep, too long a number, or not UTF-8"
+        return as_json({"detail": _wrong_header(request) or reason}, 422)
+    if error.status_code == 405:
+        return _not_this_method(request, error)
     return as_json({"detail": error.detail}, error.status_code, dict(error.headers or {}))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     """Every rule that was broken, by the name of the field; of many the first five."""
     assert isinstance(error, RequestValidationError)
+    wrong = _wrong_header(request) if error.body else None
+    if wrong is not None:
+        return as_json({"detail": wrong}, 422)
     rules = [_rule(found) for found in error.errors()]
     more = [f"and {len(rules) - 5} more"] if len(rules) > 5 else []
     return as_json({"detail": "; ".join(rules[:5] + more)}, 422)
+
+
+def _wrong_header(request: Request) -> str | None:
+    """The header for which a body that was sent could not be read as JSON, None if that is not the reason."""
+    if request.method in ("GET", "HEAD"):
+        return None
+    coding, kind = request.headers.get("content-encoding"), request.headers.get("content-type", "")
+    if coding is not None and coding.strip().lower() != "identity":
+        return f"the header 'Content-Encoding: {coding}' is not understood here: send the body as it is"
+    media = kind.partition(";")[0].strip().lower()
+    if media == "application/json" or (media.startswith("application/") and media.endswith("+json")):
+        return None
+    what = f"is 'Content-Type: {kind}'" if kind else "Content-Type is missing"
+    return f"the header {what}, expected 'Content-Type: application/json' for the body to be read"
+
+
+def _not_this_method(request: Request, error: HTTPException) -> Response:
+    """What the path may be asked with: the answer to OPTIONS, and else beside the refusal."""
+    held = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow") or ""
+    methods = {method.strip() for method in held.split(",")} - {""} | {"OPTIONS"}
+    allowed = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"allow": allowed})
+    detail = f"method {request.method} is not for this path, allowed: {allowed}"
+    return as_json({"detail": detail}, 405, {"allow": allowed})
 
 
 def _rule(found: dict[str, Any]) -> str:

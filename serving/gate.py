@@ -5,6 +5,7 @@ Plain ASGI, around the application: nothing here waits but for the body.
 
 import hmac
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,17 @@ from serving.contract import MOST_BYTES
 from serving.live import Live
 from serving.metrics import Metrics
 
-PUBLIC = {"/", "/health/live", "/health/ready", "/openapi.json"}  # all else needs the token, if there is one
+PUBLIC = {
+    "/",
+    "/health",
+    "/health/live",
+    "/health/ready",
+    "/openapi.json",
+}  # all else needs the token, if there is one
 TOO_LARGE = f"the body is larger than {MOST_BYTES} bytes, which is the limit"
 UNAUTHORIZED = "this needs the header 'Authorization: Bearer TOKEN' with the token of this server"
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+ADDRESS = re.compile(r"\A(?:\*\Z|https?://[^/]*)", re.IGNORECASE)  # in place of a path
 GONE = 499  # counted where the client left before its body was there
 
 
@@ -49,12 +57,15 @@ class Gate:
             await self.app(scope, receive, send)
             return None
         started, status = time.perf_counter(), 500
-        service = scope["app"].state.service
+        service, head = scope["app"].state.service, scope["method"] == "HEAD"
+        scope = {**scope, "path": _path(scope["path"])}
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -68,10 +79,22 @@ class Gate:
                     status = GONE
                     return None
                 receive = _replayed(body, receive)
+            if head:  # what GET would be answered, without its body
+                scope["method"] = "GET"
             return await self.app(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path_format", "unmatched")
-            service.metrics.answered(route, scope["method"], status, time.perf_counter() - started)
+            method = "HEAD" if head else scope["method"]
+            service.metrics.answered(route, method, status, time.perf_counter() - started)
+
+
+def _path(path: str) -> str:
+    """The path as the routes have it: one slash before and none behind, whatever a load balancer writes.
+
+    The whole address may stand there, or * for the server itself. What is between the outer slashes, as an
+    id is, stays as it came.
+    """
+    return "/" + ADDRESS.sub("", path).strip("/")
 
 
 def _may_pass(scope: Scope, token: bytes) -> bool:

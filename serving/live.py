@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys.bundle import BundleError
-from recsys.releases import CURRENT
+from recsys.bundle import BundleError, open_bundle
+from recsys.releases import CURRENT, find
 from serving.recommender import Recommender
 
 log = logging.getLogger("serving")
@@ -58,17 +58,18 @@ class Live:
 
     def look(self) -> None:
         """Open `current` if it is not what was last opened or refused."""
-        link = self._bundles / CURRENT
         try:
-            folder = link.resolve(strict=True)
-            seen = stamp(folder)
+            folder, version = find(self._bundles)
+            seen = (version, *stamp(folder))
+        except BundleError as error:
+            return self._refuse((str(error),), str(error))
         except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError until Python 3.13
             reason = getattr(error, "strerror", None) or str(error)
-            return self._refuse((str(error),), f"{link}: {reason}")
+            return self._refuse((str(error),), f"{self._bundles / CURRENT}: {reason}")
         if seen == self._stamp:
             return None  # a refusal that may pass has a stamp of its own, and is looked at again
         try:
-            fresh = Recommender.open(folder)
+            fresh = Recommender(open_bundle(folder, version))
         except BundleError as error:
             # what the system refused, not the content: it may pass, so it is tried again
             return self._refuse((*seen, "passing") if error.__cause__ else seen, str(error))

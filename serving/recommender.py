@@ -18,6 +18,7 @@ from recsys import fold_in
 from recsys.bundle import Bundle, Manifest, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
+from recsys.releases import CURRENT, find
 
 Id = int | str
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str() writes one
@@ -52,13 +53,17 @@ class Recommender:
     def open(cls, path: Path) -> Recommender:
         """Verify and open a bundle folder, or the link `current` to one; raises BundleError.
 
-        The link is followed once, so that a release in the meantime cannot mix two versions.
+        The link is followed once, so that a release in the meantime cannot mix two versions. What a copy made
+        of the link is answered from as well, under the version that it is: see releases.find.
         """
-        return cls(open_bundle(Path(path).resolve()))
+        path = Path(path)
+        if path.name != CURRENT:
+            path = path.resolve()
+        return cls(open_bundle(*find(path.parent)) if path.name == CURRENT else open_bundle(path))
 
     @property
     def version(self) -> str:
-        return self._bundle.folder.name
+        return self._bundle.version
 
     @property
     def manifest(self) -> Manifest:
@@ -87,7 +92,7 @@ class Recommender:
         return isinstance(self._bundle.items.ids, np.ndarray)
 
     def user_id(self, given: Id) -> Id:
-        """An id as the bundle has them, from one that came as text or as a number."""
+        """An id as the bundle has them, from one that came as text or a number; else raises ValueError."""
         return _as_id(given, self.has_integer_users)
 
     def item_id(self, given: Id) -> Id:
@@ -95,10 +100,11 @@ class Recommender:
         return _as_id(given, self.has_integer_items)
 
     def knows_user(self, user_id: Id) -> bool:
-        return self._bundle.users.number(user_id) is not None
+        return _number_of(self._bundle.users, user_id, "user") is not None
 
     def some_users(self, n: int) -> list[Id]:
-        """Up to n ids, evenly spread."""
+        """Up to n ids, evenly spread. Raises ValueError on n < 1."""
+        n = _whole("n", n)
         numbers = np.unique(np.linspace(0, self.n_users - 1, min(n, self.n_users)).astype(np.int64))
         return [self._bundle.users.external(user) for user in numbers.tolist()]
 
@@ -125,11 +131,12 @@ class Recommender:
 
         exclude_seen leaves out what the user has and what the history holds; exclude leaves out more; allow
         and where leave out all else, where = {attribute: values} asks for one of the values of each. Fewer
-        than k only where fewer are left. Raises ValueError unless k is an int >= 1, for an attribute that the
-        bundle does not have, and for a single id or text where a list is meant.
+        than k only where fewer are left. Raises ValueError unless k is a whole number >= 1, Python's or
+        NumPy's, for an attribute that the bundle does not have, and for a single id or text where a list is
+        meant or the other way round.
         """
-        _check_k(k)
-        user = None if user_id is None else self._bundle.users.number(user_id)
+        k, exclude_seen = _whole("k", k), _flag("exclude_seen", exclude_seen)
+        user = None if user_id is None else _number_of(self._bundle.users, user_id, "user")
         own = NOTHING if history is None else self._numbers(history)
         hidden = self._hidden(user, own, exclude_seen, exclude)
         allowed = self._allowed(allow, where)
@@ -154,10 +161,15 @@ class Recommender:
         Where the bundle was measured to scan many users faster than to search for each (manifest, measured,
         scans_many), the answers are exact, and may so hold what the index alone would miss.
         """
-        _check_k(k)
+        k, exclude_seen = _whole("k", k), _flag("exclude_seen", exclude_seen)
         bundle, extra, allowed = self._bundle, self._numbers(exclude), self._allowed(allow, where)
-        users = bundle.users.numbers(_listed("user_ids", user_ids)).tolist()  # Q of them, -1: unknown
-        sent = [None] * len(users) if histories is None else histories
+        asked = [_single("user", user) for user in _listed("user_ids", user_ids)]
+        users = bundle.users.numbers(asked).tolist()  # Q of them, -1: unknown
+        sent = [None] * len(users) if histories is None else _listed("histories", histories)
+        if len(sent) != len(users):
+            raise ValueError(
+                f"{len(sent)} histories for {len(users)} user_ids, expected one for each or None"
+            )
         own = [NOTHING if history is None else self._numbers(history) for history in sent]
         hidden, vectors, placed = list[NDArray[np.int32]](), list[NDArray[np.float32]](), list[int]()
         answers: list[list[Recommendation]] = [[] for _ in users]
@@ -192,8 +204,7 @@ class Recommender:
 
     def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
         """The k items nearest to an item, without itself. Raises UnknownId, and ValueError on k < 1."""
-        _check_k(k)
-        item = self._item(item_id)
+        k, item = _whole("k", k), self._item(item_id)
         vector, itself = self._bundle.item_vectors[item], np.array([item], np.int32)
         return self._described(*self._bundle.search.top_k(vector, k, itself))
 
@@ -202,14 +213,15 @@ class Recommender:
 
         Raises UnknownId, and ValueError on k < 1.
         """
-        _check_k(k)
+        k = _whole("k", k)
         vector = self._bundle.item_vectors[self._item(item_id)]
         own = self._bundle.seen(self._user(user_id))
         k = min(k, len(own))
         return self._described(*self._bundle.search.scan(vector, k, allowed=own)) if k else []
 
     def history(self, user_id: Id, k: int | None = None) -> list[Recommendation]:
-        """What the user has, k of it at the most, without scores. Raises UnknownId."""
+        """What the user has, k of it at the most, without scores. Raises UnknownId, ValueError on k < 1."""
+        k = None if k is None else _whole("k", k)
         return [self._describe(item, None) for item in self._bundle.seen(self._user(user_id))[:k].tolist()]
 
     def history_length(self, user_id: Id) -> int:
@@ -244,6 +256,8 @@ class Recommender:
     ) -> NDArray[np.int32] | None:
         """What alone may be shown, ascending; None for everything."""
         allowed = None if allow is None else self._numbers(allow)
+        if where is not None and not isinstance(where, Mapping):
+            raise ValueError(f"where = {where!r}, expected {{attribute: values}}")
         for name, values in (where or {}).items():
             attribute = self._bundle.attributes.get(name)
             if attribute is None:
@@ -301,16 +315,30 @@ class Recommender:
 
 
 def _number(ids: IdMap, external: Id, what: str) -> int:
-    number = ids.number(external)
+    number = _number_of(ids, external, what)
     if number is None:
-        raise UnknownId(f"{what} {external!r} is not in this bundle")
+        shown = external.item() if isinstance(external, np.generic) else external
+        raise UnknownId(f"{what} {shown!r} is not in this bundle")
     return number
 
 
+def _number_of(ids: IdMap, external: Id, what: str) -> int | None:
+    return ids.number(_single(what, external))
+
+
+def _single(what: str, external: Any) -> Any:
+    """An id, and no list of such, which would be taken for an unknown one."""
+    if isinstance(external, np.ndarray | Mapping | list | tuple | set):
+        raise ValueError(f"{what} = {external!r}, expected a single id")
+    return external
+
+
 def _as_id(given: Id, integers: bool) -> Id:
+    if isinstance(given, bool) or not isinstance(given, int | str | np.integer):
+        raise ValueError(f"id {given!r} is {type(given).__name__}, allowed are whole numbers and text")
     if not integers:
         return str(given)
-    return int(given) if isinstance(given, int) or WHOLE.fullmatch(given) else given
+    return str(given) if isinstance(given, str) and not WHOLE.fullmatch(given) else int(given)
 
 
 def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -321,11 +349,19 @@ def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[n
 
 def _listed(what: str, values: Iterable[Any]) -> Sequence[Any]:
     """A list, and no text: its letters would each be taken for one."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+    shaped = isinstance(values, np.ndarray) and values.ndim != 1
+    if shaped or isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise ValueError(f"{what} = {values!r}, expected a list, such as [{values!r}]")
     return values if isinstance(values, list | tuple) else list(values)
 
 
-def _check_k(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k = {k!r}, allowed is a whole number >= 1")
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} = {value!r}, allowed is a whole number >= 1")
+    return int(value)
+
+
+def _flag(name: str, value: bool) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} = {value!r}, allowed are True and False")
+    return bool(value)

@@ -27,7 +27,7 @@ from serving.contract import (
     Version,
 )
 from serving.gate import Service, to_json
-from serving.recommender import Recommendation, Recommender, UnknownId
+from serving.recommender import Id, Recommendation, Recommender, UnknownId
 
 
 class IdConvertor(PathConvertor):
@@ -41,6 +41,13 @@ register_url_convertor("id", IdConvertor())
 PathId = Annotated[str, Path(min_length=1, max_length=LONGEST_ID)]
 QueryId = Annotated[str, Query(min_length=1, max_length=LONGEST_ID)]
 Count = Annotated[int, Query(ge=1, le=MOST_ITEMS)]
+AsText = Annotated[
+    bool,
+    Query(
+        description="write every id of the answer as text, integers too: what reads the numbers of JSON as "
+        "floats, as browsers do, rounds those beyond 2^53"
+    ),
+]
 
 NO_TOKEN: dict[int | str, dict[str, Any]] = {401: {"model": Problem, "description": "no or a wrong token"}}
 ASKED = NO_TOKEN | {
@@ -54,17 +61,22 @@ router = APIRouter()
 
 @router.get("/v1/users/{user_id:id}/recommendations", response_model=Recommended, responses=ASKED)
 async def user_recommendations(
-    request: Request, user_id: PathId, k: Count = 10, exclude_seen: bool = True
+    request: Request,
+    user_id: PathId,
+    k: Count = 10,
+    exclude_seen: bool = True,
+    ids_as_text: AsText = False,
 ) -> Response:
     """The k best items for a user; the popular ones where the user is unknown."""
     shop = _open(request)
     user = shop.user_id(user_id)
     items = shop.recommend(user, k, exclude_seen)
-    return _answer(shop, user_id=user, basis=shop.basis(user), items=_listed(items))
+    listed = _listed(items, ids_as_text)
+    return _answer(shop, user_id=_id(user, ids_as_text), basis=shop.basis(user), items=listed)
 
 
 @router.post("/v1/recommendations", response_model=Answers, responses=ASKED)
-def recommendations(request: Request, ask: Ask) -> Response:
+def recommendations(request: Request, ask: Ask, ids_as_text: AsText = False) -> Response:
     """The k best items for each of a batch of users and histories, under filters."""
     shop = _open(request)
     filters: dict[str, Any] = {
@@ -78,43 +90,53 @@ def recommendations(request: Request, ask: Ask) -> Response:
     ]
     found = shop.recommend_many(users, ask.k, ask.exclude_seen, histories=histories, **filters)
     results = [
-        {"basis": shop.basis(user, history), "items": _listed(items)}
+        {"basis": shop.basis(user, history), "items": _listed(items, ids_as_text)}
         for user, history, items in zip(users, histories, found, strict=True)
     ]
     return _answer(shop, results=results)
 
 
 @router.get("/v1/items/{item_id:id}/similar", response_model=Similar, responses=NAMED)
-async def similar_items(request: Request, item_id: PathId, k: Count = 10) -> Response:
+async def similar_items(
+    request: Request, item_id: PathId, k: Count = 10, ids_as_text: AsText = False
+) -> Response:
     """The k items nearest to one."""
     shop = _open(request)
     item = shop.item_id(item_id)
-    return _answer(shop, item_id=item, items=_known(shop, lambda: shop.similar_items(item, k)))
+    items = _known(shop, ids_as_text, lambda: shop.similar_items(item, k))
+    return _answer(shop, item_id=_id(item, ids_as_text), items=items)
 
 
 @router.get("/v1/explanations", response_model=Explanation, responses=NAMED)
-async def explanations(request: Request, user_id: QueryId, item_id: QueryId, k: Count = 5) -> Response:
+async def explanations(
+    request: Request, user_id: QueryId, item_id: QueryId, k: Count = 5, ids_as_text: AsText = False
+) -> Response:
     """Why an item: the k of the user's own items that are nearest to it."""
     shop = _open(request)
     user, item = shop.user_id(user_id), shop.item_id(item_id)
-    items = _known(shop, lambda: shop.explain(user, item, k))
-    return _answer(shop, user_id=user, item_id=item, items=items)
+    items = _known(shop, ids_as_text, lambda: shop.explain(user, item, k))
+    ids = {"user_id": _id(user, ids_as_text), "item_id": _id(item, ids_as_text)}
+    return _answer(shop, **ids, items=items)
 
 
 @router.get("/v1/users", response_model=Users, responses=ASKED)
-async def users(request: Request, limit: Count = 20) -> Response:
+async def users(request: Request, limit: Count = 20, ids_as_text: AsText = False) -> Response:
     """Ids of users to pick from, spread evenly over all."""
     shop = _open(request)
-    return _answer(shop, n_users=shop.n_users, users=shop.some_users(limit))
+    some = [_id(user, ids_as_text) for user in shop.some_users(limit)]
+    return _answer(shop, n_users=shop.n_users, users=some)
 
 
 @router.get("/v1/users/{user_id:id}/history", response_model=History, responses=NAMED)
-async def history(request: Request, user_id: PathId, limit: Count = MOST_ITEMS) -> Response:
+async def history(
+    request: Request, user_id: PathId, limit: Count = MOST_ITEMS, ids_as_text: AsText = False
+) -> Response:
     """What a user has, `limit` of `n_items`."""
     shop = _open(request)
     user = shop.user_id(user_id)
-    items = _known(shop, lambda: shop.history(user, limit))
-    return _answer(shop, user_id=user, n_items=shop.history_length(user), items=items)
+    items = _known(shop, ids_as_text, lambda: shop.history(user, limit))
+    n_items = shop.history_length(user)
+    return _answer(shop, user_id=_id(user, ids_as_text), n_items=n_items, items=items)
 
 
 @router.get("/version", response_model=Version, responses=NO_TOKEN | {503: ASKED[503]})
@@ -144,6 +166,7 @@ async def is_live() -> Response:
     return as_json({"status": "live"})
 
 
+@router.get("/health", response_model=Health, responses={503: ASKED[503]})
 @router.get("/health/ready", response_model=Health, responses={503: ASKED[503]})
 async def is_ready(request: Request) -> Response:
     """A bundle is open."""
@@ -195,15 +218,24 @@ def _filter(shop: Recommender, where: dict[str, list[str]] | None) -> dict[str, 
     return where
 
 
-def _known(shop: Recommender, ask: Callable[[], list[Recommendation]]) -> list[dict[str, Any]]:
+def _known(
+    shop: Recommender, ids_as_text: bool, ask: Callable[[], list[Recommendation]]
+) -> list[dict[str, Any]]:
     try:
-        return _listed(ask())
+        return _listed(ask(), ids_as_text)
     except UnknownId as error:
         raise HTTPException(404, str(error), _header(shop)) from None
 
 
-def _listed(items: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
+def _listed(items: Sequence[Recommendation], ids_as_text: bool) -> list[dict[str, Any]]:
+    return [
+        {"item_id": _id(item_id, ids_as_text), "title": title, "score": score}
+        for item_id, title, score in items
+    ]
+
+
+def _id(external: Id, ids_as_text: bool) -> Id:
+    return str(external) if ids_as_text else external
 
 
 def _header(shop: Recommender) -> dict[str, str]:

@@ -74,8 +74,10 @@ def sent(
     return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
 
-def released(bundles: Path, version: str, seed: int = 0, text: bool = False, title: str = "") -> Path:
-    """Write a bundle of random vectors; another seed answers otherwise. Ids are integers or text."""
+def released(
+    bundles: Path, version: str, seed: int = 0, text: bool = False, title: str | None = "", above: int = 0
+) -> Path:
+    """Write a bundle of random vectors; another seed answers otherwise. Ids are text, or integers > above."""
     rng = np.random.default_rng(seed)
     n_users, n_items, dim = 40, 60, 6
     seen = [np.sort(rng.permutation(n_items)[: 1 + user % 5]) for user in range(n_users)]
@@ -84,14 +86,16 @@ def released(bundles: Path, version: str, seed: int = 0, text: bool = False, tit
         bundles / version,
         user_vectors=rng.normal(size=(n_users, dim)).astype(np.float32),
         item_vectors=rng.normal(size=(n_items, dim)).astype(np.float32),
-        user_ids=[f"user {n:02d}" for n in range(n_users)] if text else np.arange(100, 100 + n_users),
-        item_ids=names if text else np.arange(1000, 1000 + n_items),
+        user_ids=[f"user {n:02d}" for n in range(n_users)] if text else above + np.arange(100, 100 + n_users),
+        item_ids=names if text else above + np.arange(1000, 1000 + n_items),
         seen=(
             np.concatenate([[0], np.cumsum([len(s) for s in seen])]),
             np.concatenate(seen).astype(np.int32),
         ),
         popular=rng.permutation(n_items).astype(np.int32),
-        titles=[title or f"{COLOURS[n % 3].title()} thing no. {n}" for n in range(n_items)],
+        titles=None
+        if title is None
+        else [title or f"{COLOURS[n % 3].title()} thing no. {n}" for n in range(n_items)],
         trees=8,
         search_k=400,
         seed=0,

@@ -357,7 +357,8 @@ def test_the_command_says_what_is_wrong(tmp_path: Path, folder: Path):
     code, message = refused("--bundles", tmp_path)
     assert (code, message.strip()) == (
         2,
-        f"recsys: '{tmp_path}/current' does not exist: --bundles names the folder that export fills",
+        f"recsys: {tmp_path}/current: No such file or directory; "
+        "--bundles names the folder that export fills",
     )
     code, message = refused("--bundles", folder, RECSYS_TOKEN=" ")
     assert code == 2
@@ -416,3 +417,178 @@ def test_query_parameters_that_mean_nothing_are_refused(server: Server, path):
 
 def test_an_empty_id_is_refused(server: Server):
     assert server.ask("/v1/users//recommendations").status == 422
+
+
+ABOVE = 2**60 + 1  # not to be had as a float
+
+
+def named(content):
+    """Every id in an answer."""
+    if isinstance(content, list):
+        return [one for part in content for one in named(part)]
+    found = [content[key] for key in ("user_id", "item_id") if key in content]
+    return [
+        *found,
+        *content.get("users", []),
+        *named(content.get("items", [])),
+        *named(content.get("results", [])),
+    ]
+
+
+def textual(content):
+    """The same answer with its ids as text."""
+    if isinstance(content, list):
+        return [textual(part) for part in content]
+    if not isinstance(content, dict):
+        return content
+    ids = {"user_id", "item_id"}
+    changed = {key: str(value) if key in ids else textual(value) for key, value in content.items()}
+    return changed | ({"users": [str(user) for user in content["users"]]} if "users" in content else {})
+
+
+def test_ids_are_text_where_that_is_asked_for_and_as_the_bundle_has_them_else(tmp_path: Path):
+    user, item = 100 + ABOVE, 1000 + ABOVE
+    paths = [
+        f"/v1/users/{user}/recommendations?k=3",
+        "/v1/users/1/recommendations?k=3",
+        f"/v1/users/{user}/history?limit=9",
+        f"/v1/items/{item}/similar?k=3",
+        f"/v1/explanations?user_id={user}&item_id={item}",
+        "/v1/users?limit=3",
+        BATCH + "?",
+    ]
+    batch = {"users": [{"user_id": str(user)}, {"user_id": user}, {"history": [str(item)]}, {}], "k": 3}
+    with serving(bundles_of(tmp_path / "bundles", above=ABOVE)) as server:
+        document = server.ask("/openapi.json").json["paths"]
+        for path in paths:
+            body = batch if path.startswith(BATCH) else None
+            plain = server.ask(path.rstrip("?"), body)
+            assert plain.status == 200
+            assert {type(one) for one in named(plain.json)} == {int}
+            assert min(one for one in named(plain.json) if one != 1) >= ABOVE
+            assert server.ask(f"{path}&ids_as_text=false", body).json == plain.json
+            assert server.ask(f"{path}&ids_as_text=true", body).json == textual(plain.json)
+            assert "ids_as_text = 'maybe'" in server.ask(f"{path}&ids_as_text=maybe", body).json["detail"]
+        assert server.ask(BATCH, batch).json["results"][0] == server.ask(BATCH, batch).json["results"][1]
+        for path, operations in document.items():
+            for operation in operations.values():
+                assert path.startswith("/v1/") == any(
+                    parameter["name"] == "ids_as_text" for parameter in operation.get("parameters", [])
+                ), path
+
+
+def test_ids_of_text_stay_what_they_are_when_text_is_asked_for(text_server: Server):
+    path = "/v1/users/user%2007/recommendations"
+    assert text_server.ask(path).json == text_server.ask(f"{path}?ids_as_text=1").json
+
+
+def raw(server: Server, request: bytes) -> http.client.HTTPResponse:
+    """Send bytes as they are, and read until the end of the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+        connection.sendall(request)
+        method = request.partition(b" ")[0].decode()
+        answer = http.client.HTTPResponse(connection, method=method)
+        answer.begin()
+        answer.content = answer.read()
+        return answer
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready", "/health/live", "/"])
+@pytest.mark.parametrize("form", ["{}", "{}/", "/{}", "http://shop.example:80{}"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_whatever_a_load_balancer_sends_is_answered(guarded: Server, path, form, method):
+    """Without the token, by either version of HTTP, with any host or none."""
+    for end in (
+        "HTTP/1.0\r\n\r\n",
+        "HTTP/1.0\r\nHost: 10.0.0.7\r\nConnection: keep-alive\r\n\r\n",
+        "HTTP/1.1\r\nHost: \r\nUser-Agent: ELB-HealthChecker/2.0\r\n\r\n",
+        "HTTP/1.1\r\nHost: [fe80::1]:8000\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+    ):
+        answer = raw(guarded, f"{method} {form.format(path)} {end}".encode())
+        assert answer.status == (204 if method == "OPTIONS" else 200), end
+        if method == "OPTIONS":
+            assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
+        assert (answer.content != b"") == (method == "GET")
+        if method == "HEAD":
+            assert int(answer.headers["content-length"]) > 0
+
+
+def test_options_of_the_server_itself_and_of_what_takes_a_body(server: Server):
+    assert raw(server, b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").status == 204
+    answer = server.ask(BATCH, method="OPTIONS")
+    assert (answer.status, answer.headers["allow"], answer.body) == (204, "OPTIONS, POST", b"")
+    assert server.ask("/no/such/place", method="OPTIONS").status == 404
+    assert 'method="OPTIONS",route="/v1/recommendations",status="204"' in server.ask("/metrics").body.decode()
+
+
+def test_a_method_that_is_not_for_the_path_is_told_which_are(server: Server):
+    for method in ("PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"):
+        answer = server.ask("/health/ready", method=method)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+        assert f"method {method} is not for this path, allowed: GET, HEAD, OPTIONS" in answer.json["detail"]
+    assert "allowed: OPTIONS, POST" in server.ask(BATCH).json["detail"]
+    assert server.ask(BATCH, method="HEAD").status == 405
+
+
+def test_head_is_get_without_the_body(server: Server, guarded: Server):
+    for path in (
+        "/v1/users/101/recommendations",
+        "/v1/items/7/similar",
+        "/version",
+        "/nope",
+        "/v1/users?limit=x",
+    ):
+        get, head = server.ask(path), server.ask(path, method="HEAD")
+        assert (head.status, head.body) == (get.status, b"")
+        assert head.headers["content-length"] == get.headers["content-length"]
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    for _ in range(3):  # nothing is left on the line
+        assert sent(connection, "/version", method="HEAD").status == 200
+        assert sent(connection, "/version").json["version"] == "v1"
+    connection.close()
+    assert guarded.ask("/version", method="HEAD").status == 401
+    assert guarded.ask("/version", method="OPTIONS").status == 401
+    assert 'method="HEAD",route="/version",status="200"' in server.ask("/metrics").body.decode()
+
+
+@pytest.mark.parametrize("path", ["/version//", "//version", "/v1/users/a//recommendations/"])
+def test_slashes_outside_mean_nothing_and_inside_an_id_all(server: Server, path):
+    answer = server.ask(path)
+    assert answer.status == 200
+    assert answer.json.get("user_id", "a/") == "a/"
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ("", "the header Content-Type is missing, expected 'Content-Type: application/json'"),
+        ("Content-Type:\r\n", "the header Content-Type is missing"),
+        (
+            "Content-Type: application/x-www-form-urlencoded\r\n",
+            "the header is 'Content-Type: application/x-www-form-urlencoded', expected 'Content-Type: app",
+        ),
+        ("Content-Type: text/plain; charset=utf-8\r\n", "the header is 'Content-Type: text/plain; charset"),
+        (
+            "Content-Type: application/json\r\nContent-Encoding: gzip\r\n",
+            "the header 'Content-Encoding: gzip' is not understood here: send the body as it is",
+        ),
+    ],
+)
+@pytest.mark.parametrize("body", [json.dumps(ONE).encode(), b"\x1f\x8b\x08\x00\xff"])
+def test_a_body_that_is_not_read_for_a_header_names_the_header(server: Server, headers, message, body):
+    head = f"POST {BATCH} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+    if "gzip" in headers and body.startswith(b"{"):
+        body = b"\x1f" + body[1:]
+    answer = raw(server, head.encode() + body)
+    assert answer.status == 422
+    assert message in json.loads(answer.content)["detail"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"]
+)
+def test_every_name_of_json_is_read(server: Server, kind):
+    assert server.ask(BATCH, ONE, **{"Content-Type": kind}).status == 200
+    assert "users: Field required" in server.ask(BATCH, {"k": 1}, **{"Content-Type": kind}).json["detail"]
+    latin = '{"users": [{"user_id": "ü"}]}'.encode("latin-1")
+    assert "or not UTF-8" in server.ask(BATCH, latin, **{"Content-Type": kind}).json["detail"]

@@ -222,6 +222,67 @@ def test_a_manifest_that_does_not_fit(folder, changes, message):
         verify(folder)
 
 
+@pytest.fixture(params=[100, None], ids=["index", "scan"])
+def near(request, tmp_path):
+    """A bundle whose items are as good as one; item 39 is elsewhere."""
+    items = 1 + 1e-7 * np.random.default_rng(0).normal(size=(N_ITEMS, DIM))
+    items[-1] += 0.01
+    write_bundle(tmp_path / "v1", **contents(item_vectors=items.astype(np.float32), search_k=request.param))
+    return tmp_path / "v1"
+
+
+def canaries(folder, items):
+    """The manifest's canaries, the first with other items."""
+    first, *others = json.loads((folder / "manifest.json").read_text())["canaries"]
+    return [first | {"items": items}, *others]
+
+
+def test_a_canary_may_be_answered_by_other_items_that_are_as_near_within_rounding(near):
+    """As an Annoy does that was built for another CPU."""
+    items = verify(near)["canaries"][0]["items"]
+    others = [item for item in range(N_ITEMS - 1) if item not in items][:10]
+    for answer in (items[::-1], others, [items[1], items[0], *items[2:]]):
+        edit(near, canaries=canaries(near, answer))
+        verify(near)
+        open_bundle(near)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda items: [N_ITEMS - 1, *items[1:]],  # 2 % farther
+        lambda items: [*items[:-1], N_ITEMS - 1],
+        lambda items: items[:-1],
+        lambda items: [*items, 0],
+        lambda items: [],
+        lambda items: [*items[:-1], N_ITEMS],
+        lambda items: [*items[:-1], -1],
+        lambda items: [*items[:-1], True],
+        lambda items: [*items[:-1], None],
+        lambda items: "0123456789",
+    ],
+)
+def test_a_canary_that_is_answered_otherwise_is_refused(near, wrong):
+    edit(near, canaries=canaries(near, wrong(verify(near)["canaries"][0]["items"])))
+    with pytest.raises(BundleError, match="canary queries are not answered"):
+        verify(near)
+
+
+def test_canaries_of_other_users_or_another_kind_are_refused(near):
+    first, *others = verify(near)["canaries"]
+    for wrong in ([first], [first | {"user": 1}, *others], [first | {"k": 10}, *others], [[0, 1], *others]):
+        edit(near, canaries=wrong)
+        with pytest.raises(BundleError, match="canary queries are not answered"):
+            verify(near)
+
+
+def test_the_order_of_a_canary_counts_where_distances_differ(folder):
+    items = verify(folder)["canaries"][0]["items"]
+    edit(folder, canaries=canaries(folder, items[::-1]))
+    with pytest.raises(BundleError, match="canary queries are not answered"):
+        verify(folder)
+
+
 NOT_PLAIN = ["../v2/popular.npy", "/etc/passwd", "..", ".", "", "a/b", "a\\b", "a\0b", ".hidden"]
 
 

@@ -111,7 +111,17 @@ def test_unknown_run_is_named(shop: Shop) -> None:
 def test_recommend_refuses_k_below_1_and_words_for_numbers(shop: Shop) -> None:
     ask = ("recommend", "--config", shop.config_file, "--user")
     failed(recsys(*ask, "1003", "-k", "0"), 2, "k = 0")
-    failed(recsys(*ask, "tom"), 2, "--user 'tom'", "whole numbers")
+    for text in (
+        "tom",
+        "+1003",
+        "01003",
+        " 1003",
+        "1_003",
+        "١٠٠٣",
+        "1003.0",
+        "-0",
+    ):  # int() reads most of them
+        failed(recsys(*ask, text), 2, f"--user '{text}'", "whole numbers, written as 83 or -5 are")
     assert recsys(*ask, "1003", "-k", "two").code == 2
     assert recsys("recommend", "--config", shop.config_file).code == 2
     assert recsys("recomend").code == 2

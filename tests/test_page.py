@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 import pytest
 from browser import chromium, complaints, needs_browser
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from server import PATIENCE, bundles_of, released, serving
 
+from recsys.bundle import write_bundle
 from recsys.releases import publish
 
 pytestmark = needs_browser
@@ -107,6 +110,89 @@ def test_titles_are_text_and_never_markup(browser, tmp_path: Path):
         assert shown(browser, "#recommended li span:first-child")[0] == evil
         assert browser.title == "recsys"
         assert browser.find_elements(By.CSS_SELECTOR, "#columns img") == []
+
+
+def test_ids_beyond_what_a_browser_counts_exactly_are_shown_and_asked_for_as_they_are(
+    browser, tmp_path: Path
+):
+    above = 2**60 + 1
+    with serving(bundles_of(tmp_path / "bundles", above=above, title=None)) as server:
+        browser.get(f"http://127.0.0.1:{server.port}/")
+        wait_for(browser, lambda: len(shown(browser, "#recommended li")) == 10)
+        users = [str(user) for user in server.ask("/v1/users?limit=12").json["users"]]
+        assert int(users[0]) == 100 + above
+        assert shown(browser, "#some button") == users
+        browser.find_elements(By.CSS_SELECTOR, "#some button")[4].click()
+        answer = server.ask(f"/v1/users/{users[4]}/recommendations?k=10").json
+        wait_for(browser, lambda: shown(browser, "#recommended li span:first-child") == ids(answer))
+        assert shown(browser, "#basis") == ["Recommended, by distance"]
+        assert shown(browser, "#some button.on") == [users[4]]
+        assert shown(browser, "#history li span:first-child") == ids(
+            server.ask(f"/v1/users/{users[4]}/history").json
+        )
+        item = ids(answer)[1]
+        button = browser.find_elements(By.CSS_SELECTOR, "#recommended li button")[1]
+        assert button.get_attribute("title") == item
+        button.click()
+        near = ids(server.ask(f"/v1/items/{item}/similar?k=10").json)
+        wait_for(browser, lambda: shown(browser, "#similar li span:first-child") == near)
+        why = ids(server.ask(f"/v1/explanations?user_id={users[4]}&item_id={item}&k=5").json)
+        assert shown(browser, "#why li span:first-child") == why
+        save(browser, tmp_path, "page-large-ids.png")
+        ask_for(browser, users[7])
+        expected = ids(server.ask(f"/v1/users/{users[7]}/recommendations?k=10").json)
+        wait_for(browser, lambda: shown(browser, "#recommended li span:first-child") == expected)
+        assert complaints(browser) == []
+
+
+ODD = ["\t", "\n", " a  b ", "..", "007", "a/b", "line\nbreak", "ü?&#%25+", "寿司"]
+
+
+def test_ids_of_any_text_are_asked_for_as_they_are(browser, tmp_path: Path):
+    odd_bundle(tmp_path / "bundles", sorted(ODD))
+    with serving(tmp_path / "bundles") as server:
+        browser.get(f"http://127.0.0.1:{server.port}/")
+        wait_for(browser, lambda: len(shown(browser, "#some button")) == len(ODD))
+        for at, user in enumerate(sorted(ODD)):
+            browser.find_elements(By.CSS_SELECTOR, "#some button")[at].click()
+            if user == "..":
+                wait_for(browser, lambda: "ask for it in a batch" in shown(browser, "#problem")[0])
+                continue
+            path = f"/v1/users/{quote(user, safe='')}/recommendations?k=10"
+            expected = [f"thing {sorted(ODD).index(item)}" for item in ids(server.ask(path).json)]
+            for _ in range(2):  # by its button, then as it stands in the field
+                wait_for(
+                    browser, lambda all=expected: shown(browser, "#recommended li span:first-child") == all
+                )
+                assert shown(browser, "#basis") == ["Recommended, by distance"]
+                assert shown(browser, "#problem") == [""]
+                browser.find_element(By.ID, "user").send_keys("\n")
+        assert complaints(browser) == []
+
+
+def odd_bundle(bundles: Path, names: list[str]) -> None:
+    """Users and items of these ids; each user is an item's nearest, and has nothing."""
+    n = len(names)
+    vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    write_bundle(
+        bundles / "v1",
+        user_vectors=vectors,
+        item_vectors=vectors,
+        user_ids=names,
+        item_ids=names,
+        seen=(np.zeros(n + 1, np.int64), np.empty(0, np.int32)),
+        popular=np.arange(n, dtype=np.int32),
+        titles=[f"thing {number}" for number in range(n)],
+        trees=2,
+        search_k=100,
+        seed=0,
+        info={},
+    )
+    publish(bundles, "v1")
+
+
+def ids(answer) -> list[str]:
+    return [str(item["item_id"]) for item in answer["items"]]
 
 
 def ask_for(browser, user: str) -> None:

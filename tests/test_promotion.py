@@ -200,14 +200,30 @@ def test_a_bundle_that_is_not_whole_is_not_promoted(config: Config) -> None:
 def test_a_link_that_cannot_be_moved_takes_the_alias_back(config: Config) -> None:
     link = config.bundles / "current"
     link.unlink()
-    (link / "occupied").mkdir(parents=True)
-    with pytest.raises(InputError, match="current' cannot be moved"):
+    shutil.copytree(config.bundles / names(config)[0], link)  # what a tool that follows links makes of it
+    with pytest.raises(InputError, match=r"current' is a folder, expected a link: .*first move it away: mv"):
         promote(config, 1)
     assert not (config.root / promotion.INTENT).exists()
+    assert moved_as_one(config) == names(config)[0]
     shutil.rmtree(link)
     link.symlink_to(names(config)[0])
     promotion.finish(config, quiet)
     assert moved_as_one(config) == names(config)[0]
+
+
+def test_where_it_cannot_be_told_what_is_current_nothing_begins(config: Config) -> None:
+    link, before = config.bundles / "current", alias(config)
+    link.unlink()
+    (link / "of another tool").mkdir(parents=True)
+    for begin in (lambda: promote(config, 1), lambda: promotion.rollback(config, None, quiet)):
+        with pytest.raises(InputError, match=r"current/manifest\.json: missing"):
+            begin()
+    said = []
+    promotion.prune(config, said.append)
+    assert "old versions could not be removed" in said[0]
+    assert {name for name, _ in versions(config.bundles)} == {*names(config)}
+    assert (link / "of another tool").is_dir()
+    assert (alias(config), (config.root / promotion.INTENT).exists()) == (before, False)
 
 
 def test_rollback_goes_to_the_champion_before_not_to_a_challenger_that_failed(config: Config) -> None:

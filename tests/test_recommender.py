@@ -1,8 +1,14 @@
 """Serving: always as many different, unseen, nearest items as there are; the popular ones for strangers."""
 
+import copy
+import multiprocessing
+import os
+import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys import fold_in
-from recsys.bundle import BundleError, write_bundle
+from recsys.bundle import BundleError, open_bundle, write_bundle
 from recsys.index import exact_top_k
-from recsys.releases import publish
+from recsys.releases import prune, publish
 from serving.recommender import Recommendation, Recommender, UnknownId
 
 
@@ -88,9 +94,11 @@ def test_current_is_followed_once(tmp_path):
     assert [first.recommend("u0", 1)[0].item_id, second.recommend("u0", 1)[0].item_id] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["current", "v1"])
-def test_nothing_unverified_is_opened(tmp_path, name):
-    with pytest.raises(BundleError, match=r"manifest\.json: missing"):
+@pytest.mark.parametrize(
+    ("name", "missing"), [("current", "current: No such file"), ("v1", r"manifest\.json: missing")]
+)
+def test_nothing_unverified_is_opened(tmp_path, name, missing):
+    with pytest.raises(BundleError, match=missing):
         Recommender.open(tmp_path / name)
     release(tmp_path / "v1", [[0]], [[0], [1]], [[]])
     publish(tmp_path, "v1")
@@ -343,6 +351,172 @@ def test_ids_come_as_text_or_numbers(opened, tmp_path):
     assert numbers.some_users(3) == [100, 105, 111]
     assert len(words.some_users(1_000)) == 12
     assert numbers.attributes == ("colour", "size")
+
+
+@pytest.mark.parametrize("number", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64])
+def test_numbers_of_numpy_are_numbers(opened, number):
+    shop = opened[40]
+    k, user, item = number(3), number(103), number(7)
+    assert shop.recommend(user, k) == shop.recommend(103, 3)
+    assert shop.recommend_many([user, 5], k) == shop.recommend_many([103, 5], 3)
+    assert shop.recommend_many(np.array([103, 104], number), k) == shop.recommend_many([103, 104], 3)
+    assert shop.similar_items(item, k) == shop.similar_items(7, 3)
+    assert shop.explain(user, item, k) == shop.explain(103, 7, 3)
+    assert shop.history(user, k) == shop.history(103, 3)
+    assert shop.history_length(user) == shop.history_length(103)
+    assert shop.some_users(k) == shop.some_users(3)
+    assert shop.knows_user(user)
+    given = np.array([5, 7, 9], number)
+    for name in ("history", "exclude", "allow"):
+        assert shop.recommend(103, k, **{name: given}) == shop.recommend(103, 3, **{name: [5, 7, 9]})
+    assert shop.basis(None, given) == "history"
+    assert [type(shop.user_id(user)), type(shop.item_id(item))] == [int, int]
+    assert (shop.user_id(user), shop.item_id(item)) == (103, 7)
+    assert type(shop.recommend(user, k)[0].item_id) is int
+    with pytest.raises(UnknownId, match=r"^item 99 is not in this bundle"):
+        shop.similar_items(number(99))
+    for wrong in (number(0), np.True_, np.float64(3), np.array([3]), np.array(3)):
+        with pytest.raises(ValueError, match=r"k = .*, allowed is a whole number >= 1"):
+            shop.recommend(103, wrong)
+
+
+def test_numbers_of_numpy_beyond_what_an_id_can_be_are_unknown(opened):
+    assert not opened[40].knows_user(np.uint64(2**64 - 1))
+    assert opened[40].recommend(np.uint64(2**63), 2) == opened[40].recommend(None, 2)
+
+
+def test_text_of_numpy_is_text(tmp_path):
+    words = coloured(tmp_path / "words", integers=False)
+    assert words.recommend(np.str_("u3"), 5) == words.recommend("u3", 5)
+    assert words.recommend_many(np.array(["u3", "nobody"]), 2) == words.recommend_many(["u3", "nobody"], 2)
+    assert words.similar_items(np.str_("i7"), 2) == words.similar_items("i7", 2)
+    red = {"where": {"colour": np.array(["red"])}}
+    assert words.recommend("u3", 5, **red) == words.recommend("u3", 5, where={"colour": ["red"]})
+    assert (words.item_id(np.int64(7)), type(words.user_id(np.str_("u3")))) == ("7", str)
+    with pytest.raises(UnknownId, match="item 'x' is not"):
+        words.similar_items(np.str_("x"))
+
+
+@pytest.mark.parametrize("given", [True, np.True_, 1.0, np.float64(1), None, b"u1", [1]])
+def test_what_is_neither_a_number_nor_text_is_no_id(opened, tmp_path, given):
+    for shop in (opened[40], coloured(tmp_path / "words", integers=False)):
+        for convert in (shop.user_id, shop.item_id):
+            with pytest.raises(ValueError, match="allowed are whole numbers and text"):
+                convert(given)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda shop: shop.recommend([103]), r"user = \[103\], expected a single id"),
+        (lambda shop: shop.recommend(np.array([103])), "expected a single id"),
+        (lambda shop: shop.recommend_many([[103]]), "expected a single id"),
+        (lambda shop: shop.recommend_many(np.array([[103]])), r"expected a list, such as \["),
+        (lambda shop: shop.recommend_many(np.array(103)), r"expected a list, such as \["),
+        (lambda shop: shop.similar_items([7]), r"item = \[7\], expected a single id"),
+        (lambda shop: shop.explain(103, {7: 1}), "expected a single id"),
+        (lambda shop: shop.history((103,)), "expected a single id"),
+        (lambda shop: shop.knows_user({103}), "expected a single id"),
+        (lambda shop: shop.recommend(103, 5, [7]), r"exclude_seen = \[7\], allowed are True and False"),
+        (lambda shop: shop.recommend_many([103], 5, "false"), "exclude_seen = 'false', allowed are True"),
+        (lambda shop: shop.recommend(103, where=["red"]), r"where = \['red'\], expected {attribute: values}"),
+        (lambda shop: shop.recommend_many([103, 104], histories=[[7]]), "1 histories for 2 user_ids"),
+        (lambda shop: shop.recommend_many([103], histories="7"), r"expected a list, such as \["),
+        (lambda shop: shop.history(103, 0), "k = 0, allowed is a whole number >= 1"),
+        (lambda shop: shop.history(103, -1), "k = -1, allowed is a whole number >= 1"),
+        (lambda shop: shop.some_users(0), "n = 0, allowed is a whole number >= 1"),
+        (lambda shop: shop.some_users(2.0), "n = 2.0, allowed is a whole number >= 1"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(opened, ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(opened[40])
+    opened[40].recommend(103, 5, np.False_)
+
+
+def test_a_pickle_opens_the_folder_again_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    coloured(Path("v1"))
+    publish(tmp_path, "v1")
+    for shop in (Recommender.open(Path("current")), Recommender(open_bundle(Path("v1")))):
+        shop.recommend(history=[7])  # which keeps something
+        written = pickle.dumps(shop)
+        assert len(written) < 1000
+        monkeypatch.chdir("/")
+        for again in (pickle.loads(written), copy.copy(shop), copy.deepcopy(shop)):
+            assert again.version == "v1"
+            assert again.recommend(103, 5) == shop.recommend(103, 5)
+            assert again.recommend(history=[7]) == shop.recommend(history=[7])
+        monkeypatch.chdir(tmp_path)
+    del shop, again
+    (tmp_path / "v2").mkdir()
+    shutil.rmtree(tmp_path / "v1")
+    with pytest.raises(BundleError, match=r"v1/manifest\.json: missing"):
+        pickle.loads(written)
+    coloured(tmp_path / "v1", seed=1)
+    with pytest.raises(BundleError, match="v1: holds another bundle than when it was pickled; open it anew"):
+        pickle.loads(written)
+
+
+def test_a_copy_that_stands_alone_keeps_its_version_in_a_pickle(tmp_path):
+    coloured(tmp_path / "v7")
+    os.rename(tmp_path / "v7", tmp_path / "current")
+    assert pickle.loads(pickle.dumps(Recommender.open(tmp_path / "current"))).version == "v7"
+
+
+def _answers(shop, users):
+    return shop.version, shop.recommend_many(users, 5), [shop.similar_items(user - 100, 3) for user in users]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_other_processes_answer_alike(opened, method):
+    """Given over as an argument, by a bound method, and, where it is forked, as it is."""
+    shop, users, context = opened[40], list(range(100, 112)), multiprocessing.get_context(method)
+    with context.Pool(2) as pool:
+        assert pool.starmap(_answers, [(shop, users)] * 3) == [_answers(shop, users)] * 3
+        assert pool.map(shop.recommend, users) == [shop.recommend(user) for user in users]
+    assert _answers(shop, users)[0] == "40"  # and this one goes on
+
+
+def test_a_forked_child_holds_the_bundle_for_itself(tmp_path):
+    """The child answers after the parent let go, and while it does nothing prunes the folder."""
+    for seed, version in enumerate(("v1", "v2")):
+        coloured(tmp_path / version, seed)
+    publish(tmp_path, "v2")
+    shop = Recommender.open(tmp_path / "v1")
+    expected = _answers(shop, [103])
+    (ready, tell), (go, let_go) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.close(let_go)
+            os.write(tell, b"x")
+            os.read(go, 1)
+            code = 0 if _answers(shop, [103]) == expected else 2
+        finally:
+            os._exit(code)
+    assert os.read(ready, 1) == b"x"
+    del shop
+    assert prune(tmp_path, 1) == []
+    os.write(let_go, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for end in (ready, tell, go, let_go):
+        os.close(end)
+    assert prune(tmp_path, 1) == ["v1"]
+
+
+def test_threads_share_one(opened):
+    users = list(range(98, 114))
+    for shop in opened.values():
+        expected = [shop.recommend(user, 7) for user in users], shop.recommend(history=[5, 7])
+        fresh = copy.copy(shop)  # nothing is kept yet
+        with ThreadPoolExecutor(8) as threads:
+            for _ in range(20):
+                found = threads.map(lambda user, fresh=fresh: fresh.recommend(user, 7), users)
+                placed = threads.submit(fresh.recommend, history=[5, 7])
+                assert (list(found), placed.result()) == expected
 
 
 LIGHT = """
