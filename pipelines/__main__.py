@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(
             f"recsys: {error}: this install has the library alone; in the repository, pip install '.[serve]' "
-            "for HTTP, '.[serve,index]' for HTTP with bundles that are searched by Annoy, '.[train]' for the rest",
+            "for HTTP, '.[serve,index]' for HTTP with bundles that Annoy searches, '.[train]' for the rest",
             file=sys.stderr,
         )
         sys.exit(1)

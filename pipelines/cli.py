@@ -353,7 +353,7 @@ def roll_back(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed and missing, for serving and for training, and which device would be used and why.
+    """Say what is missing for serving and for training, and which device would be used and why.
 
     Exit code 0 only if all of it is there.
     """

@@ -1,6 +1,6 @@
-"""Whether this machine can compile annoy, which comes as C++ source: a small extension is built in its place.
+"""Whether this machine can compile annoy, which comes as C++ source: a small extension is built instead.
 
-Asked before anything is installed (install.sh, `python -m pipelines.compiler`), so the standard library must do.
+install.sh asks before anything is installed (`python -m pipelines.compiler`): the standard library must do.
 """
 
 import os
@@ -15,7 +15,7 @@ EXTENSION = "#include <Python.h>\n#include <vector>\nint main_size() { return st
 
 
 def command() -> list[str]:
-    """The C++ compiler that pip's build would call: CXX of the environment, or the one Python was built with."""
+    """The C++ compiler that pip's build would call: CXX, or the one that Python was built with."""
     return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
@@ -25,28 +25,36 @@ def problem() -> str | None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not (include / "Python.h").is_file():
         return (
-            f"the headers of Python {version} are missing ('{include / 'Python.h'}'): install python{version}-dev "
-            "(Debian, Ubuntu) or python3-devel (Fedora)"
+            f"the headers of Python {version} are missing ('{include / 'Python.h'}'): install "
+            f"python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora)"
         )
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "extension.cc")
         source.write_text(EXTENSION, encoding="utf-8")
         linked = ["-shared"] if sys.platform == "linux" else ["-c"]
-        build = [*compiler, "-fPIC", f"-I{include}", *linked, str(source), "-o", str(source.with_suffix(".so"))]
+        build = [
+            *compiler,
+            "-fPIC",
+            f"-I{include}",
+            *linked,
+            str(source),
+            "-o",
+            str(source.with_suffix(".so")),
+        ]
         try:
             built = subprocess.run(build, capture_output=True, text=True, errors="replace", check=False)
         except OSError as error:
             return (
-                f"there is no C++ compiler '{compiler[0]}' ({error.strerror}): install g++ (Debian, Ubuntu) or "
-                "gcc-c++ (Fedora), or name another one in CXX"
+                f"there is no C++ compiler '{compiler[0]}' ({error.strerror}): install g++ (Debian, Ubuntu) "
+                "or gcc-c++ (Fedora), or name another one in CXX"
             )
     if built.returncode == 0:
         return None
     said = built.stderr.strip().splitlines() or [f"exit code {built.returncode}"]
     reason = next((line for line in said if "error" in line), said[0])
     return (
-        f"the C++ compiler '{shlex.join(compiler)}' does not build a Python extension ({reason.strip()}): install "
-        f"g++ and python{version}-dev (Debian, Ubuntu) or gcc-c++ and python3-devel (Fedora)"
+        f"the C++ compiler '{shlex.join(compiler)}' does not build a Python extension ({reason.strip()}): "
+        f"install g++ and python{version}-dev (Debian, Ubuntu) or gcc-c++ and python3-devel (Fedora)"
     )
 
 

@@ -33,7 +33,9 @@ def report() -> tuple[list[str], bool]:
             lines.append(f"{package} MISSING")
     for purpose, (extra, names) in NEEDED.items():
         lacks = [name for name in names if name in missing]
-        how = f"MISSING {', '.join(lacks)}: pip install '.[{extra}]' in the repository" if lacks else "complete"
+        how = (
+            f"MISSING {', '.join(lacks)}: pip install '.[{extra}]' in the repository" if lacks else "complete"
+        )
         lines.append(f"{purpose}: {how}")
     if "annoy" in missing:  # there is no wheel of it
         lines.append(f"compiler for annoy: {compiler.problem() or f'{compiler.command()[0]} works'}")

@@ -316,8 +316,8 @@ def _index(folder: Path, manifest: Manifest) -> ItemIndex | None:
             return ItemIndex.open(path, manifest["n_items"], manifest["dim"])
         except ModuleNotFoundError as error:
             raise BundleError(
-                f"{path}: this bundle is searched by Annoy (search_k {manifest['search_k']}; with null it would "
-                f"be scanned), and {error}"
+                f"{path}: this bundle is searched by Annoy (search_k {manifest['search_k']}; with null it "
+                f"would be scanned), and {error}"
             ) from None
 
 
