@@ -18,6 +18,11 @@ version=$(version_of "$python") || refuse "PYTHON='$python' does not run: $versi
     refuse "PYTHON='$python' is Python $version, needed is 3.11 or newer: name another one: make PYTHON=python3.12"
 "$python" -c 'import venv, ensurepip' 2> /dev/null ||
     refuse "PYTHON='$python' lacks the module venv or ensurepip: install python$version-venv (Debian, Ubuntu)"
+for module in ssl sqlite3 ctypes zlib; do
+    "$python" -c "import $module" 2> /dev/null ||
+        refuse "PYTHON='$python' was built without the module $module: take another one (PYTHON=/usr/bin/python3), or" \
+            "build it again with the headers of OpenSSL, SQLite, libffi and zlib installed"
+done
 [ -z "$constraints" ] || [ -f "$constraints" ] ||
     refuse "CONSTRAINTS='$constraints' is no file: allowed are constraints/cpu.txt, a file of yours, or nothing"
 [ -w . ] || refuse "'$here' cannot be written by $(id -un), and .venv is made there: make it writable"

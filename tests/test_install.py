@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,21 @@ def test_no_compiler_is_one_sentence_before_pip(checkout: Path, tools: str, targ
     assert not (checkout / ".venv").exists()
 
 
+def test_a_wheel_of_annoy_does_instead_of_a_compiler(checkout: Path, tmp_path: Path) -> None:
+    """What is in it is of no matter here: pip takes it, then begins, and finds nothing else."""
+    described = "annoy-1.17.3.dist-info"
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "annoy-1.17.3-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("annoy.py", "")
+        wheel.writestr(f"{described}/METADATA", "Metadata-Version: 2.1\nName: annoy\nVersion: 1.17.3\n")
+        wheel.writestr(f"{described}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{described}/RECORD", "annoy.py,,\n")
+    at_hand = NO_INDEX | {"PIP_FIND_LINKS": str(tmp_path / "wheels")}
+    ran = run("make", cwd=checkout, CXX="/nonexistent/c++", **at_hand)
+    assert "C++ compiler" not in ran.stderr
+    assert "install: into .venv" in ran.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -223,9 +239,19 @@ def test_headers_that_are_missing_are_named(tmp_path: Path) -> None:
     assert f"install {VERSION}-dev (Debian, Ubuntu)" in ran.stderr
 
 
-def test_a_python_without_ensurepip_is_named(checkout: Path, tools: str, tmp_path: Path) -> None:
-    home = home_without(tmp_path / "home", "ensurepip")
-    said(run("make", cwd=checkout, PATH=tools, PYTHONHOME=home), f"install {VERSION}-venv (Debian, Ubuntu)")
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("ensurepip", f"install {VERSION}-venv (Debian, Ubuntu)"),
+        ("sqlite3", "was built without the module sqlite3"),
+    ],
+)
+def test_a_python_that_lacks_a_module_is_named(
+    checkout: Path, tmp_path: Path, module: str, words: str
+) -> None:
+    home = home_without(tmp_path / "home", module)
+    python = Path(sys.base_prefix, "bin", VERSION)
+    said(run("make", cwd=checkout, PYTHON=str(python), PYTHONHOME=home), words, str(python))
 
 
 def test_an_install_that_broke_off_is_begun_anew(checkout: Path) -> None:
@@ -253,6 +279,9 @@ def test_a_folder_that_was_moved_gets_a_new_venv_and_a_broken_one_is_named(check
     ran = run("make", cwd=moved, **NO_INDEX)
     assert f".venv was made in '{checkout}': it is made anew here" in ran.stderr
     shutil.rmtree(moved / ".venv")
+    (moved / ".venv").write_text("", encoding="utf-8")
+    said(run("make", cwd=moved, **NO_INDEX), f"'{moved.resolve()}/.venv' is no folder")
+    (moved / ".venv").unlink()
     (moved / ".venv" / "bin").mkdir(parents=True)
     said(run("make", cwd=moved, **NO_INDEX), "/.venv/bin/python' does not run", "rm -r .venv")
     (moved / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho 3.4\n", encoding="utf-8")
