@@ -4,15 +4,14 @@ CONSTRAINTS ?= constraints/cpu.txt
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: demo gowalla test check smoke mlflow install clean
+.PHONY: demo gowalla test check smoke mlflow install clean FORCE
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml $(CONSTRAINTS)
-	@echo "Installing into .venv: two minutes or so, annoy is compiled"
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e ".[train,serve,demo,dev,bench]"
-	@touch $@
+# Also where this folder was moved since, and where CONSTRAINTS is no file: install.sh says so.
+MOVED := $(shell test "$$(cat .venv/installed 2>/dev/null)" = "$$(pwd -P)" || echo FORCE)
+.venv/installed: pyproject.toml $(if $(CONSTRAINTS),$(or $(wildcard $(CONSTRAINTS)),FORCE)) $(MOVED)
+	@sh install.sh "$(PYTHON)" "$(CONSTRAINTS)"
 
 # The data of the demo as the package ships it, at a path that a config file can name.
 var/completejourney: .venv/installed

@@ -11,8 +11,8 @@ def main() -> None:
         from pipelines import cli
     except ModuleNotFoundError as error:
         print(
-            f"recsys: {error}: this install has the library alone; pip install '.[serve]' for HTTP, "
-            "'.[train]' for the rest",
+            f"recsys: {error}: this install has the library alone; in the repository, pip install '.[serve]' "
+            "for HTTP, '.[serve,index]' for HTTP with bundles that Annoy searches, '.[train]' for the rest",
             file=sys.stderr,
         )
         sys.exit(1)

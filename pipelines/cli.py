@@ -353,7 +353,10 @@ def roll_back(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, which device training would use and why."""
+    """Say what is missing for serving and for training, and which device would be used and why.
+
+    Exit code 0 only if all of it is there.
+    """
     from pipelines.doctor import report
 
     lines, complete = report()
@@ -407,8 +410,10 @@ def main() -> None:
             stop(f"stopped by SIGTERM; {message}", TERMINATED)
         stop(f"interrupted; {message}", FAILED)
     except ModuleNotFoundError as error:
+        if error.name == "annoy":  # recsys/index.py says what to install
+            stop(str(error), FAILED)
         extra = "serve" if error.name in SERVING else "train"
-        stop(f"{error}: this needs pip install '.[{extra}]'", FAILED)
+        stop(f"{error}: this needs pip install '.[{extra}]' in the repository", FAILED)
     except Exception as error:
         if os.environ.get("RECSYS_TRACEBACK"):
             traceback.print_exc()

@@ -17,7 +17,7 @@ from serving.recommender import Recommender
 CHAMPION, CHALLENGER = "champion", "challenger"
 NOTE = "registered.json"  # of a run folder
 SCRATCH = ".mlflow-"  # folders under root, each for as long as a version is uploaded
-NEEDED = ("mlflow", "numpy", "pandas", "annoy")  # to load a version
+NEEDED = ("mlflow", "numpy", "pandas")  # to load a version
 CODE = ("recsys", "serving")
 
 
@@ -118,6 +118,8 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
     from mlflow.types.schema import Array
 
     recommender = Recommender.open(bundle)
+    scanned = recommender.manifest["search_k"] is None
+    needed = NEEDED if scanned else (*NEEDED, "annoy")  # it is compiled where a version is loaded
     user = DataType.long if recommender.has_integer_users else DataType.string
     item = DataType.long if recommender.has_integer_items else DataType.string
     answer = Schema(
@@ -136,7 +138,7 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
             python_model=Path(__file__).with_name("pyfunc_model.py"),
             artifacts={"bundle": str(bundle.resolve())},
             code_paths=[str(files.ROOT / name) for name in CODE],
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in needed],
             signature=ModelSignature(Schema([ColSpec(user, "user_id")]), answer, ParamSchema(params)),
             input_example=pd.DataFrame({"user_id": recommender.some_users(2)}),
             mlflow_model=Model(

@@ -309,8 +309,6 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
     scans_many = bool(manifest.get("measured", {}).get("scans_many", False))
     has_fold_in = "fold_in.npy" in manifest["files"]
     fold_in = _map(folder, "fold_in", np.float32, (dim + 1, dim)) if has_fold_in else None
-    with _blame(folder / "index.ann"):
-        index = ItemIndex.open(folder / "index.ann", n_items, dim)
     return Bundle(
         folder,
         version or folder.name,
@@ -320,9 +318,24 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
         titles=titles,
         attributes=attributes,
         fold_in=fold_in,
-        search=Search(arrays["item_vectors"], index, manifest["search_k"], scans_many),
+        search=Search(arrays["item_vectors"], _index(folder, manifest), manifest["search_k"], scans_many),
         **arrays,
     )
+
+
+def _index(folder: Path, manifest: Manifest) -> ItemIndex | None:
+    """The index that requests go through; none where the manifest says a scan, which does without annoy."""
+    if manifest["search_k"] is None:
+        return None
+    path = folder / "index.ann"
+    with _blame(path):
+        try:
+            return ItemIndex.open(path, manifest["n_items"], manifest["dim"])
+        except ModuleNotFoundError as error:
+            raise BundleError(
+                f"{path}: this bundle is searched by Annoy (search_k {manifest['search_k']}; with null it "
+                f"would be scanned), and {error}"
+            ) from None
 
 
 def _attribute(folder: Path, name: str) -> Attribute:
@@ -373,12 +386,13 @@ def _check_values(bundle: Bundle) -> None:
 
 
 def _check_index(bundle: Bundle) -> None:
-    """The index holds the bundle's vectors and answers as it did when it was written."""
+    """The index, if requests go through one, holds the bundle's vectors; answers are as they were written."""
     index = bundle.search.index
     with _blame(bundle.folder / "index.ann"):
-        for item in _spread(index.n_items):
-            if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
-                raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
+        if index is not None:
+            for item in _spread(index.n_items):
+                if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
+                    raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
         written, found = bundle.manifest["canaries"], _canaries(bundle.search, bundle.user_vectors)
         if len(written) != len(found) or not all(
             _as_near(bundle, answer, other) for answer, other in zip(written, found, strict=True)
@@ -391,7 +405,7 @@ def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[st
     canaries = []
     for user in _spread(len(user_vectors)):
         vector = user_vectors[user]
-        if search.search_k is not None:
+        if search.index is not None and search.search_k is not None:
             items, _ = search.index.query(vector, CANARY_K, search.search_k)
         else:
             items, _ = search.scan(vector, min(CANARY_K, len(search.vectors)))

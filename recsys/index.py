@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from annoy import AnnoyIndex
 from numpy.typing import NDArray
 
 LARGEST = 1e15  # a coordinate beyond it could overflow a squared float32 distance
@@ -35,23 +34,40 @@ def check_vectors(name: str, vectors: NDArray[Any]) -> None:
         raise ValueError(f"{name} span {low}..{high}, expected finite values within ±{LARGEST:.0e}")
 
 
+def _new_index(dim: int) -> Any:
+    """An empty Annoy index. Raises ModuleNotFoundError, with what to install, where annoy cannot be imported.
+
+    Imported here and no earlier: where vectors are scanned, annoy is not needed.
+    """
+    try:
+        from annoy import AnnoyIndex
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"the package annoy cannot be imported ({error}): pip install 'annoy>=1.17.3'; it is compiled, "
+            "which needs a C++ compiler and the Python headers, see docs/install.md",
+            name="annoy",
+        ) from None
+    return AnnoyIndex(dim, "euclidean")
+
+
 class ItemIndex:
     """An Annoy index over Euclidean item vectors; item i of the index is row i of the vectors."""
 
-    def __init__(self, annoy: AnnoyIndex, n_items: int, dim: int) -> None:
+    def __init__(self, annoy: Any, n_items: int, dim: int) -> None:
         self._annoy, self.n_items, self.dim = annoy, n_items, dim
 
     @classmethod
     def build(cls, vectors: NDArray[np.float32], trees: int, seed: int) -> ItemIndex:
         """Index vectors (I, D); the same vectors, trees and seed give the same bytes.
 
-        Raises ValueError on vectors that check_vectors refuses, and on trees < 1.
+        Raises ValueError on vectors that check_vectors refuses, and on trees < 1; ModuleNotFoundError
+        without annoy.
         """
         check_vectors("item vectors", vectors)
         if trees < 1:
             raise ValueError(f"trees = {trees}, allowed is >= 1")
         n_items, dim = vectors.shape
-        annoy = AnnoyIndex(dim, "euclidean")
+        annoy = _new_index(dim)
         annoy.set_seed(seed)
         for item in range(n_items):
             annoy.add_item(item, vectors[item].tolist())
@@ -63,10 +79,11 @@ class ItemIndex:
         """Map a saved index; raises ValueError unless it holds n_items vectors of dim coordinates.
 
         Annoy loads a file of another dimension without a word, then reads past its end: hence the checks.
+        Raises ModuleNotFoundError without annoy.
         """
         if path.stat().st_size < n_items * dim * 4:
             raise ValueError(f"index '{path}' is too small for {n_items} items of {dim} coordinates")
-        annoy = AnnoyIndex(dim, "euclidean")
+        annoy = _new_index(dim)
         try:
             annoy.load(str(path))
         except OSError as error:
@@ -109,12 +126,19 @@ class ItemIndex:
 
 @dataclass(frozen=True)
 class Search:
-    """How a release is searched: by its index, search_k entries inspected, or by a scan (search_k None)."""
+    """How a release is searched: by its index, search_k entries inspected, or by a scan (search_k None).
+
+    A scan asks no index, so there may be none. Raises ValueError: search_k without an index.
+    """
 
     vectors: NDArray[np.float32]  # (I, D)
-    index: ItemIndex
+    index: ItemIndex | None
     search_k: int | None
     scans_many: bool = False  # whether many queries at once are scanned, as one product is less work
+
+    def __post_init__(self) -> None:
+        if self.index is None and self.search_k is not None:
+            raise ValueError(f"search_k = {self.search_k} without an index, allowed is None, a scan")
 
     @cached_property
     def squares(self) -> NDArray[np.float32]:
@@ -140,7 +164,7 @@ class Search:
         k = min(k, n_valid)
         if k <= 0:
             return NOTHING, np.empty(0, dtype=np.float32)
-        if self.search_k is None:
+        if self.index is None or self.search_k is None:
             return self.scan(vector, k, hidden, allowed)
         asked, inspected = self._effort(k, len(hidden), n_valid)
         if inspected >= n_items:
@@ -196,7 +220,7 @@ class Search:
         top = np.full((len(queries), k), -1, dtype=np.int32)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         left = np.arange(len(queries))
-        if self.search_k is not None and allowed is None:
+        if self.index is not None and self.search_k is not None and allowed is None:
             hides = np.diff(offsets).tolist()
             effort = [self._effort(min(k, n_items - n), n, n_items - n) for n in hides]
             widest = max((asked for asked, inspected in effort if inspected < n_items), default=0)

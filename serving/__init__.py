@@ -1,1 +1,1 @@
-"""Light serving: opens a bundle with numpy and annoy alone."""
+"""Light serving: opens a bundle with numpy, and annoy where it is searched by its index."""

@@ -1,4 +1,4 @@
-"""From a bundle to the items a user is shown; needs numpy and annoy only.
+"""From a bundle to the items a user is shown; needs numpy, and annoy where an index is searched.
 
 Axes: U users, I items, D coordinates, Q users asked for, k answers.
 """

@@ -431,6 +431,11 @@ def test_kill_9_at_any_step_leaves_the_old_release_or_the_whole_new_one(tmp_path
 V1 = Path(__file__).parent / "fixtures" / "bundle_v1"
 
 
+def test_a_scanned_bundle_of_the_first_format_opens_for_ever():
+    scanned, searched = Recommender.open(V1.with_name("bundle_v1_scan")), Recommender.open(V1)
+    assert scanned.recommend(100, 200, exclude_seen=False) == searched.recommend(100, 200, exclude_seen=False)
+
+
 def test_a_bundle_of_the_first_format_opens_for_ever():
     recommender = Recommender.open(V1)
     assert (recommender.n_users, recommender.n_items, recommender.attributes) == (30, 200, ())

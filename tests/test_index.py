@@ -224,6 +224,11 @@ def test_any_search_gives_as_many_valid_items_as_there_are(
         assert np.all(np.isinf(far[row][many[row] < 0]))
 
 
+def test_a_search_that_would_ask_an_index_has_one():
+    with pytest.raises(ValueError, match="search_k = 5 without an index, allowed is None"):
+        Search(normal(0, 10, 3), None, 5)
+
+
 @pytest.mark.parametrize("share", [1, 0.5, 0.15])
 def test_recall_is_kept_under_filters(share):
     """search_k finds nine in ten of the exact top without a filter, and so it does with one."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import mlflow
@@ -19,7 +20,7 @@ import pytest
 from books import books, free_port, served_model
 from shop import Shop, bundle_of, recsys
 
-from pipelines import tracking
+from pipelines import model_registry, tracking
 from pipelines.cli import find_run
 from pipelines.config import Config, load_config
 from pipelines.model_registry import CHALLENGER, CHAMPION
@@ -249,6 +250,17 @@ def test_the_version_is_a_logged_model_of_the_run_with_tags_and_alias(uploaded: 
         "version": "1",
         "bundle": bundle_of(uploaded).name,
     }
+
+
+def test_a_version_asks_for_annoy_only_where_its_bundle_does(tmp_path: Path) -> None:
+    fixtures = Path(__file__).parent / "fixtures"
+    model = "m-" + "1" * 32
+    logged = SimpleNamespace(artifact_location=str(tmp_path), source_run_id="1" * 32, model_id=model)
+    for name, asked in (("bundle_v1", True), ("bundle_v1_scan", False)):
+        model_registry.save(fixtures / name, tmp_path / name, True, logged)
+        needed = (tmp_path / name / "requirements.txt").read_text(encoding="utf-8")
+        assert ("annoy==" in needed) is asked
+        assert "numpy==" in needed
 
 
 ASK = """
