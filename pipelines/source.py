@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import duckdb
 
+from pipelines import places
 from pipelines.config import InputError, Items, Relation, Source
 
 READERS = {".parquet": "read_parquet", ".csv": "read_csv", ".csv.gz": "read_csv", ".json": "read_json"}
@@ -182,7 +183,7 @@ def _from(con: duckdb.DuckDBPyConnection, section: str, database: str, relation:
             raise InputError(
                 f"{section}.files = '{relation.files}': it must end in one of {', '.join(READERS)}"
             )
-        return f"{reader}({literal(relation.files)})"
+        return f"{reader}({literal(places.pattern(relation.files))})"
     statements = con.extract_statements(relation.query or "")
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"

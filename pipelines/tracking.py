@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import files, mlflow_run, model_registry, progress
+from pipelines import files, mlflow_run, model_registry, places, progress
 from pipelines.config import Config
 from recsys import releases
 
@@ -116,7 +116,7 @@ def uri(config: Config) -> str:
     """Where MLflow's books are. It may hold a password: use `shown_uri` for people."""
     if config.tracking.uri is not None:
         return config.tracking.uri.get_secret_value()
-    return f"sqlite:///{(config.root / 'mlflow.db').resolve()}"
+    return places.sqlite_uri(config.root / "mlflow.db")
 
 
 def shown_uri(config: Config) -> str:
