@@ -154,6 +154,18 @@ def rollback(
     print(f"{loaded.bundles / 'current'}: {shown}")
 
 
+@app.command(epilog=_keys("tracking"))
+def claim(config: ConfigFile, set_: Overrides = None) -> None:
+    """Take tracking.experiment in MLflow over for this root: the root that has it is gone, or was moved."""
+    from pipelines import tracking
+    from pipelines.progress import say
+    from pipelines.retrain import alone
+
+    loaded = load_config(config, set_)
+    with alone(loaded.root, say):
+        print(tracking.take(loaded))
+
+
 @app.command()
 def recommend(
     config: ConfigFile,

@@ -67,8 +67,9 @@ def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
     """Carry what a crash cut short to its end, and set an alias that is owed.
 
     An intent whose bundle is gone or broken, or that somebody has overtaken, is dropped: `current` stays,
-    and the alias follows it.
+    and the alias follows it. Raises InputError before anything is done: the alias is another root's.
     """
+    tracking.claim(config, say)
     path = config.root / INTENT
     intent = files.read_json(path)
     if intent is not None:
