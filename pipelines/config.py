@@ -407,7 +407,9 @@ def _name_of_a_model(name: str) -> str:
 class Tracking(Section):
     """Where MLflow keeps its books."""
 
-    uri: SecretStr | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
+    uri: Annotated[SecretStr, BeforeValidator(places.store)] | None = Field(
+        None, description="tracking URI; without it sqlite:///<root>/mlflow.db"
+    )
     experiment: Annotated[str, AfterValidator(_name_of_a_model)] = Field(
         "recsys",
         description="experiment, and name of the registered model, of one root alone; no / : ? or quotes",

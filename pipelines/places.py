@@ -31,6 +31,12 @@ def local(value: Any) -> Any:
     return expanded(value)
 
 
+def store(value: Any) -> Any:
+    """The URI of MLflow's books; ~ in that of an SQLite file is the home folder. Raises ValueError."""
+    kind, slashes, path = value.partition(":///") if isinstance(value, str) else ("", "", "")
+    return f"{kind}{slashes}{expanded(path)}" if kind.startswith("sqlite") and slashes else value
+
+
 def option(text: str) -> Path:
     """A path of the command line or of the environment, where a shell leaves `--bundles=~/x` as it is."""
     return Path(os.path.expanduser(text))

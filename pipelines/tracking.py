@@ -234,7 +234,8 @@ def _client(config: Config) -> Any:
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return mlflow.MlflowClient(tracking_uri=uri(config))
+    # the registry by name too, or MLFLOW_REGISTRY_URI would say where that is
+    return mlflow.MlflowClient(tracking_uri=uri(config), registry_uri=uri(config))
 
 
 def _books(config: Config) -> tuple[Any, str]:

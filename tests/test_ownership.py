@@ -185,6 +185,23 @@ def test_artifacts_lie_under_root_whatever_the_experiment_said(
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
 
+def test_no_environment_variable_moves_the_registry_of_a_root_elsewhere(
+    own_shop: Shop, tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.db"
+    shutil.copy(mlflow_template, other)
+    before = other.read_bytes()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{other}")
+    uri = tracking.uri(own_shop.config)
+    client = mlflow.MlflowClient(uri, registry_uri=uri)
+    client.delete_registered_model("shop")
+    (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
+    assert tracking.upload_all(own_shop.config, quiet)
+    champion_ = client.get_model_version_by_alias("shop", "champion")
+    assert champion_.tags["bundle"] == bundle_of(own_shop).name
+    assert other.read_bytes() == before
+
+
 # --- books that several roots share ---
 
 

@@ -75,6 +75,12 @@ def test_a_tilde_is_the_home_folder_wherever_a_setting_names_a_path(small: Path,
     assert config.items.files == f"{home}/items.csv"
     small.write_text('[source]\ntable = "log"\ndatabase = "~/log.duckdb"\ntime = "at"\n', encoding="utf-8")
     assert load_config(small).source.database == home / "log.duckdb"
+    for uri, meant in (
+        ("sqlite:///~/mlflow.db", f"sqlite:///{home}/mlflow.db"),
+        ("sqlite:////~/mlflow.db", "sqlite:////~/mlflow.db"),
+        ("http://host/~shop", "http://host/~shop"),
+    ):
+        assert tracking.uri(load_config(small, [f"tracking.uri={uri}"])) == meant
     for same in ("./~/shop", "a/~/b", "a~"):
         assert load_config(small, [f"root={same}"]).root == Path(same)
 
