@@ -17,6 +17,7 @@ from pipelines.config import Config, InputError
 NOTE = "root.json"  # under root
 ARTIFACTS = "artifacts"  # folder under root
 OWNER, PLACE = "recsys.root", "recsys.place"  # tags
+ALL = 3  # mlflow.entities.ViewType: what was deleted too
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
 COLUMNS = (  # of MLflow's tables, that hold places of artifacts
     ("experiments", "artifact_location"),
@@ -91,10 +92,12 @@ def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
             raise InputError(_refusal(kind, name, uri, theirs.get(PLACE, "unknown")))
     if experiment is not None and experiment.lifecycle_stage == "deleted":
         raise DeletedError(_way_back(name, uri, experiment.experiment_id))
-    # a server has a place of its own for artifacts
-    here = (config.root / ARTIFACTS).resolve().as_uri() if uri.startswith(DATABASES) else None
-    if here is not None and experiment is not None and experiment.artifact_location != here:
-        _relocate(client, experiment, here, own)
+    here = None  # a server has a place of its own for artifacts
+    if uri.startswith(DATABASES):
+        here = (config.root / ARTIFACTS).resolve().as_uri()
+        for one in client.search_experiments(view_type=ALL) if own else [experiment]:
+            if one is not None and (one.name == name or OWNER in one.tags) and one.artifact_location != here:
+                _relocate(client, one, here, own)
     for model in models:
         for key in (key for key, value in mine.items() if model.tags.get(key) != value):
             client.set_registered_model_tag(name, key, mine[key])

@@ -130,6 +130,15 @@ def test_after_a_move_all_of_mlflow_is_where_root_is(moved: Shop, tmp_path: Path
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["here.toml"]
 
 
+def test_a_move_and_another_name_at_once_leave_nothing_behind(moved: Shop) -> None:
+    ran = recsys("claim", "--config", moved.config_file, "--set", "tracking.experiment=other")
+    assert ran.code == 0, ran.err
+    here = (moved.config.root / "artifacts").as_uri()
+    named_ = [text for text in places_in(moved.config.root / "mlflow.db") if "/artifacts" in text]
+    assert all(text == here or text.startswith(f"{here}/") for text in named_), named_
+    assert loaded_champion(moved) == 10
+
+
 def test_the_next_retrain_after_a_move_needs_no_claim(moved: Shop, tmp_path: Path) -> None:
     before = counts(moved.config)
     ran = recsys("retrain", "--config", moved.config_file)

@@ -41,7 +41,7 @@ NAMES = (
     ),
     *("file:x", "name@host", "a=b"),
 )
-ODD = "shop [eu] 100% #1 'ü\"$x"
+ODD = "shop [eu] 100% %41 #1 'ü\"$x"
 
 
 @pytest.fixture
