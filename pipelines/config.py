@@ -419,7 +419,7 @@ class Tracking(Section):
 class Config(Section):
     """Everything a run depends on."""
 
-    root: Annotated[Place, AfterValidator(places.database_folder)] = Field(
+    root: Annotated[Place, AfterValidator(places.root_folder)] = Field(
         Path("var/recsys"), description="folder that holds all a run writes"
     )
     seed: int = Field(0, ge=0, description="seed of every generator")

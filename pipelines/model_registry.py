@@ -134,7 +134,7 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
         save_model(
             folder,
             python_model=Path(__file__).with_name("pyfunc_model.py"),
-            artifacts={"bundle": bundle.resolve().as_uri()},
+            artifacts={"bundle": str(bundle.resolve())},
             code_paths=[str(files.ROOT / name) for name in CODE],
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
             signature=ModelSignature(Schema([ColSpec(user, "user_id")]), answer, ParamSchema(params)),

@@ -2,13 +2,15 @@
 
 import glob
 import os
+import re
 import shlex
 import sys
-import unicodedata
 from pathlib import Path
 from typing import Any
 
-UNFIT = "?\\"  # DuckDB takes what follows a ? for parameters, and \ for /
+UNFIT = re.compile(  # DuckDB takes what follows a ? for parameters, and \ for /; MLflow takes %41 for A
+    r"[?\\\x00-\x1f\x7f-\x9f\ud800-\udfff]|%[0-9a-fA-F]{2}"
+)
 
 
 def expanded(value: Any) -> Any:
@@ -42,14 +44,14 @@ def option(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def database_folder(folder: Path) -> Path:
-    """A folder that DuckDB can keep its files in. Raises ValueError: a character in its way."""
+def root_folder(folder: Path) -> Path:
+    """A folder that DuckDB and MLflow can keep their files in. Raises ValueError: what is in their way."""
     whole = os.path.realpath(folder)
-    bad = sorted({one for one in whole if one in UNFIT or unicodedata.category(one) in ("Cc", "Cs")})
+    bad = sorted(set(UNFIT.findall(whole)))
     if bad:
         raise ValueError(
-            f"the whole path, {whole!r}, has {', '.join(map(repr, bad))}; DuckDB cannot write below such a "
-            "name: take a folder without ?, \\ and control characters"
+            f"the whole path, {whole!r}, has {', '.join(map(repr, bad))}; DuckDB or MLflow would not find "
+            "files there: take a folder without ?, \\, control characters, and % before two digits or a-f"
         )
     return folder
 

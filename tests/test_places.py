@@ -30,7 +30,7 @@ NAMES = (
         "shop [eu]",
         "a*b{c,d}",
         "h#1",
-        "100% %41",
+        "100% %4x",
         "'q' \"d\"",
         "größe 店",
         " a ",
@@ -41,7 +41,7 @@ NAMES = (
     ),
     *("file:x", "name@host", "a=b"),
 )
-ODD = "shop [eu] 100% %41 #1 'ü\"$x"
+ODD = "shop [eu] 100% %4x #1 'ü\"$x"
 
 
 @pytest.fixture
@@ -112,6 +112,7 @@ def test_a_tilde_is_the_home_folder_in_options_and_in_the_environment(
         ("why?", ["why?', has '?'", "take a folder without"]),
         ("back\\slash", ["has '\\\\'", "take a folder without"]),
         ("two\nlines", ["has '\\n'"]),
+        ("is%41", ["has '%41'"]),
         ("~nobody-has-this-name/x", ["no home folder", "'./~nobody-has-this-name/x'"]),
         ("file:///data/shop", ["a path of this machine, not a URI"]),
         ("s3://shop/root", ["a path of this machine, not a URI"]),
@@ -140,7 +141,7 @@ def test_duckdb_still_writes_below_every_other_name(tmp_path: Path) -> None:
     for name in NAMES:
         folder = tmp_path / name
         folder.mkdir()
-        assert places.database_folder(folder) == folder
+        assert places.root_folder(folder) == folder
         with duckdb.connect(folder / "x.duckdb") as con:
             con.execute("create table t as select 1")
     for name in ("why?", "back\\slash"):
@@ -185,7 +186,7 @@ def test_polars_reads_in_one_place_where_no_path_is_a_pattern() -> None:
     assert found[0].startswith("pipelines/files.py:")
 
 
-@pytest.mark.parametrize("name", [*NAMES, "why?"])
+@pytest.mark.parametrize("name", [*NAMES, "why?", "%41"])
 def test_an_sqlite_uri_means_the_file_to_sqlalchemy_and_to_mlflow(
     tmp_path: Path, mlflow_template: Path, name: str
 ) -> None:
