@@ -1,7 +1,6 @@
 """The command line: names, help and exit codes; the work is in the module of each verb."""
 
 import os
-import shlex
 import signal
 import sys
 import traceback
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from pipelines import places
 from pipelines.config import BusyError, Config, DataError, InputError, load_config
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
@@ -31,10 +31,13 @@ app = typer.Typer(
 releases = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The bundles of a folder.")
 app.add_typer(releases, name="bundles")
 
+PATH: dict[str, Any] = {"parser": places.option, "metavar": "PATH"}
 BundleFolder = Annotated[
-    Path, typer.Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles, <root>/bundles")
+    Path, typer.Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles, <root>/bundles", **PATH)
 ]
-ConfigFile = Annotated[Path, typer.Option("--config", help="TOML file; its keys and defaults are below")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", help="TOML file; its keys and defaults are below", **PATH)
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="override one key, e.g. loss.margin=0.5; may be repeated")
 ]
@@ -151,6 +154,18 @@ def rollback(
     print(f"{loaded.bundles / 'current'}: {shown}")
 
 
+@app.command(epilog=_keys("tracking"))
+def claim(config: ConfigFile, set_: Overrides = None) -> None:
+    """Take tracking.experiment in MLflow over for this root: the root that has it is gone, or was moved."""
+    from pipelines import tracking
+    from pipelines.progress import say
+    from pipelines.retrain import alone
+
+    loaded = load_config(config, set_)
+    with alone(loaded.root, say):
+        print(tracking.take(loaded))
+
+
 @app.command()
 def recommend(
     config: ConfigFile,
@@ -203,12 +218,8 @@ def retrain(
         Console().print(table(report))
         refuse(report)
         return
-    # recommend opens none of MLflow's books, whose URI may hold a password
-    kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
-    overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
     outcome = retrain(loaded)
-    command = f"{sys.argv[0]} recommend --config {shlex.quote(str(config))}{overrides}"
-    show(loaded, outcome.run, outcome.result, command)
+    show(loaded, outcome.run, outcome.result, again("recommend", config, set_))
     if not outcome.verdict.holds:
         from pipelines.gate import why
 
@@ -227,7 +238,7 @@ def report(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> N
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral"))
 def tune(
     config: ConfigFile,
-    space: Annotated[Path, typer.Option(help="TOML file: what may be tried, e.g. configs/tune.toml")],
+    space: Annotated[Path, typer.Option(help="TOML file: what may be tried, e.g. configs/tune.toml", **PATH)],
     seconds: Annotated[
         float | None, typer.Option(min=0, help="ends with the epoch that is running then; default: never")
     ] = None,
@@ -245,10 +256,7 @@ def tune(
 
     loaded = load_config(config, set_)
     folder = tune(loaded, space, seconds, trials)
-    kept = [override for override in set_ or [] if not override.strip().startswith("tracking")]
-    overrides = "".join(f" --set {shlex.quote(override)}" for override in kept)
-    command = f"{sys.argv[0]} retrain --config {shlex.quote(str(config))}{overrides}"
-    show(folder, Console(), loaded.evaluate.select, command)
+    show(folder, Console(), loaded.evaluate.select, again("retrain", config, set_))
 
 
 @app.command()
@@ -271,10 +279,12 @@ def history(
     "its default and meaning in pipelines/bench_config.py, and named where one is mistyped."
 )
 def bench(
-    train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id")],
-    test: Annotated[Path, typer.Option(help="the same of what is asked for; scored once, at the end")],
-    out: Annotated[Path, typer.Option(help="metrics.json; the plot goes beside it")],
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file; default: no changes")] = None,
+    train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id", **PATH)],
+    test: Annotated[Path, typer.Option(help="the same of what is asked for; scored once, at last", **PATH)],
+    out: Annotated[Path, typer.Option(help="metrics.json; the plot goes beside it", **PATH)],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file; default: no changes", **PATH)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     seconds: Annotated[
         float | None, typer.Option(help="budget of the fit, all choices included; default: none")
@@ -298,7 +308,7 @@ def bench(
 @app.command()
 def serve(
     bundles: Annotated[
-        Path, typer.Option(envvar="RECSYS_BUNDLES", help="folder of bundles with the link `current`")
+        Path, typer.Option(envvar="RECSYS_BUNDLES", help="folder of bundles with the link `current`", **PATH)
     ],
     host: Annotated[str, typer.Option(help="address to listen at; the default is this machine alone")] = (
         "127.0.0.1"
@@ -363,6 +373,19 @@ def doctor() -> None:
     print("\n".join(lines))
     if not complete:
         raise typer.Exit(FAILED)
+
+
+def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
+    """The words of a command on the same configuration, without MLflow's URI, which may hold a password."""
+    from pipelines.files import masked
+
+    kept = [
+        override
+        for override in set_ or []
+        if not override.strip().startswith("tracking") or override.strip().startswith("tracking.experiment")
+    ]
+    overrides = [word for override in kept for word in ("--set", masked(override))]
+    return [*places.program(), verb, "--config", str(config), *overrides]
 
 
 def find_run(config: Config, name: str | None) -> Path:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -20,7 +22,10 @@ from pydantic import (
     model_validator,
 )
 
+from pipelines import places
+
 MOST_TRIPLETS = 2**24  # of miners.every, repeated because reading a configuration shall not load torch
+MOST_LETTERS = 250  # of a name in MLflow's registry
 TRIPLET_LOSSES = (
     "contrastive",
     "triplet_margin",
@@ -36,6 +41,8 @@ TIME_FORMATS = ("iso", "epoch_s", "epoch_ms", "epoch_us")
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Share = Annotated[float, Field(ge=0, le=1)]
+Place = Annotated[Path, BeforeValidator(places.local)]
+Files = Annotated[str, BeforeValidator(places.expanded)]
 
 
 class InputError(Exception):
@@ -62,11 +69,11 @@ class Relation(Section):
     """Anything DuckDB reads: exactly one of `query`, `files`, or `table` (of `database`)."""
 
     query: str | None = Field(None, description="a SELECT; relative paths in it start where the command runs")
-    files: str | None = Field(
+    files: Files | None = Field(
         None, description="a path or glob of .parquet, .csv, .csv.gz or .json; relative ones as in query"
     )
     table: str | None = Field(None, description="a table or view of `database`, e.g. 'sales' or 'main.sales'")
-    database: Path | None = Field(None, description="a DuckDB database file, opened read-only")
+    database: Place | None = Field(None, description="a DuckDB database file, opened read-only")
     encoding: Literal["utf-8", "utf-16", "latin-1"] | None = Field(
         None, description="of files of csv; without it UTF-8, or UTF-16 where a file begins with its mark"
     )
@@ -461,21 +468,34 @@ class Warm(Section):
     min_overlap: Share = Field(0.2, description="the same below this share of the champion's lists")
 
 
+def _name_of_a_model(name: str) -> str:
+    """One that MLflow finds again, also as models:/NAME@champion."""
+    bad = [one for one in name if one in "/:?'\"" or not one.isprintable()]
+    if bad or not name.strip() or name in (".", "..") or len(name) > MOST_LETTERS:
+        raise ValueError(
+            f"allowed: 1 to {MOST_LETTERS} characters, no / : ? quotes or control characters, not . or .."
+        )
+    return name
+
+
 class Tracking(Section):
     """Where MLflow keeps its books."""
 
-    uri: SecretStr | None = Field(None, description="tracking URI; without it sqlite:///<root>/mlflow.db")
-    experiment: str = Field(
+    uri: Annotated[SecretStr, BeforeValidator(places.store)] | None = Field(
+        None, description="tracking URI; without it sqlite:///<root>/mlflow.db"
+    )
+    experiment: Annotated[str, AfterValidator(_name_of_a_model)] = Field(
         "recsys",
-        pattern=r"^[^/:'\"]+$",
-        description="experiment, and name of the registered model; no / : or quotes",
+        description="experiment, and name of the registered model, of one root alone; no / : ? or quotes",
     )
 
 
 class Config(Section):
     """Everything a run depends on."""
 
-    root: Path = Field(Path("var/recsys"), description="folder that holds all a run writes")
+    root: Annotated[Place, AfterValidator(places.root_folder)] = Field(
+        Path("var/recsys"), description="folder that holds all a run writes"
+    )
     seed: int = Field(0, ge=0, description="seed of every generator")
     source: Source
     items: Items | None = None

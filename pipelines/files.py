@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from pipelines.config import BusyError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,11 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """A parquet file; polars by itself would take [ ] * ? in its path for a pattern."""
+    return pl.read_parquet(path, columns=columns, glob=False)
 
 
 def masked(value: Any) -> Any:

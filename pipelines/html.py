@@ -223,6 +223,6 @@ def _without(content: dict[str, Any] | None, *names: str) -> dict[str, Any]:
 def _frame(path: Path) -> pl.DataFrame | None:
     """A parquet file; None where there is none that can be read."""
     try:
-        return pl.read_parquet(path)
+        return files.read_table(path)
     except (FileNotFoundError, pl.exceptions.ComputeError):
         return None

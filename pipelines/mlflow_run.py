@@ -9,9 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from pipelines.files import flat, masked
+from pipelines.files import flat, masked, read_table
 
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # of a stage; all others have finished
 METRICS, PARAMS = 1000, 100  # a call, by MLflow's limits
@@ -52,7 +50,7 @@ def _epochs(path: Path, prefix: str) -> list[Any]:
     A table that does not say when its epochs were is as old as its file.
     """
     at = {"at_ms": int(path.stat().st_mtime * 1000)}
-    rows = pl.read_parquet(path).to_dicts()
+    rows = read_table(path).to_dicts()
     return [metric for row in rows for metric in metrics(at | row, row["epoch"], prefix)]
 
 

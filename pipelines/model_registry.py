@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines import files
+from pipelines import files, ownership
 from pipelines.config import Config
 from recsys.bundle import read_manifest
 from serving.recommender import Recommender
@@ -82,7 +82,7 @@ def _new_version(config: Config, client: Any, run_id: str, bundle: Path, tags: d
 
     name = config.tracking.experiment
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, tags=ownership.tags(config))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

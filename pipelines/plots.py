@@ -4,17 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipelines import trials
+from pipelines import files, trials
 
 
 def curves(history_path: Path, path: Path, select: str) -> None:
     """Loss and validation by epoch, from history.parquet."""
-    history = pl.read_parquet(history_path)
+    history = files.read_table(history_path)
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(history["epoch"], history["loss"], marker="o")

@@ -67,8 +67,10 @@ def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
     """Carry what a crash cut short to its end, and set an alias that is owed.
 
     An intent whose bundle is gone or broken, or that somebody has overtaken, is dropped: `current` stays,
-    and the alias follows it. Raises InputError where it cannot be told what is current.
+    and the alias follows it. Raises InputError before anything is done: the alias is another root's, or it
+    cannot be told what is current.
     """
+    tracking.claim(config, say)
     path = config.root / INTENT
     intent, now = files.read_json(path), current(config.bundles)
     if intent is not None:

@@ -11,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
+from pipelines import files
 from pipelines.config import InputError, Section
 from pipelines.folds import Fold, Ids, as_ids
 from recsys.interactions import Interactions
@@ -91,7 +92,7 @@ def read(train: Path, test: Path) -> Data:
 
 def _pairs(path: Path) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(path, columns=list(COLUMNS))
+        frame = files.read_table(path, list(COLUMNS))
     except FileNotFoundError:
         raise InputError(f"'{path}' does not exist") from None
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -1,7 +1,6 @@
 """What people read at the end of a run: the results table, a few users, and where everything lies."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import certificate, files, tracking
+from pipelines import certificate, places, tracking
 from pipelines.config import Config
 from pipelines.evidence import Example, read_examples
 from pipelines.export import bundle_folder
@@ -97,8 +96,11 @@ def example_table(example: Example) -> Table:
     return table
 
 
-def show(config: Config, run: Path, result: dict[str, Any], command: str) -> None:
-    """Print the results to standard output, and keep the same text as report.txt in the run's folder."""
+def show(config: Config, run: Path, result: dict[str, Any], words: list[str]) -> None:
+    """Print the results to standard output, and keep the same text as report.txt in the run's folder.
+
+    `words` are those of the command that asks for recommendations, of which there are no secrets to hide.
+    """
     shown = read_examples(run)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
@@ -110,10 +112,12 @@ def show(config: Config, run: Path, result: dict[str, Any], command: str) -> Non
                 **in_mlflow(config, run),
                 "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.png)",
                 "bundle": str(bundle_folder(config, run)),
-                "ask it": f"{command} --user {shlex.quote(str(shown[0].user_id))}",
-                "serve it": f"{command.split()[0]} serve --bundles {shlex.quote(str(config.bundles))}",
+                "ask it": places.command(*words, "--user", shown[0].user_id),
+                "serve it": places.command(
+                    *places.program(), "serve", "--bundles", config.bundles.absolute()
+                ),
             }
-            for name, value in files.masked(lines).items():
+            for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -121,13 +125,13 @@ def in_mlflow(config: Config, run: Path) -> dict[str, str]:
     """Where MLflow shows the run, and after which command."""
     store, known = tracking.shown_uri(config), tracking.noted(run)
     if known is None:
-        return {"MLflow": f"not in {store} yet: the next retrain uploads it"}
+        return {"MLflow": f"not in {store} yet: a warning of this retrain says why"}
     place = {"MLflow": f"run {known['run_id']} in {store}"}
     if store.startswith("http"):
         return place | {"its page": f"{store.rstrip('/')}/{tracking.page(known)}"}
     return place | {
         "its page": f"http://127.0.0.1:5000/{tracking.page(known)}",
-        "after": f"mlflow ui --backend-store-uri {store}",
+        "after": places.command("mlflow", "ui", "--backend-store-uri", store),
     }
 
 

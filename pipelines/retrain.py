@@ -36,6 +36,7 @@ class _Enough(Exception):
 
 def release(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> None:
     """Write the bundle, and register it with MLflow as the challenger, once."""
+    tracking.claim(config, say)
     export.stage(config, run, say)
     tracking.upload(config, run, say)
 

@@ -1,7 +1,7 @@
 """MLflow's home: its runs are copies of the run folders, and are brought up to date when it is reached.
 
-Nothing here stops the work: where MLflow cannot be reached a line says so, once, and the next retrain uploads
-what is missing.
+MLflow out of reach stops no work: a line says so, once, and the next retrain uploads what is missing. An
+experiment of another root does: see ownership.
 """
 
 import hashlib
@@ -16,15 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines import files, mlflow_run, model_registry, progress
-from pipelines.config import Config
+from pipelines import files, mlflow_run, model_registry, ownership, places, progress
+from pipelines.config import Config, InputError
 from recsys import releases
 from recsys.bundle import BundleError
 
 NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
 COPIED = {".json", ".parquet", ".png", ".html"}
 ALL = 3  # mlflow.entities.ViewType: those that were thrown away too
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
 
 _told = set[tuple[str, bool]]()  # stores, local faults apart, that were warned of since the last upload_all
 
@@ -42,8 +41,8 @@ class Live:
         self._config, self._folder, self._say = config, folder, say
         self._client, self._run_id = None, ""
         with _outage(config, say, folder):
-            client = _client(config)
-            self._run_id = _run(config, client, folder, name)["run_id"]
+            client, experiment_id = _books(config)
+            self._run_id = _run(client, experiment_id, folder, name)["run_id"]
             client.update_run(self._run_id, status="RUNNING")  # it may be one that was interrupted
             mlflow_run.log_params(client, self._run_id, files.flat(config.model_dump(mode="json")))
             self._client = client  # comes last: without it nothing is logged
@@ -66,13 +65,35 @@ class Live:
                 self._client.set_terminated(self._run_id, status)
 
 
+def claim(config: Config, say: Callable[[str], None] = progress.say) -> None:
+    """See that the books are this root's, before anything is done for them; MLflow out of reach is told.
+
+    Raises InputError: they are another root's.
+    """
+    if (_store(config), False) not in _told:  # else it would be waited for once more
+        with _outage(config, say):
+            _books(config)
+
+
+def take(config: Config) -> str:
+    """Make the books this root's, whosesoever they were; what they are, for people. Raises InputError."""
+    ours = f"experiment and model '{config.tracking.experiment}' of MLflow at '{shown_uri(config)}'"
+    try:
+        ownership.settled(config, _client(config), uri(config), take=True)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{ours} cannot be claimed: {_reason(error)}") from None
+    return f"{ours} are now of root '{config.root}'"
+
+
 def upload(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> bool:
     """Bring MLflow's copy of a run folder and of its bundles up to date; what is there already adds nothing.
 
     A bundle is registered once, as the challenger. False where MLflow could not be reached, which is told.
     """
     with _outage(config, say):
-        _upload(config, _client(config), run, True, say)
+        _upload(config, *_books(config), run, True, say)
         return True
     return False
 
@@ -88,15 +109,15 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
     runs = [path.parent for path in sorted(config.runs.glob("[!.]*/train.json"))]
     done = 0
     with _outage(config, say):
-        client = _client(config)
-        there = _there(client, runs)  # fails here if all would
+        client, experiment_id = _books(config)  # fails here if all would
+        there = _there(client, experiment_id, runs)
         for run in runs:
             known = noted(run) or {}
             if known.get("run_id") in there and known.get("seen") == _seen(config, run):
                 done += 1
                 continue
             with _outage(config, say):
-                _upload(config, client, run, run == runs[-1], say)
+                _upload(config, client, experiment_id, run, run == runs[-1], say)
                 done += 1
         try:
             current = releases.current(config.bundles)
@@ -113,7 +134,7 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
 def set_alias(config: Config, alias: str, bundle: str, say: Callable[[str], None] = progress.say) -> bool:
     """Let an alias name the version of a bundle. False without one, or where MLflow could not be reached."""
     with _outage(config, say):
-        return model_registry.set_alias(_client(config), config.tracking.experiment, alias, bundle)
+        return model_registry.set_alias(_books(config)[0], config.tracking.experiment, alias, bundle)
     return False
 
 
@@ -121,7 +142,7 @@ def uri(config: Config) -> str:
     """Where MLflow's books are. It may hold a password: use `shown_uri` for people."""
     if config.tracking.uri is not None:
         return config.tracking.uri.get_secret_value()
-    return f"sqlite:///{(config.root / 'mlflow.db').resolve()}"
+    return places.sqlite_uri(config.root / "mlflow.db")
 
 
 def shown_uri(config: Config) -> str:
@@ -157,10 +178,12 @@ def _outage(config: Config, say: Callable[[str], None], folder: Path | None = No
     """What MLflow, its store or the way there raises becomes a line, and the only one about that store.
 
     So does a fault of this side, such as a file that cannot be read, which is called by its name. What is not
-    among the runs, as the folders of a search, is not uploaded later.
+    among the runs, as the folders of a search, is not uploaded later. What is another root's stops the work.
     """
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:
         local = _is_local(error)
         if (_store(config), local) not in _told:
@@ -168,12 +191,21 @@ def _outage(config: Config, say: Callable[[str], None], folder: Path | None = No
             where = (
                 "the upload to MLflow failed on this side" if local else f"MLflow at '{shown_uri(config)}'"
             )
-            reason = files.masked(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
             owed = folder is None or folder.is_relative_to(config.runs)
             later = (
                 "the next retrain uploads what is missing there" if owed else "of this, MLflow lacks the rest"
             )
-            say(f"{where}: WARNING: {reason}; the work goes on, and {later}")
+            if isinstance(error, ownership.DeletedError):
+                later = f"after that {later}"
+            say(f"{where}: WARNING: {_reason(error)}; the work goes on, and {later}")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, with its kind where that is not ours."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    ours = isinstance(error, ownership.DeletedError)
+    masked: str = files.masked(line if ours else f"{type(error).__name__}: {line}")
+    return masked
 
 
 def _is_local(error: Exception) -> bool:
@@ -198,34 +230,37 @@ def _client(config: Config) -> Any:
         os.environ.setdefault(name, value)
     import mlflow
     from mlflow.store.db import utils
+    from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
     utils.MAX_RETRY_COUNT = 2  # of a database: 10 take 100 seconds, and no setting says so
+    # kept by a run's id alone, which a copy of a root has too: its artifacts would go to the other's place
+    _artifact_repos_cache.clear()
     # what these would print: steps, and errors and retries, which are raised as well
     logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    return mlflow.MlflowClient(tracking_uri=uri(config))
+    # the registry by name too, or MLFLOW_REGISTRY_URI would say where that is
+    return mlflow.MlflowClient(tracking_uri=uri(config), registry_uri=uri(config))
 
 
-def _run(config: Config, client: Any, folder: Path, name: str) -> dict[str, Any]:
-    """The note on a folder's MLflow run, which is made if there is none, or none any more."""
+def _books(config: Config) -> tuple[Any, str]:
+    """MLflow's client, and the experiment there. Raises InputError: it is another root's."""
+    client = _client(config)
+    return client, ownership.settled(config, client, uri(config))
+
+
+def _run(client: Any, experiment_id: str, folder: Path, name: str) -> dict[str, Any]:
+    """The note on a folder's MLflow run, which is made if this experiment has none, or none any more."""
     from mlflow.exceptions import MlflowException
 
     known = noted(folder)
-    if known is not None:
+    if known is not None and known["experiment_id"] == experiment_id:
         try:
             client.get_run(known["run_id"])
             return known
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    experiment = client.get_experiment_by_name(config.tracking.experiment)
-    if experiment is None:
-        here = (config.root / "artifacts").resolve().as_uri()  # a server has a place of its own
-        artifacts = here if uri(config).startswith(DATABASES) else None
-        experiment_id = client.create_experiment(config.tracking.experiment, artifact_location=artifacts)
-    else:
-        experiment_id = experiment.experiment_id
     tags = {"mlflow.source.git.commit": git_revision()}
     made = client.create_run(experiment_id, start_time=_begun(name), tags=tags, run_name=name)
     known = {"run_id": made.info.run_id, "experiment_id": experiment_id, "uploaded": {}}
@@ -241,16 +276,14 @@ def _begun(name: str) -> int | None:
         return None
 
 
-def _there(client: Any, runs: list[Path]) -> set[str]:
-    """Which of the runs MLflow has."""
+def _there(client: Any, experiment_id: str, runs: list[Path]) -> set[str]:
+    """Which of the runs the experiment has."""
     known = [note for note in map(noted, runs) if note is not None]
     if not known:
-        client.search_experiments(max_results=1)
         return set()
     ids = ", ".join(f"'{note['run_id']}'" for note in known)
-    experiments = sorted({note["experiment_id"] for note in known})
     query = f"attributes.run_id IN ({ids})"
-    found = client.search_runs(experiments, query, run_view_type=ALL, max_results=len(known))
+    found = client.search_runs([experiment_id], query, run_view_type=ALL, max_results=len(known))
     return {run.info.run_id for run in found}
 
 
@@ -276,9 +309,16 @@ def _seen(config: Config, run: Path) -> dict[str, list[int]]:
     return {name: [path.stat().st_mtime_ns, path.stat().st_size] for name, path in read}
 
 
-def _upload(config: Config, client: Any, run: Path, challenger: bool, say: Callable[[str], None]) -> None:
+def _upload(
+    config: Config,
+    client: Any,
+    experiment_id: str,
+    run: Path,
+    challenger: bool,
+    say: Callable[[str], None],
+) -> None:
     """What is not as it was uploaded last, note last: each step adds nothing where it is done again."""
-    known = _run(config, client, run, run.name)
+    known = _run(client, experiment_id, run, run.name)
     run_id = known["run_id"]
     if client.get_run(run_id).info.lifecycle_stage == "deleted":
         return  # somebody threw it away there
@@ -306,7 +346,9 @@ def nest(config: Config, folder: Path, parent: Path, say: Callable[[str], None] 
     known, above = noted(folder), noted(parent)
     if known is not None and above is not None:
         with _outage(config, say, folder):
-            _client(config).set_tag(known["run_id"], "mlflow.parentRunId", above["run_id"])
+            client, experiment_id = _books(config)
+            if known["experiment_id"] == experiment_id:  # else it is of the root that this is a copy of
+                client.set_tag(known["run_id"], "mlflow.parentRunId", above["run_id"])
 
 
 def close(
@@ -316,7 +358,8 @@ def close(
     known = noted(folder)
     if known is not None:
         with _outage(config, say, folder):
-            client = _client(config)
-            for name in names:
-                client.log_artifact(known["run_id"], str(folder / name))
-            client.set_terminated(known["run_id"], status)
+            client, experiment_id = _books(config)
+            if known["experiment_id"] == experiment_id:
+                for name in names:
+                    client.log_artifact(known["run_id"], str(folder / name))
+                client.set_terminated(known["run_id"], status)

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines import files
+from pipelines import files, places
 
 FINISHED, INVALID = "finished", "invalid"
 TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.png"
@@ -89,8 +88,8 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def show(folder: Path, console: Console, select: str, command: str) -> None:
-    """Print the best trials and the base, and the command that trains by the best of them."""
+def show(folder: Path, console: Console, select: str, words: list[str]) -> None:
+    """Print the best trials and the base, and the command, `words` so far, that trains by the best."""
     with (folder / TABLE).open(encoding="utf-8", newline="") as file:
         rows = sorted(csv.DictReader(file), key=_order)
     table = Table("trial", select, "epoch", "outcome", "settings", title="Validation", title_justify="left")
@@ -106,8 +105,9 @@ def show(folder: Path, console: Console, select: str, command: str) -> None:
         console.print(f"{len(rows) - len(shown)} more in {folder / TABLE}", markup=False, soft_wrap=True)
     tables = tomllib.loads((folder / BEST).read_text(encoding="utf-8"))
     found = {f"{section}.{key}": value for section, keys in tables.items() for key, value in keys.items()}
-    changes = "".join(f" --set {shlex.quote(change)}" for change in overrides(found))
-    lines = {"best": str(folder / BEST), "plot": str(folder / PLOT), "use it": command + changes}
+    changes = [word for change in overrides(found) for word in ("--set", change)]
+    use = places.command(*words, *changes)
+    lines = {"best": str(folder / BEST), "plot": str(folder / PLOT), "use it": use}
     for name, value in lines.items() if found else [("best", "the base configuration")]:
         console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipelines import files, folds, plots, prepare, progress, tracking, trials
+from pipelines import files, folds, places, plots, prepare, progress, tracking, trials
 from pipelines.config import Config, InputError, Spectral, changed
 from pipelines.devices import choose_device, keep_freed_memory
 from pipelines.judge import Judge
@@ -113,9 +113,9 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
 def _study(config: Config, name: str) -> Iterator[Study]:
     """The study of this name in tune.db, made if it is not there. Raises InputError: not optuna's."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial has a line of ours
-    path = (config.root / "tune.db").resolve()
+    path = config.root / "tune.db"
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        storage = optuna.storages.RDBStorage(places.sqlite_uri(path))
     except (SQLAlchemyError, RuntimeError) as error:  # the latter of another version's layout
         raise InputError(f"'{path}' cannot be opened: {str(error).splitlines()[0]}") from None
     try:

@@ -65,7 +65,7 @@ def create_app(
 
 def _start(bundles: Path | None, token: str | None, poll_seconds: float | None) -> Service:
     """Raises ValueError on an environment that cannot be served from."""
-    folder = bundles or os.environ.get("RECSYS_BUNDLES")
+    folder = bundles or os.path.expanduser(os.environ.get("RECSYS_BUNDLES", ""))  # ~ is left by systemd
     if not folder:
         raise ValueError("RECSYS_BUNDLES is not set: expected a folder of bundles with the link 'current'")
     secret = os.environ.get("RECSYS_TOKEN") if token is None else token

@@ -71,7 +71,7 @@ def prepared(own_shop: Shop) -> Shop:
         (["train.device=meta"], ["train.device = 'meta'", "allowed: auto, cpu, cuda, cuda:N"]),
         (["train.device=cuda:77"], ["train.device = 'cuda:77'"]),
         (["root=/proc/nowhere"], ["'/proc/nowhere/recsys.duckdb' does not exist: run prepare first"]),
-        (["tracking.experiment=our/shop"], ["'tracking.experiment' = 'our/shop'", "pattern"]),
+        (["tracking.experiment=our/shop"], ["'tracking.experiment' = 'our/shop'", "no / : ?"]),
         (["evaluate.select=ndcg@7"], ["select = 'ndcg@7'", "ndcg@10"]),
     ],
 )

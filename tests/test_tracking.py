@@ -481,7 +481,7 @@ def test_while_tracking_is_down_there_is_one_warning_without_its_password(outage
     assert "\n" not in warning
     assert not re.search("hush|anna", warning)
     (place,) = outage.place.values()
-    assert re.fullmatch(r"not in http://\*\*\*@127.0.0.1:\d+ yet: the next retrain uploads it", place)
+    assert re.fullmatch(r"not in http://\*\*\*@127.0.0.1:\d+ yet: a warning of this retrain says why", place)
 
 
 def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(outage: Outage, uploaded: Shop) -> None:

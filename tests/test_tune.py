@@ -393,7 +393,9 @@ def test_the_table_shows_the_base_however_bad_it_is(tmp_path: Path) -> None:
     ]
     trials.write(tmp_path, made, "ndcg@10")
     text = io.StringIO()
-    trials.show(tmp_path, Console(file=text, width=100), "ndcg@10", "recsys retrain --config a.toml")
+    trials.show(
+        tmp_path, Console(file=text, width=100), "ndcg@10", ["recsys", "retrain", "--config", "a.toml"]
+    )
     out = text.getvalue()
     assert "base: loss.margin 0" in out
     assert "loss.margin 1.9 " in out

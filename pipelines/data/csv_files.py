@@ -5,6 +5,7 @@ dropped rows that began with #. So it is told everything: text, quotes as in RFC
 """
 
 import csv
+import glob
 import gzip
 import itertools
 import re
@@ -16,7 +17,7 @@ from typing import IO, NamedTuple
 import duckdb
 
 from pipelines.config import ColumnError, InputError
-from pipelines.data.quoting import literal, path_glob
+from pipelines.data.quoting import literal
 
 DELIMITERS = (",", ";", "\t", "|")
 HEAD = 100  # lines among which the header must be
@@ -99,7 +100,7 @@ def _open(path: str) -> IO[bytes]:
 
 def _head(con: duckdb.DuckDBPyConnection, section: str, path: str, encoding: str) -> list[str]:
     """The first lines of a file, '' for an empty one."""
-    file = literal(path if "://" in path else path_glob(path))
+    file = literal(path if "://" in path else glob.escape(path))
     query = (
         f"select line from read_csv({file}, auto_detect = false, delim = '\\x01', quote = '', escape = '', "
         f"comment = '', header = false, strict_mode = false, encoding = '{encoding}', "

@@ -1,6 +1,4 @@
-"""Text as SQL has it: names, strings, and paths that are no patterns."""
-
-import re
+"""Text as SQL has it: names and strings."""
 
 
 def identifier(name: str) -> str:
@@ -10,8 +8,3 @@ def identifier(name: str) -> str:
 def literal(text: str) -> str:
     """Text as SQL has it, for statements that take no parameters."""
     return "'" + text.replace("'", "''") + "'"
-
-
-def path_glob(path: str) -> str:
-    """The pattern that matches this very path, whatever *, ? or [ it holds."""
-    return re.sub(r"([*?\[])", r"[\1]", path)

@@ -4,6 +4,7 @@ Nothing is guessed: csv is read as text and json value by value (columns.py says
 them), parquet files and tables have types of their own, and a query that lets DuckDB guess is refused.
 """
 
+import glob
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,10 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from pipelines import places
 from pipelines.config import ColumnError, InputError, Relation
 from pipelines.data import csv_files
-from pipelines.data.quoting import identifier, literal, path_glob
+from pipelines.data.quoting import identifier, literal
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -171,9 +173,7 @@ def _opened_files(
         raise InputError(f"{section}.files = '{files}': it must end in one of {', '.join(ENDINGS)}")
     if relation.encoding is not None and read is not _csv:
         raise InputError(f"{section}.encoding = '{relation.encoding}': allowed for files of csv alone")
-    is_one_file = "://" not in files and Path(files).exists()  # its name may hold brackets
-    pattern = path_glob(files) if is_one_file else files
-    paths = [row[0] for row in con.execute("select file from glob(?)", [pattern]).fetchall()]
+    paths = [row[0] for row in con.execute("select file from glob(?)", [places.pattern(files)]).fetchall()]
     if not paths:
         raise InputError(f'{section}: No files found that match the pattern "{files}"')
     empty = next((path for path in paths if Path(path).is_file() and not Path(path).stat().st_size), None)
@@ -183,7 +183,7 @@ def _opened_files(
 
 
 def _listed(paths: list[str]) -> str:
-    return "[" + ", ".join(literal(path if "://" in path else path_glob(path)) for path in paths) + "]"
+    return "[" + ", ".join(literal(path if "://" in path else glob.escape(path)) for path in paths) + "]"
 
 
 def _csv(
