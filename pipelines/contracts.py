@@ -21,6 +21,8 @@ from pipelines import files, history
 from pipelines.config import Config, DataError
 from pipelines.data.quoting import literal
 from pipelines.data.relation import explained
+from pipelines.data.spelling import alike_ids
+from pipelines.data.toml import toml
 from pipelines.prepare import SQL, opened, shown
 
 CONTRACTS = (
@@ -95,10 +97,15 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config, say: Callable[[str],
             contract: _offending(con, contract, [one.measure for one in broken if one.contract == contract])
             for contract in dict.fromkeys(measure.contract for measure in broken)
         }
+        alike = alike_ids(con, config.source, "offending_spelling")
     query = "select getvariable('fingerprint'), coalesce(sum(events), 0) from profile_items"
     fingerprint, events = con.execute(query).fetchall()[0]
     report = Report(measures, offending, fingerprint, int(events))
     found = f"broken: {', '.join(report.violated)}" if report.violated else "all hold"
+    for line in alike.lines if alike else ():
+        say(f"contracts: {line}")
+    if alike:
+        say(f"contracts: in lower case they are one, in place of {alike.place}: query = {toml(alike.query)}")
     say(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
     return report
 
