@@ -25,6 +25,7 @@ HOMES = {
         for name in (
             *("prepare", "folds", "certificate", "contracts", "history"),
             *(f"data/{name}" for name in ("source", "relation", "columns", "times", "csv_files")),
+            *(f"data/{name}" for name in ("profile", "choices", "check", "spelling")),
         )
     },
     "mlflow": {
