@@ -216,6 +216,16 @@ def test_missing_ids_and_returns_are_proposed_with_their_counts() -> None:
     assert "150 rows (5.0%) have a weight below 0" in said(ran)
 
 
+def test_amounts_that_are_no_numbers_are_a_choice() -> None:
+    amounts = ["a few" if n == 7 else "2" for n in range(LINES)]
+    config, ran = proposed(save(frame(quantity=amounts), "log.csv"), 3)
+    assert "weight" not in config["source"]
+    assert offered(ran, "weight") == ["quantity"]
+    failed(ran, 3, "source.weight")
+    config, _ = proposed(save(frame(quantity=amounts, rating=[3] * LINES), "log.csv"), 3)
+    assert "weight" not in config["source"]
+
+
 def test_ids_that_are_text_are_told_with_the_first_row() -> None:
     users = [f"{n % 41:03d}" if n >= 41 else str(n + 100) for n in range(LINES)]
     _, ran = proposed(save(frame(user=users), "log.csv"))

@@ -41,16 +41,17 @@ def _best(role: str, found: Profile, able: Sequence[str]) -> tuple[list[str], li
 
 def _ids(proposal: Proposal, found: Profile) -> None:
     able = [name for name, type_ in found.types.items() if type_ in columns.IDS]
-    for role in ("user", "item"):
-        best, partly = _best(role, found, able)
+    ranked = {role: _best(role, found, able) for role in ("user", "item")}
+    sure = [best[0] for best, _ in ranked.values() if len(best) == 1]
+    for role, (best, partly) in ranked.items():
         if len(best) == 1:
             proposal.put("source", role, best[0])
             continue
-        taken = set(map(str, proposal.settings["source"].values()))
-        maybe = (best or partly or [name for name in able if name not in taken])[:MOST_CHOICES]
-        shown = ", ".join(f"{toml(name)} ({found.different[name]:,} values)" for name in maybe)
+        maybe = (best or partly or [name for name in able if name not in sure])[:MOST_CHOICES]
+        counts = {name: min(found.different[name], found.filled[name]) for name in maybe}
+        shown = ", ".join(f"{toml(name)} (about {count:,} values)" for name, count in counts.items())
         why = "several columns may be it" if best else "no column is named like it"
-        proposal.leave("source", role, f"{why}; about {shown or 'no column of ids'}", maybe or [""])
+        proposal.leave("source", role, f"{why}: {shown or 'there is no column of ids'}", maybe or [""])
 
 
 def _has_no_header(proposal: Proposal, relation: Relation, found: Profile) -> bool:
@@ -102,12 +103,17 @@ def _time(proposal: Proposal, found: Profile) -> None:
 
 
 def _weight(proposal: Proposal, found: Profile) -> None:
-    best, _ = _best("weight", found, _free(proposal, sorted(found.numbers)))
-    if len(best) == 1:
-        proposal.put("source", "weight", best[0])
+    best, _ = _best("weight", found, _free(proposal, list(found.filled)))
+    numbers, _ = _best("weight", found, _free(proposal, sorted(found.numbers)))
+    if len(numbers) == 1 and numbers[0] in best:
+        proposal.put("source", "weight", numbers[0])
     elif best:
-        why = "several columns may say how much; without one a row counts 1"
-        proposal.leave("source", "weight", why, best)
+        why = (
+            "several columns may say how much"
+            if len(best) > 1
+            else "it is named so, but not all of it is numbers"
+        )
+        proposal.leave("source", "weight", f"{why}; without one a row counts 1", best)
 
 
 def _event(proposal: Proposal, found: Profile) -> None:
