@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pytest
 from shop import Ran, failed, recsys
@@ -104,10 +105,10 @@ def test_several_files_are_a_glob_in_quotes() -> None:
 
 @pytest.mark.parametrize("name", ["it's.csv", 'a "quoted" name.csv', "[x] #1 ü 店.csv", "two\nlines.csv"])
 def test_names_that_toml_must_escape(name: str) -> None:
-    made = frame().rename({"user": 'user "id"', "item": "item\\id", "time": "time\t店"})
+    made = frame().rename({"user": 'user "\x07id"', "item": "item\\id", "time": "time\t店"})
     config, _ = proposed(save(made, name))
     assert config["source"] == {
-        "files": name, "user": 'user "id"', "item": "item\\id", "time": "time\t店",
+        "files": name, "user": 'user "\x07id"', "item": "item\\id", "time": "time\t店",
     }  # fmt: skip
 
 
@@ -187,6 +188,13 @@ def test_dates_that_two_formats_read_are_a_choice() -> None:
     failed(ran, 3, "source.time_format")
 
 
+@pytest.mark.parametrize("late", [100, 2000])  # the second is past the rows that formats are short-listed by
+def test_one_day_past_the_12th_tells_days_from_months(late: int) -> None:
+    dates = [f"{n % 12 + 1:02d}/{14 if n == late else n % 12 + 1:02d}/2024" for n in range(LINES)]
+    config, _ = proposed(save(frame(time=dates), "log.csv"))
+    assert config["source"]["time_format"] == "%m/%d/%Y"
+
+
 def test_times_that_no_format_reads_are_shown() -> None:
     config, ran = proposed(save(frame(time=["yesterday"] * LINES), "log.csv"), 3)
     assert "'yesterday'" in ran.out
@@ -244,6 +252,8 @@ def test_ids_alike_are_told_with_a_query_that_mends_them(name: str) -> None:
     assert merged.code == 0, merged.err
     assert "profile_items has 37 rows" in merged.err
     assert "case and blanks" not in merged.err
+    with duckdb.connect("merged/recsys.duckdb", read_only=True) as con:
+        assert con.table("users").select("user_id").types == ["BIGINT"]
 
 
 def test_a_user_far_more_active_than_others_is_shown() -> None:

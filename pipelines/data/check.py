@@ -91,10 +91,7 @@ def _scratch(relation: Relation) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def _facts(proposal: Proposal, relation: Relation) -> None:
     """Read the log, state its size, and propose what the checks of ids and weights need."""
-    settings = dict(proposal.settings["source"])
-    if "source.time_format" in proposal.choices:
-        del settings["time"]
-    source = Source.model_validate(settings)
+    source = Source.model_validate(proposal.settings["source"])
     with _scratch(relation) as con:
         try:
             notes = read_log(con, source, None).notes
