@@ -70,6 +70,25 @@ def _choices(annotation: Any) -> str:
     return " or ".join(repr(choice) for choice in getattr(annotation, "__args__", ()))
 
 
+@app.command()
+def check(
+    files: Annotated[
+        list[str], typer.Argument(help="a file, or a glob in quotes: .parquet, .csv, .tsv, .json, .ndjson")
+    ],
+) -> None:
+    """Look at a log and print a config that reads it, with what was found as comments; then try it.
+
+    Exit codes: 0 prepare goes through with it; 3 a choice is left to you: it stands there marked CHOOSE, and
+    standard error says which; 2 the files cannot be read.
+    """
+    from pipelines.proposal.check import check
+
+    proposal = check(files)
+    print(proposal.text())
+    if proposal.choices:
+        stop(f"left to you, marked CHOOSE: {', '.join(proposal.choices)}", BAD_DATA)
+
+
 @app.command(epilog=_keys("source", "items", "split", "prepare", "contracts"))
 def prepare(config: ConfigFile, set_: Overrides = None) -> None:
     """Read the interaction log, check it and its contracts, and make the tables that training reads."""

@@ -22,6 +22,7 @@ from pipelines.config import Config, DataError
 from pipelines.data.quoting import literal
 from pipelines.data.relation import explained
 from pipelines.prepare import SQL, opened, shown
+from pipelines.spelling import alike_ids
 
 CONTRACTS = (
     "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "returns",
@@ -95,10 +96,16 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config, say: Callable[[str],
             contract: _offending(con, contract, [one.measure for one in broken if one.contract == contract])
             for contract in dict.fromkeys(measure.contract for measure in broken)
         }
+        alike = alike_ids(con, config.source, "offending_spelling")
     query = "select getvariable('fingerprint'), coalesce(sum(events), 0) from profile_items"
     fingerprint, events = con.execute(query).fetchall()[0]
     report = Report(measures, offending, fingerprint, int(events))
     found = f"broken: {', '.join(report.violated)}" if report.violated else "all hold"
+    for line in alike.lines if alike else ():
+        say(f"contracts: {line}")
+    if alike:
+        query = json.dumps(alike.query, ensure_ascii=False)  # as TOML has it
+        say(f"contracts: in lower case they are one, in place of {alike.place}: query = {query}")
     say(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
     return report
 

@@ -125,7 +125,7 @@ def prepare(
     The file appears whole or not at all. `examine` sees the staged log before tables are made of it, or kept;
     what it raises stops the run. Raises InputError: unreadable source, no room; DataError: a failed check.
     """
-    with _no_room(config), _scratch_folder(config.root) as scratch, _build(config, scratch) as con:
+    with scratch_database(config) as (made, con):
         found = _stored(config) if config.database.exists() else None
         with _read_before(config, found):
             source_query, notes = read_log(con, config.source, config.items)
@@ -155,8 +155,15 @@ def prepare(
         counts = dict(con.execute("select name, value from counts order by name").fetchall())
         con.execute("checkpoint")
         con.close()
-        os.replace(scratch / "recsys.duckdb", config.database)
+        os.replace(made, config.database)
     return Prepared(key, False, source_query, fingerprint, counts, _settings(config))
+
+
+@contextmanager
+def scratch_database(config: Config) -> Iterator[tuple[Path, duckdb.DuckDBPyConnection]]:
+    """A new database inside the root, and its path; removed in the end. Raises InputError: no room."""
+    with _no_room(config), _scratch_folder(config.root) as folder, _build(config, folder) as con:
+        yield folder / "recsys.duckdb", con
 
 
 def stored(config: Config) -> Prepared:

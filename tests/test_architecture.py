@@ -25,6 +25,7 @@ HOMES = {
         for name in (
             *("prepare", "folds", "certificate", "contracts", "history"),
             *(f"data/{name}" for name in ("source", "items", "relation", "columns", "times", "csv_files")),
+            *("spelling", *(f"proposal/{name}" for name in ("profile", "choices", "check"))),
         )
     },
     "mlflow": {

@@ -356,7 +356,7 @@ def test_help_shows_every_setting_with_its_default(name: str, sections: str) -> 
 
 def test_no_command_shows_the_commands() -> None:
     ran = recsys()
-    for name in ("prepare", "train", "evaluate", "export", "recommend", "retrain", "doctor"):
+    for name in ("check", "prepare", "train", "evaluate", "export", "recommend", "retrain", "doctor"):
         assert name in ran.out + ran.err
 
 

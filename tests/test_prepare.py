@@ -39,7 +39,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused
     monkeypatch.setattr("pipelines.prepare.__file__", copied_code(tmp_path))
     assert prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused
-    for changed in ("sql/marts/events.sql", "code/source.py", "code/prepare.py"):
+    for changed in ("sql/marts/events.sql", "code/data/source.py", "code/prepare.py"):
         with (tmp_path / changed).open("a") as file:
             file.write("-- changed\n")
         assert not prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused, changed

@@ -55,10 +55,17 @@ def groups(
     """
     found = dict[Form, list[str]]()
     for path in paths:
-        read_as = encoding or _marked(section, path) or "utf-8"
-        lines = _head(con, section, path, read_as)
+        read_as, lines = first_lines(con, section, encoding, path)
         found.setdefault(_form(section, path, lines, wanted, read_as), []).append(path)
     return found
+
+
+def first_lines(
+    con: duckdb.DuckDBPyConnection, section: str, encoding: str | None, path: str
+) -> tuple[str, list[str]]:
+    """The encoding that a file is read by, and the lines among which its header is; raises as groups does."""
+    read_as = encoding or _marked(section, path) or "utf-8"
+    return read_as, _head(con, section, path, read_as)
 
 
 def reader(form: Form, files: str) -> str:

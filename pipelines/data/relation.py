@@ -173,13 +173,18 @@ def _opened_files(
         raise InputError(f"{section}.files = '{files}': it must end in one of {', '.join(ENDINGS)}")
     if relation.encoding is not None and read is not _csv:
         raise InputError(f"{section}.encoding = '{relation.encoding}': allowed for files of csv alone")
+    return read(con, section, relation, wanted, matching(con, section, files))
+
+
+def matching(con: duckdb.DuckDBPyConnection, section: str, files: str) -> list[str]:
+    """The paths of a path or glob. Raises InputError: there are none, or one is empty."""
     paths = [row[0] for row in con.execute("select file from glob(?)", [places.pattern(files)]).fetchall()]
     if not paths:
         raise InputError(f'{section}: No files found that match the pattern "{files}"')
     empty = next((path for path in paths if Path(path).is_file() and not Path(path).stat().st_size), None)
     if empty is not None:
         raise InputError(f"{section}.files: '{empty}' is empty")
-    return read(con, section, relation, wanted, paths)
+    return paths
 
 
 def _listed(paths: list[str]) -> str:
@@ -208,6 +213,14 @@ def _csv(
     return Opened(text, dict.fromkeys(con.sql(f"select * from {text}").columns, TEXT), notes)
 
 
+def json_keys(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[str]:
+    """The keys of the first objects of each file."""
+    looked = (
+        f"read_json({_listed(paths)}, maximum_depth = 1, map_inference_threshold = -1, union_by_name = true)"
+    )
+    return con.sql(f"select * from {looked}").columns
+
+
 def _json(
     con: duckdb.DuckDBPyConnection,
     section: str,
@@ -217,8 +230,7 @@ def _json(
 ) -> Opened:
     """Each wanted key as the JSON value that is written; a key may be missing in some objects, not in all."""
     files = _listed(paths)
-    looked = f"read_json({files}, maximum_depth = 1, map_inference_threshold = -1, union_by_name = true)"
-    known = {name.lower(): name for name in con.sql(f"select * from {looked}").columns}
+    known = {name.lower(): name for name in json_keys(con, paths)}
     keys = {known.get(name.lower(), name): None for name in wanted.values()}
     columns = ", ".join(f"{literal(name)}: 'JSON'" for name in keys)
     text = f"read_json({files}, columns = {{{columns}}}, hive_types_autocast = false)"

@@ -41,9 +41,16 @@ def formats_that_fit(con: duckdb.DuckDBPyConnection, table: str, column: str) ->
 
     '%d-%m-%Y' and '%m-%d-%Y' both fit as long as no day is past the 12th: nobody but the shop knows which.
     """
+    return [name for name, share in shares_that_fit(con, table, column).items() if share == 1]
+
+
+def shares_that_fit(con: duckdb.DuckDBPyConnection, table: str, column: str) -> dict[str, float]:
+    """{setting of source.time_format: share of a column's texts that it would read}."""
     tests = {name: f"regexp_full_match({column}, {literal(digits)})" for name, digits in DIGITS.items()}
     # %Y takes two digits, and 24 is a year of Caesar's time
     tests |= {one: f"try_strptime({column}, {literal(one)}) >= timestamp '1900-01-01'" for one in FORMATS}
-    counts = ", ".join(f"coalesce(bool_and(coalesce({test}, false)), false)" for test in tests.values())
-    fits = con.execute(f"select {counts} from {table} where {column} is not null").fetchall()[0]
-    return [name for name, fit in zip(tests, fits, strict=True) if fit]
+    counts = ", ".join(f"count(*) filter (where {test})" for test in tests.values())
+    texts, *fits = con.execute(
+        f"select count(*), {counts} from {table} where {column} is not null"
+    ).fetchall()[0]
+    return {name: fit / texts if texts else 0.0 for name, fit in zip(tests, fits, strict=True)}

@@ -1,0 +1,1 @@
+"""recsys check: the configuration that would read some files."""
