@@ -145,7 +145,7 @@ def test_a_file_without_a_header() -> None:
     [
         ("empty.csv", b"", ["empty.csv", "is empty"]),
         ("header.csv", b"user,item,time\n", ["header.csv", "not one row"]),
-        ("empty.ndjson", b"", ["empty.ndjson", "not one row"]),
+        ("empty.ndjson", b"", ["empty.ndjson", "is empty"]),
         ("broken.parquet", b"PAR1 and no more", ["broken.parquet"]),
         ("letter.csv", b"Dear all,\nthis is no table.\nBye, me\n", ["letter.csv", "Line: 2"]),
         ("table.xlsx", b"PK", ["table.xlsx", "must end in one of", ".parquet"]),
