@@ -407,7 +407,9 @@ class Contracts(Section):
     past_years: PositiveFloat = Field(
         30, description="what is longer before prepare.now counts into max_old_share"
     )
-    max_old_share: Share | None = Field(0.01, description="share of events so old: zero dates, a wrong epoch")
+    max_old_share: Share | None = Field(
+        0.01, description="share of events so old: zero dates, a wrong epoch; of over ten million by a sample"
+    )
     max_midnight_share: Share | None = Field(
         None, description="share of events at 00:00:00 UTC: dates whose time of day was lost"
     )

@@ -8,12 +8,14 @@ words as (
         cast(user_id as varchar) as id,
         events
     from profile_users
+    where typeof(user_id) = 'VARCHAR'
     union all
     select
         'item' as kind,
         cast(item_id as varchar) as id,
         events
     from profile_items
+    where typeof(item_id) = 'VARCHAR'
 ),
 
 missing as (

@@ -1,4 +1,5 @@
--- Grain: one row per day of old events, per day of events at midnight, and per span of days without any.
+-- Grain: one row per day of old events, per day of events at midnight, and per span of days without any;
+-- of a large log by the rows that sql/contracts/times.sql counts.
 with
 
 days as (
@@ -9,7 +10,10 @@ days as (
             where event_at < getvariable('now') - to_days(cast(365.25 * getvariable('past_years') as integer))
         ) as old_events
     from stg_interactions
-    where weight > 0 and getvariable('has_time')
+    where
+        weight > 0
+        and getvariable('has_time')
+        and source_row % cast(greatest(floor(getvariable('log_rows') / 5e6), 1) as bigint) = 0
     group by all
 ),
 
