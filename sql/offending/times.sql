@@ -13,7 +13,9 @@ days as (
     where
         weight > 0
         and getvariable('has_time')
-        and source_row % cast(greatest(floor(getvariable('log_rows') / 5e6), 1) as bigint) = 0
+        and source_row
+        & ((1 << cast(greatest(ceil(log2(getvariable('log_rows') / 5e6)), 0) as bigint)) - 1)
+        = 0
     group by all
 ),
 
