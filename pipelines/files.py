@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import polars as pl
+from typing import TYPE_CHECKING, Any
 
 from pipelines.config import BusyError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,8 +47,10 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+def read_table(path: Path, columns: list[str] | None = None) -> "pl.DataFrame":
     """A parquet file; polars by itself would take [ ] * ? in its path for a pattern."""
+    import polars as pl  # not for what reads no tables: it takes a tenth of a second
+
     return pl.read_parquet(path, columns=columns, glob=False)
 
 

@@ -95,7 +95,12 @@ def id_sql(found: Column, as_text: bool) -> str:
     if as_text:
         return _unless_blank(text)
     number = f"try_cast({text} as bigint)"
-    return _whole(found, f"if(cast({number} as varchar) = {text}, {number}, null)", _unless_blank(text))
+    whole = _whole(found, f"if(cast({number} as varchar) = {text}, {number}, null)", _unless_blank(text))
+    if found.type != JSON_VALUE:
+        return whole
+    # most are numbers, which JSON writes in one way alone
+    plain = _whole(found, f"try_cast({found.text} as bigint)", found.text)
+    return f"case when json_type({found.sql}) = 'UBIGINT' then {plain} else {whole} end"
 
 
 def _whole(found: Column, whole: str, text: str) -> str:
