@@ -404,8 +404,8 @@ class Contracts(Section):
     max_events_per_user: PositiveInt | None = Field(
         None, description="of the most active user: test accounts, bots, tills that share one card"
     )
-    past_years: PositiveFloat = Field(
-        30, description="what is longer before prepare.now counts into max_old_share"
+    past_years: float = Field(
+        30, gt=0, le=1000, description="what is longer before prepare.now counts into max_old_share"
     )
     max_old_share: Share | None = Field(
         0.01, description="share of events so old: zero dates, a wrong epoch; of over ten million by a sample"

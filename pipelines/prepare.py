@@ -75,6 +75,7 @@ MARTS = (  # in order; each is made from those above it
     "marts/prepared",
 )
 STEPS = STAGING + MARTS
+MISSING = "select count(*) from source_rows where user_id is null or item_id is null"
 NOTHING_LEFT = """
 select count(*) from (
     (select user_id, item_id, part from split_events where weight > 0)
@@ -131,6 +132,9 @@ def prepare(
             source_query, notes = read_log(con, config.source, config.items)
         for note in notes:
             say(f"prepare: {note}")
+        if config.source.missing_ids == "drop":
+            gone = con.execute(MISSING).fetchall()[0][0]
+            say(f"prepare: {gone:,} rows without a user or an item are left out")
         log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
         reused = found is not None and found.key == key
@@ -436,7 +440,7 @@ def _key(config: Config, fingerprint: str) -> str:
     settings += config.prepare.model_dump_json(include={"now"})
     digest = hashlib.sha256("\n".join((fingerprint, settings, duckdb.__version__)).encode())
     here = Path(__file__)
-    code = [here, *sorted((here.parent / "data").glob("*.py"))]
+    code = [here, here.with_name("places.py"), *sorted((here.parent / "data").glob("*.py"))]
     for path in (*code, *(SQL / f"{step}.sql" for step in (*STEPS, *ROUND))):
         digest.update(path.read_bytes())
     return digest.hexdigest()

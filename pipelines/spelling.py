@@ -5,6 +5,7 @@ from typing import NamedTuple
 import duckdb
 
 from pipelines.config import Relation, Source
+from pipelines.data.guesses import AS_TEXT
 from pipelines.data.quoting import identifier, literal
 from pipelines.data.relation import CSV, JSON
 from pipelines.places import pattern
@@ -74,7 +75,7 @@ def _relation(source: Source) -> str:
     lower = (source.files or "").lower()
     if lower.endswith(CSV):
         encoding = f", encoding = {literal(source.encoding)}" if source.encoding else ""
-        return f"read_csv({files}, header = true, all_varchar = true{encoding})"
+        return f"read_csv({files}, header = true, {AS_TEXT}{encoding})"
     if lower.endswith(JSON):
         keys = ("user", "item", "time", "weight", "event", "split", "title")
         named = dict.fromkeys(name for key in keys if (name := getattr(source, key)) is not None)

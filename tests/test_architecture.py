@@ -24,7 +24,10 @@ HOMES = {
         f"pipelines/{name}.py"
         for name in (
             *("prepare", "folds", "certificate", "contracts", "history"),
-            *(f"data/{name}" for name in ("source", "items", "relation", "columns", "times", "csv_files")),
+            *(
+                f"data/{name}"
+                for name in ("source", "items", "relation", "columns", "times", "csv_files", "guesses")
+            ),
             *("spelling", *(f"proposal/{name}" for name in ("profile", "choices", "check"))),
         )
     },

@@ -331,6 +331,14 @@ def test_returns_are_netted_within_each_part(tmp_path: Path) -> None:
     assert (1, 10, 5.0, day(2)) in rows_of(dropped, query.format("validation"))
 
 
+def test_what_rounding_leaves_of_returned_goods_is_nothing(tmp_path: Path) -> None:
+    back = [(2, 14, day(1), 0.1), (2, 14, day(2), 0.2), (2, 14, day(3), -0.3)]
+    assert 0.1 + 0.2 - 0.3 > 0
+    config = config_of(tmp_path, LOG[3:] + back, source={"returns": "net"})
+    prepare(config, quiet)
+    assert rows_of(config, "from pairs where item_id = 14") == []
+
+
 def test_returns_are_netted_before_the_last_item_is_left_out(tmp_path: Path) -> None:
     rows = [(user, item, day(1 + (item + user) % 4), 1.0) for user in (1, 2, 3) for item in (10, 11, 12, 13)]
     rows += [(1, 14, day(30), 1.0), (1, 14, day(31), -1.0)]

@@ -13,6 +13,8 @@ import polars as pl
 import pytest
 from shop import Ran, recsys
 
+from pipelines.data.guesses import AS_TEXT
+
 START = datetime(2024, 2, 1)
 REPORTS = Path(__file__).parent / "reports"
 INTEGERS = "is read as integers: all are whole numbers in canonical form"
@@ -85,6 +87,8 @@ CASES: list[tuple[str, Read | Refused]] = [
     ),
     ("ids_of_several_widths_*.parquet", Read([n + far for far in (0, 2**40) for n in (7, 1004, 17850)])),
     ("ids_in_some_files_*.parquet", Refused(2, ("source.user", "ids_in_some_files_2.parquet' has no such"))),
+    ("ids_boolean_in_some_files_*.parquet", Refused(2, ("BOOLEAN in", "cast them to one type"))),
+    ("ids_decimal_of_25_places.parquet", Read([7, 1004, 17850])),
     ("ids_double_with_gaps.parquet", Refused(3, ("missing_ids", "source.missing_ids = 'drop'"))),
     ("ids_double_with_gaps.parquet", Read([7, 17850], source=MISSING)),
     ("ids_double_nan.parquet", Read([7, 17850], source=MISSING)),
@@ -113,6 +117,11 @@ CASES: list[tuple[str, Read | Refused]] = [
     ("times_with_points.csv", Read(NUMBERS, source={"time_format": "%d.%m.%Y %H:%M"})),
     ("times_of_two_digit_years.csv", Refused(3, ("unread_times", "'24-02-01'"))),
     ("times_of_two_digit_years.csv", Read(NUMBERS, source={"time_format": "%y-%m-%d"})),
+    (
+        "times_of_two_digit_years_late.csv",
+        Refused(3, ("unread_times", "'01.02.24'", "rows: 1,"), {"time_format": "%d.%m.%Y"}),
+    ),
+    ("times_day_first_late.csv", Refused(3, ("time_format_that_reads_all = \"'%d-%m-%Y'\"",))),
     ("times_with_zones.csv", Read(NUMBERS)),
     ("times_epoch_s.csv", Refused(3, ("unread_times", "'epoch_s'"))),
     ("times_epoch_s.csv", Read(NUMBERS, source={"time_format": "epoch_s"})),
@@ -157,6 +166,11 @@ CASES: list[tuple[str, Read | Refused]] = [
     ),
     ("file_crlf.csv", Read(NUMBERS)),
     ("file_preamble.csv", Read(NUMBERS, ("file_preamble.csv' is read from its header on, which is line 4",))),
+    ("file_preamble_in_quotes.csv", Refused(2, ("line 1 of", "before the header, holds a quote"))),
+    (
+        "file_keys_of_some_*.ndjson",
+        Refused(2, ("source.user = 'user_id'", "file_keys_of_some_2.ndjson', only User ID")),
+    ),
     ("file_semicolons.csv", Read(NUMBERS)),
     ("file_tabs.tsv", Read(NUMBERS)),
     (
@@ -256,11 +270,20 @@ def test_no_report_is_read_by_a_query_that_guesses(tmp_path: Path) -> None:
     with duckdb.connect(shop) as con:
         con.execute(f"create view sold as select * from '{file}'")
         con.execute("create view seen as select * from sold")
+        con.execute(f"create view \"x AS y\" as select * from '{file}'")
+        con.execute(f"create macro all_of() as table select * from read_csv('{file}')")
+        con.execute("create view through as select * from all_of()")
     for source, named in (
-        ({"query": f"with a as (from '{file}') select * from a"}, "source.query reads"),
-        ({"query": f"select * from read_csv('{file}', header = true)"}, "source.query reads"),
+        ({"query": f"with a as (from '{file}') select * from a"}, "source: the query reads"),
+        ({"query": f"select * from read_csv('{file}', header = true)"}, "source: the query reads"),
         ({"query": f"select * from read_json('{REPORTS}/ids_partly_numbers.ndjson')"}, "columns = {"),
+        ({"query": f"from read_csv('{file}', types = {{'at': 'VARCHAR'}})"}, "the query reads"),
+        ({"query": f"from read_csv('{file}', all_varchar = false, quote = '', comment = '')"}, "reads"),
+        ({"query": f"from read_csv('{file}', all_varchar = true)"}, "comment = ''"),  # it loses rows with #
+        ({"query": f"from read_ndjson_auto('{REPORTS}/times_day_or_month_first.ndjson')"}, "columns = {"),
         ({"table": "seen", "database": str(shop)}, "the view 'sold' reads"),
+        ({"table": "x AS y", "database": str(shop)}, "the view 'x as y' reads"),
+        ({"table": "through", "database": str(shop)}, "a macro or a view reads"),
     ):
         lines = [f"root = {json.dumps(str(tmp_path / 'root'))}", "[source]", 'time = "at"']
         lines += [f"{key} = {json.dumps(value)}" for key, value in source.items()]
@@ -269,9 +292,7 @@ def test_no_report_is_read_by_a_query_that_guesses(tmp_path: Path) -> None:
         assert (found.code, "Traceback" in found.err) == (2, False)
         assert named in found.err
         assert "DuckDB guesses" in found.err
-    query = (
-        f'select * replace (cast("at" as timestamp) as "at") from read_csv(\'{file}\', all_varchar = true)'
-    )
+    query = f'select * replace (cast("at" as timestamp) as "at") from read_csv(\'{file}\', {AS_TEXT})'
     source = {"query": f"{query}; -- as text", "time": "at"}
     lines = [
         "contracts.max_duplicate_share = 1",
@@ -318,6 +339,33 @@ def test_a_nested_attribute_is_refused_by_name(tmp_path: Path) -> None:
     found = ran(tmp_path, REPORTS / "ids_of_whole_numbers.csv", {"items": items})
     assert (found.code, "Traceback" in found.err) == (2, False)
     assert "items.attributes = 'made_of' is a column of type struct, allowed: plain values" in found.err
+
+
+def test_attributes_beyond_any_calendar_are_text(tmp_path: Path) -> None:
+    with duckdb.connect() as con:
+        con.execute(
+            f"copy (select 5 as item_id, date 'infinity' as listed union all select 6, date '2024-01-02') "
+            f"to '{tmp_path}/items.parquet'"
+        )
+    items = {"files": str(tmp_path / "items.parquet"), "attributes": ["listed"]}
+    assert ran(tmp_path, REPORTS / "ids_of_whole_numbers.csv", {"items": items}).code == 0
+    made = prepared(tmp_path, "select listed from items where fold = 'test' order by item")
+    assert made == [("infinity",), ("2024-01-02",), (None,)]
+
+
+def test_a_folder_that_names_the_day_is_a_column(tmp_path: Path) -> None:
+    for ending in ("csv", "ndjson"):
+        for day in range(20):
+            folder = tmp_path / ending / f"at=2024-02-{day + 1:02}"
+            folder.mkdir(parents=True)
+            text = "user_id,item_id\n" + "".join(f"{user},{item}\n" for user in (1, 2) for item in (5, 6))
+            if ending == "ndjson":
+                text = "".join(f'{{"user_id": {u}, "item_id": {i}}}\n' for u in (1, 2) for i in (5, 6))
+            (folder / f"x.{ending}").write_text(text, encoding="utf-8")
+        found = ran(tmp_path, tmp_path / ending / "*" / f"x.{ending}", {})
+        assert found.code == 0, found.err
+        times = prepared(tmp_path, "select min(first_at), max(last_at), sum(events) from item_parts")
+        assert times == [(START, START + timedelta(days=19), 80)]
 
 
 def test_titles_out_of_the_log(tmp_path: Path) -> None:

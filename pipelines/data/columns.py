@@ -10,6 +10,7 @@ import duckdb
 
 from pipelines.config import ColumnError, InputError
 from pipelines.data import times
+from pipelines.data.guesses import AS_TEXT
 from pipelines.data.quoting import identifier, literal
 from pipelines.data.relation import JSON_VALUE, TEXT
 
@@ -111,9 +112,10 @@ def _exact(found: Column) -> str:
     """SQL: whole numbers of a DOUBLE, FLOAT or DECIMAL as BIGINT, as long as each is told from the next."""
     largest = LARGEST.get(found.type, 2**63 - 1)
     missing = f"{found.sql} is null" + ("" if found.type == "decimal" else f" or isnan({found.sql})")
+    size = f"try_cast({found.sql} as hugeint)" if found.type == "decimal" else found.sql
     return (
         f"case when {missing} then null "
-        f"when {found.sql} = trunc({found.sql}) and abs({found.sql}) <= {largest} "
+        f"when {found.sql} = trunc({found.sql}) and abs({size}) <= {largest} "
         f"then try_cast({found.sql} as bigint) else {_error(NO_ID, found)} end"
     )
 
@@ -227,6 +229,6 @@ def first_reason(con: duckdb.DuckDBPyConnection, found: Column, table: str, name
     ).fetchall()[0][0]
     hint = (
         f"; all end in .0: 'select * replace (cast(cast({found.sql} as double) as bigint) as {found.sql}) "
-        f"from read_csv(FILE, all_varchar = true)' as {found.key.partition('.')[0]}.query makes them integers"
+        f"from read_csv(FILE, {AS_TEXT})' as {found.key.partition('.')[0]}.query makes them integers"
     )
     return f"row {row[0]} has {row[1]!r}, no whole number in canonical form{hint if ends else ''}"

@@ -126,9 +126,10 @@ def _form(section: str, path: str, lines: list[str], wanted: Mapping[str, str], 
     best: tuple[int, int, list[str]] = (-1, 0, [])  # wanted columns that are there; line; names
     for number, line in enumerate(lines):
         for delimiter in DELIMITERS:
-            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+            names = split(line, delimiter)
             there = {name.lower() for name in names} & set(needed)
             if len(there) == len(needed):
+                _refuse_quotes(section, path, lines[:number])
                 return Form(_distinct(section, path, names, needed), delimiter, number, encoding)
             if (len(there), len(names) if number == best[1] else 0) > (best[0], len(best[2])):
                 best = len(there), number, names
@@ -139,6 +140,24 @@ def _form(section: str, path: str, lines: list[str], wanted: Mapping[str, str], 
         f"{', '.join(best[2])}; none of the first {len(lines)} lines is a header that names "
         f"{', '.join(wanted.values())}"
     )
+
+
+def split(line: str, delimiter: str) -> list[str]:
+    """The names in a line, without outer blanks; none in one that is too long for a header."""
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def _refuse_quotes(section: str, path: str, before: list[str]) -> None:
+    """Refuse a quote before the header: DuckDB would skip to the next one, line breaks and all."""
+    for number, line in enumerate(before, 1):
+        if '"' in line:
+            raise InputError(
+                f"{section}.files: line {number} of '{path}', before the header, holds a quote: {line!r}; "
+                "take the lines before the header away"
+            )
 
 
 def _distinct(section: str, path: str, names: list[str], needed: Mapping[str, str]) -> tuple[str, ...]:

@@ -5,28 +5,24 @@ them), parquet files and tables have types of their own, and a query that lets D
 """
 
 import glob
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 
 from pipelines import places
 from pipelines.config import ColumnError, InputError, Relation
 from pipelines.data import csv_files
+from pipelines.data.guesses import refuse_guesses
 from pipelines.data.quoting import identifier, literal
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 ENDINGS = (".parquet", *CSV, *JSON)
 TEXT, JSON_VALUE = "text", "json"  # what holds a column of csv, of json; else a name of DuckDB's
-
-GUESSING_FUNCTIONS = ("read_csv", "read_csv_auto", "read_json", "read_json_auto", "read_ndjson")
-GUESSED_NAME = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz|\.zst)?$", re.IGNORECASE)
-TYPED = {"all_varchar", "columns", "types", "dtypes", "column_types", "auto_type_candidates"}
 
 
 class Opened(NamedTuple):
@@ -70,10 +66,9 @@ def _opened(
     if relation.table is not None:
         schema, _, table = relation.table.rpartition(".")
         text = ".".join(identifier(name) for name in (f"{section}_database", schema or "main", table))
-        used = {table.lower()}
     else:
-        text, used = _select(con, section, relation.query or "")
-    _refuse_guessing_views(con, section, used)
+        text = _select(con, section, relation.query or "")
+    refuse_guesses(con, section, text, f"{section}_database")
     return Opened(text, _types(con, text), [])
 
 
@@ -85,8 +80,8 @@ def _types(con: duckdb.DuckDBPyConnection, text: str) -> dict[str, str]:
     }
 
 
-def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> tuple[str, set[str]]:
-    """The one SELECT of a query as text for a FROM, and the names of the tables that it reads."""
+def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> str:
+    """The one SELECT of a query as text for a FROM. Raises InputError: it is none."""
     statements = con.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
@@ -94,69 +89,7 @@ def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> tuple[s
     text = statements[0].query.encode()
     ends = (at for at, _ in duckdb.tokenize(statements[0].query) if text[at : at + 1] == b";")
     select = text[: next(ends, len(text))].decode().strip()
-    return f"(\n{select}\n)", _refuse_guesses(con, f"{section}.query", select)
-
-
-def _refuse_guesses(con: duckdb.DuckDBPyConnection, where: str, select: str) -> set[str]:
-    """Refuse a SELECT in which DuckDB guesses types of csv or json; the names of the tables that it reads."""
-    ((tree,),) = con.execute(f"select json_serialize_sql({literal(select)})").fetchall()
-    names = set[str]()
-    for node in _nodes(json.loads(tree)):
-        if node.get("type") == "BASE_TABLE":
-            name, function = str(node.get("table_name")), ""
-            names.add(name.lower())
-            guesses = GUESSED_NAME.search(name) is not None
-        elif node.get("type") == "TABLE_FUNCTION":
-            function = str(node["function"].get("function_name", "")).lower()
-            name = _first_text(node) or function
-            given = {
-                str(one.get("column_names", [""])[-1]).lower()
-                for one in _nodes(node)
-                if one.get("type") == "COLUMN_REF"
-            }
-            guesses = function in GUESSING_FUNCTIONS and not given & TYPED
-        else:
-            continue
-        if guesses:
-            is_json = "json" in function or "json" in name.lower().rpartition(".csv")[2]
-            reader = "read_json" if is_json else "read_csv"
-            typed = "columns = {'user_id': 'VARCHAR', ...}" if is_json else "all_varchar = true"
-            raise InputError(
-                f"{where} reads '{name}' with types that DuckDB guesses from its first rows, which can merge "
-                f"ids ('01003' and '1003') and swap days and months: name the file as files, or write "
-                f"{reader}({literal(name)}, {typed}) and cast what you calculate with"
-            )
-    return names
-
-
-def _first_text(node: Any) -> str | None:
-    """The first text among the arguments of a table function: the file."""
-    texts = (one["literal"].get("text") for one in _nodes(node) if isinstance(one.get("literal"), dict))
-    return next((text for text in texts if isinstance(text, str)), None)
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a JSON tree."""
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _nodes(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _nodes(value)
-
-
-def _refuse_guessing_views(con: duckdb.DuckDBPyConnection, section: str, used: set[str]) -> None:
-    """Refuse views of the attached database that guess, as far as what is read goes through them."""
-    query = "select lower(view_name), sql from duckdb_views() where database_name = ? and not internal"
-    views = dict(con.execute(query, [f"{section}_database"]).fetchall())
-    left, seen = [name for name in used if name in views], set[str]()
-    while left:
-        name = left.pop()
-        seen.add(name)
-        select = re.split(r"\bAS\b", views[name], maxsplit=1)[1].strip().rstrip(";")
-        found = _refuse_guesses(con, f"{section}: the view '{name}'", select)
-        left += [other for other in found if other in views and other not in seen]
+    return f"(\n{select}\n)"
 
 
 def _opened_files(
@@ -228,23 +161,36 @@ def _json(
     wanted: Mapping[str, str],
     paths: list[str],
 ) -> Opened:
-    """Each wanted key as the JSON value that is written; a key may be missing in some objects, not in all."""
-    files = _listed(paths)
+    """Each wanted key as the JSON value that is written; a key may be missing in some objects of a file."""
     known = {name.lower(): name for name in json_keys(con, paths)}
-    keys = {known.get(name.lower(), name): None for name in wanted.values()}
+    partitions = {key.lower() for key in re.findall(r"([^/=]+)=[^/]*/", paths[0])}
+    inside = {key: name for key, name in wanted.items() if name.lower() not in partitions}
+    keys = {known.get(name.lower(), name): None for name in inside.values()}
     columns = ", ".join(f"{literal(name)}: 'JSON'" for name in keys)
-    text = f"read_json({files}, columns = {{{columns}}}, hive_types_autocast = false)"
-    absent = [name for name in keys if name.lower() not in known]
-    if absent:  # not among the first objects: anywhere?
-        counts = ", ".join(f"count({identifier(name)})" for name in absent)
-        found = con.execute(f"select {counts} from {text}").fetchall()[0]
-        for name, count in zip(absent, found, strict=True):
-            if not count:
-                key = next(key for key, column in wanted.items() if column == name)
-                listed = ", ".join(known.values())
-                raise ColumnError(f"{key} = '{name}': there is no such column, only {listed}")
-    partitions = set(con.sql(f"select * from {text}").columns) - set(keys)
-    return Opened(text, dict.fromkeys(keys, JSON_VALUE) | dict.fromkeys(partitions, TEXT), [])
+    options = f"columns = {{{columns}}}, hive_types_autocast = false"
+    for path in paths:
+        _refuse_absent(con, inside, path, options)
+    text = f"read_json({_listed(paths)}, {options})"
+    folders = set(con.sql(f"select * from {text}").columns) - set(keys)
+    return Opened(text, dict.fromkeys(keys, JSON_VALUE) | dict.fromkeys(folders, TEXT), [])
+
+
+def _refuse_absent(
+    con: duckdb.DuckDBPyConnection, wanted: Mapping[str, str], path: str, options: str
+) -> None:
+    """Raise ColumnError if no object of a file of JSON has a wanted key."""
+    there = json_keys(con, [path])
+    exact = {name.lower(): name for name in there}
+    absent = {key: name for key, name in wanted.items() if exact.get(name.lower()) is None}
+    if not absent:
+        return
+    counts = ", ".join(f"count({identifier(name)})" for name in absent.values())
+    found = con.execute(f"select {counts} from read_json({_listed([path])}, {options})").fetchall()[0]
+    for (key, name), count in zip(absent.items(), found, strict=True):
+        if not count:
+            raise ColumnError(
+                f"{key} = '{name}': there is no such column in '{path}', only {', '.join(there)}"
+            )
 
 
 def _parquet(
@@ -293,10 +239,10 @@ def _differing(
             )
         fractions = [type_ for type_ in first_with if re.match("DOUBLE|FLOAT|DECIMAL", type_)]
         shown = ", ".join(f"{type_} in '{file}'" for type_, file in first_with.items())
-        if fractions and "VARCHAR" in first_with:
+        if (fractions and "VARCHAR" in first_with) or "BOOLEAN" in first_with:
             raise ColumnError(
-                f"{key} = '{column}' is {shown}: the same value is written in two ways, 17850.0 and 17850; "
-                "cast them to one type in a query"
+                f"{key} = '{column}' is {shown}: one value would be written in two ways (17850.0 and 17850, "
+                "true and 1); cast them to one type in a query"
             )
         notes.append(f"{key} = '{column}' is {shown}: read as the type that holds all")
     return notes

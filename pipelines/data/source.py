@@ -196,9 +196,19 @@ class _Reading:
             f"{texts['weight']} as weight, {unread} as is_unread from {self.opened.text}) "
             f"where is_unread limit {SHOWN_UNREAD}"
         )
-        fitting = times.formats_that_fit(con, "source_unread", "time")
+        fitting = self._formats(con) if "event_at" in self.found else []
         if fitting:
             con.execute("update source_unread set time_formats = ?", [" or ".join(map(repr, fitting))])
+
+    def _formats(self, con: duckdb.DuckDBPyConnection) -> list[str]:
+        """The settings of source.time_format that read every time of the log."""
+        text = self.found["event_at"].text
+        likely = times.formats_that_fit(con, "source_unread", "time")
+        if not likely:
+            return []
+        counts = ", ".join(f"count({times.of_text(text, one)})" for one in likely)
+        written, *read = con.execute(f"select count({text}), {counts} from {self.opened.text}").fetchall()[0]
+        return [one for one, count in zip(likely, read, strict=True) if count == written]
 
     def notes(self, con: duckdb.DuckDBPyConnection) -> list[str]:
         """What was decided about ids that nothing declares."""

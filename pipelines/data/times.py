@@ -28,7 +28,8 @@ def of_text(text: str, time_format: str) -> str:
         )
     if time_format in EPOCHS:
         return of_number(f"try_cast({text} as double)", time_format)
-    return f"cast(try_strptime({text}, {literal(time_format)}) as timestamp)"
+    read = f"cast(try_strptime({text}, {literal(time_format)}) as timestamp)"
+    return f"if({read} >= timestamp '1000-01-01', {read}, null)"  # %Y takes 24 for the year 24
 
 
 def of_number(number: str, time_format: str) -> str:

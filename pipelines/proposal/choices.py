@@ -7,6 +7,7 @@ import duckdb
 
 from pipelines.config import Relation
 from pipelines.data import columns, times
+from pipelines.data.guesses import AS_TEXT
 from pipelines.data.quoting import literal
 from pipelines.places import pattern
 from pipelines.proposal import roles
@@ -63,7 +64,7 @@ def _has_no_header(proposal: Proposal, relation: Relation, found: Profile) -> bo
         return False
     numbered = ", ".join(literal(f"column_{place}") for place, _ in enumerate(names, 1))
     why = "there seems to be no header. Name the columns here, in place of files, then take user, item, time"
-    options = f"header = false, all_varchar = true, names = [{numbered}]"
+    options = f"header = false, {AS_TEXT}, names = [{numbered}]"
     query = f"select * from read_csv({literal(pattern(relation.files or ''))}, {options})"
     proposal.leave("source", "query", why, [query])
     for place, key in enumerate(("user", "item", "time"), 1):

@@ -1,6 +1,5 @@
 """What the columns of a log's files hold: how much, which times, which kinds."""
 
-import csv
 from typing import NamedTuple
 
 import duckdb
@@ -99,7 +98,7 @@ def header(lines: list[str]) -> list[str]:
     best: tuple[tuple[int, int], list[str]] = ((-1, 0), [])
     for line in lines:
         for delimiter in csv_files.DELIMITERS:
-            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
+            names = csv_files.split(line, delimiter)
             rank = (roles.known_words(names) if len(names) > 1 else 0, len(names))
             if rank > best[0]:
                 best = rank, names

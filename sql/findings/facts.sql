@@ -3,7 +3,7 @@ with
 
 pairs as (
     select
-        sum(weight) as net_weight,
+        sum(weight) <= 1e-9 * sum(abs(weight)) as is_returned,
         count(*) filter (where weight < 0) as returned,
         count(*) filter (where weight > 0) as taken
     from source_log
@@ -12,7 +12,7 @@ pairs as (
 ),
 
 sums as (
-    select count(*) filter (where returned > 0 and taken > 0 and net_weight <= 0) as netted_pairs
+    select count(*) filter (where returned > 0 and taken > 0 and is_returned) as netted_pairs
     from pairs
 ),
 

@@ -12,7 +12,7 @@ sums as (
         sum(weight) filter (where weight > 0) as gross_weight
     from split_events
     group by user_id, item_id, part
-    having sum(weight) > 0
+    having sum(weight) > 1e-9 * sum(abs(weight)) -- what rounding leaves of 0.1 + 0.2 - 0.3 is nothing
 )
 
 select split_events.* replace (split_events.weight * sums.net_weight / sums.gross_weight as weight)

@@ -14,7 +14,7 @@ days as (
         weight > 0
         and getvariable('has_time')
         and source_row
-        & ((1 << cast(greatest(ceil(log2(getvariable('log_rows') / 5e6)), 0) as bigint)) - 1)
+        & ((1 << cast(greatest(floor(log2(getvariable('log_rows') / 5e6)), 0) as bigint)) - 1)
         = 0
     group by all
 ),

@@ -89,6 +89,9 @@ def ids() -> None:
         HERE / "ids_in_some_files_2.parquet"
     )
     number = pl.col("user_id").cast(pl.Float64)
+    parquet("ids_boolean_in_some_files_1.parquet", typed)
+    parquet("ids_boolean_in_some_files_2.parquet", typed, pl.col("user_id") == 7)
+    parquet("ids_decimal_of_25_places.parquet", typed, pl.col("user_id").cast(pl.Decimal(38, 25)))
     parquet("ids_double_with_gaps.parquet", rows((17850, None, 7), at=lambda time: time), number)
     parquet(
         "ids_double_nan.parquet",
@@ -115,6 +118,9 @@ def times() -> None:
     text("times_month_first.csv", csv_text(written("%m/%d/%Y %H:%M")))
     text("times_with_points.csv", csv_text(written("%d.%m.%Y %H:%M")))
     text("times_of_two_digit_years.csv", csv_text(written("%y-%m-%d")))
+    text("times_of_two_digit_years_late.csv", csv_text([*written("%d.%m.%Y"), (7, 5, "01.02.24")]))
+    mixed = [*rows(at=lambda time: time.strftime("%d-%m-%Y"), days=12) * 40, (7, 5, "25-02-2024")]
+    text("times_day_first_late.csv", csv_text(mixed))
     text("times_with_zones.csv", csv_text(written("%Y-%m-%dT23:30:00-02:00")))
 
     def seconds(time: datetime) -> int:
@@ -151,6 +157,9 @@ def files() -> None:
     text("file_mixed_line_ends.csv", csv_text(rows(), end="\r\n") + csv_text(rows()).partition("\n")[2])
     text("file_crlf.csv", csv_text(rows(), end="\r\n"))
     text("file_preamble.csv", "Orders of 2024, all shops\nmade by the till\n\n" + csv_text(rows()))
+    text("file_preamble_in_quotes.csv", '"Orders\nof 2024"\n' + csv_text(rows()))
+    text("file_keys_of_some_1.ndjson", json_text(rows()))
+    text("file_keys_of_some_2.ndjson", json_text(rows()).replace("user_id", "User ID"))
     text("file_semicolons.csv", csv_text(rows(), separator=";"))
     text("file_tabs.tsv", csv_text(rows(), separator="\t"))
     wide = csv_text(rows() * 25) + "7,5,2024-02-20,oops\n"  # row 1,501
