@@ -4,10 +4,13 @@ A root has an id, in root.json, and both carry it as a tag. A moved root keeps i
 own: else it would write into the books of the root that it was copied from.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,15 +48,35 @@ def identity(folder: Path) -> Root:
     """Which root this is; root.json says so from now on.
 
     It is the one that it was if the folder or the machine is the same, and the place before is this one or no
-    longer has it. All else is a copy.
+    longer has it. All else is a copy. A host's name alone tells nothing: each container has a new one.
     """
-    path, host, inode = os.path.realpath(folder), socket.gethostname(), folder.stat().st_ino
     before = noted(folder)
-    same = before is not None and (before.inode == inode or before.host == host) and _moved(before, path)
-    now = Root(before.id if before is not None and same else secrets.token_hex(8), path, host, inode)
-    if now != before:
-        files.write_whole(folder / NOTE, json.dumps(now._asdict()))
+    if before is not None and before == _now(folder, before):
+        return before
+    with _alone(folder / NOTE):  # two first commands at once would make two ids
+        before = noted(folder)
+        now = _now(folder, before)
+        if now != before:
+            files.write_whole(folder / NOTE, json.dumps(now._asdict()))
     return now
+
+
+def _now(folder: Path, before: Root | None) -> Root:
+    """What root.json is to say, if it said this before."""
+    path, host, inode = os.path.realpath(folder), socket.gethostname(), folder.stat().st_ino
+    same = before is not None and (before.inode == inode or before.host == host) and _moved(before, path)
+    return Root(before.id if before is not None and same else secrets.token_hex(8), path, host, inode)
+
+
+@contextmanager
+def _alone(note: Path) -> Iterator[None]:
+    """Hold the lock of a file, made if there is none, that its holder may replace; wait for who has it."""
+    while True:
+        with note.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), note.stat()):  # else it was replaced meanwhile
+                yield
+                return
 
 
 def noted(folder: Path) -> Root | None:
@@ -71,9 +94,13 @@ def tags(config: Config) -> dict[str, str]:
 
 
 def _moved(before: Root, path: str) -> bool:
-    """Whether the root that was there is at this path now, and there no more."""
+    """Whether the root that was there is at this path now, and seen to be there no more."""
+    try:
+        os.stat(Path(before.path) / NOTE)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
     there = noted(Path(before.path))
-    return there is None or there.id != before.id or os.path.samefile(before.path, path)
+    return there is not None and (there.id != before.id or os.path.samefile(before.path, path))
 
 
 def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,50 @@ def test_a_mount_of_another_container_is_the_same_and_another_machine_has_a_copy
     assert ownership.identity(tmp_path).id == restored.id
     staging = as_if(tmp_path, host="production", inode=1)
     assert ownership.identity(tmp_path).id != staging.id
+
+
+def test_a_snapshot_of_a_disk_is_taken_for_the_root_until_its_note_is_deleted(tmp_path: Path) -> None:
+    known = as_if(tmp_path, host="production")  # or a new container: nothing tells which
+    assert ownership.identity(tmp_path).id == known.id
+    (tmp_path / "root.json").unlink()
+    assert ownership.identity(tmp_path).id != known.id
+
+
+@pytest.mark.parametrize("unreadable", ["folder", "note"])
+def test_a_root_is_a_copy_where_it_cannot_be_seen_that_the_original_is_gone(
+    tmp_path: Path, unreadable: str
+) -> None:
+    first = tmp_path / "home" / "first"
+    first.mkdir(parents=True)
+    known = ownership.identity(first)
+    copy = Path(shutil.copytree(first, tmp_path / "copy"))
+    kept = first.parent if unreadable == "folder" else first / "root.json"
+    kept.rename(tmp_path / "kept")
+    kept.symlink_to(kept)  # a loop: an error other than that it is gone, for the superuser too
+    assert ownership.identity(copy).id != known.id
+
+
+@pytest.mark.parametrize("kind", ["new", "copy", "moved"])
+def test_commands_that_come_first_at_once_give_a_root_one_id(tmp_path: Path, kind: str) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    known, at_once = ownership.identity(first), 8
+    for turn in range(20):
+        root, start = tmp_path / str(turn), threading.Barrier(at_once)
+        root.mkdir()
+        if kind == "copy":
+            shutil.copy(first / "root.json", root)
+        elif kind == "moved":
+            (root / "root.json").write_text(json.dumps(known._replace(path="/before")._asdict()))
+
+        def come(root: Path = root, start: threading.Barrier = start) -> ownership.Root:
+            start.wait()
+            return ownership.identity(root)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            came = {one.result() for one in [threads.submit(come) for _ in range(at_once)]}
+        assert came == {ownership.noted(root)}
+        assert (known.id in {one.id for one in came}) == (kind == "moved")
 
 
 # --- MLflow's books under root ---
