@@ -22,12 +22,12 @@ ARTIFACTS = "artifacts"  # folder under root
 OWNER, PLACE = "recsys.root", "recsys.place"  # tags
 ALL = 3  # mlflow.entities.ViewType: what was deleted too
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
-COLUMNS = (  # of MLflow's tables, that hold places of artifacts
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+COLUMNS = (  # of MLflow's tables, that hold places of artifacts; and which says whose row it is
+    ("experiments", "artifact_location", "experiment_id"),
+    ("runs", "artifact_uri", "experiment_id"),
+    ("logged_models", "artifact_location", "experiment_id"),
+    ("model_versions", "source", "name"),
+    ("model_versions", "storage_location", "name"),
 )
 
 
@@ -154,7 +154,8 @@ def _way_back(name: str, uri: str, experiment_id: str) -> str:
 def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
     """Let MLflow look for the artifacts of this root where they lie now: at `here`.
 
-    Where they lay is told by the experiment's tag and, in root's own books, by its place.
+    Where they lay is told by the experiment's tag and, in root's own books, by its place. In books that
+    others share, whose containers may have the same paths, only this experiment and its model are touched.
     """
     import sqlalchemy as sql
 
@@ -162,14 +163,16 @@ def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
     olds = {(Path(before) / ARTIFACTS).as_uri()} if before else set[str]()
     if own and location.startswith("file:") and location.endswith(f"/{ARTIFACTS}"):
         olds.add(location)
+    owners = {"experiment_id": int(experiment.experiment_id), "name": experiment.name}
     with client._tracking_client.store.engine.begin() as con:
         for old in sorted(olds - {here}):
-            for name, key in COLUMNS:
-                column = sql.column(key, sql.String)
-                table, start = sql.table(name, column), sql.func.substr(column, 1, len(old) + 1)
+            for name, key, owner in COLUMNS:
+                column, whose = sql.column(key, sql.String), sql.column(owner, sql.types.NullType())
+                table, start = sql.table(name, column, whose), sql.func.substr(column, 1, len(old) + 1)
                 moved = sql.literal(here).concat(sql.func.substr(column, len(old) + 1))
                 is_below = sql.or_(column == old, start == f"{old}/")
-                con.execute(sql.update(table).where(is_below).values({key: moved}))
+                ours = sql.true() if own else whose == owners[owner]
+                con.execute(sql.update(table).where(is_below, ours).values({key: moved}))
         if own and location.startswith(("file:", "/")) and location not in olds:  # of another's choice
             table = sql.table("experiments", sql.column("experiment_id"), sql.column("artifact_location"))
             mine = table.c.experiment_id == int(experiment.experiment_id)

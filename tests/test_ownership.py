@@ -424,6 +424,42 @@ def test_a_moved_root_s_artifacts_are_found_in_a_database_that_others_use_too(
     assert not first.root.exists()
 
 
+def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
+    tmp_path: Path, mlflow_template: Path
+) -> None:
+    """As in containers, each of which calls its root /data/root."""
+    shared = tmp_path / "shared.db"
+    shutil.copy(mlflow_template, shared)
+    root, uri = tmp_path / "root", f"sqlite:///{shared}"
+
+    def rows(name: str) -> list[str]:
+        """All places that the books have for a shop."""
+        client = client_of(sharing(root, uri, name))
+        experiment = client.get_experiment_by_name(name)
+        ids = [experiment.experiment_id]
+        found = [experiment.artifact_location]
+        found += [str(run.info.artifact_uri) for run in client.search_runs(ids)]
+        found += [str(model.artifact_location) for model in client.search_logged_models(ids)]
+        return found + [str(version.source) for version in client.search_model_versions(f"name = '{name}'")]
+
+    for name in ("first", "second"):
+        config = sharing(root, uri, name)
+        tracking.claim(config, pytest.fail)
+        client = client_of(config)
+        experiment_id = client.get_experiment_by_name(name).experiment_id
+        client.create_run(experiment_id)
+        client.create_logged_model(experiment_id)
+        client.create_registered_model(name, tags=ownership.tags(config))
+        client.create_model_version(name, f"{(root / 'artifacts').as_uri()}/{name}")
+        root.rename(tmp_path / name)
+    before = {name: rows(name) for name in ("first", "second")}
+    root.rmdir()
+    tracking.claim(sharing(tmp_path / "first", uri, "first"), pytest.fail)
+    assert rows("second") == before["second"]
+    assert rows("first") == [one.replace("/root/", "/first/") for one in before["first"]]
+    assert len(before["first"]) == 4
+
+
 # --- an experiment that somebody deleted ---
 
 
