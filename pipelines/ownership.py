@@ -4,10 +4,13 @@ A root has an id, in root.json, and both carry it as a tag. A moved root keeps i
 own: else it would write into the books of the root that it was copied from.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +22,12 @@ ARTIFACTS = "artifacts"  # folder under root
 OWNER, PLACE = "recsys.root", "recsys.place"  # tags
 ALL = 3  # mlflow.entities.ViewType: what was deleted too
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
-COLUMNS = (  # of MLflow's tables, that hold places of artifacts
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+COLUMNS = (  # of MLflow's tables, that hold places of artifacts; and which says whose row it is
+    ("experiments", "artifact_location", "experiment_id"),
+    ("runs", "artifact_uri", "experiment_id"),
+    ("logged_models", "artifact_location", "experiment_id"),
+    ("model_versions", "source", "name"),
+    ("model_versions", "storage_location", "name"),
 )
 
 
@@ -45,15 +48,35 @@ def identity(folder: Path) -> Root:
     """Which root this is; root.json says so from now on.
 
     It is the one that it was if the folder or the machine is the same, and the place before is this one or no
-    longer has it. All else is a copy.
+    longer has it. All else is a copy. A host's name alone tells nothing: each container has a new one.
     """
-    path, host, inode = os.path.realpath(folder), socket.gethostname(), folder.stat().st_ino
     before = noted(folder)
-    same = before is not None and (before.inode == inode or before.host == host) and _moved(before, path)
-    now = Root(before.id if before is not None and same else secrets.token_hex(8), path, host, inode)
-    if now != before:
-        files.write_whole(folder / NOTE, json.dumps(now._asdict()))
+    if before is not None and before == _now(folder, before):
+        return before
+    with _alone(folder / NOTE):  # two first commands at once would make two ids
+        before = noted(folder)
+        now = _now(folder, before)
+        if now != before:
+            files.write_whole(folder / NOTE, json.dumps(now._asdict()))
     return now
+
+
+def _now(folder: Path, before: Root | None) -> Root:
+    """What root.json is to say, if it said this before."""
+    path, host, inode = os.path.realpath(folder), socket.gethostname(), folder.stat().st_ino
+    same = before is not None and (before.inode == inode or before.host == host) and _moved(before, path)
+    return Root(before.id if before is not None and same else secrets.token_hex(8), path, host, inode)
+
+
+@contextmanager
+def _alone(note: Path) -> Iterator[None]:
+    """Hold the lock of a file, made if there is none, that its holder may replace; wait for who has it."""
+    while True:
+        with note.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), note.stat()):  # else it was replaced meanwhile
+                yield
+                return
 
 
 def noted(folder: Path) -> Root | None:
@@ -71,9 +94,13 @@ def tags(config: Config) -> dict[str, str]:
 
 
 def _moved(before: Root, path: str) -> bool:
-    """Whether the root that was there is at this path now, and there no more."""
+    """Whether the root that was there is at this path now, and seen to be there no more."""
+    try:
+        os.stat(Path(before.path) / NOTE)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
     there = noted(Path(before.path))
-    return there is None or there.id != before.id or os.path.samefile(before.path, path)
+    return there is not None and (there.id != before.id or os.path.samefile(before.path, path))
 
 
 def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
@@ -127,7 +154,8 @@ def _way_back(name: str, uri: str, experiment_id: str) -> str:
 def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
     """Let MLflow look for the artifacts of this root where they lie now: at `here`.
 
-    Where they lay is told by the experiment's tag and, in root's own books, by its place.
+    Where they lay is told by the experiment's tag and, in root's own books, by its place. In books that
+    others share, whose containers may have the same paths, only this experiment and its model are touched.
     """
     import sqlalchemy as sql
 
@@ -135,14 +163,16 @@ def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
     olds = {(Path(before) / ARTIFACTS).as_uri()} if before else set[str]()
     if own and location.startswith("file:") and location.endswith(f"/{ARTIFACTS}"):
         olds.add(location)
+    owners = {"experiment_id": int(experiment.experiment_id), "name": experiment.name}
     with client._tracking_client.store.engine.begin() as con:
         for old in sorted(olds - {here}):
-            for name, key in COLUMNS:
-                column = sql.column(key, sql.String)
-                table, start = sql.table(name, column), sql.func.substr(column, 1, len(old) + 1)
+            for name, key, owner in COLUMNS:
+                column, whose = sql.column(key, sql.String), sql.column(owner, sql.types.NullType())
+                table, start = sql.table(name, column, whose), sql.func.substr(column, 1, len(old) + 1)
                 moved = sql.literal(here).concat(sql.func.substr(column, len(old) + 1))
                 is_below = sql.or_(column == old, start == f"{old}/")
-                con.execute(sql.update(table).where(is_below).values({key: moved}))
+                ours = sql.true() if own else whose == owners[owner]
+                con.execute(sql.update(table).where(is_below, ours).values({key: moved}))
         if own and location.startswith(("file:", "/")) and location not in olds:  # of another's choice
             table = sql.table("experiments", sql.column("experiment_id"), sql.column("artifact_location"))
             mine = table.c.experiment_id == int(experiment.experiment_id)

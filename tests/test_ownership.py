@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,50 @@ def test_a_mount_of_another_container_is_the_same_and_another_machine_has_a_copy
     assert ownership.identity(tmp_path).id == restored.id
     staging = as_if(tmp_path, host="production", inode=1)
     assert ownership.identity(tmp_path).id != staging.id
+
+
+def test_a_snapshot_of_a_disk_is_taken_for_the_root_until_its_note_is_deleted(tmp_path: Path) -> None:
+    known = as_if(tmp_path, host="production")  # or a new container: nothing tells which
+    assert ownership.identity(tmp_path).id == known.id
+    (tmp_path / "root.json").unlink()
+    assert ownership.identity(tmp_path).id != known.id
+
+
+@pytest.mark.parametrize("unreadable", ["folder", "note"])
+def test_a_root_is_a_copy_where_it_cannot_be_seen_that_the_original_is_gone(
+    tmp_path: Path, unreadable: str
+) -> None:
+    first = tmp_path / "home" / "first"
+    first.mkdir(parents=True)
+    known = ownership.identity(first)
+    copy = Path(shutil.copytree(first, tmp_path / "copy"))
+    kept = first.parent if unreadable == "folder" else first / "root.json"
+    kept.rename(tmp_path / "kept")
+    kept.symlink_to(kept)  # a loop: an error other than that it is gone, for the superuser too
+    assert ownership.identity(copy).id != known.id
+
+
+@pytest.mark.parametrize("kind", ["new", "copy", "moved"])
+def test_commands_that_come_first_at_once_give_a_root_one_id(tmp_path: Path, kind: str) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    known, at_once = ownership.identity(first), 8
+    for turn in range(20):
+        root, start = tmp_path / str(turn), threading.Barrier(at_once)
+        root.mkdir()
+        if kind == "copy":
+            shutil.copy(first / "root.json", root)
+        elif kind == "moved":
+            (root / "root.json").write_text(json.dumps(known._replace(path="/before")._asdict()))
+
+        def come(root: Path = root, start: threading.Barrier = start) -> ownership.Root:
+            start.wait()
+            return ownership.identity(root)
+
+        with ThreadPoolExecutor(at_once) as threads:
+            came = {one.result() for one in [threads.submit(come) for _ in range(at_once)]}
+        assert came == {ownership.noted(root)}
+        assert (known.id in {one.id for one in came}) == (kind == "moved")
 
 
 # --- MLflow's books under root ---
@@ -376,6 +422,42 @@ def test_a_moved_root_s_artifacts_are_found_in_a_database_that_others_use_too(
     assert uploaded(moved) == before.replace("/first/", "/then/")
     assert uploaded(other) == theirs
     assert not first.root.exists()
+
+
+def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
+    tmp_path: Path, mlflow_template: Path
+) -> None:
+    """As in containers, each of which calls its root /data/root."""
+    shared = tmp_path / "shared.db"
+    shutil.copy(mlflow_template, shared)
+    root, uri = tmp_path / "root", f"sqlite:///{shared}"
+
+    def rows(name: str) -> list[str]:
+        """All places that the books have for a shop."""
+        client = client_of(sharing(root, uri, name))
+        experiment = client.get_experiment_by_name(name)
+        ids = [experiment.experiment_id]
+        found = [experiment.artifact_location]
+        found += [str(run.info.artifact_uri) for run in client.search_runs(ids)]
+        found += [str(model.artifact_location) for model in client.search_logged_models(ids)]
+        return found + [str(version.source) for version in client.search_model_versions(f"name = '{name}'")]
+
+    for name in ("first", "second"):
+        config = sharing(root, uri, name)
+        tracking.claim(config, pytest.fail)
+        client = client_of(config)
+        experiment_id = client.get_experiment_by_name(name).experiment_id
+        client.create_run(experiment_id)
+        client.create_logged_model(experiment_id)
+        client.create_registered_model(name, tags=ownership.tags(config))
+        client.create_model_version(name, f"{(root / 'artifacts').as_uri()}/{name}")
+        root.rename(tmp_path / name)
+    before = {name: rows(name) for name in ("first", "second")}
+    root.rmdir()
+    tracking.claim(sharing(tmp_path / "first", uri, "first"), pytest.fail)
+    assert rows("second") == before["second"]
+    assert rows("first") == [one.replace("/root/", "/first/") for one in before["first"]]
+    assert len(before["first"]) == 4
 
 
 # --- an experiment that somebody deleted ---
