@@ -67,7 +67,8 @@ def find(bundles: Path) -> tuple[Path, str]:
     """The folder to open for `current`, without links, and the version that it is; raises BundleError.
 
     A link that a tool copied as a folder is known again by its manifest: it is the version with the same one,
-    or, where that was not copied, the version that the manifest names.
+    or, where that was not copied, the version that the manifest names. A link by another name than its
+    bundle's version stands for whatever it leads to (`stable`): the version is then the name at its end.
     """
     found = _found(bundles)
     if found is None:
@@ -77,12 +78,13 @@ def find(bundles: Path) -> tuple[Path, str]:
     folder, version = found
     if not folder.exists():
         raise BundleError(f"{bundles / CURRENT}: No such file or directory: it names '{folder}'")
-    return folder.resolve(), version
+    return folder.resolve(), _at_the_end(folder, version)
 
 
 def current(bundles: Path) -> str | None:
     """The version that `current` names, None where there is no `current`.
 
+    This is the name here, be it a link that leads on; the version that find tells is the one at its end.
     Raises BundleError where it is not one of the versions here, though a folder, or cannot be told.
     """
     found = _found(bundles)
@@ -151,7 +153,8 @@ def _copied(folder: Path) -> tuple[Path, str]:
         raise BundleError(
             f"{folder / MANIFEST}: missing, in a folder that is in place of the link; {_how_to_move(bundles)}"
         )
-    version, written = read_manifest(folder).get("version"), (folder / MANIFEST).read_bytes()
+    manifest, written = read_manifest(folder), (folder / MANIFEST).read_bytes()
+    version = manifest.get("version")
     same = [path.name for path in _folders(bundles) if _manifest_of(path) == written]
     if version in same or len(same) == 1:
         name = version if version in same else same[0]
@@ -160,15 +163,33 @@ def _copied(folder: Path) -> tuple[Path, str]:
         raise BundleError(
             f"'{folder}' is a folder, a copy of each of {', '.join(same)}: remove all but one of these"
         )
-    if version is None or version == CURRENT or not is_plain(str(version)) or (bundles / version).exists():
-        named = "does not name its version"
-        if version is not None:
-            named = f"names {version!r}, but what has this name here is another"
+    if version is None:
+        return folder, _unnamed(bundles, manifest)
+    if version == CURRENT or not is_plain(version) or (bundles / version).exists():
         raise BundleError(
-            f"'{folder}' is a folder, copied without its link, and its manifest {named}: give it the name of "
-            f"its version, and make `{CURRENT}` a link to that"
+            f"'{folder}' is a folder, copied without its link, and its manifest names {version!r}, but "
+            f"what has this name here is another: give it the name of its version, and make `{CURRENT}` a "
+            f"link to that"
         )
     return folder, version
+
+
+def _unnamed(bundles: Path, manifest: Manifest) -> str:
+    """The name of a bundle whose manifest has no version, as the first had none: its run, or its checksum."""
+    run = manifest["info"].get("run")
+    named = isinstance(run, str) and is_plain(run) and run != CURRENT and run.isprintable()
+    return run if named and not os.path.lexists(bundles / run) else str(manifest["checksum"])
+
+
+def _at_the_end(folder: Path, name: str) -> str:
+    """The version behind a name here: of a link the folder at its end, unless the bundle has its name."""
+    end = folder.resolve()
+    if not folder.is_symlink() or end.name in (name, CURRENT):
+        return name
+    try:
+        return name if read_manifest(end).get("version") == name else end.name
+    except BundleError:
+        return end.name  # opening it says what is wrong
 
 
 def _manifest_of(folder: Path) -> bytes | None:

@@ -172,8 +172,7 @@ class Recommender:
             )
         own = [NOTHING if history is None else self._numbers(history) for history in sent]
         hidden, vectors, placed = list[NDArray[np.int32]](), list[NDArray[np.float32]](), list[int]()
-        answers: list[list[Recommendation]] = [[] for _ in users]
-        popular: list[Recommendation] | None = None
+        answers, popular = [list[Recommendation]() for _ in users], None
         for row, (user, items) in enumerate(zip(users, own, strict=True)):
             left_out = _union(items, extra) if exclude_seen else extra
             if exclude_seen and user >= 0:
@@ -192,14 +191,9 @@ class Recommender:
         if placed:
             offsets = np.cumsum([0, *(len(items) for items in hidden)])
             together = offsets, np.concatenate(hidden).astype(np.int32)
-            top, distances = bundle.search.top_k_many(np.stack(vectors), k, together, allowed)
-            scores = (0.0 - distances.astype(np.float64)).tolist()
-            for row, items, ids, far in zip(placed, top.tolist(), self._ids_of(top), scores, strict=True):
-                answers[row] = [
-                    Recommendation(item_id, None if bundle.titles is None else bundle.titles[item], score)
-                    for item, item_id, score in zip(items, ids, far, strict=True)
-                    if item >= 0
-                ]
+            found = bundle.search.top_k_many(np.stack(vectors), k, together, allowed)
+            for row, answer in zip(placed, self._described_many(*found), strict=True):
+                answers[row] = answer
         return answers
 
     def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
@@ -307,6 +301,20 @@ class Recommender:
         scores = 0.0 - distances.astype(np.float64)  # not -d, which turns 0 into -0
         return [self._describe(*pair) for pair in zip(items.tolist(), scores.tolist(), strict=True)]
 
+    def _described_many(
+        self, items: NDArray[np.int32], distances: NDArray[np.float32]
+    ) -> list[list[Recommendation]]:
+        """One list for each row of (Q, k); -1 is no item."""
+        titles, scores = self._bundle.titles, (0.0 - distances.astype(np.float64)).tolist()
+        return [
+            [
+                Recommendation(item_id, None if titles is None else titles[item], score)
+                for item, item_id, score in zip(row, ids, far, strict=True)
+                if item >= 0
+            ]
+            for row, ids, far in zip(items.tolist(), self._ids_of(items), scores, strict=True)
+        ]
+
     def _describe(self, item: int, score: float | None) -> Recommendation:
         titles = self._bundle.titles
         return Recommendation(
@@ -361,7 +369,7 @@ def _whole(name: str, value: int) -> int:
     return int(value)
 
 
-def _flag(name: str, value: bool) -> bool:
-    if not isinstance(value, bool | np.bool_):
+def _flag(name: str, value: bool | int) -> bool:
+    if not isinstance(value, int | np.integer | np.bool_) or value not in (0, 1):
         raise ValueError(f"{name} = {value!r}, allowed are True and False")
     return bool(value)

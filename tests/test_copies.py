@@ -158,19 +158,35 @@ def test_the_current_bundle_alone_answers_under_its_version(bundles, tmp_path):
     assert recsys("bundles", "rollback", "--bundles", copy).out.endswith("v2 -> v1\n")
 
 
-def test_a_bundle_alone_that_does_not_say_its_version_is_refused(bundles, tmp_path):
+def test_a_bundle_alone_that_does_not_say_its_version_goes_by_its_run(tmp_path):
     """Those that were written before the manifest had it; beside the folder of its version it is known."""
     fixture = Path(__file__).parent / "fixtures" / "bundle_v1"
     copy = tmp_path / "copy"
     shutil.copytree(fixture, copy / "current")
-    for ask in (find, current, lambda folder: Recommender.open(folder / "current")):
-        with pytest.raises(BundleError, match="its manifest does not name its version: give it the name"):
-            ask(copy)
+    assert find(copy) == (copy / "current", "fixture of format 1")
+    opened = Recommender.open(copy / "current")
+    assert opened.version == "fixture of format 1"
+    assert opened.recommend(107, 5) == Recommender.open(fixture).recommend(107, 5)
+    with serving(copy) as server:
+        assert server.ask("/version").json["version"] == "fixture of format 1"
+        answered = server.ask("/v1/users/107/recommendations")
+        assert answered.headers["x-recsys-version"] == "fixture%20of%20format%201"
+    with pytest.raises(BundleError, match="a copy of version 'fixture of format 1', which is not here"):
+        current(copy)
     shutil.copytree(fixture, copy / "first")
     assert (current(copy), Recommender.open(copy / "current").version) == ("first", "first")
     shutil.copytree(fixture, copy / "second")
     with pytest.raises(BundleError, match="a copy of each of first, second: remove all but one"):
         current(copy)
+
+
+@pytest.mark.parametrize("run", [None, 5, "", "../v1", "current", ".hidden", "a\nb", "taken"])
+def test_a_bundle_alone_without_a_version_or_a_run_goes_by_its_checksum(tmp_path, run):
+    shutil.copytree(Path(__file__).parent / "fixtures" / "bundle_v1", tmp_path / "current")
+    edit(tmp_path / "current", info={} if run is None else {"run": run})
+    (tmp_path / "taken").mkdir()
+    opened = Recommender.open(tmp_path / "current")
+    assert opened.version == opened.manifest["checksum"] == find(tmp_path)[1]
 
 
 def test_a_copy_of_the_link_beside_another_bundle_of_its_name_is_refused(bundles, tmp_path):
@@ -222,6 +238,27 @@ def test_versions_that_are_links_into_a_store_keep_their_names_and_are_not_prune
     assert prune(bundles, 1) == ["v3", "v4"]
     assert {path.name for path in bundles.glob("[!.]*")} == {"v1", "v2", "v5", "stable", "current"}
     assert {path.name for path in (tmp_path / "store").iterdir()} == {"0v1", "0v2"}
+
+
+def test_a_link_by_another_name_answers_under_the_version_at_its_end(bundles, tmp_path):
+    """current -> stable -> /store/v2-abc, and then to /store/v3-def."""
+    (tmp_path / "store").mkdir()
+    for version, stored in (("v2", "v2-abc"), ("v3", "v3-def")):
+        os.rename(bundles / version, tmp_path / "store" / stored)
+    (bundles / "current").unlink()
+    (bundles / "current").symlink_to("stable")
+    live = Live(bundles, 3600)
+    for stored in ("v2-abc", "v3-def"):
+        (bundles / "stable").unlink(missing_ok=True)
+        (bundles / "stable").symlink_to(tmp_path / "store" / stored)
+        assert find(bundles) == (tmp_path / "store" / stored, stored)
+        assert Recommender.open(bundles / "current").version == stored
+        live.look()
+        assert live.recommender is not None
+        assert live.recommender.version == stored
+        assert current(bundles) == "stable"  # the name here: what list marks and prune spares
+    (tmp_path / "store" / "v3-def" / "manifest.json").write_text("{")
+    assert find(bundles)[1] == "v3-def"  # opening it tells what is wrong
 
 
 def test_a_copy_under_another_name_is_not_taken_for_an_older_version(bundles):

@@ -419,6 +419,9 @@ def test_what_is_neither_a_number_nor_text_is_no_id(opened, tmp_path, given):
         (lambda shop: shop.knows_user({103}), "expected a single id"),
         (lambda shop: shop.recommend(103, 5, [7]), r"exclude_seen = \[7\], allowed are True and False"),
         (lambda shop: shop.recommend_many([103], 5, "false"), "exclude_seen = 'false', allowed are True"),
+        (lambda shop: shop.recommend(103, 5, "1"), "exclude_seen = '1', allowed are True and False"),
+        (lambda shop: shop.recommend(103, 5, 2), "exclude_seen = 2, allowed are True and False"),
+        (lambda shop: shop.recommend(103, 5, np.array([1])), r"exclude_seen = array\(\[1\]\), allowed are"),
         (lambda shop: shop.recommend(103, where=["red"]), r"where = \['red'\], expected {attribute: values}"),
         (lambda shop: shop.recommend_many([103, 104], histories=[[7]]), "1 histories for 2 user_ids"),
         (lambda shop: shop.recommend_many([103], histories="7"), r"expected a list, such as \["),
@@ -431,7 +434,15 @@ def test_what_is_neither_a_number_nor_text_is_no_id(opened, tmp_path, given):
 def test_arguments_of_another_kind_are_named(opened, ask, message):
     with pytest.raises(ValueError, match=message):
         ask(opened[40])
-    opened[40].recommend(103, 5, np.False_)
+
+
+@pytest.mark.parametrize("kind", [bool, int, np.bool_, np.int64, np.uint8])
+def test_exclude_seen_may_be_0_or_1(opened, kind):
+    shop = opened[40]
+    assert shop.recommend(103, 5, True) != shop.recommend(103, 5, False)
+    for flag in (True, False):
+        assert shop.recommend(103, 5, kind(flag)) == shop.recommend(103, 5, flag)
+        assert shop.recommend_many([103], 5, kind(flag)) == shop.recommend_many([103], 5, flag)
 
 
 def test_a_pickle_opens_the_folder_again_from_any_working_directory(tmp_path, monkeypatch):
