@@ -58,6 +58,7 @@ CASES: list[tuple[str, Read | Refused]] = [
     ),
     ("ids_with_a_point.ndjson", Read([1004, 17850], (INTEGERS,))),
     ("ids_with_a_fraction.ndjson", Refused(2, ("source.user = 'user_id'", "17850.5", "strings and whole"))),
+    ("ids_that_are_nan.ndjson", Read([7, 1003], source=MISSING)),
     ("ids_that_are_objects.ndjson", Refused(2, ("source.user = 'user_id'", '{"a":1}', "strings and whole"))),
     ("ids_that_are_true.ndjson", Refused(2, ("source.user = 'user_id'", "true", "strings and whole"))),
     ("ids_with_a_point.csv", Read(["1004.0", "17850.0"], ("row 1 has '17850.0'", "all end in .0"))),
@@ -159,6 +160,10 @@ CASES: list[tuple[str, Read | Refused]] = [
     ("file_utf16_without_mark.csv", Read(["b", "c", "é"], source={"encoding": "utf-16"})),
     ("file_latin1.csv", Refused(2, ("Line: 2", "not utf-8", "encoding = 'latin-1'", "file_latin1.csv"))),
     ("file_latin1.csv", Read(["b", "c", "é"], source={"encoding": "latin-1"})),
+    (
+        "ids_of_whole_numbers.parquet",
+        Refused(2, ("source.encoding = 'latin-1': allowed for files of csv alone",), {"encoding": "latin-1"}),
+    ),
     ("file_utf8_with_mark.csv", Read(["b", "c", "é"])),
     (
         "file_mixed_line_ends.csv",

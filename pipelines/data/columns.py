@@ -126,7 +126,6 @@ def _json_id(found: Column) -> str:
     return (
         f"case when json_type({found.sql}) in ('VARCHAR', 'UBIGINT', 'BIGINT') then {found.text} "
         f"when {found.text} is null or isnan({number}) then null "
-        f"when json_type({found.sql}) <> 'DOUBLE' then {_error(NO_ID, found)} "
         f"when regexp_full_match({found.text}, '-?[0-9]+') then {found.text} "
         f"when {number} = trunc({number}) and abs({number}) <= {LARGEST['double']} "
         f"then cast(try_cast({number} as bigint) as varchar) else {_error(NO_ID, found)} end"

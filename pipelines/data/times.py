@@ -48,8 +48,7 @@ def formats_that_fit(con: duckdb.DuckDBPyConnection, table: str, column: str) ->
 def shares_that_fit(con: duckdb.DuckDBPyConnection, table: str, column: str) -> dict[str, float]:
     """{setting of source.time_format: share of a column's texts that it would read}."""
     tests = {name: f"regexp_full_match({column}, {literal(digits)})" for name, digits in DIGITS.items()}
-    # %Y takes two digits, and 24 is a year of Caesar's time
-    tests |= {one: f"try_strptime({column}, {literal(one)}) >= timestamp '1900-01-01'" for one in FORMATS}
+    tests |= {one: f"{of_text(column, one)} is not null" for one in FORMATS}
     counts = ", ".join(f"count(*) filter (where {test})" for test in tests.values())
     texts, *fits = con.execute(
         f"select count(*), {counts} from {table} where {column} is not null"

@@ -62,6 +62,7 @@ def ids() -> None:
     text("ids_of_whole_numbers.json", json.dumps([dict(zip(HEAD, row, strict=True)) for row in rows()]))
     text("ids_with_a_point.ndjson", json_text(rows((17850.0, 1004.0))))
     text("ids_with_a_fraction.ndjson", json_text(rows((17850.5, 1004.0))))
+    text("ids_that_are_nan.ndjson", json_text(rows((float("nan"), 1003, 7))))
     text("ids_that_are_objects.ndjson", json_text(rows(({"a": 1}, 7))))
     text("ids_that_are_true.ndjson", json_text(rows((True, 7))))
     text("ids_with_a_point.csv", csv_text(rows(("17850.0", "1004.0"))))
