@@ -73,7 +73,12 @@ def find(bundles: Path) -> tuple[Path, str]:
     found = _found(bundles)
     if found is None:
         names = [name for name, _ in versions(bundles)] if bundles.is_dir() else []
-        mend = f"; of {', '.join(names)}, {_how_to_point(bundles)}" if names else ""
+        mend = (
+            "; if none was promoted yet, recsys promote asks the gate; if the link was lost in a copy, "
+            f"of {', '.join(names)}, {_how_to_point(bundles)}"
+            if names
+            else ""
+        )
         raise BundleError(f"{bundles / CURRENT}: No such file or directory{mend}")
     folder, version = found
     if not folder.exists():

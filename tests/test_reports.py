@@ -164,6 +164,8 @@ CASES: list[tuple[str, Read | Refused]] = [
         "ids_of_whole_numbers.parquet",
         Refused(2, ("source.encoding = 'latin-1': allowed for files of csv alone",), {"encoding": "latin-1"}),
     ),
+    ("file_cp1252.csv", Refused(2, ("not utf-8", "iconv -f CP1252 -t UTF-8", "file_cp1252.csv"))),
+    ("file_cp1252.csv", Refused(2, ("not latin-1", "iconv -f CP1252"), {"encoding": "latin-1"})),
     ("file_utf8_with_mark.csv", Read(["b", "c", "é"])),
     (
         "file_mixed_line_ends.csv",
@@ -186,6 +188,7 @@ CASES: list[tuple[str, Read | Refused]] = [
                 "Line: 1502",
                 "7,5,2024-02-20,oops",
                 "Expected Number of Columns: 3 Found: 4",
+                "the options are those of read_csv, in a query",
                 "file_wider_row.csv",
             ),
         ),

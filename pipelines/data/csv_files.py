@@ -30,6 +30,8 @@ OTHERS = {  # first bytes of files that are no csv: what they are, and what to d
     b"\xd0\xcf\x11\xe0": "an Excel file: save the sheet as csv",
 }
 MIXED = "state machine reached an invalid state"  # how DuckDB says that line ends differ
+HINTS = ("*", "Possible")
+OTHER = "a file of another encoding is made UTF-8 by iconv, of Windows by iconv -f CP1252 -t UTF-8 FILE > NEW"
 HOW = "the options are those of read_csv, in a query"
 
 
@@ -179,8 +181,8 @@ def _distinct(section: str, path: str, names: list[str], needed: Mapping[str, st
 def explanation(message: str) -> str:
     """DuckDB's message in one line: which line, what it holds, what was expected, its hints, the file."""
     lines = [line.strip() for line in message.splitlines()]
-    said = list(itertools.takewhile(bool, lines))
-    hints = [line for line in lines[len(said) :] if line.startswith(("*", "Possible"))]
+    said = [line for line in itertools.takewhile(bool, lines) if not line.startswith(HINTS)]
+    hints = [line for line in lines if line.startswith(HINTS)]
     file = next((line.removeprefix("file = ") for line in lines if line.startswith("file = ")), "")
     if MIXED in message and file and "://" not in file:
         number, ends, expected = _other_line_end(file)
@@ -190,9 +192,16 @@ def explanation(message: str) -> str:
                 "kind of line end; tr -d '\\r' < FILE makes them one"
             ]
     elif "not utf-8" in message:
-        said.append("if it is Latin-1 (Western European Windows), write encoding = 'latin-1' beside files")
+        said.append(f"if it is Latin-1, write encoding = 'latin-1' beside files; {OTHER}")
     told = "; ".join([*said, *(hint.lstrip("* ") for hint in hints)])
     return f"{told} ({HOW}); file = {file}" if hints else f"{told}; file = {file}"
+
+
+def encoding_explanation(message: str) -> str:
+    """DuckDB's message on a file that is not of the encoding that was named, and what to do."""
+    return (
+        f"{message.partition(chr(10))[0]}: name another one as encoding, or leave it out for UTF-8; {OTHER}"
+    )
 
 
 def _other_line_end(path: str) -> tuple[int, str, str]:

@@ -274,4 +274,6 @@ def explained(what: str) -> Iterator[None]:
         message = str(error)
         if "CSV" in message.partition("\n")[0]:
             raise InputError(f"{what}: {csv_files.explanation(message)}") from None
+        if re.search(r"File is not \S+ encoded", message):
+            raise InputError(f"{what}: {csv_files.encoding_explanation(message)}") from None
         raise InputError(f"{what}: {message.partition(chr(10))[0]}") from None

@@ -30,7 +30,7 @@ WEIGHT = (
     ("amount",),
 )
 TITLE = (("title",), ("name",), ("description", "label"))
-EVENT = (("event", "action", "behavior", "behaviour"), ("type", "activity", "interaction"))
+EVENT = (("event", "action", "behavior", "behaviour"), ("type", "activity", "interaction", "kind"))
 SPLIT = (("split", "partition", "subset", "fold"), ("set", "part"))
 ROLES = ("user", "item", "time", "weight", "event", "split", "title")
 CODES = {

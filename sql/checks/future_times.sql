@@ -1,5 +1,5 @@
 -- Grain: one row per event later than now.
--- Allowed: times up to prepare.now, which is the clock unless it is set (UTC).
+-- Allowed: times (read by source.time_format) up to prepare.now, the clock unless it is set (UTC).
 select
     source_row,
     user_id,

@@ -154,6 +154,7 @@ def files() -> None:
     (HERE / "file_utf16_big_endian.csv").write_bytes(b"\xfe\xff" + csv_text(names).encode("utf-16-be"))
     text("file_utf16_without_mark.csv", csv_text(names), "utf-16-le")
     text("file_latin1.csv", csv_text(names), "latin-1")
+    text("file_cp1252.csv", csv_text(rows(("é", "5 €", "c"))), "cp1252")
     text("file_utf8_with_mark.csv", "\ufeff" + csv_text(names))
     text("file_mixed_line_ends.csv", csv_text(rows(), end="\r\n") + csv_text(rows()).partition("\n")[2])
     text("file_crlf.csv", csv_text(rows(), end="\r\n"))
