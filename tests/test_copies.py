@@ -114,7 +114,7 @@ def test_a_copy_without_the_link_names_the_versions_and_the_command(bundles, tmp
     shutil.copytree(bundles, copy, ignore=shutil.ignore_patterns("current"))
     assert current(copy) is None
     for ask in (find, lambda folder: Recommender.open(folder / "current")):
-        with pytest.raises(BundleError, match=r"current: No such file or directory; of v1, v2, v3, say"):
+        with pytest.raises(BundleError, match=r"current: No such file or directory; .*of v1, v2, v3, say"):
             ask(copy)
     ran = recsys("serve", "--bundles", copy)
     failed(ran, 2, "of v1, v2, v3, say which is current: recsys bundles rollback --bundles '")
