@@ -43,8 +43,9 @@ def without_annoy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A real process, this Python the one that make takes."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "CXX")}
+    """A real process, this Python the one that make takes; what a make around the tests has set is left out."""
+    left_out = ("PYTHONPATH", "CXX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    environment = {key: value for key, value in os.environ.items() if key not in left_out}
     environment |= {"PYTHON": sys.executable} | changes
     return subprocess.run(
         [*map(str, command)], capture_output=True, text=True, check=False, cwd=cwd, env=environment
