@@ -17,15 +17,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config import Config, load_config
-from pipelines.devices import choose_device
-from pipelines.evaluate import intervals
-from pipelines.export import stage
-from pipelines.folds import Fold
-from pipelines.judge import Judge
-from pipelines.prepare import prepare
-from pipelines.progress import progress, say
-from pipelines.train import run_fold, train
+from pipelines.config.config import Config
+from pipelines.config.loading import load_config
+from pipelines.data.folds import Fold
+from pipelines.data.prepare import prepare
+from pipelines.evaluation.evaluate import intervals
+from pipelines.release.export import stage
+from pipelines.tracking.progress import progress, say
+from pipelines.training.devices import choose_device
+from pipelines.training.judging import judge_fold
+from pipelines.training.train import run_fold, train
 from serving.recommender import Recommender
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20", "ndcg@20")
@@ -46,7 +47,7 @@ def main() -> None:
     less = source.model_copy(update={"query": shown, "files": None})
     hidden = config.model_copy(update={"source": less, "root": args.folder / "hidden"})
     (fold, full), (_, without) = made(config), made(hidden)
-    judge = Judge(fold, choose_device("cpu"), config.evaluate)
+    judge = judge_fold(fold, choose_device("cpu"), config.evaluate)
     user_ids, item_ids = np.asarray(fold.user_ids).tolist(), np.asarray(fold.item_ids).tolist()
     number = {item_id: item for item, item_id in enumerate(item_ids)}
     offsets = fold.fit.offsets()

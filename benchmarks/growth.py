@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines import learner
-from pipelines.config import Config
-from pipelines.devices import keep_freed_memory
-from pipelines.model import Choice
+from pipelines.config.config import Config
+from pipelines.training import learner
+from pipelines.training.devices import keep_freed_memory
+from pipelines.training.model import Choice
 from recsys import sampling
 from recsys.interactions import Interactions
 

@@ -23,14 +23,16 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines import learner, model
-from pipelines.config import Config, load_config
-from pipelines.folds import Fold, FoldName, load_fold, load_mined_triplets
-from pipelines.judge import Judge, Values
-from pipelines.model import Choice
-from pipelines.progress import say
-from pipelines.train import choose_spectral
+from pipelines.config.config import Config
+from pipelines.config.loading import load_config
+from pipelines.data.folds import Fold, FoldName, load_fold, load_mined_triplets
+from pipelines.tracking.progress import say
+from pipelines.training import learner, model
+from pipelines.training.judging import judge_fold
+from pipelines.training.model import Choice
+from pipelines.training.train import choose_spectral
 from recsys import spaces
+from recsys.judge import Judge, Values
 
 USUAL_MINER, USUAL_DISTANCE = "semi_hard", "squared_euclidean"
 USERS = 4_000  # judged on validation at the most
@@ -146,7 +148,7 @@ def learn(config: Config, fold: FoldName, judge: Judge, seconds: float) -> tuple
 
 def write_validation(config: Config, seconds: float, path: Path, cross: bool) -> None:
     """A line a cell: the better half, its metrics and the 95 % interval of what validation selects by."""
-    judge = Judge(
+    judge = judge_fold(
         some_users(load_fold(config, "validation"), config.seed), torch.device("cpu"), config.evaluate
     )
     done = {tuple(row[name] for name in CELL) for row in read(path)}
@@ -176,9 +178,9 @@ def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
             if row["loss"] not in best or float(row[select]) > float(best[row["loss"]][select]):
                 best[row["loss"]] = row
     device = torch.device("cpu")
-    validation = Judge(some_users(load_fold(config, "validation"), config.seed), device, config.evaluate)
+    validation = judge_fold(some_users(load_fold(config, "validation"), config.seed), device, config.evaluate)
     spectral = choose_spectral(config, validation, say)
-    judge = Judge(load_fold(config, "test"), device, config.evaluate)
+    judge = judge_fold(load_fold(config, "test"), device, config.evaluate)
     spectral_name = f"spectral, {spectral.spectral_dim} dimensions, exponent {spectral.item_exponent}"
     untrained = {
         "popularity": model.popularity_vectors(judge.data),

@@ -31,16 +31,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
-from pipelines import bench, files, published
-from pipelines.bench_config import Bench
-from pipelines.config import read_toml
-from pipelines.devices import choose_device, keep_freed_memory
-from pipelines.judge import Judge, Vectors
-from pipelines.model import popularity_vectors
-from pipelines.progress import say
+from pipelines.commands import bench
+from pipelines.config import files
+from pipelines.config.bench import Bench
+from pipelines.config.loading import read_toml
+from pipelines.data import published
+from pipelines.tracking.progress import say
+from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.judging import judge_fold
+from pipelines.training.model import popularity_vectors
 from recsys import baselines, graph, spaces
 from recsys.graph import Matrix
+from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
+from recsys.spaces import Vectors
 
 CONFIG = Path(__file__).parents[1] / "configs" / "bench" / "default.toml"
 SELECT, SHOWN = "recall@20", ("recall@20", "ndcg@20", "hit_rate@10")
@@ -406,7 +410,7 @@ def main() -> None:
     data = published.read(args.train, args.test)
     kept, held_out = published.sliced(data, config.validation, config.seed)
     judge, whole = (
-        Judge(data.fold(*pairs), device, config.evaluate)
+        judge_fold(data.fold(*pairs), device, config.evaluate)
         for pairs in ((kept, held_out), (data.train, data.test))
     )
     task = Task(judge, config, args.seconds)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import duckdb
 
-from pipelines.config import Source
+from pipelines.config.data import Source
 from pipelines.data.source import read_log
 
 TEXT_IDS = "select 'u' || user_id as user_id, 'i' || item_id as item_id, event_at from '{}'"

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import Export
-from pipelines.progress import progress, say
-from pipelines.tuning import tuned
+from pipelines.config.release import Export
+from pipelines.release.index_search import tuned
+from pipelines.tracking.progress import progress, say
 from recsys import fold_in
 from recsys.bundle import Bundle, open_bundle, write_bundle
 from recsys.releases import publish

@@ -33,11 +33,12 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipelines import bench, learner
-from pipelines.bench_config import Bench
-from pipelines.config import Config
-from pipelines.devices import choose_device, keep_freed_memory
-from pipelines.model import Choice
+from pipelines.commands import bench
+from pipelines.config.bench import Bench
+from pipelines.config.config import Config
+from pipelines.training import learner
+from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.model import Choice
 from recsys import graph, models, precision, sampling
 from recsys.interactions import Interactions
 from recsys.sampling import DeviceInteractions

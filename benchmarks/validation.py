@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from pipelines.config import load_config
-from pipelines.devices import choose_device
-from pipelines.folds import load_fold
-from pipelines.judge import Judge
-from pipelines.progress import say
-from pipelines.train import choose_epochs, choose_spectral
+from pipelines.config.loading import load_config
+from pipelines.data.folds import load_fold
+from pipelines.tracking.progress import say
+from pipelines.training.devices import choose_device
+from pipelines.training.judging import judge_fold
+from pipelines.training.train import choose_epochs, choose_spectral
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20")
 
@@ -36,7 +36,7 @@ def main() -> None:
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         fold = load_fold(config, "validation", config.evaluate.exclude_seen)
-        judge = Judge(fold, choose_device(config.train.device), config.evaluate)
+        judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
         choice, history, _ = choose_epochs(
             config, judge, choose_spectral(config, judge, say), lambda *_: None, say
         )

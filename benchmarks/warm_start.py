@@ -18,12 +18,15 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from pipelines import prepare, progress, train, warm
-from pipelines.config import Config, load_config
-from pipelines.devices import choose_device
-from pipelines.export import stage
-from pipelines.judge import Judge
-from pipelines.model import load
+from pipelines.config.config import Config
+from pipelines.config.loading import load_config
+from pipelines.data import prepare
+from pipelines.release.export import stage
+from pipelines.tracking import progress
+from pipelines.training import train, warm_start
+from pipelines.training.devices import choose_device
+from pipelines.training.judging import judge_fold
+from pipelines.training.model import load
 from recsys import releases
 
 
@@ -106,13 +109,13 @@ def one(config: Config, name: str) -> Night:
     seconds = time.perf_counter() - began
     releases.publish(config.bundles, stage(config, run).name)
     device = choose_device(config.train.device)
-    judge = Judge(train.run_fold(config, run), device, config.evaluate)
+    judge = judge_fold(train.run_fold(config, run), device, config.evaluate)
     test = judge.means(load(run, device)[1])[config.evaluate.select]
     history = pl.read_parquet(run / "history.parquet").select(
         "seconds", f"validation.{config.evaluate.select}"
     )
     epochs = json.loads((run / "choice.json").read_text())["epochs"]
-    known = json.loads((run / warm.FILE).read_text()) if (run / warm.FILE).exists() else {}
+    known = json.loads((run / warm_start.FILE).read_text()) if (run / warm_start.FILE).exists() else {}
     moved = ", ".join(f"{key} {known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
     start = name if known.get("from") or name == "full" else f"{name} (nothing before)"
     return Night(start, seconds, epochs, history.rows(), test, known.get("anew", moved))

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
-from pipelines import places
-from pipelines.config import BusyError, Config, DataError, InputError, load_config
+from pipelines.config import places
+from pipelines.config.config import Config
+from pipelines.config.errors import BusyError, DataError, InputError
+from pipelines.config.loading import load_config
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130  # how typer tells of Ctrl-C
@@ -81,7 +83,7 @@ def check(
     Exit codes: 0 prepare goes through with it; 3 a choice is left to you: it stands there marked CHOOSE, and
     standard error says which; 2 the files cannot be read.
     """
-    from pipelines.proposal.check import check
+    from pipelines.data.proposal.check import check
 
     proposal = check(files)
     print(proposal.text())
@@ -92,9 +94,9 @@ def check(
 @app.command(epilog=_keys("source", "items", "split", "prepare", "contracts"))
 def prepare(config: ConfigFile, set_: Overrides = None) -> None:
     """Read the interaction log, check it and its contracts, and make the tables that training reads."""
-    from pipelines.contracts import accept, examine
-    from pipelines.prepare import prepare
-    from pipelines.progress import say
+    from pipelines.data.contracts import accept, examine
+    from pipelines.data.prepare import prepare
+    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
     prepare(loaded, say, lambda con: accept(con, examine(con, loaded, say)))
@@ -103,7 +105,7 @@ def prepare(config: ConfigFile, set_: Overrides = None) -> None:
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral", "evaluate", "tracking"))
 def train(config: ConfigFile, set_: Overrides = None) -> None:
     """Choose on the validation window, then fit on everything before the test window."""
-    from pipelines.train import train
+    from pipelines.training.train import train
 
     print(train(load_config(config, set_)))
 
@@ -113,8 +115,8 @@ def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) ->
     """Score the test window once: model, served, learned part, spectral and popularity."""
     from rich.console import Console
 
-    from pipelines.evaluate import evaluate
-    from pipelines.report import show_results
+    from pipelines.commands.evaluate import evaluate
+    from pipelines.report.terminal import show_results
 
     loaded = load_config(config, set_)
     show_results(evaluate(loaded, find_run(loaded, run)), Console())
@@ -123,7 +125,7 @@ def evaluate(config: ConfigFile, set_: Overrides = None, run: RunName = None) ->
 @app.command(epilog=_keys("export"))
 def export(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
     """Write the bundle and register it with MLflow as the challenger; promote makes it current."""
-    from pipelines.retrain import release
+    from pipelines.commands.retrain import release
 
     loaded = load_config(config, set_)
     release(loaded, find_run(loaded, run))
@@ -137,10 +139,10 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="promote even if the gate says no")] = False,
 ) -> None:
     """Compare the run's bundle with the current one and let it take over if the gate allows; else exit 4."""
-    from pipelines import promotion
-    from pipelines.gate import decide, why
-    from pipelines.progress import say
-    from pipelines.retrain import alone
+    from pipelines.commands.retrain import alone
+    from pipelines.release import promotion
+    from pipelines.release.gate import decide, why
+    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
     folder = find_run(loaded, run)
@@ -162,9 +164,9 @@ def rollback(
     to: Annotated[str | None, typer.Option(help="version; default: the champion before, if whole")] = None,
 ) -> None:
     """Make an earlier bundle the champion again: MLflow's alias, and bundles/current."""
-    from pipelines.progress import say
-    from pipelines.promotion import rollback
-    from pipelines.retrain import alone
+    from pipelines.commands.retrain import alone
+    from pipelines.release.promotion import rollback
+    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
     with alone(loaded.root, say):
@@ -176,13 +178,13 @@ def rollback(
 @app.command(epilog=_keys("tracking"))
 def claim(config: ConfigFile, set_: Overrides = None) -> None:
     """Take tracking.experiment in MLflow over for this root: the root that has it is gone, or was moved."""
-    from pipelines import tracking
-    from pipelines.progress import say
-    from pipelines.retrain import alone
+    from pipelines.commands.retrain import alone
+    from pipelines.tracking import store
+    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
     with alone(loaded.root, say):
-        print(tracking.take(loaded))
+        print(store.take(loaded))
 
 
 @app.command()
@@ -193,7 +195,7 @@ def recommend(
     set_: Overrides = None,
 ) -> None:
     """Print the current bundle's items for a user: id, score (minus the distance), title; tabs between."""
-    from pipelines.recommend import recommend
+    from pipelines.commands.recommend import recommend
 
     version, items = recommend(load_config(config, set_), user, k)
     print(f"# bundle {version}", file=sys.stderr)
@@ -221,17 +223,17 @@ def retrain(
     4 not promoted, the champion goes on; 5 another retrain is at work; 143 stopped by SIGTERM: the next one
     goes on from its checkpoint; 1 anything else, and it may be tried again.
     """
-    from pipelines.progress import lines_as_json
-    from pipelines.report import show
-    from pipelines.retrain import dry_run as examined
-    from pipelines.retrain import retrain
+    from pipelines.commands.retrain import dry_run as examined
+    from pipelines.commands.retrain import retrain
+    from pipelines.report.terminal import show
+    from pipelines.tracking.progress import lines_as_json
 
     lines_as_json(log_json)
     loaded = load_config(config, set_)
     if dry_run:
         from rich.console import Console
 
-        from pipelines.contracts import refuse, table
+        from pipelines.data.contracts import refuse, table
 
         report = examined(loaded)
         Console().print(table(report))
@@ -240,7 +242,7 @@ def retrain(
     outcome = retrain(loaded)
     show(loaded, outcome.run, outcome.result, again("recommend", config, set_))
     if not outcome.verdict.holds:
-        from pipelines.gate import why
+        from pipelines.release.gate import why
 
         goes_on = "the champion goes on" if outcome.verdict.champion else "there is no champion yet"
         stop(f"{why(outcome.verdict)}; {goes_on}", NOT_PROMOTED)
@@ -249,9 +251,9 @@ def retrain(
 @app.command()
 def report(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
     """Make report.html, a run on one page, anew from the files of the run's folder alone."""
-    from pipelines import html
+    from pipelines.report import page
 
-    print(html.write(find_run(load_config(config, set_), run)))
+    print(page.write(find_run(load_config(config, set_), run)))
 
 
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral"))
@@ -270,8 +272,8 @@ def tune(
     """Search settings on the validation window; called again it goes on. The test window is not read."""
     from rich.console import Console
 
-    from pipelines.trials import show
-    from pipelines.tune import tune
+    from pipelines.tuning.trials import show
+    from pipelines.tuning.tune import tune
 
     loaded = load_config(config, set_)
     folder = tune(loaded, space, seconds, trials)
@@ -288,14 +290,14 @@ def history(
     """The last runs, the newest first: their events, their metric and how they ended."""
     from rich.console import Console
 
-    from pipelines.history import show
+    from pipelines.data.history import show
 
     show(load_config(config, set_), last, measures, Console())
 
 
 @app.command(
     epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: each with "
-    "its default and meaning in pipelines/bench_config.py, and named where one is mistyped."
+    "its default and meaning in pipelines/config/bench.py, and named where one is mistyped."
 )
 def bench(
     train: Annotated[Path, typer.Option(help="parquet with the columns user_id and item_id", **PATH)],
@@ -315,10 +317,10 @@ def bench(
     """Fit within a budget on a published split; a slice of train chooses, test is scored once."""
     from rich.console import Console
 
-    from pipelines.bench import bench
-    from pipelines.bench_config import Bench
-    from pipelines.config import read_toml
-    from pipelines.report import show_bench
+    from pipelines.commands.bench import bench
+    from pipelines.config.bench import Bench
+    from pipelines.config.loading import read_toml
+    from pipelines.report.terminal import show_bench
 
     show_bench(bench(read_toml(Bench, config, set_), train, test, out, device, seconds), Console())
     print(out)
@@ -340,7 +342,7 @@ def serve(
     ] = 1.0,
 ) -> None:
     """Answer over HTTP; a new `current` is verified and swapped in. RECSYS_TOKEN, if set, must be sent."""
-    from pipelines.serve import serve
+    from pipelines.commands.serve import serve
 
     serve(bundles, host, port, workers, poll_seconds)
 
@@ -348,7 +350,7 @@ def serve(
 @releases.command("list")
 def list_bundles(bundles: BundleFolder) -> None:
     """Every version, newest first, with its sizes and what its search was measured to find."""
-    from pipelines.bundles import listed
+    from pipelines.release.bundles import listed
 
     for row in listed(bundles):
         print(*row, sep="\t")
@@ -359,7 +361,7 @@ def verify_bundles(
     bundles: BundleFolder, version: Annotated[str | None, typer.Argument(help="default: all")] = None
 ) -> None:
     """Read versions as a whole, from their bytes to their answers; exit code 1 if one is not as written."""
-    from pipelines.bundles import verified
+    from pipelines.release.bundles import verified
 
     found = verified(bundles, version)
     for name, wrong in found:
@@ -374,7 +376,7 @@ def roll_back(
     to: Annotated[str | None, typer.Option(help="default: the newest older one that is whole")] = None,
 ) -> None:
     """Verify an earlier version, then point `current` at it; servers swap it in."""
-    from pipelines.bundles import rolled_back
+    from pipelines.release.bundles import rolled_back
 
     before, after = rolled_back(bundles, to)
     print(f"{bundles / 'current'}: " + (f"already {after}" if before == after else f"{before} -> {after}"))
@@ -386,7 +388,7 @@ def doctor() -> None:
 
     Exit code 0 only if all of it is there.
     """
-    from pipelines.doctor import report
+    from pipelines.commands.doctor import report
 
     lines, complete = report()
     print("\n".join(lines))
@@ -396,7 +398,7 @@ def doctor() -> None:
 
 def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
     """The words of a command on the same configuration, without MLflow's URI, which may hold a password."""
-    from pipelines.files import masked
+    from pipelines.config.files import masked
 
     kept = [
         override
@@ -409,8 +411,8 @@ def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
 
 def find_run(config: Config, name: str | None) -> Path:
     """The named run, or the latest of these data and settings; raises InputError if there is none."""
-    from pipelines.prepare import stored
-    from pipelines.train import finished_run, run_key
+    from pipelines.data.prepare import stored
+    from pipelines.training.train import finished_run, run_key
 
     if name is None:
         run = finished_run(config, run_key(config, stored(config)))
@@ -464,7 +466,9 @@ def main() -> None:
 
 
 def stop(message: str, code: int) -> None:
-    progress = sys.modules.get("pipelines.progress")  # not loaded, nor installed, where only serving is
+    progress = sys.modules.get(
+        "pipelines.tracking.progress"
+    )  # not loaded, nor installed, where only serving is
     if progress is None:
         print(f"recsys: {message}", file=sys.stderr)
     else:

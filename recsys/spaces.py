@@ -20,6 +20,9 @@ class Space(NamedTuple):
     offset: Tensor  # (I,)
 
 
+Vectors = tuple[Tensor, Tensor]  # (U, D), (I, D): Euclidean, smaller = closer
+
+
 def euclidean_space(users: Tensor, items: Tensor, offset: Tensor | None = None) -> Space:
     """(U, D), (I, D), (I,) -> the space of squared_euclidean, and of euclidean, which is its root."""
     return Space(users.detach(), items.detach(), _or_zeros(offset, items))

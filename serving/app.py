@@ -19,9 +19,9 @@ from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from serving.gate import PUBLIC, Gate, Service
+from serving.admission import PUBLIC, Gate, Service
+from serving.counters import Metrics
 from serving.live import Live
-from serving.metrics import Metrics
 from serving.routes import as_json, router
 
 

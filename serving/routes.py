@@ -12,6 +12,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.convertors import PathConvertor, register_url_convertor
 
+from serving.admission import Service, to_json
 from serving.contract import (
     LONGEST_ID,
     MOST_ITEMS,
@@ -26,7 +27,6 @@ from serving.contract import (
     Users,
     Version,
 )
-from serving.gate import Service, to_json
 from serving.recommender import Id, Recommendation, Recommender, UnknownId
 
 

@@ -10,7 +10,7 @@ import pytest
 from shop import Shop, copied, purchases, recsys, write_config
 
 from pipelines.cli import find_run
-from pipelines.config import load_config
+from pipelines.config.loading import load_config
 
 
 @pytest.fixture(scope="session")

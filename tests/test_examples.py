@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import typer
+from paths import ROOT
 
 from pipelines import cli
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 HOME = "/srv/recsys"
 SERVICE, TIMER = EXAMPLES / "recsys-retrain.service", EXAMPLES / "recsys-retrain.timer"
 

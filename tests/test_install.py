@@ -12,9 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from server import PATIENCE, ROOT, Server, until
+from paths import ROOT
+from server import PATIENCE, Server, until
 
-from pipelines import doctor
+from pipelines.commands import doctor
 
 FIXTURES = ROOT / "tests" / "fixtures"
 SCANNED, SEARCHED = FIXTURES / "bundle_v1_scan", FIXTURES / "bundle_v1"
@@ -43,7 +44,7 @@ def without_annoy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A real process, this Python the one that make takes; what a make around the tests has set is left out."""
+    """A real process with this Python, without what a make around the tests has set."""
     left_out = ("PYTHONPATH", "CXX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     environment |= {"PYTHON": sys.executable} | changes
@@ -234,7 +235,7 @@ def home_without(folder: Path, *missing: str) -> str:
 
 
 def test_headers_that_are_missing_are_named(tmp_path: Path) -> None:
-    ran = run(sys.executable, "-m", "pipelines.compiler", PYTHONHOME=home_without(tmp_path / "home"))
+    ran = run(sys.executable, "-m", "pipelines.commands.compiler", PYTHONHOME=home_without(tmp_path / "home"))
     assert ran.returncode == 1
     assert ran.stderr.startswith(f"the headers of Python {VERSION.removeprefix('python')} are missing")
     assert f"install {VERSION}-dev (Debian, Ubuntu)" in ran.stderr

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import ColumnError, InputError
+from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import times
 from pipelines.data.guesses import AS_TEXT
 from pipelines.data.quoting import identifier, literal

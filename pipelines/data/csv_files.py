@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 import duckdb
 
-from pipelines.config import ColumnError, InputError
+from pipelines.config.errors import ColumnError, InputError
 from pipelines.data.quoting import literal
 
 DELIMITERS = (",", ";", "\t", "|")

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from pipelines.config import InputError
+from pipelines.config.errors import InputError
 from pipelines.data.quoting import literal
 
 CSV_FUNCTIONS = ("read_csv", "read_csv_auto")

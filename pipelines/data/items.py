@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import InputError, Items
+from pipelines.config.data import Items
+from pipelines.config.errors import InputError
 from pipelines.data import columns
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.relation import Opened, opened_relation

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines import places
-from pipelines.config import ColumnError, InputError, Relation
+from pipelines.config import places
+from pipelines.config.data import Relation
+from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import csv_files
 from pipelines.data.guesses import refuse_guesses
 from pipelines.data.quoting import identifier, literal

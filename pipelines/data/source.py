@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import Items, Source
+from pipelines.config.data import Items, Source
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.items import match_ids, read_items, titles_of_log

@@ -1,0 +1,128 @@
+"""The whole configuration of a run: its sections, and what they must have in common."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    model_validator,
+)
+
+from pipelines.config import places
+from pipelines.config.data import Contracts, Items, Prepare, Source, Split
+from pipelines.config.release import Export, Gate, Tracking
+from pipelines.config.section import METRICS, Place, Section
+from pipelines.config.training import (
+    MOST_TRIPLETS,
+    TRIPLET_LOSSES,
+    Evaluate,
+    Loss,
+    Mining,
+    Space,
+    Spectral,
+    Train,
+    Warm,
+)
+
+
+class Config(Section):
+    """Everything a run depends on."""
+
+    root: Annotated[Place, AfterValidator(places.root_folder)] = Field(
+        Path("var/recsys"), description="folder that holds all a run writes"
+    )
+    seed: int = Field(0, ge=0, description="seed of every generator")
+    source: Source
+    items: Items | None = None
+    split: Split = Split()
+    prepare: Prepare = Prepare()
+    space: Space = Space()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
+    train: Train = Train()
+    spectral: Spectral = Spectral()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    contracts: Contracts = Contracts()
+    gate: Gate = Gate()
+    warm: Warm = Warm()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _split_has_its_column(self) -> "Config":
+        if self.split.kind == "predefined" and self.source.split is None:
+            raise ValueError("split.kind = 'predefined' needs source.split, the column that names the part")
+        if self.split.kind != "predefined" and self.source.time is None:
+            raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column that says when")
+        if self.source.title is not None and self.items is not None:
+            raise ValueError(
+                "source.title is for a log without [items]: name items.title, or leave [items] out"
+            )
+        if self.contracts.max_age_hours is not None and self.source.time is None:
+            raise ValueError("contracts.max_age_hours needs source.time, the column that says when")
+        return self
+
+    @model_validator(mode="after")
+    def _miner_has_what_it_needs(self) -> "Config":
+        mining = self.mining
+        if mining.miner == "offline" and self.prepare.mined_negatives < 1:
+            raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
+        mines = self.loss.name in TRIPLET_LOSSES  # whole lists mine nothing; offline says what is in them
+        if mines and mining.miner == "distance_weighted" and self.space.distance != "cosine":
+            raise ValueError(
+                "mining.miner = 'distance_weighted' needs space.distance = 'cosine': it goes by how points "
+                "are spread over a sphere"
+            )
+        if mines and mining.miner == "distance_weighted" and self.space.dim < 2:
+            raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
+        if self.loss.name == "align_uniform" and self.space.distance != "cosine":
+            raise ValueError(
+                "loss.name = 'align_uniform' needs space.distance = 'cosine': it is uniform on the sphere"
+            )
+        if self.loss.name == "align_uniform" and self.space.offset == "learned":
+            raise ValueError(
+                "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': alignment alone would "
+                "lower every offset, the popular items' first"
+            )
+        if self.loss.name == "sampled_softmax" and self.loss.log_q and mining.miner == "offline":
+            raise ValueError(
+                "loss.log_q = true needs candidates drawn by the sampler, not mining.miner = 'offline'"
+            )
+        own = min(mining.in_batch_items, self.train.batch_size)
+        candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
+        triplets = self.train.batch_size * candidates
+        if mines and mining.miner == "all" and triplets > MOST_TRIPLETS:
+            raise ValueError(
+                f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
+                f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gate_goes_by_what_is_computed(self) -> "Config":
+        names = [f"{metric}@{k}" for metric in METRICS for k in self.evaluate.ks]
+        if self.gate.metric is not None and self.gate.metric not in names:
+            raise ValueError(f"gate.metric = '{self.gate.metric}', allowed: {', '.join(names)}")
+        return self
+
+    @property
+    def gate_metric(self) -> str:
+        """What the gate goes by."""
+        return self.gate.metric or self.evaluate.select
+
+    @property
+    def database(self) -> Path:
+        return self.root / "recsys.duckdb"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "history.duckdb"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def bundles(self) -> Path:
+        return self.root / "bundles"

@@ -1,0 +1,168 @@
+"""The folds as arrays: what a model fits on, and what it is asked for.
+
+Axes: U users, I items, N interactions, T targets or triplets.
+"""
+
+import hashlib
+from typing import Any, Literal, NamedTuple
+
+import duckdb
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.config.config import Config
+from pipelines.data.prepare import opened
+from recsys.interactions import Interactions
+
+FoldName = Literal["validation", "test"]
+Ids = NDArray[np.int64] | list[str]
+ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # beside the attributes
+
+TRIPLES = """
+select "user", item, cast(weight as float) as weight, coalesce(epoch_us(event_at), 0) as microseconds
+from triples
+where {which}
+order by "user", item
+"""
+NEW_USERS = """
+select users."user" as number
+from users
+inner join profile_users on users.user_id = profile_users.user_id
+where users.fold = $fold and profile_users.train_items = 0
+"""
+NEW_ITEMS = """
+select items.item as number
+from items
+anti join item_parts on items.item_id = item_parts.item_id and item_parts.part = 'train'
+where items.fold = $fold
+"""
+
+
+class Fold(NamedTuple):
+    """One fold as arrays; the position of an id is its internal number, and ids ascend."""
+
+    fit: Interactions
+    target_offsets: NDArray[np.int64]  # (U + 1,): user u's are target_items[offsets[u] : offsets[u + 1]]
+    target_items: NDArray[np.int32]  # (T,), ascending within a user
+    user_ids: Ids  # (U,)
+    item_ids: Ids  # (I,)
+    titles: list[str]  # (I,)
+    item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
+    target_times: NDArray[np.int64] | None = None  # (T,): of the last event in the window
+
+
+def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
+    """One fold as arrays; its targets are the pairs new to the user, or all pairs if not exclude_seen.
+
+    Times are whole seconds since 1970 UTC, all 0 if the log has none. An item is on sale from its first to
+    its last fitted event, of anybody, in or out of the k-core. Raises InputError: not prepared, locked.
+    """
+    new = "and is_new" if exclude_seen else ""
+    with opened(config) as con:
+        users = _rows(con, name, 'select user_id from users where fold = $fold order by "user"')["user_id"]
+        items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
+        triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
+        targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
+    fit = interactions(triples, len(users), items)
+    offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
+    return Fold(
+        fit=fit,
+        target_offsets=offsets.astype(np.int64),
+        target_items=np.array(targets["item"], np.int32),
+        user_ids=as_ids(users),
+        item_ids=as_ids(items["item_id"]),
+        titles=items["title"].to_list(),
+        item_table=items,
+        target_times=_seconds(targets["event_at"]),
+    )
+
+
+def attributes_of(items: pl.DataFrame) -> dict[str, list[list[str]]]:
+    """Each attribute's values as text, item by item, (I,); a list counts as several, NULL as none.
+
+    Attributes without any value are left out.
+    """
+    found = dict[str, list[list[str]]]()
+    for name in items.columns:
+        if name not in ITEM_COLUMNS:
+            rows = (value if isinstance(value, list) else [value] for value in items[name].to_list())
+            labels = [[str(value) for value in row if value is not None] for row in rows]
+            if any(labels):
+                found[name] = labels
+    return found
+
+
+def interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:
+    """From the rows of TRIPLES, and from first_at and last_at by item, (I,)."""
+    return Interactions(
+        user=triples["user"].to_numpy(),  # (N,)
+        item=triples["item"].to_numpy(),  # (N,)
+        weight=triples["weight"].to_numpy(),  # (N,)
+        time=triples["microseconds"].to_numpy() // 1_000_000,  # (N,)
+        n_users=n_users,
+        n_items=len(spans),
+        first_seen=_seconds(spans["first_at"]),  # (I,)
+        last_seen=_seconds(spans["last_at"]),  # (I,)
+    )
+
+
+def digest_of_fit(fit: Interactions) -> str:
+    """SHA-256 of all that a model can learn from: every array with its name, type and length."""
+    total = hashlib.sha256()
+    for name, part in vars(fit).items():
+        if part is None:  # spans that are not known
+            continue
+        array = np.ascontiguousarray(part)
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.data)
+    return total.hexdigest()
+
+
+def window_starts(config: Config) -> dict[FoldName, int]:
+    """The first second of each window of a split by time, since 1970 UTC. Raises InputError: not prepared."""
+    with opened(config) as con:
+        row = con.execute("select epoch(validation_start), epoch(test_start) from windows").fetchone()
+    assert row is not None
+    starts: dict[FoldName, float | None] = {"validation": row[0], "test": row[1]}
+    return {name: int(start) for name, start in starts.items() if start is not None}
+
+
+def newcomers(config: Config, fold: Fold) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
+    """(U,) and (I,) of the test fold: without any event before the validation window; None unless by time."""
+    if config.split.kind != "time":
+        return None
+    found = np.zeros(fold.fit.n_users, bool), np.zeros(fold.fit.n_items, bool)
+    with opened(config) as con:
+        for is_new, query in zip(found, (NEW_USERS, NEW_ITEMS), strict=True):
+            is_new[np.array(_rows(con, "test", query)["number"], np.int64)] = True
+    return found
+
+
+def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:
+    """(T, 3) internal numbers (user, positive, negative). Raises InputError: not prepared, locked."""
+    with opened(config) as con:
+        query = 'select * from mined_triplets where fold = $fold order by "user", positive, draw'
+        triplets = _rows(con, name, query).select("user", "positive", "negative")
+    return np.stack([np.array(triplets[column], np.int32) for column in triplets.columns], axis=1)  # (T, 3)
+
+
+def _seconds(column: pl.Series) -> NDArray[np.int64]:
+    return np.array(column.dt.epoch("us").fill_null(0) // 1_000_000, np.int64)
+
+
+def as_ids(column: pl.Series) -> Ids:
+    """Integers as an array, strings as a list."""
+    return np.array(column, np.int64) if column.dtype == pl.Int64 else column.to_list()
+
+
+def as_list(ids: Ids) -> list[Any]:
+    """Ids as Python has them, so that integers compare and print as such."""
+    return ids.tolist() if isinstance(ids, np.ndarray) else ids
+
+
+def _rows(con: duckdb.DuckDBPyConnection, fold: FoldName, query: str) -> pl.DataFrame:
+    if fold not in ("validation", "test"):
+        raise ValueError(f"fold '{fold}' is unknown, allowed: validation, test")
+    rows: pl.DataFrame = con.sql(query, params={"fold": fold}).pl()
+    return rows

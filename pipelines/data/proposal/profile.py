@@ -1,0 +1,180 @@
+"""What the columns of a log's files hold: how much, which times, which kinds."""
+
+from typing import NamedTuple
+
+import duckdb
+
+from pipelines.config.data import Relation
+from pipelines.config.errors import ColumnError, InputError
+from pipelines.data import columns, csv_files, times
+from pipelines.data.columns import Column
+from pipelines.data.proposal import roles
+from pipelines.data.relation import CSV, JSON, Opened, explained, json_keys, matching, opened_relation
+
+SAMPLE = 1000  # texts by which the formats of a time are short-listed
+LIKELY = 0.9  # share of them that a format must read
+MOST_KINDS = 30  # different values of a column that tells kinds of events, or parts of a split, apart
+
+
+class Times(NamedTuple):
+    """How the texts or numbers of a column are read as times."""
+
+    formats: list[str]  # those that read most, each with times of its own; none: no known format
+    unread: int  # values that they do not read
+    example: str  # a value that two formats read differently, or one that none reads
+
+
+class Profile(NamedTuple):
+    """The columns of the files and what they hold; times, kinds and so on of those it may matter for."""
+
+    types: dict[str, str]
+    rows: int
+    filled: dict[str, int]  # rows that have a value
+    different: dict[str, int]  # about how many values
+    times: dict[str, Times]
+    kinds: dict[str, list[str]]  # the values of a column of few, the most frequent first
+    numbers: set[str]  # columns of nothing but numbers
+    heading: list[str]  # of csv, what stands where the first file has its header
+
+
+def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
+    """Read every column of the files. Raises InputError: they cannot be read."""
+    with explained("source"):
+        heading, names = _names(con, relation)
+    wanted = {f"column {place}": name for place, name in enumerate(names, 1)}
+    with opened_relation(con, "source", relation, wanted) as opened:
+        types = {name: type_ for name, type_ in opened.types.items() if not names or name in names}
+        found = {
+            name: Column(f"column '{name}'", name, type_)
+            for name, type_ in types.items()
+            if type_ not in columns.NESTED | {"list"}
+        }
+        counts = "".join(f", count({one.text}), approx_count_distinct({one.text})" for one in found.values())
+        rows, *read = con.execute(f"select count(*){counts} from {opened.text}").fetchall()[0]
+        if not rows:
+            raise InputError(f"source.files = '{relation.files}': there is not one row in it")
+        filled = dict(zip(found, read[::2], strict=True))
+        different = dict(zip(found, read[1::2], strict=True))
+        few = [name for name in found if found[name].type in columns.WORDS and different[name] <= MOST_KINDS]
+        return Profile(
+            types,
+            rows,
+            filled,
+            different,
+            {name: _times(con, opened, found[name], filled[name]) for name in _maybe_times(found)},
+            {name: _kinds(con, opened, found[name]) for name in few},
+            {name for name, one in found.items() if _is_number(con, opened, one, filled[name])},
+            heading,
+        )
+
+
+def titles_per_item(con: duckdb.DuckDBPyConnection, relation: Relation, title: str, item: str) -> float:
+    """Different texts of a column for each value of another."""
+    with opened_relation(con, "source", relation, {"source.title": title, "source.item": item}) as opened:
+        texts, items = (columns.column("source", name, opened.types).text for name in (title, item))
+        pairs = f"select distinct {texts} as title, {items} as item from {opened.text}"
+        counts = f"select count(*), count(distinct item) from ({pairs}) where title is not null"
+        titles, different = con.execute(counts).fetchall()[0]
+        return float(titles / different) if different else 0.0
+
+
+def _names(con: duckdb.DuckDBPyConnection, relation: Relation) -> tuple[list[str], list[str]]:
+    """Of csv the header of the first file; the columns that every file has; of parquet none need be named."""
+    files = relation.files or ""
+    if files.lower().endswith(JSON):
+        return [], json_keys(con, matching(con, "source", files))
+    if not files.lower().endswith(CSV):
+        return [], []
+    headers = [
+        header(csv_files.first_lines(con, "source", relation.encoding, path)[1])
+        for path in matching(con, "source", files)
+    ]
+    lower = [[name.lower() for name in names] for names in headers]
+    once = set.intersection(*({name for name in names if names.count(name) == 1} for names in lower))
+    return headers[0], [name for name in headers[0] if name and name.lower() in once]
+
+
+def header(lines: list[str]) -> list[str]:
+    """The names in the line that is the header if one is: most roles known, then most names, then first."""
+    best: tuple[tuple[int, int], list[str]] = ((-1, 0), [])
+    for line in lines:
+        for delimiter in csv_files.DELIMITERS:
+            names = csv_files.split(line, delimiter)
+            rank = (roles.known_words(names) if len(names) > 1 else 0, len(names))
+            if rank > best[0]:
+                best = rank, names
+    return best[1]
+
+
+def _maybe_times(found: dict[str, Column]) -> list[str]:
+    """Columns that are named like times, that are times, or whose texts may be."""
+    named = {one.name for one in roles.candidates("time", list(found))}
+    text = columns.WORDS - {"enum"}
+    return [name for name, one in found.items() if name in named or one.type in columns.INSTANTS | text]
+
+
+def _times(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int) -> Times:
+    if one.type in columns.INSTANTS:
+        return Times([times.ISO], 0, "")
+    text = one.text
+    if one.type in columns.FRACTIONS:
+        text = f"cast(try_cast({one.sql} as bigint) as varchar)"
+    con.execute(
+        f"create or replace temp table sampled as select {text} as time from {opened.text} "
+        f"where {text} is not null limit {SAMPLE}"
+    )
+    iso = f"count(*), count({times.of_text('time', times.ISO)})"
+    sampled, by_iso = con.execute(f"select {iso} from sampled").fetchall()[0]
+    if not sampled:
+        return Times([], filled, "")
+    shares = {times.ISO: by_iso / sampled} | times.shares_that_fit(con, "sampled", "time")
+    sql = {}
+    for name, share in shares.items():
+        if share >= LIKELY:
+            try:
+                sql[name] = columns.time_sql(one, name)
+            except ColumnError:  # numbers are read by some formats alone
+                continue
+    if not sql:
+        example = con.execute("select time from sampled limit 1").fetchall()[0][0]
+        return Times([], filled, repr(example))
+    return _read_all(con, opened, one, filled, sql)
+
+
+def _read_all(
+    con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int, sql: dict[str, str]
+) -> Times:
+    """Of the short-listed formats those that read most of the column, one of each that read it alike."""
+    counts = ", ".join(f"count({read}), bit_xor(hash({read}, {one.text}))" for read in sql.values())
+    read = con.execute(f"select {counts} from {opened.text}").fetchall()[0]
+    digests = dict(zip(sql, zip(read[::2], read[1::2], strict=True), strict=True))
+    most = max(count for count, _ in digests.values())
+    distinct = {digest: name for name, digest in reversed(digests.items()) if digest[0] == most}
+    formats = [name for name in sql if name in distinct.values()]
+    example = ""
+    if len(formats) > 1:
+        first, second = (sql[name] for name in formats[:2])
+        value, *both = con.execute(
+            f"select {one.text}, cast({first} as varchar), cast({second} as varchar) from {opened.text} "
+            f"where {first} is distinct from {second} limit 1"
+        ).fetchall()[0]
+        example = f"{value!r} is {both[0]} by {formats[0]!r}, {both[1]} by {formats[1]!r}"
+    elif most < filled:
+        unread = f"{sql[formats[0]]} is null and {one.text} is not null"
+        query = f"select {one.text} from {opened.text} where {unread} limit 1"
+        example = repr(con.execute(query).fetchall()[0][0])
+    return Times(formats, filled - most, example)
+
+
+def _kinds(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column) -> list[str]:
+    counts = f"select {one.text} as kind, count(*) as rows from {opened.text} group by kind"
+    query = f"from ({counts}) where kind is not null order by rows desc, kind limit {MOST_KINDS}"
+    return [row[0] for row in con.execute(query).fetchall()]
+
+
+def _is_number(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int) -> bool:
+    """Whether source.weight could be this column: of numbers, or of text that is nothing else."""
+    if not one.is_undeclared or not filled:
+        return one.type in columns.NUMBERS
+    count = con.execute(f"select count({columns.number_sql(one)}) from {opened.text}").fetchall()[0][0]
+    return bool(count == filled)

@@ -1,0 +1,1 @@
+"""Evaluation: the test window, its certificate, its statistics."""

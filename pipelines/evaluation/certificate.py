@@ -1,0 +1,327 @@
+"""The leakage certificate: nothing held out had a part in what was fitted; audited at every evaluation.
+
+certify_tables asks the prepared tables; certify_run the arrays, the spaces and the bundle that were made of
+them. Each statement of sql/certificate selects the rows that break it.
+
+Axes: U users, I items, V values.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.config import files
+from pipelines.config.config import Config
+from pipelines.config.errors import DataError, InputError
+from pipelines.data import folds, prepare
+from pipelines.data.folds import Fold, FoldName, attributes_of
+from pipelines.training import model
+from pipelines.training.devices import choose_device
+from pipelines.training.model import Choice
+from recsys import sampling, spaces
+from recsys.attributes import Attribute
+from recsys.bundle import Bundle, open_bundle
+from recsys.ids import IdMap
+from recsys.interactions import Interactions
+from recsys.spaces import Vectors
+
+FOLDS: tuple[FoldName, ...] = ("validation", "test")
+TABLES = {  # the statements of sql/certificate: what each has looked at, in figures of a fold
+    "times": "",
+    "pairs": "{new_targets:,} pairs held out as new, {pairs:,} fitted",
+    "ids": "{users:,} users, {items:,} items",
+    "weights": "{pairs:,} triples of {items:,} items",
+    "popularity": "{items:,} items",
+    "availability": "{items:,} items",
+    "mined_negatives": "{mined_triplets:,} triplets",
+}
+RUN = {  # and those of a run: what each says
+    "fitted": "What was fitted, and what judges, are the arrays of events before the window, bit by bit.",
+    "warm_start": "What the model started from was fitted before the same fold's window.",
+    "additions": "The spectrum and the trend beside the learned coordinates are those of these arrays.",
+    "bundle": "Its ids, its seen and its popular items are of these arrays, its vectors are the run's.",
+    "attributes": "The bundle's attributes are those of fitted items.",
+}
+LEAKS = {
+    "time": "none: all of the test window is later than all that was fitted",
+    "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
+    "predefined": "whatever its maker let through; for comparison with papers, not for a release",
+}
+SHOWN = 5  # offending rows
+LOOKED_AT = 500  # users, and items, whose distances are recomputed
+CLOSE = 0.01  # root mean square, relative: other threads make 6e-5, a leak of 0.1 % of the pairs 0.06
+
+EXTENT = "select part, min(first_at), max(last_at) from item_parts group by part order by part"
+TRIPLES = folds.TRIPLES.format(which="fold = $fold and ($start is null or event_at < $start)")
+SPANS = """
+select items.item, min(item_parts.first_at) as first_at, max(item_parts.last_at) as last_at
+from items
+inner join item_parts on items.item_id = item_parts.item_id and item_parts.part < cast($fold as part)
+where items.fold = $fold and ($start is null or item_parts.last_at < $start)
+group by items.item
+order by items.item
+"""
+
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Statement(NamedTuple):
+    """One sentence of the certificate, and what came of looking."""
+
+    name: str
+    says: str
+    holds: bool | None  # None: not claimed, as the evidence says
+    evidence: str  # figures, in words
+    offending: list[dict[str, Any]]  # the first rows that break it
+
+
+def certify_tables(config: Config) -> list[Statement]:
+    """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold.
+
+    Whether mining goes by availability is the configuration's to say: model.as_trained gives a run's own.
+    """
+    counts = prepare.stored(config).counts
+    with prepare.opened(config) as con:
+        core = config.split.min_users_per_item, config.split.min_items_per_user
+        con.execute("set variable has_core = ?", [core != (1, 1)])
+        return _all_hold([_of_tables(con, name, config, counts) for name in TABLES])
+
+
+def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> list[Statement]:
+    """What must be so of a run, of the test fold that judges it, and of its bundle.
+
+    The arrays are read anew, less what is not earlier than their window, and what was fitted must be them.
+    Raises DataError as certify_tables does, which comes first: it is those tables that are read.
+    """
+    done = json.loads((run / "train.json").read_text())
+    statements = [_fitted(config, done, fold), _warm_start(config, done)]
+    _all_hold(statements)  # what follows relies on fold.fit
+    bundle = open_bundle(bundle_folder)
+    learned, served = model.load(run, choose_device(config.train.device))
+    statements += [
+        _additions(config, run, done, fold.fit, learned, served),
+        _bundle(fold, served, bundle),
+        _attributes(fold, bundle),
+    ]
+    return _all_hold(statements)
+
+
+def refitted(config: Config, name: FoldName) -> Interactions:
+    """What a fold may fit on: events before the window, if the split is by time; spans from item_parts."""
+    with prepare.opened(config) as con:
+        starts = con.execute("select validation_start, test_start from windows").fetchall()[0]
+        what = {"fold": name, "start": starts[FOLDS.index(name)]}
+        triples, spans = (con.sql(query, params=what).pl() for query in (TRIPLES, SPANS))
+    return folds.interactions(triples, triples["user"].n_unique(), spans)
+
+
+def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
+    """The statements as metrics.json keeps them."""
+    return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
+
+
+def whole(result: dict[str, Any]) -> bool:
+    """Is every statement in it, and none that does not hold?"""
+    statements = result.get("certificate") or []
+    names = [one["name"] for one in statements]
+    return names == [*TABLES, *RUN] and all(one["holds"] is not False for one in statements)
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
+    statements = result.get("certificate") or []
+    if not whole(result):
+        raise InputError("these results have no leakage certificate: run evaluate again")
+    held = [one["name"] for one in statements if one["holds"]]
+    not_claimed = [f"not claimed: {one['name']}: {one['evidence']}" for one in statements if not one["holds"]]
+    return [f"certificate: {len(held)} of {len(statements)} statements hold: {', '.join(held)}", *not_claimed]
+
+
+def _all_hold(statements: list[Statement]) -> list[Statement]:
+    broken = [one for one in statements if one.holds is False]
+    if not broken:
+        return statements
+    words = [f"{one.name} ({one.says} {one.evidence}{_rows(one.offending)})" for one in broken]
+    raise DataError(f"certificate: nothing is scored, for these do not hold: {'; '.join(words)}")
+
+
+def _rows(offending: list[dict[str, Any]]) -> str:
+    shown = ["{" + ", ".join(f"{name} = {value}" for name, value in row.items()) + "}" for row in offending]
+    return f", the first: {', '.join(shown)}" if shown else ""
+
+
+def _of_tables(
+    con: duckdb.DuckDBPyConnection, name: str, config: Config, counts: dict[str, int]
+) -> Statement:
+    text = (prepare.SQL / "certificate" / f"{name}.sql").read_text(encoding="utf-8")
+    says = text.splitlines()[1].removeprefix("-- Holds: ")
+    if name == "times" and config.split.kind != "time":
+        return Statement(name, says, None, _leaks(con), [])
+    found = con.execute(f"{text}\nlimit {SHOWN}")
+    columns = [column[0] for column in found.description or []]
+    rows = [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
+    if rows:
+        total = con.execute(f"select count(*) from (\n{text}\n)").fetchall()[0][0]
+        return Statement(name, says, False, f"Offending rows: {total:,}", rows)
+    if name == "times":
+        extent = con.execute(EXTENT).fetchall()
+        return Statement(name, says, True, ", ".join("{} {} to {}".format(*part) for part in extent), [])
+    figures = []
+    for fold in FOLDS:
+        known = {key.removeprefix(f"{fold}."): n for key, n in counts.items() if key.startswith(f"{fold}.")}
+        figures.append(f"{fold} {TABLES[name].format(**{'mined_triplets': 0} | known)}")
+    if name == "availability" and config.mining.availability != "first_and_last":
+        respected = config.mining.availability == "first"
+        figures.insert(0, f"{'from first seen only' if respected else 'not'} respected by mining")
+        return Statement(name, says, respected or None, "; ".join(figures), [])
+    return Statement(name, says, True, "; ".join(figures), [])
+
+
+def _leaks(con: duckdb.DuckDBPyConnection) -> str:
+    """What a split that is not by time leaks, in figures of each fold."""
+    words = []
+    for row in (
+        con.sql((prepare.SQL / "certificate" / "leaks.sql").read_text(encoding="utf-8")).pl().to_dicts()
+    ):
+        late = "without times nothing says what was fitted before what is held out"
+        if row["held_out_from"] is not None:
+            late = (
+                "{late_pairs:,} of {pairs:,} fitted pairs, of {late_users:,} of {known_users:,} users, have "
+                "events from {held_out_from} on, when the first held-out one was"
+            ).format(**row)
+        again = "{repeats:,} of {targets:,} held-out pairs were fitted too".format(**row)
+        words.append(f"{row['fold']}: {late}; {again}")
+    return "; ".join(words)
+
+
+def _statement(name: str, evidence: str, offending: list[dict[str, Any]]) -> Statement:
+    total = f"Offending rows: {len(offending):,}"
+    return Statement(name, RUN[name], not offending, total if offending else evidence, offending[:SHOWN])
+
+
+def _fitted(config: Config, done: dict[str, Any], fold: Fold) -> Statement:
+    """By digests: one of each fold that training wrote, one of the fold that is to judge."""
+    fits = {name: refitted(config, name) for name in FOLDS}
+    digests = {name: folds.digest_of_fit(fit) for name, fit in fits.items()}
+    written = done.get("fitted_on") or {}
+    used: list[tuple[str, FoldName, str | None]] = [("evaluation", "test", folds.digest_of_fit(fold.fit))]
+    used += [("training", name, written.get(name)) for name in FOLDS]
+    other = [
+        {"who": who, "fold": name, "sha256": digest, "before_the_window": digests[name]}
+        for who, name, digest in used
+        if digest != digests[name]
+    ]
+    evidence = "; ".join(f"{name} {len(fits[name]):,} pairs, SHA-256 {digests[name][:16]}" for name in FOLDS)
+    return _statement("fitted", evidence, other)
+
+
+def _warm_start(config: Config, done: dict[str, Any]) -> Statement:
+    """Along the chain of runs, each of which started from the one before."""
+    starts, late, chain, unknown = folds.window_starts(config), [], [], []
+    source = done.get("warm_from")
+    while source is not None:
+        before = files.read_json(config.runs / source["run"] / "train.json") or {}
+        until = {"test": 0} | before.get("latest", {})
+        until["test"] = max(until["test"], int(datetime.fromisoformat(source["fitted_until"]).timestamp()))
+        late += [
+            {"run": source["run"], "fold": name, "fitted_until": _utc(until[name]), "window": _utc(start)}
+            for name, start in starts.items()
+            if name in until and until[name] >= start
+        ]
+        chain.append(f"{source['run']}, fitted until {_utc(until['test'])}")
+        if "latest" not in before:
+            unknown.append(f"{source['run']} does not say what it was fitted on, or is gone")
+        source = before.get("warm_from")
+    found = _statement("warm_start", "; ".join(chain + unknown) or "from nothing", late)
+    return found if late or not unknown else found._replace(holds=None)
+
+
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(" ")
+
+
+def _additions(
+    config: Config, run: Path, done: dict[str, Any], fit: Interactions, learned: Vectors, served: Vectors
+) -> Statement:
+    """By distances, which are sums: what is served less what was learned must be what the arrays give."""
+    choice = Choice(**json.loads((run / "choice.json").read_text()))
+    device = served[0].device
+    if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
+        evidence = f"the spectrum is of {done['device']}, whose random numbers {device} has not"
+        return Statement("additions", RUN["additions"], None, evidence, [])
+    added = model.additions(model.as_trained(config, run), sampling.to_device(fit, device), choice)
+    expected = _distances(learned)
+    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
+        expected += weight * _distances(spaces.euclidean_vectors(space))
+    found = _distances(served)
+    error = float((found - expected).square().mean().sqrt() / found.square().mean().sqrt().clamp_min(1e-12))
+    weights = f"weights: spectral {choice.spectral_weight:g}, trend {choice.trend_weight:g}"
+    evidence = f"{weights}; distances differ by {error:.1e} of their spread"
+    return _statement("additions", evidence, [] if error <= CLOSE else [{"error": error, "allowed": CLOSE}])
+
+
+def _distances(vectors: Vectors) -> torch.Tensor:
+    """(U', I') squared distances of some users and items, less each user's mean: offsets are relative."""
+    users, items = (part[:: max(1, len(part) // LOOKED_AT)].double() for part in vectors)
+    squared = torch.cdist(users, items, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return squared - squared.mean(1, keepdim=True)
+
+
+def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
+    counts = fold.fit.item_counts()  # (I,)
+    found: Arrays = {
+        "seen_offsets": bundle.seen_offsets,
+        "seen_items": bundle.seen_items,
+        "popular": bundle.popular,
+    }
+    found |= {"user_vectors": bundle.user_vectors, "item_vectors": bundle.item_vectors}
+    found |= _arrays("user_ids", bundle.users) | _arrays("item_ids", bundle.items)
+    right: Arrays = {"seen_offsets": fold.fit.offsets(), "seen_items": fold.fit.item}
+    right |= {"popular": np.lexsort((np.arange(len(counts)), -counts))}  # ties by number
+    right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()}
+    right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(fold.item_ids))
+    evidence = f"{len(bundle.users):,} users, {len(bundle.items):,} items, {len(fold.fit):,} seen pairs"
+    return _statement("bundle", evidence, _differing(found, right))
+
+
+def _attributes(fold: Fold, bundle: Bundle) -> Statement:
+    known = {name: Attribute.of(labels) for name, labels in attributes_of(fold.item_table).items()}
+    found, right = (
+        {
+            f"{name}.{part}": array
+            for name, one in attributes.items()
+            for part, array in (
+                _arrays("values", one.values) | {"offsets": one.offsets, "items": one.items}
+            ).items()
+        }
+        for attributes in (bundle.attributes, known)
+    )
+    evidence = f"of {len(known)} attributes; they filter, and no model reads them"
+    return _statement("attributes", evidence, _differing(found, right))
+
+
+def _arrays(name: str, ids: IdMap) -> Arrays:
+    if isinstance(ids.ids, np.ndarray):
+        return {name: ids.ids}
+    return {f"{name}.bytes": ids.ids.blob, f"{name}.offsets": ids.ids.offsets}
+
+
+def _differing(found: Arrays, right: Arrays) -> list[dict[str, Any]]:
+    """A row for each array that is not the same in both, with the first place where they part."""
+    rows = []
+    nothing = np.empty(0)
+    for name in found | right:
+        one, other = found.get(name, nothing).ravel(), right.get(name, nothing).ravel()
+        if len(one) != len(other):
+            rows.append({"array": name, "length": len(one), "expected": len(other)})
+        elif not np.array_equal(one, other):
+            place = int(np.flatnonzero(one != other)[0])
+            rows.append({"array": name, "place": place, "is": one[place], "expected": other[place]})
+    return rows

@@ -1,0 +1,1 @@
+"""Release: the bundle, its index, the gate, promotion."""

@@ -1,0 +1,302 @@
+"""gate: champion against challenger on one sealed test window, user by user; may the challenger take over?
+
+Axes: U users, Q users judged, K ranks.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.config import files
+from pipelines.config.config import Config
+from pipelines.config.errors import InputError
+from pipelines.data.folds import Fold, as_list
+from pipelines.evaluation.comparison import Comparison, compare
+from pipelines.release import guardrails, promotion
+from pipelines.release.bundles import current
+from pipelines.release.export import bundle_folder, stage
+from pipelines.release.guardrails import Guardrail, number
+from pipelines.tracking import progress
+from pipelines.training.devices import choose_device
+from pipelines.training.judging import judge_fold
+from pipelines.training.model import popularity_vectors
+from pipelines.training.train import run_fold
+from recsys.bundle import BundleError, Manifest, read_manifest
+from recsys.judge import Judge, Values
+from serving.recommender import Recommender
+
+CODE = ("recsys", "pipelines/training", "pipelines/evaluation", "pipelines/release", "serving")
+
+
+class Verdict(NamedTuple):
+    """What the gate says of a challenger, why, and what it went by."""
+
+    key: str  # of both bundles, the settings and the code
+    verdict: Literal["pass", "fail", "unchanged"]  # unchanged: it is the champion already
+    challenger: str
+    champion: str | None  # None: the first release
+    metric: str
+    margin: float
+    alpha: float  # of the comparison's bounds
+    comparison: Comparison | None  # None: nothing to compare with
+    guardrails: list[Guardrail]
+    reasons: list[str]  # why it is not promoted; none if it is
+    notes: list[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether the challenger may be, or is, the champion."""
+        return self.verdict != "fail"
+
+
+class Answers(NamedTuple):
+    """What one bundle shows the judged users, and what that is worth."""
+
+    manifest: Manifest
+    ranked: NDArray[np.int32]  # (Q, K)
+    values: Values
+
+
+def decide(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Verdict:
+    """Compare the run's bundle with the current one; gate.json of the run's folder, or what it holds already.
+
+    Raises InputError: no such data any more, a disk that cannot be written. A champion that cannot be
+    compared with, damaged or fitted on the test window, is not replaced.
+    """
+    folder = bundle_folder(config, run)
+    if not folder.exists():
+        stage(config, run, say)
+    champion = current(config.bundles)
+    key = _key(config, run, folder, champion)
+    found = read(run)
+    if found is not None and found.key == key:
+        say(f"gate: {run / 'gate.json'} is of these two bundles: reused")
+        return found
+    if champion == folder.name:
+        say(f"gate: {champion} is the champion already")
+        unchanged = _verdict(config, key, champion, champion)._replace(verdict="unchanged")
+        if found is None or found.challenger != folder.name:  # or it says how it came to be that
+            _write(run, unchanged, None)
+        return unchanged
+    verdict, per_user = _decided(config, run, folder, champion, key)
+    _write(run, verdict, per_user)
+    for line in lines(verdict):
+        say(f"gate: {line}")
+    return verdict
+
+
+def read(run: Path) -> Verdict | None:
+    """What gate.json holds, None where there is none that is whole."""
+    held = files.read_json(run / "gate.json")
+    try:
+        found = Verdict(**held)
+        compared = found.comparison and Comparison(**cast(dict[str, Any], found.comparison))
+        rails = [Guardrail(**cast(dict[str, Any], rail)) for rail in found.guardrails]
+    except TypeError:  # none, or one of another layout
+        return None
+    return found._replace(comparison=compared, guardrails=rails)
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """The verdict for people: one line of outcome, one a guardrail, one a note."""
+    found, champion = verdict.comparison, verdict.champion or "nothing: the first release"
+    says = {"pass": "may be promoted", "fail": "not promoted", "unchanged": "is the champion already"}
+    shown = [f"{verdict.challenger} against {champion}: {says[verdict.verdict]}"]
+    shown += verdict.reasons
+    if found is not None and verdict.holds:
+        shown.append(_measured(verdict.metric, found, verdict.margin))
+    shown += [f"{rail.name}: {rail.words}" for rail in verdict.guardrails if rail.holds]
+    return shown + [f"note: {note}" for note in verdict.notes]
+
+
+def why(verdict: Verdict) -> str:
+    """All reasons in one line."""
+    return "not promoted: " + "; ".join(verdict.reasons)
+
+
+def _decided(
+    config: Config, run: Path, folder: Path, champion: str | None, key: str
+) -> tuple[Verdict, pl.DataFrame | None]:
+    verdict = _verdict(config, key, folder.name, champion)
+    notes = list[str]()
+    if folder.name in promotion.withdrawn(config):
+        reason = f"{folder.name} was promoted before and gone back from; promote --force brings it back"
+        return verdict._replace(verdict="fail", reasons=[reason]), None
+    if champion is not None:
+        try:
+            theirs = Recommender.open(config.bundles / champion)
+        except BundleError as error:
+            reason = f"the champion cannot be asked: {error}; go back to a whole one, or use --force"
+            return verdict._replace(verdict="fail", reasons=[reason]), None
+        leak, notes = leaks(read_manifest(folder), theirs.manifest)
+        if leak is not None:
+            return verdict._replace(verdict="fail", reasons=[leak], notes=notes), None
+    fold = run_fold(config, run)
+    judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
+    try:
+        challenger = Recommender.open(folder)
+    except BundleError as error:
+        raise InputError(f"{error}; export writes it again") from None
+    ours = answers(challenger, fold, judge, config.evaluate.exclude_seen)
+    if champion is None:
+        means = judge.means(popularity_vectors(judge.data))
+        rails = _first_release(config, fold, ours, means[config.gate_metric])
+        return _judged(verdict._replace(guardrails=rails, notes=notes)), None
+    held = answers(theirs, fold, judge, config.evaluate.exclude_seen)
+    pair = ours.values[config.gate_metric], held.values[config.gate_metric]
+    rails = _against(config, fold, judge, ours, held)
+    verdict = verdict._replace(comparison=_compared(config, *pair), guardrails=rails, notes=notes)
+    users = as_list(fold.user_ids)
+    columns = {"user_id": [users[user] for user in judge.users], "champion": pair[1], "challenger": pair[0]}
+    return _judged(verdict), pl.DataFrame(columns)
+
+
+def answers(recommender: Recommender, fold: Fold, judge: Judge, exclude_seen: bool) -> Answers:
+    """Ask a bundle as a shop would, one user after the other, by the ids of the log.
+
+    Left out is what the fold says that a user has had, for whatever bundle, not the bundle's own list of it.
+    An item that the fold does not know keeps its place in the list, numbered from I on: it cannot be hit.
+    """
+    items, users, offsets = as_list(fold.item_ids), as_list(fold.user_ids), fold.fit.offsets()
+    numbers = {item_id: item for item, item_id in enumerate(items)}
+    ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
+    with progress.progress(f"asking {recommender.version}", len(ranked)) as tick:
+        for row, user in enumerate(judge.users):
+            had = fold.fit.item[offsets[user] : offsets[user + 1]] if exclude_seen else ()
+            shown = recommender.recommend(
+                users[user], ranked.shape[1], exclude_seen=False, exclude=[items[item] for item in had]
+            )
+            ranked[row, : len(shown)] = [numbers.setdefault(one.item_id, len(numbers)) for one in shown]
+            tick(1)
+    return Answers(recommender.manifest, ranked, judge.values(ranked))
+
+
+def leaks(challenger: Manifest, champion: Manifest) -> tuple[str | None, list[str]]:
+    """Why the champion may know the challenger's test window, None if it does not; and what is not known."""
+    ours, theirs = (manifest["info"].get("fitted_until") for manifest in (challenger, champion))
+    if ours is None or theirs is None:
+        which = "the test window has no start" if ours is None else "the champion does not say"
+        return None, [f"whether the champion was fitted on the test window is not known: {which}"]
+    if datetime.fromisoformat(theirs) <= datetime.fromisoformat(ours):
+        return None, []
+    return (
+        f"the champion was fitted on data until {theirs}, which is inside the test window from {ours} on: it "
+        "would be asked for what it has seen"
+    ), []
+
+
+def _first_release(config: Config, fold: Fold, ours: Answers, popularity: float) -> list[Guardrail]:
+    """What holds with nothing to compare with."""
+    metric, k = config.gate_metric, _k(config)
+    mean = float(ours.values[metric].mean())
+    return [
+        guardrails.above_popularity(metric, mean, popularity, config.gate.margin),
+        guardrails.overlap(ours.ranked[:, :k], fold.fit.n_items, config.gate.max_overlap),
+        guardrails.index_recall(ours.manifest),
+    ]
+
+
+def _against(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:
+    """What holds beside the comparison; the popular items too, or 2 % a night would lead below them."""
+    popularity = judge.means(popularity_vectors(judge.data))[config.gate_metric]
+    settings, metric, k = config.gate, config.gate_metric, _k(config)
+    lists, counts = (ours.ranked[:, :k], theirs.ranked[:, :k]), fold.fit.item_counts()
+    values = ours.values[metric], theirs.values[metric]
+    cold = guardrails.coldest_users(np.diff(fold.fit.offsets())[judge.users])
+    hits, n_cold = guardrails.cold_hits(lists, judge.n_targets, fold.target_items, counts)
+    of_users = _compared(config, values[0][cold], values[1][cold])
+    of_items = _compared(config, *hits) if n_cold else None
+    return [
+        guardrails.reach(ours.manifest, theirs.manifest, settings.min_reach),
+        guardrails.above_popularity(metric, float(values[0].mean()), popularity, settings.margin),
+        guardrails.coverage(*lists, fold.fit.n_items, settings.min_coverage),
+        guardrails.popular_share(*lists, counts, settings.max_popular_share),
+        guardrails.cold("cold users", "users", len(cold), of_users, settings.cold_margin),
+        guardrails.cold("cold items", "targets", n_cold, of_items, settings.cold_margin),
+        guardrails.overlap(lists[0], fold.fit.n_items, settings.max_overlap),
+        guardrails.index_recall(ours.manifest),
+        guardrails.latency(ours.manifest, theirs.manifest, settings.max_latency),
+    ]
+
+
+def _compared(config: Config, challenger: NDArray[np.float64], champion: NDArray[np.float64]) -> Comparison:
+    settings = config.gate
+    return compare(challenger, champion, alpha=settings.alpha, resamples=settings.resamples, seed=config.seed)
+
+
+def _judged(verdict: Verdict) -> Verdict:
+    """With its outcome: every reason that stands against the challenger, or none."""
+    found, margin, reasons = verdict.comparison, verdict.margin, list[str]()
+    if found is not None and not found.no_worse(margin):
+        reasons.append(_measured(verdict.metric, found, margin))
+    reasons += [f"{rail.name}: {rail.words}" for rail in verdict.guardrails if not rail.holds]
+    return verdict._replace(verdict="fail" if reasons else "pass", reasons=reasons)
+
+
+def _measured(metric: str, found: Comparison, margin: float) -> str:
+    """The means, the difference with its interval, and how it lies to what may be lost."""
+    both = f"{metric} {number(found.challenger)} against the champion's {number(found.champion)}"
+    if found.users == 1:
+        return f"{both}: one user is too few to compare"
+    allowed = f"{-100 * margin:g} % of it ({_signed(-margin * found.champion)})"
+    if found.too_few and found.least > -margin * found.champion and not found.no_worse(margin):
+        return (
+            f"{both}: {found.differ} of {found.users} users fare differently, too few to rule out {allowed}"
+        )
+    way = "is above" if found.no_worse(margin) else "may reach below"
+    better = ", and it is better" if found.superior else ""
+    return (
+        f"{both}: the difference {_signed(found.difference)} [{_signed(found.low)}, {_signed(found.high)}], "
+        f"at least {_signed(found.least)}, {way} {allowed}{better}"
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else '-' if value < 0 else ''}{number(abs(value))}"
+
+
+def _k(config: Config) -> int:
+    return int(config.gate_metric.split("@")[1])
+
+
+def _verdict(config: Config, key: str, challenger: str, champion: str | None) -> Verdict:
+    metric, margin = config.gate_metric, config.gate.margin
+    return Verdict(key, "pass", challenger, champion, metric, margin, config.gate.alpha, None, [], [], [])
+
+
+def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
+    """Of all that a verdict depends on."""
+    data = json.loads((run / "train.json").read_text())["prepared_key"]
+    both: list[Any] = [data, champion]
+    for bundle in (folder, None if champion is None else config.bundles / champion):
+        try:
+            both.append(None if bundle is None else read_manifest(bundle)["checksum"])
+        except BundleError as error:
+            both.append(str(error))
+    settings = config.model_dump_json(include={"seed", "evaluate", "gate"})
+    settings += f"withdrawn: {folder.name in promotion.withdrawn(config)}"
+    return files.digest(json.dumps(both) + settings, *CODE)
+
+
+def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
+    """champion_per_user.parquet, a row a judged user, then gate.json, which says that the rest is done."""
+    path, table = run / "gate.json", run / "champion_per_user.parquet"
+    held = verdict._asdict() | {"guardrails": [rail._asdict() for rail in verdict.guardrails]}
+    held["comparison"] = verdict.comparison and verdict.comparison._asdict()
+    try:
+        path.unlink(missing_ok=True)
+        table.unlink(missing_ok=True)
+        if per_user is not None:
+            partial = table.with_name(f".{table.name}.partial")
+            per_user.write_parquet(partial)
+            os.replace(partial, table)
+        files.write_whole(path, json.dumps(held, indent=1))
+    except (OSError, pl.exceptions.ComputeError) as error:
+        raise InputError(f"the verdict on '{run}' cannot be written: {error}") from None

@@ -1,0 +1,163 @@
+"""What a challenger must keep to, however good its average: each guardrail alone can block it.
+
+Axes: Q users judged, K ranks, I items, T targets. Lists are (Q, K) numbers of items: -1 where a list ends,
+and from I on those that the fold does not know.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.evaluation.comparison import Comparison
+from recsys import metrics
+from recsys.measured import MEASURED_K, point_of
+
+TOO_FEW = 30  # users or targets of which no share is judged
+FREE_MS = 1.0  # half of the queries may take this long, whatever the champion takes: below is noise
+
+Lists = NDArray[np.int32]  # (Q, K)
+Manifest = dict[str, Any]
+
+
+class Guardrail(NamedTuple):
+    """One bound: what was found, what is allowed (None: nothing to compare with), and both in words."""
+
+    name: str
+    value: float
+    allowed: float | None
+    holds: bool
+    words: str
+
+
+def reach(challenger: Manifest, champion: Manifest, least: float) -> Guardrail:
+    """Users and items that the bundle knows, over the champion's, the smaller of both; allowed: `least`.
+
+    The test window holds those alone whom the challenger knows: whom it dropped it would not be blamed for.
+    """
+    counts = {name: (challenger[f"n_{name}"], champion[f"n_{name}"]) for name in ("users", "items")}
+    value = min(ours / max(theirs, 1) for ours, theirs in counts.values())
+    shown = " and ".join(f"{ours:,} {name} against {theirs:,}" for name, (ours, theirs) in counts.items())
+    words = f"it knows {shown} of the champion's, allowed >= {_share(least)} of each"
+    return Guardrail("reach", value, least, value >= least, words)
+
+
+def coverage(challenger: Lists, champion: Lists, n_items: int, least: float) -> Guardrail:
+    """Share of the catalogue that somebody is shown; allowed: at least `least` times the champion's."""
+    ours, theirs = (metrics.item_coverage(np.where(x < n_items, x, -1), n_items, x.shape[1])
+                    for x in (challenger, champion))  # fmt: skip
+    allowed = least * theirs
+    words = f"{_share(ours)} of the items are shown to somebody, allowed >= {_share(allowed)}"
+    return Guardrail("coverage", ours, allowed, ours >= allowed, f"{words}, {least:g} times the champion's")
+
+
+def popular_share(
+    challenger: Lists, champion: Lists, item_counts: NDArray[np.int64], most: float
+) -> Guardrail:
+    """Share of the slots that the most popular hundredth takes; allowed: the champion's and `most` more."""
+    popular = np.argsort(-item_counts, kind="stable")[: max(1, len(item_counts) // 100)]
+    ours, theirs = (np.isin(x, popular).sum() / max((x >= 0).sum(), 1) for x in (challenger, champion))
+    allowed = float(theirs) + most
+    words = (
+        f"the {len(popular):,} most popular of {len(item_counts):,} items take {_share(ours)} of the lists, "
+        f"allowed <= {_share(allowed)}, the champion's and {_share(most)} more"
+    )
+    return Guardrail("popular items", float(ours), allowed, bool(ours <= allowed), words)
+
+
+def overlap(lists: Lists, n_items: int, most: float) -> Guardrail:
+    """Whether everyone gets the same: the share of a list that another user's list has too, on average.
+
+    With c_i users who are shown item i, there are sum c_i (c_i - 1) meetings of an item in two users' lists,
+    in both orders, of (Q - 1) sum c_i that there would be if all lists were the same; no pair is looked at.
+    Lists of a small catalogue cannot help meeting: K / I of a list are in any other by chance, and as much
+    of what `most` leaves is allowed on top.
+    """
+    users, k = lists.shape
+    _, counts = np.unique(lists[lists >= 0], return_counts=True)  # (items shown,)
+    together, slots = float((counts * (counts - 1.0)).sum()), float(counts.sum())
+    allowed = most + (1 - most) * min(1.0, k / n_items)
+    if users < 2 or slots == 0:
+        return Guardrail("overlap", 0.0, None, True, "one list alone overlaps with none")
+    value = together / ((users - 1) * slots)
+    words = f"two users have {_share(value)} of their lists in common, allowed <= {_share(allowed)}"
+    return Guardrail("overlap", value, allowed, value <= allowed, words)
+
+
+def coldest_users(n_fitted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the quarter of the users with the fewest fitted interactions; n_fitted is (Q,)."""
+    return np.argsort(n_fitted, kind="stable")[: -(-len(n_fitted) // 4)]
+
+
+def cold_hits(
+    lists: tuple[Lists, Lists],
+    n_targets: NDArray[np.int64],
+    targets: NDArray[np.int32],
+    item_counts: NDArray[np.int64],
+) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], int]:
+    """How many targets among the rarer half of the items each user is shown, by either; how many there are.
+
+    A row a user who has such targets; targets are (T,), n_targets (Q,).
+    """
+    rare = np.zeros(len(item_counts), bool)  # (I,)
+    rare[np.argsort(item_counts, kind="stable")[: len(item_counts) // 2]] = True
+    kept = rare[targets]  # (T,)
+    owners, counts = np.unique(np.repeat(np.arange(len(n_targets)), n_targets)[kept], return_counts=True)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    ours, theirs = (
+        metrics.relevance(ranked[owners], offsets, targets[kept]).sum(axis=1).astype(np.float64)
+        for ranked in lists
+    )
+    return (ours, theirs), int(kept.sum())
+
+
+def cold(name: str, unit: str, n: int, found: Comparison | None, margin: float) -> Guardrail:
+    """A slice may lose `margin` of what the champion has there; more blocks unless it may be chance alone."""
+    if found is None or n < TOO_FEW:
+        words = f"{n} {unit} are too few to judge by, {TOO_FEW} are needed"
+        return Guardrail(name, 0.0 if found is None else found.challenger, None, True, words)
+    allowed = (1 - margin) * found.champion
+    holds = found.challenger >= allowed or found.most >= 0
+    words = (
+        f"{number(found.challenger)} against the champion's {number(found.champion)} over {n:,} {unit}, "
+        f"allowed >= {number(allowed)}"
+    )
+    by_chance = ", but that may be chance" if holds and found.challenger < allowed else ""
+    return Guardrail(name, found.challenger, allowed, holds, words + by_chance)
+
+
+def index_recall(manifest: Manifest) -> Guardrail:
+    """Share of the exact top that the bundle's search finds, as export measured it; allowed: its target."""
+    point, target = point_of(manifest), manifest.get("measured", {}).get("target")
+    if point is None or target is None:
+        return Guardrail("index recall", 0.0, None, True, "the bundle's search was never measured")
+    words = f"{_share(point.recall)} of the exact top {MEASURED_K} are found, allowed >= {_share(target)}"
+    return Guardrail("index recall", point.recall, target, point.recall >= target, words)
+
+
+def latency(challenger: Manifest, champion: Manifest, most: float) -> Guardrail:
+    """Milliseconds that half of the queries take, as export measured them; allowed: `most` times as many."""
+    ours, theirs = point_of(challenger), point_of(champion)
+    if ours is None or theirs is None:
+        return Guardrail("latency", ours.p50_ms if ours else 0.0, None, True, "one of them was never timed")
+    allowed = max(FREE_MS, most * theirs.p50_ms)
+    words = f"half of the queries take {ours.p50_ms:.3f} ms, allowed <= {allowed:.3f}"
+    return Guardrail("latency", ours.p50_ms, allowed, ours.p50_ms <= allowed, words)
+
+
+def above_popularity(metric: str, mean: float, popularity: float, margin: float) -> Guardrail:
+    """What a first release must beat, or nearly: everyone's popular items."""
+    allowed = (1 - margin) * popularity
+    words = (
+        f"{metric} {number(mean)} against {number(popularity)} of popular items, allowed >= {number(allowed)}"
+    )
+    return Guardrail("popularity baseline", mean, allowed, mean >= allowed, words)
+
+
+def number(value: float) -> str:
+    """.0412 for 0.0412."""
+    return f"{value:.4f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.4f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,142 @@
+"""What people read at the end of a run: the results table, a few users, and where everything lies."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.config import places
+from pipelines.config.config import Config
+from pipelines.evaluation import certificate
+from pipelines.evaluation.evidence import Example, read_examples
+from pipelines.release.export import bundle_folder
+from pipelines.tracking import store
+
+SHOWN = ("hit_rate", "recall", "ndcg")
+
+
+def results_tables(result: dict[str, Any]) -> list[Table]:
+    """One table a cut-off: system x metric, the mean over users with its 95 % interval.
+
+    Raises InputError if the result has no leakage certificate.
+    """
+    certificate.lines(result)
+    ks = sorted({int(name.split("@")[1]) for name in result["intervals"]["model"]})
+    tables = []
+    for k in ks:
+        names = [f"{metric}@{k}" for metric in SHOWN]
+        title = f"Test ({result['split']} split), {result['users']:,} users: mean [95 % interval]"
+        table = Table("", *names, title=title, title_justify="left")
+        for system, means in result["test"].items():
+            intervals = result["intervals"][system]
+            table.add_row(system, *(_cell(means[n], *intervals[n]) for n in names))
+        tables.append(table)
+    return tables
+
+
+def differences(result: dict[str, Any]) -> list[str]:
+    """A line for each baseline: by how much the model is above it, user by user."""
+    names = [name for name in result["intervals"]["model"] if name.split("@")[0] in ("hit_rate", "ndcg")]
+    return [
+        f"model - {system}: "
+        + ", ".join("{} {:+.4f} [{:+.4f}, {:+.4f}]".format(name, *paired[name]) for name in names)
+        for system, paired in result["model_minus"].items()
+    ]
+
+
+def show_results(result: dict[str, Any], console: Console) -> None:
+    """Print the tables, the model's lead over the baselines, and what is certified; InputError if nothing."""
+    console.print(*results_tables(result), sep="\n")
+    for line in [*differences(result), *certificate.lines(result)]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_bench(result: dict[str, Any], console: Console) -> None:
+    """Print a benchmark's table, what was chosen and what it took."""
+    names = list(next(iter(result["test"].values())))
+    table = Table("", *names, title=f"Test, {result['counts']['users_judged']:,} users: mean [95 % interval]")
+    for system, means in result["test"].items():
+        intervals = result["intervals"][system]
+        table.add_row(system, *(_cell(means[name], *intervals[name]) for name in names))
+    console.print(table)
+    spectral = ("spectral_dim", "item_exponent")
+    learned = tuple(name for name in result["chosen"] if name not in (*spectral, "starts"))
+    of_model = {"popularity": (), "spectral": spectral, "learned": learned, "both": spectral + learned}
+    chosen = ", ".join(f"{name} {result['chosen'][name]}" for name in of_model[result["model"]])
+    starts = result["chosen"].get("starts", []) if result["model"] in ("learned", "both") else []
+    chosen += "".join(
+        f"; {start['kind']} start of seed {start['seed']}: temperature {start['temperature']:.3g}, "
+        f"{start['hops']} hops"
+        for start in starts
+    )
+    seconds = result["seconds"]
+    console.print(
+        f"the model is the {result['model']} one, {result['dim']} coordinates; {chosen}; fitted in "
+        f"{seconds['fit']:.0f} s on {result['device']}, {result['threads']} threads",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def example_table(example: Example) -> Table:
+    """Favourites beside recommendations; a star marks what the user did take in the test window."""
+    title = f"User {escape(str(example.user_id))} (* taken in the test window)"
+    table = Table("takes most", "recommended", title=title, title_justify="left")
+    later = {item.item_id for item in example.taken_later}
+    names = [
+        ("* " if item.item_id in later else "  ") + (item.title or str(item.item_id))
+        for item in example.recommended
+    ]
+    for row in range(max(len(names), len(example.favourites))):
+        left = example.favourites[row] if row < len(example.favourites) else ""
+        right = names[row] if row < len(names) else ""
+        table.add_row(escape(left), escape(right))
+    return table
+
+
+def show(config: Config, run: Path, result: dict[str, Any], words: list[str]) -> None:
+    """Print the results to standard output, and keep the same text as report.txt in the run's folder.
+
+    `words` are those of the command that asks for recommendations, of which there are no secrets to hide.
+    """
+    shown = read_examples(run)
+    with (run / "report.txt").open("w", encoding="utf-8") as file:
+        for console in (Console(), Console(file=file, width=100)):
+            show_results(result, console)
+            console.print(*map(example_table, shown), sep="\n")
+            lines = {
+                "leaks": result["leaks"],
+                "search": result["search"],
+                **in_mlflow(config, run),
+                "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.png)",
+                "bundle": str(bundle_folder(config, run)),
+                "ask it": places.command(*words, "--user", shown[0].user_id),
+                "serve it": places.command(
+                    *places.program(), "serve", "--bundles", config.bundles.absolute()
+                ),
+            }
+            for name, value in lines.items():
+                console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def in_mlflow(config: Config, run: Path) -> dict[str, str]:
+    """Where MLflow shows the run, and after which command."""
+    uri, known = store.shown_uri(config), store.noted(run)
+    if known is None:
+        return {"MLflow": f"not in {uri} yet: a warning of this retrain says why"}
+    place = {"MLflow": f"run {known['run_id']} in {uri}"}
+    if uri.startswith("http"):
+        return place | {"its page": f"{uri.rstrip('/')}/{store.page(known)}"}
+    return place | {
+        "its page": f"http://127.0.0.1:5000/{store.page(known)}",
+        "after": places.command("mlflow", "ui", "--backend-store-uri", uri),
+    }
+
+
+def _cell(mean: float, low: float, high: float) -> str:
+    """Short enough for a table of three to fit 80 columns."""
+    return re.sub(r"\b0\.", ".", f"{mean:.4f} [{low:.3f}, {high:.3f}]")

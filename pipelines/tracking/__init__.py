@@ -1,0 +1,1 @@
+"""Tracking: MLflow, and lines and bars about the work."""

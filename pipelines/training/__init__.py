@@ -1,0 +1,1 @@
+"""Training: choosing on validation, fitting, checkpoints, warm starts."""

@@ -1,0 +1,93 @@
+"""Checkpoints: what a training that was killed goes on from, and stops that wait for one."""
+
+import hashlib
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipelines.tracking import progress
+
+DIGEST = 64  # hexadecimal digits before the content
+
+
+class Checkpoint:
+    """One file, rewritten every so many seconds, and whether a stop was asked for meanwhile."""
+
+    def __init__(self, path: Path, seconds: float, say: Callable[[str], None] = progress.say) -> None:
+        self.path, self.seconds, self.say = path, seconds, say
+        self.about: dict[str, Any] = {}  # what a checkpoint must be of to be gone on with
+        self._written = time.monotonic()
+        self._asked: list[int] = []  # signals
+        self._complained = False
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """What was saved last; None without a file, or with one that is damaged, which is said."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, rest = content[:DIGEST], content[DIGEST:]
+        if hashlib.sha256(rest).hexdigest().encode() != digest:
+            self.say(f"train: WARNING: checkpoint '{self.path}' is damaged; training starts anew")
+            return None
+        return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
+
+    def offer(self, make: Callable[[], dict[str, Any]]) -> None:
+        """A place to stop: save what `make` gives if it is time, or if a stop was asked for.
+
+        Raises KeyboardInterrupt after the latter. Where the disk is full the one before stays.
+        """
+        if not self._asked and time.monotonic() - self._written < self.seconds:
+            return
+        buffer = io.BytesIO()
+        torch.save(make(), buffer)
+        content = buffer.getbuffer()
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                file.write(hashlib.sha256(content).hexdigest().encode())
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.path)
+        except OSError as error:
+            if not self._complained:
+                self.say(f"train: WARNING: checkpoint '{self.path}' cannot be written: {error}; going on")
+            self._complained = True
+        else:
+            if self._asked:
+                self.say(f"train: stopped at a checkpoint: '{self.path}'")
+        self._written = time.monotonic()
+        if self._asked:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C wait for the next offer; a second one does not. Elsewhere they act at once."""
+        if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+            yield
+            return
+        before: dict[int, Any] = {}
+
+        def ask(number: int, frame: Any) -> None:
+            self._asked.append(number)
+            if len(self._asked) > 1:
+                raise KeyboardInterrupt
+
+        for stop in (signal.SIGINT, signal.SIGTERM):
+            before[stop] = signal.signal(stop, ask)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._asked and callable(before[self._asked[0]]):
+                before[self._asked[0]](self._asked[0], None)  # who waited for it hears of it now

@@ -1,0 +1,37 @@
+"""The device that is trained and evaluated on, and the memory of the host."""
+
+import ctypes
+from contextlib import suppress
+
+import torch
+
+from pipelines.config.errors import InputError
+
+# mallopt's options and what they are set to (malloc.h): freed bytes kept at hand, the largest block of them
+M_TRIM_THRESHOLD, KEPT = -1, 2**30
+M_MMAP_THRESHOLD, LARGEST = -3, 2**25  # glibc takes no more
+
+
+def choose_device(name: str, option: str = "train.device") -> torch.device:
+    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"{option} = '{name}', allowed: auto, cpu, cuda, cuda:N")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"{option} = '{name}': {str(error).splitlines()[0]}") from None
+    return device
+
+
+def keep_freed_memory() -> None:
+    """Let a step have the memory that the last one freed: glibc else gives it back, and gets it cleared anew.
+
+    For the whole process, from here on. Where another library allocates, nothing happens.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+        mallopt(M_MMAP_THRESHOLD, LARGEST)

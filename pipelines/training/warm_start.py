@@ -1,0 +1,283 @@
+"""Warm start: yesterday's champion seeds today's training, row by row of the external ids.
+
+Each fold is seeded by the same fold of the run before: nothing of a window that is held out now was fitted
+there.
+
+Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dimensions, Q rows, K ranks.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.linalg import orthogonal_procrustes
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from pipelines.config import files
+from pipelines.config.config import Config
+from pipelines.data import folds
+from pipelines.data.folds import Fold, FoldName, Ids
+from pipelines.data.prepare import Prepared
+from pipelines.training import learner, model
+from pipelines.training.checkpoints import Checkpoint
+from pipelines.training.learner import Learner
+from recsys import ranking, releases
+from recsys.bundle import BundleError, read_manifest
+from recsys.spaces import Space, Vectors
+
+TABLES = ("tower.table", "items", "offset")  # which have a row an id
+STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
+NEIGHBOURS, LIST = 10, 10
+LOOKED_AT = 2000  # users, or items, that are compared
+
+
+class Source(NamedTuple):
+    """The run that seeds this one."""
+
+    run: Path
+    weights_sha256: str
+    latest: dict[str, int]  # seconds since 1970 of the last fitted event of each fold
+
+
+class Matched(NamedTuple):
+    """Where the rows of one list of ids were in another."""
+
+    here: NDArray[np.int64]  # (S,)
+    there: NDArray[np.int64]  # (S,)
+    new: NDArray[np.int64]  # (R - S,): rows of here alone
+    gone: int
+
+
+def source(config: Config, prepared: Prepared) -> Source | None:
+    """The champion's run, if this one is to start from it and may.
+
+    The run that seeds is never one of the data of now: doing it again would start elsewhere. None too if it
+    has another space or loss, left no state, or has fitted events that are held out now.
+    """
+    if not config.warm.start or config.split.kind != "time":
+        return None
+    try:
+        now = releases.current(config.bundles)
+        name = read_manifest(config.bundles / now)["info"].get("run") if now else None
+    except BundleError:
+        return None
+    while name is not None:
+        run = config.runs / str(name)
+        done, settings = files.read_json(run / "train.json"), files.read_json(run / "config.json")
+        if done is None or settings is None:
+            return None
+        if done["prepared_key"] == prepared.key:
+            name = done.get("seeded_by")
+            continue
+        mine = json.loads(config.model_dump_json(include={"space", "loss"}))
+        same = all(settings[section] == mine[section] for section in mine)
+        starts = folds.window_starts(config)
+        if not same or not (run / STATE).exists() or "latest" not in done:
+            return None
+        if any(done["latest"][fold] >= start for fold, start in starts.items()):
+            return None
+        return Source(run, done["weights_sha256"], done["latest"])
+    return None
+
+
+def save(folder: Path, states: dict[FoldName, tuple[Fold, dict[str, Any]]]) -> None:
+    """What the next run may start from: of each fold what was learned, and whose rows they are."""
+    content: dict[str, Any] = {
+        name: {"learner": state, "users": _plain(fold.user_ids), "items": _plain(fold.item_ids)}
+        for name, (fold, state) in states.items()
+    }
+    Checkpoint(folder / STATE, 0).offer(lambda: content)
+
+
+def load(source: Source, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What `save` wrote; None if the file is damaged, which is said."""
+    return Checkpoint(source.run / STATE, 0, say).load(device)
+
+
+def fits(learned: Learner, saved: dict[str, Any]) -> bool:
+    """Whether rows of before have as many coordinates as those of now, which few items or users limit."""
+    before, now = saved["learner"]["weights"], learned.model.state_dict()
+    return before.keys() == now.keys() and all(
+        before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
+        for name, part in now.items()
+    )
+
+
+def matched(here: Ids, there: Any) -> Matched:
+    """Which rows share their id. Both ascend, as ids of a fold do, but strings may do so by other rules."""
+    before = {one: row for row, one in enumerate(_listed(there))}
+    rows = np.array([before.get(one, -1) for one in _listed(here)], np.int64)  # (R,)
+    known = rows >= 0
+    return Matched(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
+
+
+def carry(learned: Learner, fold: Fold, saved: dict[str, Any]) -> None:
+    """Put the saved rows, and the optimizer's of them, where their ids are now; new rows are folded in.
+
+    A new item starts at the mean of the users who took it, a new user at the mean of his items, as far as
+    they are known; the others keep the start they have.
+    """
+    users, items = matched(fold.user_ids, saved["users"]), matched(fold.item_ids, saved["items"])
+    moves = {"tower.table": users, "items": items, "offset": items, "beta": items}
+    now, before = learner.state(learned), saved["learner"]
+    for name, part in now["weights"].items():
+        now["weights"][name] = _moved(part, before["weights"][name], moves.get(name))
+    now["beta"] = _moved(now["beta"], before["beta"], items if len(now["beta"]) > 1 else None)
+    _fold_in(now["weights"], learned, users, items)
+    names = {id(part): name for name, part in learned.model.named_parameters()} | {id(learned.beta): "beta"}
+    parameters = [part for group in learned.optimizer.param_groups for part in group["params"]]
+    for number, known in before["optimizer"].items():
+        name = names[id(parameters[number])]
+        match = moves.get(name) if name != "beta" or len(learned.beta) > 1 else None
+        now["optimizer"][number] = _moved_moments(parameters[number], known, match)
+    learner.restore(learned, now)
+
+
+def _moved(part: Tensor, before: Tensor, match: Matched | None) -> Tensor:
+    """The table with its shared rows from before; without a match the whole of what was before."""
+    if match is None:
+        return before.clone()
+    part = part.clone()
+    part[_on(match.here, part)] = before[_on(match.there, part)]
+    return part
+
+
+def _moved_moments(part: Tensor, known: dict[str, Any], match: Matched | None) -> dict[str, Any]:
+    """An optimizer's rows; a new one has the mean second moment: from 0 its first step would be a leap."""
+    if match is None:
+        return {name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()}
+    square = known["square"].mean(0).expand(part.shape).clone()
+    last = torch.full((len(part),), known["step"], dtype=torch.int32, device=part.device)
+    here, there = _on(match.here, part), _on(match.there, part)
+    square[here], last[here] = known["square"][there], known["last"][there]
+    return {"step": known["step"], "square": square, "last": last}
+
+
+def _fold_in(weights: dict[str, Tensor], learned: Learner, users: Matched, items: Matched) -> None:
+    """New points at the means of those that they were taken with; new offsets moved as the learned ones."""
+    data, start = learned.data, learned.model.offset.detach()
+    if "tower.table" in weights:
+        table = weights["tower.table"]
+        order = data.item.argsort(stable=True)
+        by_item = torch.searchsorted(data.item[order], torch.arange(data.n_items + 1, device=table.device))
+        _means(weights["items"], items, table, users, data.user.long()[order], by_item)
+        _means(table, users, weights["items"], items, data.item.long(), data.offsets)
+    if len(items.here) and len(items.new):
+        here, new = _on(items.here, start), _on(items.new, start)
+        shift = (weights["offset"][here] - start[here]).median()
+        weights["offset"][new] = (start[new] + shift).clamp_min(0)
+
+
+def _means(
+    rows: Tensor, match: Matched, others: Tensor, known: Matched, member: Tensor, offsets: Tensor
+) -> None:
+    """Each new row becomes the mean of its known members among the others; one without any stays."""
+    weight = torch.zeros(len(others), device=rows.device)
+    weight[_on(known.here, rows)] = 1.0
+    sums = embedding_bag(
+        member, others, offsets, mode="sum", per_sample_weights=weight[member], include_last_offset=True
+    )  # (R, D)
+    count = embedding_bag(member, weight[:, None], offsets, mode="sum", include_last_offset=True)  # (R, 1)
+    new = _on(match.new, rows)
+    new = new[count[new, 0] > 0]
+    rows[new] = sums[new] / count[new]
+
+
+def unknown(fold: Fold, saved: dict[str, Any]) -> dict[str, Any]:
+    """How many ids of the fold the source does not know, and how many of its ids are no more."""
+    found: dict[str, Any] = {}
+    for name, here, there in (
+        ("users", fold.user_ids, saved["users"]),
+        ("items", fold.item_ids, saved["items"]),
+    ):
+        match = matched(here, there)
+        found |= {f"new_{name}": len(match.new), f"gone_{name}": match.gone}
+        found[f"new_{name}_share"] = len(match.new) / max(len(here), 1)
+    return found
+
+
+def compare(
+    source: Source, saved: dict[str, Any], fold: Fold, learned: Space, served: Vectors
+) -> dict[str, float]:
+    """How far the space has moved from the source's.
+
+    Of the most popular items that both know, as rare ones are placed by chance. movement: root mean square
+    move once their points are turned onto each other (orthogonal Procrustes, Schönemann 1966), over their
+    spread. churn: share of their 10 nearest neighbours among them that are others now. overlap: share of the
+    lists of 10 of shared users, among all shared items, that stays.
+    """
+    device = served[1].device
+    learned_before, served_before = model.load(source.run, device)
+    items, users = matched(fold.item_ids, saved["items"]), matched(fold.user_ids, saved["users"])
+    order = np.argsort(-fold.fit.item_counts()[items.here], kind="stable")[:LOOKED_AT]  # (P,)
+    here, there = _on(items.here[order], learned.items), _on(items.there[order], learned.items)
+    points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
+    points, before = points - points.mean(0), before - before.mean(0)
+    turn = torch.from_numpy(orthogonal_procrustes(before.cpu().numpy(), points.cpu().numpy())[0]).to(device)
+    movement = ((before @ turn - points).square().sum() / points.square().sum().clamp_min(1e-12)).sqrt()
+    all_of_them = torch.arange(len(here), device=device)
+    near = [ranking.top_k(space, space, all_of_them, NEIGHBOURS + 1) for space in (points, before)]
+    some = (
+        users.here[:: max(1, len(users.here) // LOOKED_AT)],
+        users.there[:: max(1, len(users.here) // LOOKED_AT)],
+    )
+    lists = [
+        ranking.top_k(u[_on(rows, u)], v[_on(columns, v)], torch.arange(len(rows), device=device), LIST)
+        for (u, v), rows, columns in (
+            (served, some[0], items.here),
+            (served_before, some[1], items.there),
+        )
+    ]
+    return {
+        "movement": float(movement),
+        "churn": 1 - _shared(*(_without(row, np.arange(len(here))) for row in near)),
+        "overlap": _shared(*lists),
+    }
+
+
+def too_far(config: Config, moved: dict[str, Any]) -> str | None:
+    """Why everything is to be trained anew, or None."""
+    limits = config.warm
+    for name, what, most in (
+        ("new_users_share", "share of new users", limits.max_new),
+        ("new_items_share", "share of new items", limits.max_new),
+        ("movement", "movement of the items", limits.max_movement),
+        ("churn", "churn of their neighbours", limits.max_churn),
+    ):
+        if moved.get(name, 0.0) > most:
+            return f"{what} {moved[name]:.3f}, allowed <= {most:g}"
+    if moved.get("overlap", 1.0) < limits.min_overlap:
+        return f"overlap with the lists of before {moved['overlap']:.3f}, allowed >= {limits.min_overlap:g}"
+    return None
+
+
+def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> float:
+    """(Q, K), (Q, K) -> the mean share of a row that the other row holds too, in any order."""
+    if len(one) == 0:
+        return 1.0
+    return float((one[:, :, None] == other[:, None, :]).any(2).mean())
+
+
+def _without(rows: NDArray[np.int32], own: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(Q, K + 1) neighbours -> (Q, K): without the item itself, or the last where twins crowd it out."""
+    keep = rows != own[:, None]
+    keep[keep.all(1), -1] = False
+    kept: NDArray[np.int32] = rows[keep].reshape(len(rows), -1)
+    return kept
+
+
+def _on(rows: NDArray[np.int64], like: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(like.device)
+
+
+def _plain(ids: Ids) -> Any:
+    return torch.from_numpy(ids) if isinstance(ids, np.ndarray) else ids
+
+
+def _listed(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else list(ids.tolist())

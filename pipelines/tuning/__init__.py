@@ -1,0 +1,1 @@
+"""Tuning: searches over the settings of a training."""

@@ -1,0 +1,323 @@
+"""tune: search the settings of a training by optuna on the validation fold; the test window is never read."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import torch
+from optuna.pruners import MedianPruner
+from optuna.samplers import TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from pipelines.config import files, places
+from pipelines.config.config import Config
+from pipelines.config.errors import InputError
+from pipelines.config.loading import changed
+from pipelines.config.training import Spectral
+from pipelines.data import folds, prepare
+from pipelines.data.prepare import Prepared
+from pipelines.tracking import progress, store
+from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.judging import judge_fold
+from pipelines.training.model import Choice
+from pipelines.training.train import choose_epochs, choose_spectral
+from pipelines.tuning import plots, trials
+from pipelines.tuning.search_space import Setting, Space, read_space
+from recsys.judge import Judge
+
+TRIALS = 20  # without --seconds and --trials
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # first ones, that the pruner lets pass
+FEWEST = 5  # trials that importances are computed from
+OUT_OF_TIME = "out of time"
+CODE = ("recsys", "pipelines/data", "pipelines/training", "pipelines/tuning")  # what a trial depends on
+
+
+class OutOfTime(Exception):
+    """The search's seconds are over, in the midst of a trial."""
+
+
+class Search(NamedTuple):
+    """What all trials share."""
+
+    config: Config
+    space: Space
+    study: Study
+    folder: Path
+    judge: Judge
+    deadline: float  # of time.monotonic
+    spectral: dict[Spectral, Choice]  # what validation chose, by what it was to choose from
+    say: Callable[[str], None]
+
+
+def tune(
+    config: Config,
+    space_file: Path,
+    seconds: float | None = None,
+    n_trials: int | None = None,
+    say: Callable[[str], None] = progress.say,
+) -> Path:
+    """Search the space, or go on with it; the folder of trials.csv, best.toml and the plot.
+
+    The first trial is the configuration itself; settings of the others are drawn by TPE (Bergstra et al.
+    2011), and pruned where the median of those before was better at the same epoch (Golovin et al. 2017).
+    `n_trials` counts those of earlier calls too; `seconds` end with the epoch that is running then. Equal
+    data, configuration, space and code are one study, in tune.db; what was cut off is tried again first.
+    Raises InputError: nothing prepared, a bad space, no trial has finished; BusyError: another at work.
+    """
+    deadline = np.inf if seconds is None else time.monotonic() + seconds
+    wanted = (TRIALS if seconds is None else np.inf) if n_trials is None else n_trials
+    space, prepared = read_space(space_file), prepare.stored(config)
+    name = study_name(config, prepared, space)
+    folder = config.root / "tune" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    device = choose_device(config.train.device)
+    keep_freed_memory()
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    with (
+        files.alone(folder, "this very search"),
+        _study(config, name) as study,
+        store.Live(config, folder, f"tune-{name}", say),
+    ):
+        judge = judge_fold(
+            folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
+        )
+        search = Search(config, space, study, folder, judge, deadline, {}, say)
+        _take_up(search)
+        while _tried(study) < wanted and time.monotonic() < deadline:
+            _one_trial(search)
+            trials.write(folder, rows(study), config.evaluate.select)
+        trials.write(folder, rows(study), config.evaluate.select)  # the last call may have been killed before
+        found = trials.best(rows(study))
+        if found is None:
+            raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
+        plots.search_course(
+            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
+        )
+        store.close(config, folder, "FINISHED", say, (trials.TABLE, trials.BEST, trials.PLOT))
+    return folder
+
+
+def study_name(config: Config, prepared: Prepared, space: Space) -> str:
+    """Twelve digits of the SHA-256 of all that a trial's validation depends on, and of the space."""
+    included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "spectral"), True)
+    included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
+    settings = config.model_dump_json(include=included | {"evaluate": {"select", "exclude_seen", "ks"}})
+    searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
+    text = "\n".join((prepared.key, settings, torch.__version__, *searched))
+    return files.digest(text, *CODE)[:12]
+
+
+@contextmanager
+def _study(config: Config, name: str) -> Iterator[Study]:
+    """The study of this name in tune.db, made if it is not there. Raises InputError: not optuna's."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial has a line of ours
+    path = config.root / "tune.db"
+    try:
+        storage = optuna.storages.RDBStorage(places.sqlite_uri(path))
+    except (SQLAlchemyError, RuntimeError) as error:  # the latter of another version's layout
+        raise InputError(f"'{path}' cannot be opened: {str(error).splitlines()[0]}") from None
+    try:
+        pruner = MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS + 1)
+        yield optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _take_up(search: Search) -> None:
+    """Put what a stopped or killed process left unfinished first in line; in a new study, the base."""
+    study, say = search.study, search.say
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        _enqueue(study, trial)
+        study.tell(trial.number, state=TrialState.FAIL)
+        store.close(search.config, _trial_folder(search, trial.number), "KILLED", say)
+        say(f"tune: trial {trial.number} was cut off: its settings are tried again")
+    if not study.get_trials(deepcopy=False):
+        base = {name: _configured(search.config, name) for name in search.space}
+        # what the search could come upon itself it also learns from
+        known = {name: value for name, value in base.items() if search.space[name].holds(value)}
+        study.enqueue_trial(known, user_attrs={"base": True})
+    else:
+        best = trials.best(rows(study))
+        so_far = "" if best is None else f", the best {best.validation:.4f}"
+        say(f"tune: going on with '{search.folder}': {_tried(study)} trials{so_far}")
+
+
+def _enqueue(study: Study, trial: FrozenTrial | Trial) -> None:
+    """Have the same settings tried again."""
+    base = bool(trial.user_attrs.get("base"))
+    study.enqueue_trial(dict(trial.params), user_attrs={"base": True} if base else {})
+
+
+def _tried(study: Study) -> int:
+    """Trials that came to an end of their own."""
+    outcomes = [trial.user_attrs.get("outcome") for trial in study.get_trials(deepcopy=False)]
+    return sum(outcome not in (None, OUT_OF_TIME) for outcome in outcomes)
+
+
+def _one_trial(search: Search) -> None:
+    """Draw settings, train by them, tell the study, MLflow and the people how it went."""
+    study, say, select = search.study, search.say, search.config.evaluate.select
+    # a sampler for each trial, so that a search that goes on draws what it would have drawn unbroken
+    seed = np.random.SeedSequence((search.config.seed, len(study.get_trials(deepcopy=False))))
+    study.sampler = TPESampler(seed=int(seed.generate_state(1)[0]))
+    trial = study.ask()
+    settings = _drawn(search, trial)
+    trial.set_user_attr("settings", settings)
+    label = f"tune: trial {trial.number}"
+    say(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.told(settings)}")
+    outcome, status = _outcome(search, trial, label)
+    store.close(search.config, _trial_folder(search, trial.number), status, say)
+    trial.set_user_attr("outcome", outcome)
+    seen = _seen(study, trial.number)
+    if outcome == trials.FINISHED:
+        study.tell(trial, max(seen.values()))
+    elif outcome == OUT_OF_TIME:  # the clock's doing, not that of the settings: nothing to learn from
+        study.tell(trial, state=TrialState.FAIL)
+    else:  # pruned for the sampler too: it learns to keep away, which it does not from failed ones
+        study.tell(trial, state=TrialState.PRUNED)
+    score = f", {select} {max(seen.values()):.4f} at epoch {_best_epoch(seen)}" if seen else ""
+    best = trials.best(rows(study))
+    so_far = "" if best is None else f" (best so far: {best.validation:.4f}, trial {best.trial})"
+    say(f"{label}: {outcome}{score}{so_far}")
+
+
+def _outcome(search: Search, trial: Trial, label: str) -> tuple[str, str]:
+    """Train by the trial's settings: what came of it, and MLflow's word for that."""
+    try:
+        _train(search, trial, label)
+    except optuna.TrialPruned:
+        return f"pruned after epoch {len(_seen(search.study, trial.number))}", "KILLED"
+    except OutOfTime:
+        _enqueue(search.study, trial)
+        return OUT_OF_TIME, "KILLED"
+    except InputError as error:
+        return f"{trials.INVALID}: {error}", "FAILED"
+    except (FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
+        return f"failed: {str(error) or type(error).__name__}".splitlines()[0], "FAILED"
+    except Exception as error:
+        if trial.user_attrs.get("base"):  # there all would fail
+            raise
+        return f"failed: {type(error).__name__}: {error}".splitlines()[0], "FAILED"
+    return trials.FINISHED, "FINISHED"
+
+
+def _drawn(search: Search, trial: Trial) -> dict[str, Any]:
+    """The trial's settings; those of the base are the configured ones, also where the space lacks them."""
+    base = bool(trial.user_attrs.get("base"))
+    settings: dict[str, Any] = {}
+    for name, setting in search.space.items():
+        configured = _configured(search.config, name)
+        if not base or setting.holds(configured):
+            settings[name] = _suggested(trial, name, setting)
+        if base:
+            settings[name] = configured
+    return settings
+
+
+def _suggested(trial: Trial, name: str, setting: Setting) -> Any:
+    if setting.choices is not None:
+        return trial.suggest_categorical(name, setting.choices)
+    low, high, step = setting.low, setting.high, setting.step
+    assert low is not None
+    assert high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return trial.suggest_int(name, low, high, step=int(step or 1), log=setting.log)
+    return trial.suggest_float(name, low, high, step=step, log=setting.log)
+
+
+def _configured(config: Config, name: str) -> Any:
+    section, _, key = name.partition(".")
+    value = getattr(getattr(config, section), key)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _train(search: Search, trial: Trial, label: str) -> None:
+    """Train on the validation fold as `train` does; each epoch is told to the study and to MLflow.
+
+    Raises optuna.TrialPruned, OutOfTime, InputError (settings that do not go together), FloatingPointError.
+    """
+    base = bool(trial.user_attrs.get("base"))
+    config = search.config if base else changed(search.config, trial.user_attrs["settings"])
+    metric = f"validation.{config.evaluate.select}"
+    folder = _trial_folder(search, trial.number)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def say(line: str) -> None:
+        search.say(f"{label}: {line.removeprefix('train: ')}")
+
+    with store.Live(config, folder, f"trial-{trial.number}", search.say) as tracked:
+        store.nest(config, folder, search.folder, search.say)
+
+        def record(row: dict[str, Any], epoch: int) -> None:
+            tracked.metrics(row, epoch)
+            trial.report(row[metric], epoch)
+            if time.monotonic() > search.deadline and _goes_on(config, _seen(search.study, trial.number)):
+                raise OutOfTime
+            if trial.should_prune() and not base:
+                raise optuna.TrialPruned
+
+        if config.spectral not in search.spectral:
+            search.spectral[config.spectral] = choose_spectral(config, search.judge, say)
+        choose_epochs(config, search.judge, search.spectral[config.spectral], record, say)
+
+
+def _goes_on(config: Config, seen: dict[int, float]) -> bool:
+    """Whether epochs are left to a trial, as choose_epochs has it."""
+    last = max(seen)
+    return last < config.train.max_epochs and last - _best_epoch(seen) < config.train.patience
+
+
+def _trial_folder(search: Search, number: int) -> Path:
+    return search.folder / "trials" / str(number)
+
+
+def _seen(study: Study, number: int) -> dict[int, float]:
+    """What validation said after each epoch of a trial."""
+    return study.get_trials(deepcopy=False)[number].intermediate_values
+
+
+def _best_epoch(seen: dict[int, float]) -> int:
+    return max(sorted(seen), key=lambda epoch: seen[epoch], default=0)
+
+
+def rows(study: Study) -> list[trials.Row]:
+    """A row a trial that was begun."""
+    made = []
+    for trial in study.get_trials(deepcopy=False):
+        if trial.state == TrialState.WAITING:
+            continue
+        seen, attributes = trial.intermediate_values, trial.user_attrs
+        made.append(
+            trials.Row(
+                trial.number,
+                attributes.get("outcome", "interrupted"),
+                bool(attributes.get("base")),
+                max(seen.values(), default=None),
+                _best_epoch(seen),
+                len(seen),
+                None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+                attributes.get("settings", trial.params),
+            )
+        )
+    return made
+
+
+def importances(study: Study, space: Space) -> dict[str, float]:
+    """How much each setting mattered (PED-ANOVA, Watanabe et al. 2023); none where too little is known."""
+    finished = study.get_trials(states=[TrialState.COMPLETE])
+    whole = [trial for trial in finished if set(trial.params) == set(space)]  # the base may be outside
+    if len(whole) < FEWEST or len({trial.value for trial in whole}) == 1:
+        return {}
+    alone = optuna.create_study(direction="maximize")
+    alone.add_trials(whole)
+    return optuna.importance.get_param_importances(alone)

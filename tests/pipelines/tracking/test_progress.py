@@ -1,0 +1,71 @@
+"""Progress: plain lines in a log file, a bar on a terminal."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from pipelines.tracking import progress
+
+PROGRAM = """
+from pipelines import progress
+with progress.progress("epoch 7", 30) as tick:
+    for _ in range(3):
+        tick(10)
+progress.say("done")
+"""
+
+
+def test_plain_lines_without_a_terminal(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with progress.progress("epoch 7", 3_000) as tick:
+        for _ in range(3):
+            tick(1_000)
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.split(", about")[0] for line in lines] == [
+        f"epoch 7: {done} of 3,000" for done in ("1,000", "2,000", "3,000")
+    ]
+    assert lines[-1].endswith("about 0 s left")
+    assert "\x1b" not in err
+
+
+def test_lines_are_some_seconds_apart(capfd: pytest.CaptureFixture[str]) -> None:
+    with progress.progress("epoch 7", 3_000) as tick:
+        for _ in range(3_000):
+            tick(1)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_inside_passes_through() -> None:
+    with pytest.raises(ZeroDivisionError), progress.progress("epoch 7", 3):
+        raise ZeroDivisionError
+
+
+def test_a_bar_on_a_terminal() -> None:
+    ours, theirs = pty.openpty()
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TTY_COMPATIBLE")
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # Linux: the other end is closed
+            pass
+        os.close(ours)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert "epoch 7" in text
+    assert "━" in text
+    assert "30/30" in text
+    assert text.splitlines()[-1].endswith("done")

@@ -1,0 +1,252 @@
+"""Warm start: rows follow their ids from run to run, and what moved too far is trained anew."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from scipy.stats import ortho_group
+from shop import DAYS, START, WINDOW, purchases
+
+from pipelines.config.config import Config
+from pipelines.config.loading import load_config
+from pipelines.data import folds, prepare
+from pipelines.release.export import stage
+from pipelines.training import learner, model, warm_start
+from pipelines.training.model import Choice
+from pipelines.training.train import run_key, train
+from recsys import releases, sampling
+from recsys.spaces import Space, euclidean_vectors
+
+CPU = torch.device("cpu")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def released(config: Config, say: Callable[[str], None] = quiet) -> Path:
+    """A run of what the log holds now, made current."""
+    prepare.prepare(config, quiet)
+    run = train(config, say)
+    releases.publish(config.bundles, stage(config, run, quiet).name)
+    return run
+
+
+def day_after(log: pl.DataFrame, day: int) -> pl.DataFrame:
+    """The log `day` days on: some users and items are gone, others are new, everybody else buys on."""
+    generator = np.random.default_rng(day)
+    gone_users, gone_items = [1000 + day, 1050 + day], [5000 + day]
+    later = log.filter(~pl.col("user_id").is_in(gone_users) & ~pl.col("item_id").is_in(gone_items))
+    end = START + timedelta(days=DAYS)
+    users = later["user_id"].unique().sort().to_numpy()
+    rows = [
+        *((int(user), int(5005 + generator.integers(0, 20))) for user in generator.choice(users, 60)),
+        *((2000 + day, 5005 + item) for item in range(8)),  # a new user
+        *((int(user), 6000 + day) for user in users[:20]),  # a new item
+    ]
+    seconds = generator.uniform(0, 86_400, len(rows))
+    # Late arrivals: of before the windows, so that the fitted part grows; and of the new day.
+    early = [START + timedelta(days=DAYS - 2 * WINDOW - 1, seconds=float(second)) for second in seconds]
+    news = [end + timedelta(days=day, seconds=float(second)) for second in seconds]
+    frames = [
+        pl.DataFrame({"user_id": [u for u, _ in rows], "item_id": [i for _, i in rows], "at": at})
+        for at in (early, news)
+    ]
+    return pl.concat([later, *(frame.cast(dict(later.schema)) for frame in frames)])
+
+
+def settings(path: Path) -> Config:
+    return load_config(path, ["warm.start=true"])
+
+
+def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path]) -> None:
+    log = purchases()
+    path = shop_file(log, items=None, train={"max_epochs": 3})
+    config, said = settings(path), list[str]()
+    first = released(config, said.append)
+    assert not (first / warm_start.FILE).exists()
+    runs = [first]
+    for night in (1, 2):
+        log = day_after(log, night)
+        log.write_parquet(path.parent / "log.parquet")
+        runs.append(released(config, said.append))
+        known = json.loads((runs[-1] / warm_start.FILE).read_text())
+        assert known["from"] == runs[-2].name
+        # fold test: the new user and item of this night; those of it that are gone
+        assert (known["new_users"], known["new_items"]) == (1, 1)
+        assert (known["gone_users"], known["gone_items"]) == (2, 1)
+        assert "anew" not in known
+        assert 0 < known["movement"] < config.warm.max_movement
+        assert 0 <= known["churn"] <= 1
+        assert 0 < known["overlap"] <= 1
+        done = json.loads((runs[-1] / "train.json").read_text())
+        assert done["warm_from"]["run"] == runs[-2].name
+    assert len(set(runs)) == 3
+    assert sum("warm start from" in line for line in said) == 2
+    # again, now that it is current itself: the same run, not one that starts from itself
+    assert train(config, quiet) == runs[-1]
+
+
+def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> None:
+    config = settings(shop_file(items=None))
+    prepare.prepare(config, quiet)
+    fold = folds.load_fold(config, "test")
+    learned = learner.start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4))
+    learner.one_epoch(config, learned, 0, "semi_hard")
+    users, items = fold.user_ids.tolist(), fold.item_ids.tolist()
+    # The same state as of a source that lists other ids in another order.
+    theirs_users, theirs_items = [7, *users[::-1][3:]], [*items[::-1][2:], 9]
+    state = learner.state(learned)
+    saved = {"learner": reordered(state, users, theirs_users, items, theirs_items)}
+    saved |= {"users": torch.tensor(theirs_users), "items": torch.tensor(theirs_items)}
+
+    fresh = learner.start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4))
+    warm_start.carry(fresh, fold, saved)
+    after = learner.state(fresh)
+    kept_users = [row for row, one in enumerate(users) if one in theirs_users]
+    kept_items = [row for row, one in enumerate(items) if one in theirs_items]
+    assert (len(users) - len(kept_users), len(items) - len(kept_items)) == (3, 2)
+    for name, rows in (("tower.table", kept_users), ("items", kept_items), ("offset", kept_items)):
+        assert torch.equal(after["weights"][name][rows], state["weights"][name][rows])
+    # A new item is at the mean of the known users who took it, a new user at that of his known items.
+    data, new_item = fold.fit, next(row for row in range(len(items)) if row not in kept_items)
+    takers = [u for u, i in zip(data.user, data.item, strict=True) if i == new_item and u in set(kept_users)]
+    mean = state["weights"]["tower.table"][takers].mean(0)
+    torch.testing.assert_close(after["weights"]["items"][new_item], mean)
+    new_user = next(row for row in range(len(users)) if row not in kept_users)
+    taken = [i for u, i in zip(data.user, data.item, strict=True) if u == new_user and i in set(kept_items)]
+    mean = state["weights"]["items"][taken].mean(0)
+    torch.testing.assert_close(after["weights"]["tower.table"][new_user], mean)
+    by_shape = {part["square"].shape: part for part in after["optimizer"].values()}
+    for number, known in state["optimizer"].items():
+        rows = kept_users if len(known["square"]) == len(users) else kept_items
+        now = after["optimizer"][number]
+        assert now["step"] == known["step"]
+        assert torch.equal(now["square"][rows], known["square"][rows])
+        assert torch.equal(now["last"][rows], known["last"][rows])
+        new = [row for row in range(len(now["square"])) if row not in rows]
+        assert (now["square"][new] > 0).all()  # from 0 the first step would be a leap
+    assert len(by_shape) == len(after["optimizer"])
+
+
+def reordered(
+    state: Any, users: list[int], new_users: list[int], items: list[int], new_items: list[int]
+) -> Any:
+    """The state of a learner whose rows stand in another order of ids; rows of unknown ids are zeros."""
+
+    def moved(part: torch.Tensor) -> torch.Tensor:
+        before, after = (users, new_users) if len(part) == len(users) else (items, new_items)
+        found = torch.zeros(len(after), *part.shape[1:], dtype=part.dtype)
+        for row, one in enumerate(after):
+            if one in before:
+                found[row] = part[before.index(one)]
+        return found
+
+    weights = {name: moved(part) for name, part in state["weights"].items()}
+    optimizer = {
+        number: {"step": known["step"], "square": moved(known["square"]), "last": moved(known["last"])}
+        for number, known in state["optimizer"].items()
+    }
+    return state | {"weights": weights, "optimizer": optimizer}
+
+
+def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable[..., Path]) -> None:
+    config = settings(shop_file(items=None, train={"max_epochs": 2}))
+    run = released(config)
+    fold = folds.load_fold(config, "test")
+    done = json.loads((run / "train.json").read_text())
+    source = warm_start.Source(run, done["weights_sha256"], done["latest"])
+    saved = (warm_start.load(source, CPU, quiet) or {})["test"]
+    learned, served = model.load(run, CPU)
+    space = Space(*(torch.load(run / "model.pt", weights_only=True)[f"space.{n}"] for n in Space._fields))
+    turn = torch.from_numpy(ortho_group.rvs(space.items.shape[1], random_state=0)).float()
+    turned = space._replace(items=space.items @ turn + 0.3)
+    same = warm_start.compare(source, saved, fold, turned, served)
+    assert same["movement"] == pytest.approx(0, abs=1e-3)
+    assert (same["churn"], same["overlap"]) == (pytest.approx(0, abs=0.02), 1.0)
+    order = torch.randperm(len(space.items), generator=torch.Generator().manual_seed(0))
+    other = space._replace(items=space.items[order])
+    moved = warm_start.compare(source, saved, fold, other, euclidean_vectors(other))
+    assert moved["movement"] > 0.5
+    assert moved["churn"] > 0.7
+    assert moved["overlap"] < 0.5
+    assert warm_start.too_far(config, same) is None
+    assert "movement of the items" in str(warm_start.too_far(config, moved))
+    assert learned[1].shape[1] == space.items.shape[1] + 1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("warm.max_new=0.001", "share of new users"),
+        ("warm.max_movement=1e-6", "movement of the items"),
+        ("warm.min_overlap=1.0", "overlap with the lists of before"),
+    ],
+)
+def test_past_a_threshold_everything_is_trained_anew(
+    shop_file: Callable[..., Path], override: str, words: str
+) -> None:
+    log = purchases()
+    path = shop_file(log, items=None, train={"max_epochs": 2})
+    released(settings(path))
+    day_after(log, 1).write_parquet(path.parent / "log.parquet")
+    config, said = load_config(path, ["warm.start=true", override]), list[str]()
+    prepare.prepare(config, quiet)
+    run = train(config, said.append)
+    assert [line for line in said if "warm start given up" in line and words in line]
+    assert words in json.loads((run / warm_start.FILE).read_text())["anew"]
+    releases.publish(config.bundles, stage(config, run, quiet).name)
+    assert train(config, quiet) == run  # once it is current too
+    anew = load_config(path, ["warm.start=true", override, f"root={path.parent / 'other'}"])
+    prepare.prepare(anew, quiet)
+    full = train(anew, quiet)  # no champion there
+    ours, theirs = (torch.load(one / "model.pt", weights_only=True) for one in (run, full))
+    assert all(torch.equal(ours[name], part) for name, part in theirs.items())
+
+
+def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
+    log = purchases()
+    path = shop_file(log, items=None, train={"max_epochs": 1})
+    config = settings(path)
+    run = released(config)
+    cold = load_config(path)
+    assert warm_start.source(cold, prepare.stored(cold)) is None
+    assert warm_start.source(config, prepare.stored(config)) is None  # of the same data
+    day_after(log, 1).write_parquet(path.parent / "log.parquet")
+    prepare.prepare(config, quiet)
+    source = warm_start.source(config, prepare.stored(config))
+    assert source is not None
+    assert source.run == run
+    key = run_key(config, prepare.stored(config))
+    for override in ("space.dim=4", "loss.margin=0.7"):
+        other = load_config(path, ["warm.start=true", override])
+        assert warm_start.source(other, prepare.stored(other)) is None
+    done = json.loads((run / "train.json").read_text())
+    later = done | {"latest": {"validation": 0, "test": done["latest"]["test"] + 30 * 86_400}}
+    (run / "train.json").write_text(json.dumps(later))  # it has fitted what is held out now
+    assert warm_start.source(config, prepare.stored(config)) is None
+    (run / "train.json").write_text(json.dumps(done))
+    assert run_key(config, prepare.stored(config)) == key
+    (run / warm_start.STATE).unlink()
+    assert warm_start.source(config, prepare.stored(config)) is None
+
+
+def test_a_damaged_state_is_said_and_everything_is_trained_anew(shop_file: Callable[..., Path]) -> None:
+    log = purchases()
+    path = shop_file(log, items=None, train={"max_epochs": 1})
+    config, said = settings(path), list[str]()
+    state = released(config) / warm_start.STATE
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    day_after(log, 1).write_parquet(path.parent / "log.parquet")
+    prepare.prepare(config, quiet)
+    run = train(config, said.append)
+    assert any("state.pt' is damaged; training starts anew" in line for line in said)
+    assert "warm_from" not in json.loads((run / "train.json").read_text())

@@ -1,0 +1,331 @@
+"""The bundle that answers is replaced while requests go on: by what is sound only, and never halfway."""
+
+import gc
+import http.client
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+from server import Server, bundles_of, released, serving, until
+
+from recsys.releases import publish
+from serving.live import Live
+from serving.recommender import Recommender
+
+SWAPS, CORRUPT = 100, 10  # every tenth is to what must be refused
+VERSIONS = ("v1", "v2", "v3")
+
+
+def point(bundles: Path, target: str) -> None:
+    """What publish does, without a look at what is pointed at."""
+    (bundles / "next").symlink_to(target)
+    os.replace(bundles / "next", bundles / "current")
+
+
+class Seen:
+    """A Live that is looked after by hand, and what it told."""
+
+    def __init__(self, bundles: Path) -> None:
+        self.opened: list[str] = []
+        self.refused = 0
+        self.live = Live(bundles, 3600, self.opened.append, self._refuse)
+
+    def _refuse(self) -> None:
+        self.refused += 1
+
+    def look(self) -> tuple[str | None, int]:
+        self.live.look()
+        return self.live.recommender and self.live.recommender.version, self.refused
+
+
+def test_a_new_current_is_opened_once(tmp_path: Path) -> None:
+    seen = Seen(bundles_of(tmp_path))
+    released(tmp_path, "v2", seed=1)
+    assert [seen.look(), seen.look()] == [("v1", 0)] * 2
+    publish(tmp_path, "v2")
+    assert [seen.look(), seen.look()] == [("v2", 0)] * 2
+    publish(tmp_path, "v1")
+    assert seen.look() == ("v1", 0)
+    assert seen.opened == ["v1", "v2", "v1"]
+
+
+def test_what_is_corrupt_is_refused_once_and_tried_again_when_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = Seen(bundles_of(tmp_path))
+    seen.look()
+    broken = released(tmp_path, "v2", seed=1) / "item_vectors.npy"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    point(tmp_path, "v2")
+    assert [seen.look(), seen.look(), seen.look()] == [("v1", 1)] * 3
+    assert "item_vectors.npy: SHA-256 differs from the manifest; bundle v1 goes on" in caplog.text
+    broken.write_bytes(whole[:-1])
+    assert [seen.look(), seen.look()] == [("v1", 2)] * 2
+    broken.write_bytes(whole)
+    assert [seen.look(), seen.look()] == [("v2", 2)] * 2
+
+
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    seen = Seen(bundles_of(tmp_path))
+    seen.look()
+    for refused, target in enumerate(("nothing", "current", "v1/manifest.json"), start=1):
+        point(tmp_path, target)
+        assert [seen.look(), seen.look()] == [("v1", refused)] * 2
+    (tmp_path / "current").unlink()
+    assert seen.look() == ("v1", 4)
+    point(tmp_path, "v1")
+    assert seen.look() == ("v1", 4)
+    assert f"refused: {tmp_path}/current: No such file or directory" in caplog.text
+
+
+def test_the_first_bundle_is_waited_for(tmp_path: Path) -> None:
+    with serving(bundles_of(tmp_path), ready=False) as server:
+        until(lambda: server.ask("/health/ready").status == 200)
+    (tmp_path / "current").unlink()
+    (tmp_path / "empty").mkdir()
+    point(tmp_path, "empty")  # no bundle, but something to start with
+    with serving(tmp_path, ready=False) as server:
+        for path in ("/health/ready", "/version", "/v1/users", "/v1/users/101/recommendations"):
+            answer = server.ask(path)
+            assert answer.status == 503
+            assert "no bundle is open" in answer.json["detail"]
+            assert "manifest.json: missing" in answer.json["detail"]
+        assert server.ask("/health/live").status == 200
+        publish(tmp_path, "v1")
+        until(lambda: server.ask("/health/ready").status == 200)
+        assert server.metric("recsys_bundle_swaps_total") == 0
+        assert server.metric("recsys_bundles_refused_total") == 1
+
+
+def test_an_old_bundle_is_let_go_when_its_last_request_is_done(tmp_path: Path) -> None:
+    seen = Seen(bundles_of(tmp_path))
+    released(tmp_path, "v2", seed=1)
+    seen.look()
+    gc.disable()
+    try:
+        request = seen.live.recommender
+        publish(tmp_path, "v2")
+        seen.look()
+        assert request is not None
+        assert request.version == "v1"
+        assert str(tmp_path / "v1") in maps(os.getpid())
+        del request
+        assert str(tmp_path / "v1") not in maps(os.getpid())
+        assert str(tmp_path / "v2") in maps(os.getpid())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_the_pause_between_looks_is_a_number_above_nought(tmp_path: Path, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"poll_seconds = {seconds}, allowed"):
+        Live(tmp_path, seconds)
+
+
+def maps(process: int) -> str:
+    return Path(f"/proc/{process}/maps").read_text()
+
+
+def memory(process: int) -> int:
+    """KiB that are the process's own: what it maps from files comes and goes with the bundles."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def questions(shop: Recommender) -> dict[str, object]:
+    """What is asked under load, and what a version answers to it."""
+    paths: dict[str, object] = {}
+    for user in range(100, 110):
+        items = listed(shop.recommend(user, 10))
+        paths[f"/v1/users/{user}/recommendations?k=10"] = {
+            "version": shop.version,
+            "user_id": user,
+            "basis": "user",
+            "items": items,
+        }
+    for item in range(1000, 1005):
+        paths[f"/v1/items/{item}/similar?k=5"] = {
+            "version": shop.version,
+            "item_id": item,
+            "items": listed(shop.similar_items(item, 5)),
+        }
+    many = list(range(100, 140))
+    results = [{"basis": "user", "items": listed(items)} for items in shop.recommend_many(many, 20)]
+    body = json.dumps({"users": [{"user_id": user} for user in many], "k": 20})
+    paths[body] = {"version": shop.version, "results": results}
+    return paths
+
+
+def listed(items) -> list[dict[str, object]]:
+    return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
+
+
+def broken(bundles: Path) -> list[str]:
+    """Versions that must be refused, each for another reason."""
+    shutil.copytree(bundles / "v1", bundles / "flipped")
+    path = bundles / "flipped" / "user_vectors.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    shutil.copytree(bundles / "v1", bundles / "cut")
+    os.truncate(bundles / "cut" / "index.ann", 100)
+    shutil.copytree(bundles / "v1", bundles / "headless")
+    (bundles / "headless" / "manifest.json").unlink()
+    shutil.copytree(bundles / "v1", bundles / "newer")
+    manifest = bundles / "newer" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+    return ["flipped", "cut", "headless", "newer", "missing"]
+
+
+def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_answer(tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    for seed, version in enumerate(VERSIONS):
+        released(bundles, version, seed)
+    publish(bundles, "v1")
+    bad = broken(bundles)
+    (tmp_path / "expected.json").write_text(
+        json.dumps({version: questions(Recommender.open(bundles / version)) for version in VERSIONS})
+    )
+    with serving(bundles) as server:
+        load = subprocess.Popen(
+            [
+                sys.executable,
+                "load.py",
+                str(server.port),
+                tmp_path / "expected.json",
+                tmp_path / "report.json",
+            ],
+            stdin=subprocess.PIPE,
+            cwd=ROOT / "tests",
+        )
+        try:
+            warm = swapped(server, bundles, bad)
+            load.communicate()
+        finally:
+            load.kill()
+            load.wait()
+        assert load.returncode == 0
+        reports = json.loads((tmp_path / "report.json").read_text())
+        assert [fault for report in reports for fault in report["faults"]] == []
+        assert {version for report in reports for version in report["versions"]} == set(VERSIONS)
+        assert min(report["asked"] for report in reports) > SWAPS
+        assert server.metric("recsys_bundle_swaps_total") == SWAPS - CORRUPT
+        assert server.metric("recsys_bundles_refused_total") == CORRUPT
+        assert server.metric("recsys_bundle_info") == 1
+        end = memory(server.process.pid)
+        print(
+            f"asked {sum(report['asked'] for report in reports)}, KiB after 20 swaps {warm}, at the end {end}"
+        )
+        assert end - warm < 4096
+        live = server.ask("/version").json["version"]
+        until(
+            lambda: {name for name in (*VERSIONS, *bad) if f"/{name}/" in maps(server.process.pid)} == {live}
+        )
+        log = server.log.read_text()
+        assert log.count("refused: ") == CORRUPT
+        for reason in (
+            "SHA-256 differs",
+            "100 bytes, the manifest says",
+            "manifest.json: missing",
+            "format_version 99",
+        ):
+            assert reason in log
+
+
+def swapped(server: Server, bundles: Path, bad: list[str]) -> int:
+    """Swap and wait for it, a hundred times; the memory of the server after the first twenty."""
+    warm = refusals = 0
+    live = "v1"
+    for swap in range(1, SWAPS + 1):
+        if swap % (SWAPS // CORRUPT) == 0:
+            point(bundles, bad[refusals % len(bad)])
+            refusals += 1
+            until(lambda count=refusals: server.metric("recsys_bundles_refused_total") == count)
+            assert server.ask("/version").json["version"] == live
+        else:
+            live = VERSIONS[(VERSIONS.index(live) + 1) % len(VERSIONS)]
+            publish(bundles, live)
+            until(lambda wanted=live: server.ask("/version").json["version"] == wanted)
+        if swap == 20:
+            warm = memory(server.process.pid)
+    return warm
+
+
+def test_workers_share_their_metrics_and_the_dead_are_forgotten(tmp_path: Path) -> None:
+    bundles_of(tmp_path)
+    with serving(tmp_path, "--workers", "2") as server:
+        until(lambda: server.metric("recsys_bundle_info") == 2)
+        for _ in range(50):
+            assert server.ask("/v1/users/101/history").status == 200
+        counted = (
+            'recsys_http_requests_total{method="GET",route="/v1/users/{user_id}/history",status="200"} 50.0'
+        )
+        assert counted in server.ask("/metrics").body.decode()
+        victim = workers(server)[0]
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: victim not in workers(server) and server.process.poll() is None)
+        until(
+            lambda: (
+                len(workers(server)) == 2 and server.is_ready() and server.metric("recsys_bundle_info") == 2
+            )
+        )
+        assert counted in server.ask("/metrics").body.decode()
+        released(tmp_path, "v2", seed=1)
+        publish(tmp_path, "v2")
+        until(lambda: 'recsys_bundle_info{version="v2"} 2.0' in server.ask("/metrics").body.decode())
+        folder = metrics_folder(server)
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def workers(server: Server) -> list[int]:
+    """Processes that serve: children of the command that run a spawned interpreter."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    found = []
+    for child in map(int, children):
+        try:
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def metrics_folder(server: Server) -> Path:
+    environment = Path(f"/proc/{workers(server)[0]}/environ").read_bytes().split(b"\0")
+    value = next(line for line in environment if line.startswith(b"PROMETHEUS_MULTIPROC_DIR="))
+    return Path(value.partition(b"=")[2].decode())
+
+
+def test_requests_under_way_are_finished_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+    """SIGTERM comes after the head of a request and before its body; the answer is whole all the same."""
+    body = json.dumps({"users": [{"user_id": 101}] * 50, "k": 10}).encode()
+    head = f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head += "Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n"
+    with serving(bundles_of(tmp_path)) as server, socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(head.encode())
+        assert raw.recv(25).startswith(b"HTTP/1.1 100 Continue")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "Shutting down" in server.log.read_text())
+        raw.sendall(body)
+        answer = http.client.HTTPResponse(raw)
+        answer.begin()
+        assert answer.status == 200
+        assert len(json.loads(answer.read())["results"]) == 50
+
+
+def test_the_log_of_swaps_is_quiet_where_nothing_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serving")
+    seen = Seen(bundles_of(tmp_path))
+    for _ in range(5):
+        seen.look()
+    assert [record.message for record in caplog.records] == ["bundle v1 answers"]

@@ -1,0 +1,48 @@
+"""Champions of small shops: runs, bundles and aliases."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+from small_bundles import release
+
+from pipelines.config.config import Config
+from pipelines.release import promotion
+from pipelines.release.export import bundle_folder
+from pipelines.tracking import store
+
+RUNS = ("20240101-000000-aaaaaaaa", "20240102-000000-bbbbbbbb", "20240103-000000-cccccccc")
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def alias(config: Config) -> str | None:
+    """The bundle of the version that MLflow calls champion."""
+    client = mlflow.MlflowClient(tracking_uri=store.uri(config))
+    try:
+        return str(client.get_model_version_by_alias("shop", "champion").tags["bundle"])
+    except mlflow.exceptions.MlflowException:
+        return None
+
+
+def at(root: Path) -> Config:
+    source = {"files": "log.csv", "time": "at"}
+    return Config.model_validate({"root": root, "source": source, "tracking": {"experiment": "shop"}})
+
+
+def promote(config: Config, number: int, say: Callable[[str], None] = quiet) -> str:
+    return promotion.promote(config, config.runs / RUNS[number], say)
+
+
+def staged(config: Config, run: str, registered: bool = True) -> str:
+    """A run's bundle, and its version in MLflow's registry."""
+    folder = bundle_folder(config, config.runs / run)
+    release(folder, [[0, 0], [1, 1]], [[float(run[7]), 0], [0, 1], [1, 0]], [[0], [1]])
+    if registered:
+        client = mlflow.MlflowClient(tracking_uri=store.uri(config))
+        if not client.search_registered_models("name = 'shop'"):
+            client.create_registered_model("shop")
+        client.create_model_version("shop", str(folder), tags={"bundle": folder.name})
+    return folder.name
