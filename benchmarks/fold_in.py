@@ -23,7 +23,8 @@ from pipelines.data.folds import Fold
 from pipelines.data.prepare import prepare
 from pipelines.evaluation.evaluate import intervals
 from pipelines.release.export import stage
-from pipelines.tracking.progress import progress, say
+from pipelines.tracking import log
+from pipelines.tracking.progress import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.train import run_fold, train
@@ -68,16 +69,16 @@ def main() -> None:
     print("|" + "---|" * (len(names) + 1))
     for system, tops in ranked.items():
         values = {name: value[rows] for name, value in judge.values(tops).items() if name in names}
-        bounds = intervals(values, config.evaluate.resamples, config.seed, system, say)
+        bounds = intervals(values, config.evaluate.resamples, config.seed, system)
         cells = [f"{values[n].mean():.4f} ({bounds[n][0]:.4f}–{bounds[n][1]:.4f})" for n in names]
         print(f"| {system} | " + " | ".join(cells) + " |")
 
 
 def made(config: Config) -> tuple[Fold, Recommender]:
     """The whole job, without MLflow's register and without scoring."""
-    prepare(config, say)
-    run = train(config, say)
-    return run_fold(config, run), Recommender.open(stage(config, run, say))
+    prepare(config)
+    run = train(config)
+    return run_fold(config, run), Recommender.open(stage(config, run))
 
 
 def fill(row: NDArray[np.int32], answers: list, number: dict) -> None:  # type: ignore[type-arg]
@@ -87,4 +88,5 @@ def fill(row: NDArray[np.int32], answers: list, number: dict) -> None:  # type: 
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

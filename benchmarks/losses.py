@@ -14,6 +14,7 @@ before test, for the same time, and writes OUT_test.csv with bootstrap intervals
 import argparse
 import csv
 import itertools
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,15 @@ from scipy import stats
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data.folds import Fold, FoldName, load_fold, load_mined_triplets
-from pipelines.tracking.progress import say
+from pipelines.tracking import log
 from pipelines.training import learner, model
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
 from pipelines.training.train import choose_spectral
 from recsys import spaces
 from recsys.judge import Judge, Values
+
+LOGGER = logging.getLogger("recsys")
 
 USUAL_MINER, USUAL_DISTANCE = "semi_hard", "squared_euclidean"
 USERS = 4_000  # judged on validation at the most
@@ -166,7 +169,7 @@ def write_validation(config: Config, seconds: float, path: Path, cross: bool) ->
         low, high = interval(judged[half][select], config.seed)
         line |= {"half": half + 1, "epochs": round(epochs, 2), "select": select, "low": low, "high": high}
         append(path, line | means(judged[half]))
-        say(f"{' '.join(cell)}: {select} {judged[half][select].mean():.4f} [{low:.4f}, {high:.4f}]")
+        LOGGER.info(f"{' '.join(cell)}: {select} {judged[half][select].mean():.4f} [{low:.4f}, {high:.4f}]")
 
 
 def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
@@ -179,7 +182,7 @@ def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
                 best[row["loss"]] = row
     device = torch.device("cpu")
     validation = judge_fold(some_users(load_fold(config, "validation"), config.seed), device, config.evaluate)
-    spectral = choose_spectral(config, validation, say)
+    spectral = choose_spectral(config, validation)
     judge = judge_fold(load_fold(config, "test"), device, config.evaluate)
     spectral_name = f"spectral, {spectral.spectral_dim} dimensions, exponent {spectral.item_exponent}"
     untrained = {
@@ -200,7 +203,7 @@ def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
         line = dict(zip(CELL, cell, strict=True)) | {"half": row["half"]}
         line |= {"epochs": round(epochs, 2), "validation": row[row["select"]]}
         append(path, line | with_intervals(values, config.seed))
-        say(f"{' '.join(cell)}: test {row['select']} {values[row['select']].mean():.4f}")
+        LOGGER.info(f"{' '.join(cell)}: test {row['select']} {values[row['select']].mean():.4f}")
 
 
 def some_users(fold: Fold, seed: int) -> Fold:
@@ -251,4 +254,5 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import importlib.util
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +37,7 @@ from pipelines.config import files
 from pipelines.config.bench import Bench
 from pipelines.config.loading import read_toml
 from pipelines.data import published
-from pipelines.tracking.progress import say
+from pipelines.tracking import log
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
@@ -45,6 +46,8 @@ from recsys.graph import Matrix
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Vectors
+
+LOGGER = logging.getLogger("recsys")
 
 CONFIG = Path(__file__).parents[1] / "configs" / "bench" / "default.toml"
 SELECT, SHOWN = "recall@20", ("recall@20", "ndcg@20", "hit_rate@10")
@@ -248,7 +251,7 @@ def of_products(users: Tensor, items: Tensor) -> Vectors:
 # The comparison
 
 
-def curve(name: str, task: Task, say: Callable[[str], None] = say) -> list[Point]:
+def curve(name: str, task: Task) -> list[Point]:
     """Fit for the seconds, judged at their doublings and at the end; the untrained at each setting."""
     marks = [task.seconds / 2**k for k in range(DOUBLINGS, -1, -1)]
     points, waiting = list[Point](), list[Callable[[], None]]()  # waiting: the last step, while not judged
@@ -260,7 +263,7 @@ def curve(name: str, task: Task, say: Callable[[str], None] = say) -> list[Point
         since = now(task.judge.data)
         means = task.judge.means(vectors())
         points.append(Point(name, "validation", step, plan, seconds, {m: means[m] for m in SHOWN}))
-        say(f"{name}: step {step}, {seconds:.2f} s: {SELECT} {means[SELECT]:.4f}")
+        LOGGER.info(f"{name}: step {step}, {seconds:.2f} s: {SELECT} {means[SELECT]:.4f}")
         apart += now(task.judge.data) - since
 
     def heard(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
@@ -415,7 +418,7 @@ def main() -> None:
     )
     task = Task(judge, config, args.seconds)
     for name in SYSTEMS:  # imports and a device's first use are on nobody's clock
-        curve(name, task._replace(seconds=0.0), lambda line: None)
+        curve(name, task._replace(seconds=0.0))
     points = [point for name in SYSTEMS for point in curve(name, task)]
     points += [refitted(task._replace(judge=whole), best(points, name)) for name in SYSTEMS]
     rows = [point._asdict() | point.metrics for point in points]
@@ -427,4 +430,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

@@ -16,6 +16,7 @@ of 128 coordinates, and says how much memory that took beyond the vectors.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import resource
 import signal
@@ -31,11 +32,14 @@ import numpy as np
 
 from pipelines.config.release import Export
 from pipelines.release.index_search import tuned
-from pipelines.tracking.progress import progress, say
+from pipelines.tracking import log
+from pipelines.tracking.progress import progress
 from recsys import fold_in
 from recsys.bundle import Bundle, open_bundle, write_bundle
 from recsys.releases import publish
 from serving.recommender import Recommender
+
+LOGGER = logging.getLogger("recsys")
 
 K = 10
 BATCH = 100
@@ -136,7 +140,7 @@ def peer(bundle: Bundle, numbers: list[int]) -> dict[str, tuple[Callable[[int], 
         from implicit.als import AlternatingLeastSquares
         from scipy.sparse import csr_matrix
     except ImportError:
-        say("implicit is not installed: its rows are left out")
+        LOGGER.info("implicit is not installed: its rows are left out")
         return {}
     n_users, n_items = len(bundle.user_vectors), len(bundle.item_vectors)
     seen = bundle.seen_items, bundle.seen_offsets
@@ -293,7 +297,7 @@ def synthetic(
     own = rng.integers(0, n_items // 10, (n_users, 10), dtype=np.int32) * 10 + np.arange(10, dtype=np.int32)
     seen = np.arange(0, 10 * n_users + 1, 10), np.sort(own, axis=1).ravel()
     settings = Export(trees=(10, 30), recall=0.95)
-    found = tuned(settings, 0, users, items, seen, np.arange(n_users), root, say)
+    found = tuned(settings, 0, users, items, seen, np.arange(n_users), root)
     write_bundle(
         folder,
         user_vectors=users,
@@ -316,4 +320,5 @@ def synthetic(
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

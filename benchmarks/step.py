@@ -36,6 +36,7 @@ from torch.profiler import ProfilerActivity, profile
 from pipelines.commands import bench
 from pipelines.config.bench import Bench
 from pipelines.config.config import Config
+from pipelines.tracking import log
 from pipelines.training import learner
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.model import Choice
@@ -333,4 +334,5 @@ def profile_of(trainer: Trainer, steps: int, device: torch.device) -> profile:
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

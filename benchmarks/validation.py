@@ -14,7 +14,7 @@ import torch
 
 from pipelines.config.loading import load_config
 from pipelines.data.folds import load_fold
-from pipelines.tracking.progress import say
+from pipelines.tracking import log
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.train import choose_epochs, choose_spectral
@@ -37,9 +37,7 @@ def main() -> None:
             torch.set_num_threads(config.train.threads)
         fold = load_fold(config, "validation", config.evaluate.exclude_seen)
         judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
-        choice, history, _ = choose_epochs(
-            config, judge, choose_spectral(config, judge, say), lambda *_: None, say
-        )
+        choice, history, _ = choose_epochs(config, judge, choose_spectral(config, judge), lambda *_: None)
         best_rows.append(history[choice.epochs - 1])
         print(
             seed, choice, *(f"{name} {best_rows[-1][f'validation.{name}']:.4f}" for name in SHOWN), flush=True
@@ -52,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

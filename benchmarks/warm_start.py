@@ -22,7 +22,7 @@ from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data import prepare
 from pipelines.release.export import stage
-from pipelines.tracking import progress
+from pipelines.tracking import log
 from pipelines.training import train, warm_start
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
@@ -103,9 +103,9 @@ def config_of(base: Config, root: Path, cut: datetime, is_warm: bool) -> Config:
 
 def one(config: Config, name: str) -> Night:
     """Train once."""
-    prepare.prepare(config, progress.say)
+    prepare.prepare(config)
     began = time.perf_counter()
-    run = train.train(config, progress.say)
+    run = train.train(config)
     seconds = time.perf_counter() - began
     releases.publish(config.bundles, stage(config, run).name)
     device = choose_device(config.train.device)
@@ -122,4 +122,5 @@ def one(config: Config, name: str) -> Night:
 
 
 if __name__ == "__main__":
+    log.to_standard_error()
     main()

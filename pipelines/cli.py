@@ -15,6 +15,7 @@ from pipelines.config import places
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
 from pipelines.config.loading import load_config
+from pipelines.tracking import log
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130  # how typer tells of Ctrl-C
@@ -96,10 +97,9 @@ def prepare(config: ConfigFile, set_: Overrides = None) -> None:
     """Read the interaction log, check it and its contracts, and make the tables that training reads."""
     from pipelines.data.contracts import accept, examine
     from pipelines.data.prepare import prepare
-    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
-    prepare(loaded, say, lambda con: accept(con, examine(con, loaded, say)))
+    prepare(loaded, lambda con: accept(con, examine(con, loaded)))
 
 
 @app.command(epilog=_keys("space", "loss", "mining", "train", "spectral", "evaluate", "tracking"))
@@ -142,11 +142,10 @@ def promote(
     from pipelines.commands.retrain import alone
     from pipelines.release import promotion
     from pipelines.release.gate import decide, why
-    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
     folder = find_run(loaded, run)
-    with alone(loaded.root, say):
+    with alone(loaded.root):
         promotion.finish(loaded)
         verdict = decide(loaded, folder)
         if not verdict.holds:
@@ -166,10 +165,9 @@ def rollback(
     """Make an earlier bundle the champion again: MLflow's alias, and bundles/current."""
     from pipelines.commands.retrain import alone
     from pipelines.release.promotion import rollback
-    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
-    with alone(loaded.root, say):
+    with alone(loaded.root):
         before, after = rollback(loaded, to)
     shown = f"already {after}" if before == after else f"{before} -> {after}"
     print(f"{loaded.bundles / 'current'}: {shown}")
@@ -180,10 +178,9 @@ def claim(config: ConfigFile, set_: Overrides = None) -> None:
     """Take tracking.experiment in MLflow over for this root: the root that has it is gone, or was moved."""
     from pipelines.commands.retrain import alone
     from pipelines.tracking import store
-    from pipelines.tracking.progress import say
 
     loaded = load_config(config, set_)
-    with alone(loaded.root, say):
+    with alone(loaded.root):
         print(store.take(loaded))
 
 
@@ -226,9 +223,8 @@ def retrain(
     from pipelines.commands.retrain import dry_run as examined
     from pipelines.commands.retrain import retrain
     from pipelines.report.terminal import show
-    from pipelines.tracking.progress import lines_as_json
 
-    lines_as_json(log_json)
+    log.to_standard_error(as_json=log_json)
     loaded = load_config(config, set_)
     if dry_run:
         from rich.console import Console
@@ -431,6 +427,7 @@ def find_run(config: Config, name: str | None) -> Path:
 def main() -> None:
     """Run a command; every error is one message on standard error and an exit code."""
     terminated = False
+    log.to_standard_error()
 
     def on_sigterm(number: int, frame: types.FrameType | None) -> None:
         nonlocal terminated
@@ -466,13 +463,8 @@ def main() -> None:
 
 
 def stop(message: str, code: int) -> None:
-    progress = sys.modules.get(
-        "pipelines.tracking.progress"
-    )  # not loaded, nor installed, where only serving is
-    if progress is None:
-        print(f"recsys: {message}", file=sys.stderr)
-    else:
-        progress.LOGGER.error(f"recsys: {message}")
+    """One line on standard error, and the exit code."""
+    log.LOGGER.error(f"recsys: {message}")
     sys.exit(code)
 
 

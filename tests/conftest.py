@@ -1,12 +1,13 @@
 """Session fixtures: an MLflow database that is migrated once, and one full retrain that most tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import polars as pl
 import pytest
+from logs import logged
 from shop import Shop, copied, purchases, recsys, write_config
 
 from pipelines.cli import find_run
@@ -50,3 +51,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory, log: pl.DataFrame, mlflow_tem
 def own_shop(shop: Shop, tmp_path: Path, mlflow_template: Path) -> Shop:
     """A copy of the finished retrain, to break or to go on with."""
     return copied(shop, tmp_path / "own", mlflow_template)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that are logged while the test runs."""
+    with logged() as lines:
+        yield lines

@@ -9,6 +9,7 @@ Axes: U users, I items, K dimensions of the spectrum.
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import tempfile
 import time
@@ -37,6 +38,8 @@ from recsys.graph import GraphSpace
 from recsys.judge import Judge
 from recsys.spaces import Space, Vectors
 from serving.recommender import Recommender
+
+LOGGER = logging.getLogger("recsys")
 
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
 TIMED_STEPS = 6  # the first of them is not counted
@@ -101,7 +104,6 @@ def bench(
     out: Path,
     device_name: str = "auto",
     seconds: float | None = None,
-    say: Callable[[str], None] = progress.say,
 ) -> dict[str, Any]:
     """What metrics.json holds; written to `out`, with a plot of validation against seconds beside it.
 
@@ -129,17 +131,19 @@ def bench(
     judge = judge_fold(data.fold(fitted, held_out), device, config.evaluate)
     counts = data.counts
     if strangers := counts["items_of_test_alone"]:
-        say(f"bench: {strangers:,} items of '{test}' are not in '{train}': no model can name them")
-    say(f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}")
+        LOGGER.info(f"bench: {strangers:,} items of '{test}' are not in '{train}': no model can name them")
+    LOGGER.info(
+        f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, {device}"
+    )
 
     began = clock.now()
     spectrum = spectrum_of(config, judge)
     clock.kept = clock.now() - began
     scores = {"popularity": point(config, judge, popularity_vectors(judge.data), "popularity", clock)}
-    chosen, scores["spectral"] = choose_spectral(config, judge, spectrum, clock, say)
-    trial, dims = choose_trial(config, judge, spectrum, clock, say)
-    trial, steps = with_room(config, judge, trial, dims, spectrum, clock, say)
-    learned = learn(config, judge, trial, spectrum, chosen, steps, clock, say) if steps > 0 else None
+    chosen, scores["spectral"] = choose_spectral(config, judge, spectrum, clock)
+    trial, dims = choose_trial(config, judge, spectrum, clock)
+    trial, steps = with_room(config, judge, trial, dims, spectrum, clock)
+    learned = learn(config, judge, trial, spectrum, chosen, steps, clock) if steps > 0 else None
     if learned is not None:
         scores["both" if learned.weight > 0 else "learned"] = learned.score
     model_is = max(scores, key=lambda name: scores[name])
@@ -160,7 +164,7 @@ def bench(
         if planned > 0:
             space, done = refit(config, whole, trial, learned.starts, spectrum, planned, clock)
         if done < planned or planned == 0:
-            say(f"bench: the refit came to {done} of {steps} steps; the slice's fit stays")
+            LOGGER.info(f"bench: the refit came to {done} of {steps} steps; the slice's fit stays")
             space, planned = learned.space, 0
         systems["learned"] = spaces.euclidean_vectors(space)
         if learned.weight > 0:
@@ -169,16 +173,16 @@ def bench(
         choices |= {"refit_steps": planned, "starts": starts, "beside": learned.weight}
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
-        say(f"bench: the budget of {seconds:g} s did not hold")
-    say(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one")
-    say(
+        LOGGER.info(f"bench: the budget of {seconds:g} s did not hold")
+    LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s; the model is the {model_is} one")
+    LOGGER.info(
         "bench: beyond the budget: test is scored once, and its users are served one by one through the index"
     )
 
     values = {name: whole.values(whole.rank(vectors)) for name, vectors in systems.items()}
     values["model"] = values[model_is]
     with tempfile.TemporaryDirectory() as folder:
-        recommender, search_k = exported(config, data, systems[model_is], Path(folder), say)
+        recommender, search_k = exported(config, data, systems[model_is], Path(folder))
         values["served"] = whole.values(
             served(recommender, data.user_ids, data.item_ids, whole, config.evaluate.exclude_seen)
         )
@@ -186,7 +190,7 @@ def bench(
     result: dict[str, Any] = {
         "test": {name: {m: float(value[m].mean()) for m in shown} for name, value in values.items()},
         "intervals": {
-            name: intervals({m: value[m] for m in shown}, config.evaluate.resamples, config.seed, name, say)
+            name: intervals({m: value[m] for m in shown}, config.evaluate.resamples, config.seed, name)
             for name, value in values.items()
         },
         "model": model_is,
@@ -226,7 +230,7 @@ def spectrum_of(config: Bench, judge: Judge) -> Spectrum:
 
 
 def choose_spectral(
-    config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
+    config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock
 ) -> tuple[SpectralChoice, float]:
     """The baseline's dimension and item exponent, which no neighbour beats, and their score."""
     dims = tuple(dict.fromkeys(min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims))
@@ -242,13 +246,11 @@ def choose_spectral(
     scores = coordinate_ascent(first, lists, score, lambda _: clock.left() > 0)
     best = max(scores, key=lambda one: scores[one])
     words = f"spectral, {best.spectral_dim} dimensions, item exponent {best.item_exponent:g}"
-    say(f"bench: {words}: {config.evaluate.select} {scores[best]:.4f}")
+    LOGGER.info(f"bench: {words}: {config.evaluate.select} {scores[best]:.4f}")
     return best, scores[best]
 
 
-def choose_trial(
-    config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
-) -> tuple[Trial, list[int]]:
+def choose_trial(config: Bench, judge: Judge, spectrum: Spectrum, clock: Clock) -> tuple[Trial, list[int]]:
     """Settings that no neighbour beats by short trainings, and the dimensions worth a long one, ascending.
 
     All take at most TRIALS of the budget; none is made where that has no room for two. Dimensions come last,
@@ -268,7 +270,7 @@ def choose_trial(
     lasts = settings.trial_steps * step_seconds(config, judge, first, spectrum, clock) + clock.judging
     end = clock.now() + min(clock.left(), TRIALS * (clock.seconds or float("inf")))
     if clock.now() + 2 * lasts > end:
-        say(
+        LOGGER.info(
             f"bench: no room for trials: two take {2 * lasts:.1f} s, more than {TRIALS:.0%} of the budget; "
             "the first of each list is taken"
         )
@@ -278,9 +280,9 @@ def choose_trial(
         nonlocal lasts
         began = clock.now()
         try:
-            return _tried(config, judge, trial, spectrum, clock, say)
+            return _tried(config, judge, trial, spectrum, clock)
         except FloatingPointError as error:
-            say(f"bench: {trial.words()}: {error}")
+            LOGGER.info(f"bench: {trial.words()}: {error}")
             return -1.0
         finally:
             lasts = max(lasts, (clock.now() - began) * dims[0] / trial.dim)  # three hops take longer than two
@@ -288,7 +290,7 @@ def choose_trial(
     def has_room(trial: Trial) -> bool:
         room = clock.now() + lasts * trial.dim / dims[0] <= end
         if not room:
-            say(f"bench: no room to try {trial.words()}")
+            LOGGER.info(f"bench: no room to try {trial.words()}")
         return room
 
     scores = coordinate_ascent(first, lists, score, has_room)
@@ -298,14 +300,14 @@ def choose_trial(
     return best, [dim for dim in dims if dim < least]
 
 
-def _tried(
-    config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock, say: Callable[[str], None]
-) -> float:
+def _tried(config: Bench, judge: Judge, trial: Trial, spectrum: Spectrum, clock: Clock) -> float:
     first = config.graph.seeded(config.seed)[0]
     model = model_at(config, judge, trial, spectrum, first)
     graph_fit(config, model, first.seed, config.graph.trial_steps)
     score = point(config, judge, spaces.euclidean_vectors(model.space()), "trial", clock)
-    say(f"bench: {config.graph.trial_steps} steps, {trial.words()}: {config.evaluate.select} {score:.4f}")
+    LOGGER.info(
+        f"bench: {config.graph.trial_steps} steps, {trial.words()}: {config.evaluate.select} {score:.4f}"
+    )
     return score
 
 
@@ -331,7 +333,6 @@ def with_room(
     dims: list[int],
     spectrum: Spectrum,
     clock: Clock,
-    say: Callable[[str], None],
 ) -> tuple[Trial, int]:
     """The most of the dimensions that the budget holds all steps of, here and in the refit; how many steps.
 
@@ -364,7 +365,7 @@ def with_room(
         if steps >= wanted:
             break
     steps = min(steps, int(settings.longer * wanted))
-    say(f"bench: {dim} dimensions, {steps} steps of about {np.mean(steps_of_all):.2f} s")
+    LOGGER.info(f"bench: {dim} dimensions, {steps} steps of about {np.mean(steps_of_all):.2f} s")
     return trial._replace(dim=dim), steps
 
 
@@ -376,7 +377,6 @@ def learn(
     chosen: SpectralChoice,
     steps: int,
     clock: Clock,
-    say: Callable[[str], None],
 ) -> Learned | None:
     """Train on the slice that is left, from each start; which to keep, and the spectrum's weight beside them.
 
@@ -393,19 +393,23 @@ def learn(
         try:
             learn_one(config, judge, model, steps, clock, seeded)
         except (OutOfTime, FloatingPointError) as error:
-            say(f"bench: {error or 'training takes too long'}; left out: the {seeded.words()}")
+            LOGGER.info(f"bench: {error or 'training takes too long'}; left out: the {seeded.words()}")
             continue
         parts[seeded], seconds[seeded] = model.space(), clock.now() - began
     if not parts:
         return None
     if len(trainings) < len(config.graph.starts):
-        say(f"bench: {len(config.graph.starts) - len(trainings)} of the starts are the same as another here")
-    kept, best = choose_together(config, judge, parts, seconds, clock, say)
+        LOGGER.info(
+            f"bench: {len(config.graph.starts) - len(trainings)} of the starts are the same as another here"
+        )
+    kept, best = choose_together(config, judge, parts, seconds, clock)
     space, weight = evenly([parts[seeded] for seeded in kept]), 0.0
     for tried in config.beside.weights if config.beside.dims else ():
         vectors = with_spectrum(config, judge, space, spectrum, chosen, tried)
         score = point(config, judge, vectors, "both", clock)
-        say(f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}")
+        LOGGER.info(
+            f"bench: with the spectrum beside, weight {tried:g}: {config.evaluate.select} {score:.4f}"
+        )
         if score > best:
             best, weight = score, tried
     return Learned(space, weight, best, sum(seconds[seeded] for seeded in kept), tuple(kept))
@@ -417,7 +421,6 @@ def choose_together(
     parts: dict[Seeded, Space],
     seconds: dict[Seeded, float],
     clock: Clock,
-    say: Callable[[str], None],
 ) -> tuple[list[Seeded], float]:
     """The best training, then whichever adds most, as long as one does; and the score of all that are kept.
 
@@ -432,20 +435,22 @@ def choose_together(
         if not left:
             break
         if kept and clock.left() < 1.5 * len(left) * clock.judging + refit_seconds:
-            say("bench: no room for a refit of one more")
+            LOGGER.info("bench: no room for a refit of one more")
             break
         scores = {}
         for seeded in left:
             space = evenly([parts[one] for one in (*kept, seeded)])
             scores[seeded] = point(config, judge, spaces.euclidean_vectors(space), "learned", clock)
             if not kept and len(parts) > 1:
-                say(f"bench: the {seeded.words()} alone: {config.evaluate.select} {scores[seeded]:.4f}")
+                LOGGER.info(
+                    f"bench: the {seeded.words()} alone: {config.evaluate.select} {scores[seeded]:.4f}"
+                )
         added = max(scores, key=lambda seeded: scores[seeded])
         if scores[added] <= best:
-            say(f"bench: none of the others adds to that; at best {scores[added]:.4f}")
+            LOGGER.info(f"bench: none of the others adds to that; at best {scores[added]:.4f}")
             break
         kept, best = [*kept, added], scores[added]
-        say(
+        LOGGER.info(
             f"bench: after {clock.now():.0f} s, with the {added.words()}: {config.evaluate.select} {best:.4f}"
         )
     return kept, best
@@ -614,15 +619,13 @@ def spectral_space(judge: Judge, spectrum: Spectrum, chosen: SpectralChoice) -> 
 # Serving
 
 
-def exported(
-    config: Bench, data: Data, vectors: Vectors, folder: Path, say: Callable[[str], None]
-) -> tuple[Recommender, int | None]:
+def exported(config: Bench, data: Data, vectors: Vectors, folder: Path) -> tuple[Recommender, int | None]:
     """The model as a bundle in the folder, opened, and its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
     fold = data.fold(data.train, data.test)
     seen, counts = (fold.fit.offsets(), fold.fit.item), fold.fit.item_counts()
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
-    found = tuned(config.export, config.seed, users, items, seen, held_out, folder, say)
+    found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
     bundle.write_bundle(
         folder / "bench",
         user_vectors=users,

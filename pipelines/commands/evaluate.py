@@ -1,7 +1,6 @@
 """evaluate: certify, stage the bundle, score the test window once, draw the figures."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,20 @@ from pipelines.evaluation import certificate
 from pipelines.evaluation import evaluate as evaluation
 from pipelines.release import export
 from pipelines.report import plots
-from pipelines.tracking import progress
 from pipelines.training.model import as_trained
 
 FIGURES = ("curves.png", "distances.png", "results.png", "search.png")
 
 
-def evaluate(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> dict[str, Any]:
+def evaluate(config: Config, run: Path) -> dict[str, Any]:
     """The results of a run, as metrics.json has them; found again where they are still valid.
 
     Raises DataError if a statement of the leakage certificate does not hold: nothing is scored then.
     """
     certified = certificate.certify_tables(as_trained(config, run))
-    bundle = export.stage(config, run, say)
+    bundle = export.stage(config, run)
     before = evaluation.results_of(run)
-    result = evaluation.evaluate(config, run, bundle, certified, say)
+    result = evaluation.evaluate(config, run, bundle, certified)
     if result != before or not all((run / name).exists() for name in FIGURES):
         _draw(run, result)
     return result

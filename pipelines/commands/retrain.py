@@ -2,9 +2,10 @@
 
 import fcntl
 import json
+import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,11 @@ from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
 from pipelines.release.gate import Verdict
 from pipelines.report import page
-from pipelines.tracking import progress, store
+from pipelines.tracking import store
 from pipelines.tracking.progress import stage
 from pipelines.training.train import train
+
+LOGGER = logging.getLogger("recsys")
 
 LOCK, STAGES = "retrain.lock", "stages.json"
 STATUS: dict[str, history.Status] = {"pass": "promoted", "unchanged": "unchanged", "fail": "not_promoted"}
@@ -39,49 +42,49 @@ class _Enough(Exception):
     """A dry run has seen what it came for."""
 
 
-def release(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> None:
+def release(config: Config, run: Path) -> None:
     """Write the bundle, and register it with MLflow as the challenger, once."""
-    store.claim(config, say)
-    export.stage(config, run, say)
-    store.upload(config, run, say)
+    store.claim(config)
+    export.stage(config, run)
+    store.upload(config, run)
 
 
-def retrain(config: Config, say: Callable[[str], None] = progress.say) -> Outcome:
+def retrain(config: Config) -> Outcome:
     """Check, prepare, train, export, evaluate, judge and promote; what is done already and valid is reused.
 
     Raises DataError: a check, a contract or the certificate is broken; BusyError: another retrain is at work;
     InputError as the stages do. Whatever it raises, the champion goes on serving.
     """
-    with alone(config.root, say):
-        promotion.finish(config, say)
+    with alone(config.root):
+        promotion.finish(config)
         number = history.begin(config, store.git_revision())
         known: dict[str, Any] = {}
         try:
-            outcome, stages = _chain(config, number, known, say)
+            outcome, stages = _chain(config, number, known)
         except BaseException as error:
             known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
-            _record(config, number, _status(error), known, say)
+            _record(config, number, _status(error), known)
             if "run" in known:
-                store.close(config, config.runs / known["run"], "FAILED", say)
+                store.close(config, config.runs / known["run"], "FAILED")
             raise
-        _record(config, number, STATUS[outcome.verdict.verdict], known, say)
+        _record(config, number, STATUS[outcome.verdict.verdict], known)
         try:
             files.write_whole(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
             page.write(outcome.run)
         except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
-            say(f"retrain: WARNING: no page about '{outcome.run}': {type(error).__name__}: {error}")
-        store.upload_all(config, say)
+            LOGGER.warning(
+                f"retrain: WARNING: no page about '{outcome.run}': {type(error).__name__}: {error}"
+            )
+        store.upload_all(config)
     return outcome
 
 
-def _record(
-    config: Config, number: int, status: history.Status, known: dict[str, Any], say: Callable[[str], None]
-) -> None:
+def _record(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
     """The run's end in the history; what is done is done, whether that can be written or not."""
     try:
         history.ended(config, number, status, **known)
     except InputError as error:
-        say(f"retrain: WARNING: {error}; the run ended as {status}")
+        LOGGER.warning(f"retrain: WARNING: {error}; the run ended as {status}")
 
 
 def _status(error: BaseException) -> history.Status:
@@ -90,34 +93,32 @@ def _status(error: BaseException) -> history.Status:
     return "bad_data" if isinstance(error, DataError) else "failed"
 
 
-def dry_run(config: Config, say: Callable[[str], None] = progress.say) -> contracts.Report:
+def dry_run(config: Config) -> contracts.Report:
     """What the contracts say of the log; nothing is trained or written. Raises DataError: a failed check."""
     existed, found = config.root.exists(), list[contracts.Report]()
 
     def examine(con: Any) -> None:
-        found.append(contracts.examine(con, config, say))
+        found.append(contracts.examine(con, config))
         raise _Enough
 
     with suppress(_Enough):
-        prepare(config, say, examine)
+        prepare(config, examine)
     if not existed:
         with suppress(OSError):
             config.root.rmdir()
     return found[0]
 
 
-def _chain(
-    config: Config, number: int, known: dict[str, Any], say: Callable[[str], None]
-) -> tuple[Outcome, list[dict[str, Any]]]:
+def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome, list[dict[str, Any]]]:
     """Stage after stage up to the promotion: what they came to, and what each took; `known` grows."""
     stages = list[dict[str, Any]]()
     with stage("prepare", stages) as told:
-        prepared = prepare(config, say, lambda con: contracts.checked(con, config, number, say))
+        prepared = prepare(config, lambda con: contracts.checked(con, config, number))
         told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
     with stage("train", stages) as told:
         runs = set(config.runs.glob("[!.]*"))
-        run = train(config, say)
+        run = train(config)
         told.rows, told.reused = prepared.counts["test.pairs"], run in runs
     known["run"] = run.name
     if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
@@ -125,23 +126,23 @@ def _chain(
     contracts.write(config, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
-        bundle = export.stage(config, run, say)
+        bundle = export.stage(config, run)
         told.reused = bundle in bundles
     known["bundle"] = bundle.name
     with stage("evaluate", stages) as told:
         before = files.read_json(run / "metrics.json")
-        result = evaluate(config, run, say)
+        result = evaluate(config, run)
         told.rows, told.reused = result["users"], result == before
-    store.upload(config, run, say)  # which registers the challenger
+    store.upload(config, run)  # which registers the challenger
     with stage("gate", stages) as told:
-        verdict = gate.decide(config, run, say)
+        verdict = gate.decide(config, run)
         told.reused = verdict.verdict == "unchanged"
     known |= _figures(verdict)
     if verdict.verdict == "pass":
         with stage("promote", stages):
-            promotion.promote(config, run, say)
+            promotion.promote(config, run)
     else:
-        promotion.prune(config, say)  # or a gate that says no each night would fill the disk
+        promotion.prune(config)  # or a gate that says no each night would fill the disk
     return Outcome(run, result, verdict), stages
 
 
@@ -164,7 +165,7 @@ def _merged(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def alone(root: Path, say: Callable[[str], None]) -> Iterator[None]:
+def alone(root: Path) -> Iterator[None]:
     """Hold the folder's lock; it is the process's, so that one that was killed holds nothing.
 
     Raises BusyError if another process has it, InputError if the folder cannot be written.
@@ -182,7 +183,9 @@ def alone(root: Path, say: Callable[[str], None]) -> Iterator[None]:
             raise BusyError(f"'{root}': another retrain is at work: {lock.read() or 'just begun'}") from None
         left = lock.read()
         if left:
-            say(f"retrain: the lock of {left} was left behind: it was killed; going on from where it was")
+            LOGGER.info(
+                f"retrain: the lock of {left} was left behind: it was killed; going on from where it was"
+            )
         lock.truncate(0)
         begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}")

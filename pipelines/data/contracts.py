@@ -7,8 +7,9 @@ last_columns and past_runs, which are empty where there is none.
 """
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from pipelines.data.prepare import SQL, opened, shown
 from pipelines.data.quoting import literal
 from pipelines.data.relation import explained
 from pipelines.data.spelling import alike_ids
+
+LOGGER = logging.getLogger("recsys")
 
 CONTRACTS = (
     "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "returns",
@@ -66,11 +69,9 @@ class Report(NamedTuple):
         return list(dict.fromkeys(measure.contract for measure in self.measures if not measure.holds))
 
 
-def checked(
-    con: duckdb.DuckDBPyConnection, config: Config, number: int, say: Callable[[str], None]
-) -> Report:
+def checked(con: duckdb.DuckDBPyConnection, config: Config, number: int) -> Report:
     """Examined, put to `accept`, and recorded with the run of that number, whether it is accepted or not."""
-    report = examine(con, config, say)
+    report = examine(con, config)
     history.measured(
         config,
         number,
@@ -83,7 +84,7 @@ def checked(
     return report
 
 
-def examine(con: duckdb.DuckDBPyConnection, config: Config, say: Callable[[str], None]) -> Report:
+def examine(con: duckdb.DuckDBPyConnection, config: Config) -> Report:
     """Measure the log that prepare staged on `con` by every contract; prepare's `examine` calls it.
 
     Raises InputError: the last run's database or the history is locked or damaged.
@@ -104,11 +105,11 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config, say: Callable[[str],
     report = Report(measures, offending, fingerprint, int(events))
     found = f"broken: {', '.join(report.violated)}" if report.violated else "all hold"
     for line in alike.lines if alike else ():
-        say(f"contracts: {line}")
+        LOGGER.info(f"contracts: {line}")
     if alike:
         query = json.dumps(alike.query, ensure_ascii=False)  # as TOML has it
-        say(f"contracts: in lower case they are one, in place of {alike.place}: query = {query}")
-    say(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
+        LOGGER.info(f"contracts: in lower case they are one, in place of {alike.place}: query = {query}")
+    LOGGER.info(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
     return report
 
 

@@ -7,6 +7,7 @@ part test. What a fold knows (counts, k-core, numbers, times on sale) comes from
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from pipelines.config.data import Split
 from pipelines.config.errors import ColumnError, DataError, InputError
 from pipelines.data.relation import explained
 from pipelines.data.source import read_log
+
+LOGGER = logging.getLogger("recsys")
 
 SQL = files.ROOT / "sql"
 CODE = ("pipelines/data", "sql/staging", "sql/marts", "sql/checks")  # what the tables are made by
@@ -122,7 +125,6 @@ class Prepared(NamedTuple):
 
 def prepare(
     config: Config,
-    say: Callable[[str], None] = print,
     examine: Callable[[duckdb.DuckDBPyConnection], object] | None = None,
 ) -> Prepared:
     """Make `config.database` from the log, or keep it if the same log, settings and code made it.
@@ -135,10 +137,10 @@ def prepare(
         with _read_before(config, found):
             source_query, notes = read_log(con, config.source, config.items)
         for note in notes:
-            say(f"prepare: {note}")
+            LOGGER.info(f"prepare: {note}")
         if config.source.missing_ids == "drop":
             gone = con.execute(MISSING).fetchall()[0][0]
-            say(f"prepare: {gone:,} rows without a user or an item are left out")
+            LOGGER.info(f"prepare: {gone:,} rows without a user or an item are left out")
         log_rows, fingerprint = _fingerprint(con)
         key = _key(config, fingerprint)
         reused = found is not None and found.key == key
@@ -147,11 +149,11 @@ def prepare(
         con.execute("create type part as enum ('train', 'validation', 'test')")
         con.execute("set preserve_insertion_order = false")  # from here on: the log's rows have numbers
         for step in STAGING if examine is not None or not reused else ():
-            _run_step(con, config, step, say)
+            _run_step(con, config, step)
         if examine is not None:
             examine(con)
         if found is not None and reused:
-            say(f"prepare: {config.database} already holds this log, settings and code: reused")
+            LOGGER.info(f"prepare: {config.database} already holds this log, settings and code: reused")
             return found
         con.execute("drop view temp.events")
         con.execute(f"drop {'table' if config.source.returns == 'net' else 'view'} temp.net_events")
@@ -159,7 +161,7 @@ def prepare(
         con.execute("drop view temp.source_log; drop table temp.source_rows")  # what follows needs the room
         con.execute("alter table temp.part_pairs drop column events")  # profile_users has counted them
         for step in MARTS:
-            _run_step(con, config, step, say)
+            _run_step(con, config, step)
         counts = dict(con.execute("select name, value from counts order by name").fetchall())
         con.execute("checkpoint")
         con.close()
@@ -334,7 +336,7 @@ def _utc(instant: datetime | None) -> datetime | None:
     return instant.astimezone(UTC).replace(tzinfo=None) if instant and instant.tzinfo else instant
 
 
-def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Callable[[str], None]) -> None:
+def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str) -> None:
     started = time.perf_counter()
     folder, name = step.split("/")
     text = _text(step)
@@ -355,10 +357,12 @@ def _run_step(con: duckdb.DuckDBPyConnection, config: Config, step: str, say: Ca
     rows = _create(con, f"{kind} {name}", text)
     if name == "net_events":
         gone = con.execute(NOTHING_LEFT).fetchall()[0][0]
-        say(f"prepare: returns leave nothing of {gone:,} pairs of a user, an item and a part of the split")
+        LOGGER.info(
+            f"prepare: returns leave nothing of {gone:,} pairs of a user, an item and a part of the split"
+        )
     if kind == "table":
         folds = " over both folds" if text.startswith("-- Grain: one row per fold") else ""
-        say(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
+        LOGGER.info(f"prepare: {name} has {rows:,} rows{folds} ({time.perf_counter() - started:.1f} s)")
 
 
 def _text(step: str) -> str:

@@ -4,7 +4,7 @@ Axes: U users, Q users judged, K ranks, M metrics.
 """
 
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
 from serving.recommender import Recommender
 
+LOGGER = logging.getLogger("recsys")
+
 CODE = (
     "recsys",
     "pipelines/data",
@@ -47,7 +49,6 @@ def evaluate(
     run: Path,
     bundle_folder: Path,
     certified: list[certificate.Statement],
-    say: Callable[[str], None] = progress.say,
 ) -> dict[str, Any]:
     """What metrics.json holds; written with per_user.parquet into the run's folder, or found there.
 
@@ -60,7 +61,7 @@ def evaluate(
     path, key = run / RESULTS, _key(config, run, manifest)
     found = results_of(run)
     if found is not None and found["key"] == key and certificate.whole(found):
-        say(f"evaluate: {path} is of this bundle: reused")
+        LOGGER.info(f"evaluate: {path} is of this bundle: reused")
         return dict(found)
     fold = run_fold(config, run)
     certified = certified + certificate.certify_run(config, run, fold, bundle_folder)
@@ -91,17 +92,19 @@ def evaluate(
             system: _means(ranked[system], value, data.n_items, judge.ks) for system, value in values.items()
         },
         "intervals": {
-            system: intervals(value, config.evaluate.resamples, config.seed, system, say)
+            system: intervals(value, config.evaluate.resamples, config.seed, system)
             for system, value in values.items()
         },
         "model_minus": {
-            system: _differences(values["model"], values[system], config.evaluate.resamples, config.seed, say)
+            system: _differences(values["model"], values[system], config.evaluate.resamples, config.seed)
             for system in ("spectral", "popularity")
         },
     }
     exact, asked = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
     if abs(asked - exact) > SERVED_WITHIN * exact:
-        say(f"evaluate: served {config.evaluate.select} {asked:.4f} is not within 1 % of exact {exact:.4f}")
+        LOGGER.info(
+            f"evaluate: served {config.evaluate.select} {asked:.4f} is not within 1 % of exact {exact:.4f}"
+        )
     try:
         path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
         _write_per_user(run / "per_user.parquet", values, judge, fold)
@@ -149,13 +152,11 @@ def _means(ranked: NDArray[np.int32], values: Values, n_items: int, ks: tuple[in
     return means | {f"coverage@{k}": item_coverage(ranked, n_items, k) for k in ks}
 
 
-def intervals(
-    values: Values, resamples: int, seed: int, system: str, say: Callable[[str], None]
-) -> dict[str, list[float]]:
+def intervals(values: Values, resamples: int, seed: int, system: str) -> dict[str, list[float]]:
     """95 % percentile bootstrap intervals of the means over users."""
     table = np.stack(list(values.values()))  # (M, Q)
     if table.shape[1] < 2:
-        say(f"evaluate: one user is too few for an interval of {system}")
+        LOGGER.info(f"evaluate: one user is too few for an interval of {system}")
         return {name: [float(value.mean())] * 2 for name, value in values.items()}
     bootstrap = stats.bootstrap(
         (table,),
@@ -169,12 +170,10 @@ def intervals(
     return {name: [float(bootstrap.low[m]), float(bootstrap.high[m])] for m, name in enumerate(values)}
 
 
-def _differences(
-    model: Values, other: Values, resamples: int, seed: int, say: Callable[[str], None]
-) -> dict[str, list[float]]:
+def _differences(model: Values, other: Values, resamples: int, seed: int) -> dict[str, list[float]]:
     """Mean, low and high of model - other, user by user; overlapping intervals of the two say less."""
     paired = {name: value - other[name] for name, value in model.items()}
-    found = intervals(paired, resamples, seed, "a difference", say)
+    found = intervals(paired, resamples, seed, "a difference")
     return {name: [float(value.mean()), *found[name]] for name, value in paired.items()}
 
 

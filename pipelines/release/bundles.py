@@ -1,7 +1,7 @@
 """bundles: what releases a folder holds, whether they are whole, and the way back to an earlier one."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.config.errors import InputError
@@ -39,9 +39,7 @@ def listed(bundles: Path) -> list[list[str]]:
     return rows
 
 
-def verified(
-    bundles: Path, version: str | None, say: Callable[[str], None] = progress.say
-) -> list[tuple[str, str | None]]:
+def verified(bundles: Path, version: str | None) -> list[tuple[str, str | None]]:
     """Each version, or the one, read as a whole: its name, and what is wrong with it or None.
 
     Raises InputError: no such folder, no such version, nothing to verify.

@@ -3,8 +3,8 @@
 Axes: U users, I items, D dimensions.
 """
 
+import logging
 import os
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.data.folds import attributes_of
 from pipelines.release.index_search import tuned
-from pipelines.tracking import progress
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
+
+LOGGER = logging.getLogger("recsys")
 
 SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what decides a bundle's bytes
 
@@ -31,7 +32,7 @@ def bundle_folder(config: Config, run: Path) -> Path:
     return config.bundles / f"{run.name}-{files.digest(settings, 'recsys', 'pipelines/release')[:6]}"
 
 
-def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Path:
+def stage(config: Config, run: Path) -> Path:
     """The run's bundle, written and verified but not yet `current`; one that is there and valid is kept.
 
     Raises InputError: no index finds enough within its limits, a full disk, a folder that cannot be written.
@@ -41,10 +42,10 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
         try:
             bundle.verify(folder)
         except bundle.BundleError as error:
-            say(f"export: {error}; writing the bundle again")
+            LOGGER.info(f"export: {error}; writing the bundle again")
             os.rename(folder, _unused(folder))
         else:
-            say(f"export: {folder} is valid: reused")
+            LOGGER.info(f"export: {folder} is valid: reused")
             return folder
     fold = run_fold(config, run)
     _, served = model.load(run, torch.device("cpu"))
@@ -55,7 +56,7 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
     try:
         config.bundles.mkdir(parents=True, exist_ok=True)
-        found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles, say)
+        found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles)
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     counts = fold.fit.item_counts()  # (I,)
@@ -84,7 +85,7 @@ def stage(config: Config, run: Path, say: Callable[[str], None] = progress.say) 
         )
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
-    say(f"export: wrote {folder}")
+    LOGGER.info(f"export: wrote {folder}")
     return folder
 
 

@@ -4,8 +4,8 @@ Axes: U users, Q users judged, K ranks.
 """
 
 import json
+import logging
 import os
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -31,6 +31,8 @@ from pipelines.training.train import run_fold
 from recsys.bundle import BundleError, Manifest, read_manifest
 from recsys.judge import Judge, Values
 from serving.recommender import Recommender
+
+LOGGER = logging.getLogger("recsys")
 
 CODE = ("recsys", "pipelines/training", "pipelines/evaluation", "pipelines/release", "serving")
 
@@ -64,7 +66,7 @@ class Answers(NamedTuple):
     values: Values
 
 
-def decide(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> Verdict:
+def decide(config: Config, run: Path) -> Verdict:
     """Compare the run's bundle with the current one; gate.json of the run's folder, or what it holds already.
 
     Raises InputError: no such data any more, a disk that cannot be written. A champion that cannot be
@@ -72,15 +74,15 @@ def decide(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     """
     folder = bundle_folder(config, run)
     if not folder.exists():
-        stage(config, run, say)
+        stage(config, run)
     champion = current(config.bundles)
     key = _key(config, run, folder, champion)
     found = read(run)
     if found is not None and found.key == key:
-        say(f"gate: {run / 'gate.json'} is of these two bundles: reused")
+        LOGGER.info(f"gate: {run / 'gate.json'} is of these two bundles: reused")
         return found
     if champion == folder.name:
-        say(f"gate: {champion} is the champion already")
+        LOGGER.info(f"gate: {champion} is the champion already")
         unchanged = _verdict(config, key, champion, champion)._replace(verdict="unchanged")
         if found is None or found.challenger != folder.name:  # or it says how it came to be that
             _write(run, unchanged, None)
@@ -88,7 +90,7 @@ def decide(config: Config, run: Path, say: Callable[[str], None] = progress.say)
     verdict, per_user = _decided(config, run, folder, champion, key)
     _write(run, verdict, per_user)
     for line in lines(verdict):
-        say(f"gate: {line}")
+        LOGGER.info(f"gate: {line}")
     return verdict
 
 

@@ -4,9 +4,9 @@ Axes: S users asked, I items, D coordinates, K ranks.
 """
 
 import fcntl
+import logging
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from pipelines.tracking import progress
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
 from recsys.measured import MEASURED_K, Point
 from recsys.releases import locked
+
+LOGGER = logging.getLogger("recsys")
 
 MEASURED_USERS = 300
 TIMED_SCANS = 60  # a scan takes as long for every user
@@ -48,7 +50,6 @@ def tuned(
     seen: Histories,
     held_out: NDArray[np.int64],
     scratch: Path,
-    say: Callable[[str], None],
 ) -> Tuned:
     """The fastest search of items (I, D) that finds settings.recall of the exact top 20 of held-out users.
 
@@ -80,7 +81,7 @@ def tuned(
         search = Search(items, index, chosen.search_k)
         scans_many = _of_many(replace(search, scans_many=True), *batch) < _of_many(search, *batch)
         how = f"a scan takes {points[0].p50_ms:.3f} ms; batches are " + ("scanned" if scans_many else "not")
-    say(f"export: {chosen.words()}; {how}")
+    LOGGER.info(f"export: {chosen.words()}; {how}")
     measured = {
         "k": MEASURED_K,
         "users": len(some),

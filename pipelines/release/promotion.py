@@ -5,7 +5,7 @@ be done twice, so that whoever comes after a crash finds the intent and goes on 
 """
 
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,12 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.release.bundles import current, pointed, way_back
 from pipelines.release.export import bundle_folder
-from pipelines.tracking import progress, store
+from pipelines.tracking import store
 from pipelines.tracking.model_registry import CHAMPION
 from recsys import releases
 from recsys.bundle import BundleError, flush
+
+LOGGER = logging.getLogger("recsys")
 
 INTENT = "promotion.json"  # under root, while a promotion is under way
 OWED = "alias_owed.json"  # under root, while MLflow's alias lags behind `current`
@@ -25,33 +27,31 @@ CHAMPIONS = "champions.json"  # under root: every version that was current
 WITHDRAWN = "withdrawn.json"  # under root: versions that somebody went back from
 
 
-def promote(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> str:
+def promote(config: Config, run: Path) -> str:
     """Make the run's bundle the champion, whatever the gate says; its version.
 
     MLflow out of reach does not hold it up: the alias is owed then. Raises InputError: the bundle is not
     there or not whole, or `current` cannot be moved; nothing has moved then.
     """
-    finish(config, say)
+    finish(config)
     version = bundle_folder(config, run).name
     _withdraw(config, [name for name in withdrawn(config) if name != version])
-    _move(config, version, run.name, say)
-    prune(config, say)
+    _move(config, version, run.name)
+    prune(config)
     return version
 
 
-def rollback(
-    config: Config, to: str | None, say: Callable[[str], None] = progress.say
-) -> tuple[str | None, str]:
+def rollback(config: Config, to: str | None) -> tuple[str | None, str]:
     """Make an earlier bundle the champion again, by default the last champion before that is whole.
 
     From what, to what. Raises InputError as promote does, and if there is none to go back to.
     """
-    finish(config, say)
+    finish(config)
     before, held = current(config.bundles), champions(config)
     after = way_back(config.bundles, to, [name for name in _until(held, before) if name != before])
     if before is not None and before != after:  # first: the next retrain shall not bring it back
         _withdraw(config, [*(name for name in withdrawn(config) if name != after), before])
-    _move(config, after, None, say)
+    _move(config, after, None)
     return before, after
 
 
@@ -65,14 +65,14 @@ def _withdraw(config: Config, versions: list[str]) -> None:
         _write(config.root / WITHDRAWN, list(dict.fromkeys(versions)))
 
 
-def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
+def finish(config: Config) -> None:
     """Carry what a crash cut short to its end, and set an alias that is owed.
 
     An intent whose bundle is gone or broken, or that somebody has overtaken, is dropped: `current` stays,
     and the alias follows it. Raises InputError before anything is done: the alias is another root's, or it
     cannot be told what is current.
     """
-    store.claim(config, say)
+    store.claim(config)
     path = config.root / INTENT
     intent, now = files.read_json(path), current(config.bundles)
     if intent is not None:
@@ -82,26 +82,26 @@ def finish(config: Config, say: Callable[[str], None] = progress.say) -> None:
                 raise InputError(f"'{now}' has become current since")
             way_back(config.bundles, version)
         except InputError as error:
-            say(f"promotion: what was cut short is dropped, {version} is not promoted: {error}")
-            _give_up(config, say)
+            LOGGER.info(f"promotion: what was cut short is dropped, {version} is not promoted: {error}")
+            _give_up(config)
         else:
-            _carry_out(config, intent, say)
+            _carry_out(config, intent)
     elif path.exists():  # cut short itself, before anything was done
         _remove(path)
     if (config.root / OWED).exists():
-        _set_alias(config, current(config.bundles), say)
+        _set_alias(config, current(config.bundles))
 
 
-def prune(config: Config, say: Callable[[str], None] = progress.say) -> None:
+def prune(config: Config) -> None:
     """Keep the newest versions and the newest champions, `export.keep` of each."""
     keep = config.export.keep
     try:
         removed = releases.prune(config.bundles, keep, champions(config)[-keep:])
     except (BundleError, OSError) as error:
-        say(f"promotion: old versions could not be removed: {error}")
+        LOGGER.info(f"promotion: old versions could not be removed: {error}")
         return
     if removed:
-        say(f"promotion: removed what is older than the newest {keep}: {', '.join(removed)}")
+        LOGGER.info(f"promotion: removed what is older than the newest {keep}: {', '.join(removed)}")
 
 
 def champions(config: Config) -> list[str]:
@@ -121,22 +121,22 @@ def champions(config: Config) -> list[str]:
         return [now]
 
 
-def _move(config: Config, version: str, run: str | None, say: Callable[[str], None]) -> None:
+def _move(config: Config, version: str, run: str | None) -> None:
     """Write the intent and carry it out."""
     way_back(config.bundles, version)  # whole, or nothing begins
     intent = {"bundle": version, "run": run, "from": current(config.bundles)}
     _write(config.root / INTENT, intent)
-    _carry_out(config, intent, say)
+    _carry_out(config, intent)
 
 
-def _carry_out(config: Config, intent: dict[str, str | None], say: Callable[[str], None]) -> None:
+def _carry_out(config: Config, intent: dict[str, str | None]) -> None:
     """Alias, link, list of champions, end of the intent. Raises InputError: nothing has moved then."""
     version, before = str(intent["bundle"]), champions(config)
     try:
-        _set_alias(config, version, say)
+        _set_alias(config, version)
         pointed(config.bundles, version)
     except InputError:
-        _give_up(config, say)
+        _give_up(config)
         raise
     after = _until(before, intent["from"])  # what was left behind by a way back is no champion any more
     if intent["run"] is None and version in after:  # a way back
@@ -146,28 +146,28 @@ def _carry_out(config: Config, intent: dict[str, str | None], say: Callable[[str
     if after != before:
         _write(config.root / CHAMPIONS, after)
     _remove(config.root / INTENT)
-    say(f"promotion: {config.bundles / releases.CURRENT} is now {version}")
+    LOGGER.info(f"promotion: {config.bundles / releases.CURRENT} is now {version}")
 
 
 def _until(names: list[str], last: str | None) -> list[str]:
     return names[: names.index(last) + 1] if last in names else names
 
 
-def _give_up(config: Config, say: Callable[[str], None]) -> None:
+def _give_up(config: Config) -> None:
     """End the intent; the alias goes where the link is."""
     now = current(config.bundles)
     _write(config.root / OWED, now)  # first: the alias may have moved
     _remove(config.root / INTENT)
-    _set_alias(config, now, say)
+    _set_alias(config, now)
 
 
-def _set_alias(config: Config, version: str | None, say: Callable[[str], None]) -> None:
+def _set_alias(config: Config, version: str | None) -> None:
     """Let MLflow's alias name the bundle, or note that this is owed."""
-    if version is not None and store.set_alias(config, CHAMPION, version, say):
+    if version is not None and store.set_alias(config, CHAMPION, version):
         _remove(config.root / OWED)
     else:
         _write(config.root / OWED, version)
-        say(f"promotion: MLflow's alias {CHAMPION} is owed to {version or 'the next champion'}")
+        LOGGER.info(f"promotion: MLflow's alias {CHAMPION} is owed to {version or 'the next champion'}")
 
 
 def _write(path: Path, content: Any) -> None:

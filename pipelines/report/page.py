@@ -20,7 +20,7 @@ from pipelines.evaluation.slices import Estimate, Slicing, slicings
 from pipelines.report import figures
 from pipelines.report.figures import Drawing, Lead
 
-NAME, TEMPLATE = "report.html", "report.html.jinja"
+NAME, TEMPLATE = "report.html", "page.html.jinja"
 JSON = ("metrics", "config", "choice", "gate", "contracts", "warm", "stages", "lineage", "distances", "train")
 OF_MINING = {  # columns of history.parquet that a person reads, by the question they answer
     "pairs that found a negative": "health.mined",

@@ -2,9 +2,10 @@
 
 import importlib.metadata
 import json
+import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from pipelines.config.config import Config
 from pipelines.tracking import ownership
 from recsys.bundle import read_manifest
 from serving.recommender import Recommender
+
+LOGGER = logging.getLogger("recsys")
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 NOTE = "registered.json"  # of a run folder
@@ -45,7 +48,6 @@ def register(
     run_id: str,
     bundle: Path,
     challenger: bool,
-    say: Callable[[str], None],
 ) -> None:
     """See that there is one version of a bundle, and that its tags tell what the run has measured by now.
 
@@ -59,7 +61,7 @@ def register(
         if challenger:
             client.set_registered_model_alias(name, CHALLENGER, version.version)
         alias = f", alias {CHALLENGER}" if challenger else ""
-        say(f"MLflow: {bundle.name} is registered as {name} version {version.version}{alias}")
+        LOGGER.info(f"MLflow: {bundle.name} is registered as {name} version {version.version}{alias}")
     for key, value in tags.items():
         if version.tags.get(key) != value:
             client.set_model_version_tag(name, version.version, key, value)

@@ -1,9 +1,7 @@
-"""Lines about the work, as text or JSON, and progress: a bar with an ETA on a terminal, lines otherwise."""
+"""Progress: the stages of a run, and a bar with an ETA on a terminal or lines otherwise."""
 
-import json
 import logging
 import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,38 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipelines.tracking import log
+
 SECONDS_BETWEEN_LINES = 10.0
 LOGGER = logging.getLogger("recsys")
-
-
-class _Handler(logging.Handler):
-    """To standard error, so that standard output holds results alone; looked up anew for each line."""
-
-    as_json = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage()
-        if self.as_json:
-            at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-            known = {"at": at, "level": record.levelname.lower(), "message": line}
-            line = json.dumps(known | getattr(record, "fields", {}), ensure_ascii=False, default=str)
-        print(line, file=sys.stderr, flush=True)
-
-
-_HANDLER = _Handler()
-LOGGER.addHandler(_HANDLER)
-LOGGER.setLevel(logging.INFO)
-LOGGER.propagate = False
-
-
-def lines_as_json(wanted: bool) -> None:
-    """From now on every line is a JSON object: at, level, message, and of a stage its figures."""
-    _HANDLER.as_json = wanted
-
-
-def say(line: str) -> None:
-    """One line to standard error."""
-    LOGGER.info(line)
 
 
 class Stage:
@@ -81,7 +51,7 @@ def stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stag
 def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function to call with the number of units just done."""
     console = Console(stderr=True)
-    if console.is_terminal and not _HANDLER.as_json:
+    if console.is_terminal and not log.is_json():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(label, total=total)
@@ -97,6 +67,6 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         if now - spoken >= SECONDS_BETWEEN_LINES:
             spoken = now
             left = (now - started) * (total - finished) / max(finished, 1)
-            say(f"{label}: {finished:,} of {total:,}, about {left:.0f} s left")
+            LOGGER.info(f"{label}: {finished:,} of {total:,}, about {left:.0f} s left")
 
     yield advance

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import Any
 from pipelines.config import files, places
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
-from pipelines.tracking import mlflow_run, model_registry, ownership, progress
+from pipelines.tracking import mlflow_run, model_registry, ownership
 from recsys import releases
 from recsys.bundle import BundleError
+
+LOGGER = logging.getLogger("recsys")
 
 NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
 COPIED = {".json", ".parquet", ".png", ".html"}
@@ -36,13 +38,11 @@ class Live:
     As a context it tells MLflow of a training that was interrupted, or has failed.
     """
 
-    def __init__(
-        self, config: Config, folder: Path, name: str, say: Callable[[str], None] = progress.say
-    ) -> None:
+    def __init__(self, config: Config, folder: Path, name: str) -> None:
         """Open the folder's MLflow run, or go on with the one that its mlflow.json names."""
-        self._config, self._folder, self._say = config, folder, say
+        self._config, self._folder = config, folder
         self._client, self._run_id = None, ""
-        with _outage(config, say, folder):
+        with _outage(config, folder):
             client, experiment_id = _books(config)
             self._run_id = _run(client, experiment_id, folder, name)["run_id"]
             client.update_run(self._run_id, status="RUNNING")  # it may be one that was interrupted
@@ -53,7 +53,7 @@ class Live:
         """Log an epoch's figures, as of the time in its at_ms, milliseconds since 1970."""
         client, self._client = self._client, None
         if client is not None:
-            with _outage(self._config, self._say, self._folder):
+            with _outage(self._config, self._folder):
                 mlflow_run.log_metrics(client, self._run_id, mlflow_run.metrics(row, step))
                 self._client = client
 
@@ -63,17 +63,17 @@ class Live:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None and self._client is not None:
             status = "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-            with _outage(self._config, self._say, self._folder):
+            with _outage(self._config, self._folder):
                 self._client.set_terminated(self._run_id, status)
 
 
-def claim(config: Config, say: Callable[[str], None] = progress.say) -> None:
+def claim(config: Config) -> None:
     """See that the books are this root's, before anything is done for them; MLflow out of reach is told.
 
     Raises InputError: they are another root's.
     """
     if (_store(config), False) not in _told:  # else it would be waited for once more
-        with _outage(config, say):
+        with _outage(config):
             _books(config)
 
 
@@ -89,18 +89,18 @@ def take(config: Config) -> str:
     return f"{ours} are now of root '{config.root}'"
 
 
-def upload(config: Config, run: Path, say: Callable[[str], None] = progress.say) -> bool:
+def upload(config: Config, run: Path) -> bool:
     """Bring MLflow's copy of a run folder and of its bundles up to date; what is there already adds nothing.
 
     A bundle is registered once, as the challenger. False where MLflow could not be reached, which is told.
     """
-    with _outage(config, say):
-        _upload(config, *_books(config), run, True, say)
+    with _outage(config):
+        _upload(config, *_books(config), run, True)
         return True
     return False
 
 
-def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> bool:
+def upload_all(config: Config) -> bool:
     """`upload` of every finished run, so that nothing is owed; the champion is then what `current` names.
 
     A run that MLflow has, with files that are those of its last upload by time and size, is not read again.
@@ -110,7 +110,7 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
         shutil.rmtree(left, ignore_errors=True)
     runs = [path.parent for path in sorted(config.runs.glob("[!.]*/train.json"))]
     done = 0
-    with _outage(config, say):
+    with _outage(config):
         client, experiment_id = _books(config)  # fails here if all would
         there = _there(client, experiment_id, runs)
         for run in runs:
@@ -118,14 +118,14 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
             if known.get("run_id") in there and known.get("seen") == _seen(config, run):
                 done += 1
                 continue
-            with _outage(config, say):
-                _upload(config, client, experiment_id, run, run == runs[-1], say)
+            with _outage(config):
+                _upload(config, client, experiment_id, run, run == runs[-1])
                 done += 1
         try:
             current = releases.current(config.bundles)
         except BundleError as error:
             current = None
-            say(f"tracking: the alias {model_registry.CHAMPION} stays where it is: {error}")
+            LOGGER.info(f"tracking: the alias {model_registry.CHAMPION} stays where it is: {error}")
         if current is not None:
             model_registry.set_alias(client, config.tracking.experiment, model_registry.CHAMPION, current)
         done += 1
@@ -133,9 +133,9 @@ def upload_all(config: Config, say: Callable[[str], None] = progress.say) -> boo
     return done == len(runs) + 1
 
 
-def set_alias(config: Config, alias: str, bundle: str, say: Callable[[str], None] = progress.say) -> bool:
+def set_alias(config: Config, alias: str, bundle: str) -> bool:
     """Let an alias name the version of a bundle. False without one, or where MLflow could not be reached."""
-    with _outage(config, say):
+    with _outage(config):
         return model_registry.set_alias(_books(config)[0], config.tracking.experiment, alias, bundle)
     return False
 
@@ -176,7 +176,7 @@ def git_revision() -> str:
 
 
 @contextmanager
-def _outage(config: Config, say: Callable[[str], None], folder: Path | None = None) -> Iterator[None]:
+def _outage(config: Config, folder: Path | None = None) -> Iterator[None]:
     """What MLflow, its store or the way there raises becomes a line, and the only one about that store.
 
     So does a fault of this side, such as a file that cannot be read, which is called by its name. What is not
@@ -199,7 +199,7 @@ def _outage(config: Config, say: Callable[[str], None], folder: Path | None = No
             )
             if isinstance(error, ownership.DeletedError):
                 later = f"after that {later}"
-            say(f"{where}: WARNING: {_reason(error)}; the work goes on, and {later}")
+            LOGGER.warning(f"{where}: WARNING: {_reason(error)}; the work goes on, and {later}")
 
 
 def _reason(error: Exception) -> str:
@@ -317,7 +317,6 @@ def _upload(
     experiment_id: str,
     run: Path,
     challenger: bool,
-    say: Callable[[str], None],
 ) -> None:
     """What is not as it was uploaded last, note last: each step adds nothing where it is done again."""
     known = _run(client, experiment_id, run, run.name)
@@ -331,7 +330,7 @@ def _upload(
     for name in changed:
         client.log_artifact(run_id, str(run / name))
     for manifest in _bundles(config, run):
-        model_registry.register(config, client, run, run_id, manifest.parent, challenger, say)
+        model_registry.register(config, client, run, run_id, manifest.parent, challenger)
     if changed:
         ended = max((run / name).stat().st_mtime for name in digests)
         client.set_terminated(run_id, "FINISHED", int(ended * 1000))
@@ -343,23 +342,21 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def nest(config: Config, folder: Path, parent: Path, say: Callable[[str], None] = progress.say) -> None:
+def nest(config: Config, folder: Path, parent: Path) -> None:
     """Show a folder's run below that of another folder."""
     known, above = noted(folder), noted(parent)
     if known is not None and above is not None:
-        with _outage(config, say, folder):
+        with _outage(config, folder):
             client, experiment_id = _books(config)
             if known["experiment_id"] == experiment_id:  # else it is of the root that this is a copy of
                 client.set_tag(known["run_id"], "mlflow.parentRunId", above["run_id"])
 
 
-def close(
-    config: Config, folder: Path, status: str, say: Callable[[str], None], names: tuple[str, ...] = ()
-) -> None:
+def close(config: Config, folder: Path, status: str, names: tuple[str, ...] = ()) -> None:
     """End a folder's run as FINISHED, KILLED or FAILED, with the named ones of its files."""
     known = noted(folder)
     if known is not None:
-        with _outage(config, say, folder):
+        with _outage(config, folder):
             client, experiment_id = _books(config)
             if known["experiment_id"] == experiment_id:
                 for name in names:

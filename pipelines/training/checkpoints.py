@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipelines.tracking import progress
+LOGGER = logging.getLogger("recsys")
 
 DIGEST = 64  # hexadecimal digits before the content
 
@@ -21,8 +22,8 @@ DIGEST = 64  # hexadecimal digits before the content
 class Checkpoint:
     """One file, rewritten every so many seconds, and whether a stop was asked for meanwhile."""
 
-    def __init__(self, path: Path, seconds: float, say: Callable[[str], None] = progress.say) -> None:
-        self.path, self.seconds, self.say = path, seconds, say
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
         self.about: dict[str, Any] = {}  # what a checkpoint must be of to be gone on with
         self._written = time.monotonic()
         self._asked: list[int] = []  # signals
@@ -36,7 +37,7 @@ class Checkpoint:
             return None
         digest, rest = content[:DIGEST], content[DIGEST:]
         if hashlib.sha256(rest).hexdigest().encode() != digest:
-            self.say(f"train: WARNING: checkpoint '{self.path}' is damaged; training starts anew")
+            LOGGER.warning(f"train: WARNING: checkpoint '{self.path}' is damaged; training starts anew")
             return None
         return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
 
@@ -60,11 +61,13 @@ class Checkpoint:
             os.replace(partial, self.path)
         except OSError as error:
             if not self._complained:
-                self.say(f"train: WARNING: checkpoint '{self.path}' cannot be written: {error}; going on")
+                LOGGER.warning(
+                    f"train: WARNING: checkpoint '{self.path}' cannot be written: {error}; going on"
+                )
             self._complained = True
         else:
             if self._asked:
-                self.say(f"train: stopped at a checkpoint: '{self.path}'")
+                LOGGER.info(f"train: stopped at a checkpoint: '{self.path}'")
         self._written = time.monotonic()
         if self._asked:
             raise KeyboardInterrupt

@@ -7,6 +7,7 @@ import copy
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import shutil
 import time
@@ -27,7 +28,7 @@ from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.data.folds import Fold
 from pipelines.data.prepare import Prepared
-from pipelines.tracking import progress, store
+from pipelines.tracking import store
 from pipelines.training import learner, model, warm_start
 from pipelines.training.checkpoints import Checkpoint
 from pipelines.training.devices import choose_device, keep_freed_memory
@@ -39,6 +40,8 @@ from recsys.health import Health
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
 from recsys.training import EpochStats, Position
+
+LOGGER = logging.getLogger("recsys")
 
 CHECKPOINT, STARTED = "checkpoint.pt", "started.json"  # of an unfinished run
 VERSIONS = ("torch", "numpy", "duckdb", "polars", "annoy", "recsys")
@@ -77,7 +80,7 @@ class Chosen(NamedTuple):
     state: dict[str, Any] | None  # of the learner at the chosen epoch, where another run may start from it
 
 
-def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
+def train(config: Config) -> Path:
     """The folder of a finished run, made, gone on with, or found again under the same data, settings, code.
 
     A run that was killed or stopped goes on from its checkpoint, to the same weights on CPU. InputError:
@@ -87,7 +90,7 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
     key = run_key(config, prepared)
     found = finished_run(config, key)
     if found is not None:
-        say(f"train: {found} has this data, settings and code: reused")
+        LOGGER.info(f"train: {found} has this data, settings and code: reused")
         return found
     device = choose_device(config.train.device)
     keep_freed_memory()
@@ -95,14 +98,14 @@ def train(config: Config, say: Callable[[str], None] = progress.say) -> Path:
         torch.set_num_threads(config.train.threads)
     source = warm_start.source(config, prepared)
     if config.warm.start and source is None:
-        say("train: no warm start: no champion's run of other data has kept what may seed this one")
+        LOGGER.info("train: no warm start: no champion's run of other data has kept what may seed this one")
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with files.alone(partial, "this very training"):
             name = _name(partial, key)
-            with store.Live(config, partial, name, say) as tracked:
-                known = _choose_and_fit(config, device, partial, source, tracked, say)
+            with store.Live(config, partial, name) as tracked:
+                known = _choose_and_fit(config, device, partial, source, tracked)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
             # given up or not, it is in the key
             done["seeded_by"] = source.run.name if source else None
@@ -183,14 +186,13 @@ def _choose_and_fit(
     folder: Path,
     source: warm_start.Source | None,
     tracked: store.Live,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Write all that a run consists of into the folder; what train.json says of it."""
     if source is not None and "anew" not in (files.read_json(folder / warm_start.FILE) or {}):
-        known = _attempt(config, device, folder, source, tracked, say)
+        known = _attempt(config, device, folder, source, tracked)
         if known is not None:
             return known
-    known = _attempt(config, device, folder, None, tracked, say)
+    known = _attempt(config, device, folder, None, tracked)
     assert known is not None
     return known
 
@@ -201,53 +203,52 @@ def _attempt(
     folder: Path,
     source: warm_start.Source | None,
     tracked: store.Live,
-    say: Callable[[str], None],
 ) -> dict[str, Any] | None:
     """The same, from the source or from nothing; None if that led too far away, as warm.json then says."""
-    checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds, say)
+    checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds)
     reached = checkpoint.load(device)
     where = {"device": str(device), "source": source.run.name if source else None}
     if reached is not None and {name: reached.get(name) for name in where} != where:
         reached = None  # of another device, whose random numbers are others, or of a start that was given up
     if reached is not None:
-        say(f"train: going on from the checkpoint in '{folder}'")
+        LOGGER.info(f"train: going on from the checkpoint in '{folder}'")
     checkpoint.about = where
     judged = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
     fold = folds.load_fold(config, "test", config.evaluate.exclude_seen)
-    seeds, moved = warm_start.load(source, device, say) if source else None, dict[str, Any]()
+    seeds, moved = warm_start.load(source, device) if source else None, dict[str, Any]()
     if source is not None and seeds is None:
         return None
     if source is not None and seeds is not None:
         moved = {"from": source.run.name} | warm_start.unknown(fold, seeds["test"])
-        if _anew(config, folder, moved, say):
+        if _anew(config, folder, moved):
             return None
-        say(f"train: warm start from {source.run.name}")
+        LOGGER.info(f"train: warm start from {source.run.name}")
     judge = judge_fold(judged, device, config.evaluate)
-    spectral = Choice(**reached["spectral"]) if reached else choose_spectral(config, judge, say)
+    spectral = Choice(**reached["spectral"]) if reached else choose_spectral(config, judge)
     learned = learner.start(config, judge.data, spectral, _mined(config, "validation"))
     if source is not None and seeds is not None:
         if not warm_start.fits(learned, seeds["validation"]):
-            say(
+            LOGGER.info(
                 "train: warm start given up, all is trained anew: the space has another number of coordinates"
             )
             return None
         warm_start.carry(learned, judged, seeds["validation"])
     n = config.train.max_epochs if seeds is None else min(config.warm.max_epochs, config.train.max_epochs)
-    chosen = choose_epochs(config, judge, spectral, tracked.metrics, say, learned, checkpoint, reached, n)
+    chosen = choose_epochs(config, judge, spectral, tracked.metrics, learned, checkpoint, reached, n)
 
     data = sampling.to_device(fold.fit, device)
-    say(f"train: fitting on everything before the test window, epochs: {chosen.choice.epochs}")
+    LOGGER.info(f"train: fitting on everything before the test window, epochs: {chosen.choice.epochs}")
     fitted = learner.start(config, data, chosen.choice, _mined(config, "test"))
     if seeds is not None:
         warm_start.carry(fitted, fold, seeds["test"])
-    choice, rows = fit(config, fitted, spectral, chosen, tracked.metrics, say, checkpoint, reached)
+    choice, rows = fit(config, fitted, spectral, chosen, tracked.metrics, checkpoint, reached)
     served = model.side_by_side(fitted.model.space(), model.additions(config, data, choice), choice)
     if source is not None and seeds is not None:
         moved |= warm_start.compare(source, seeds["test"], fold, fitted.model.space(), served)
-        if _anew(config, folder, moved, say):
+        if _anew(config, folder, moved):
             return None
         files.write_whole(folder / warm_start.FILE, json.dumps(moved, indent=1))
-        say(
+        LOGGER.info(
             "train: since then the items moved by {movement:.2f} of their spread, {churn:.0%} of their "
             "neighbours are others, {overlap:.0%} of the lists are as they were".format(**moved)
         )
@@ -272,17 +273,17 @@ def _attempt(
     return known
 
 
-def _anew(config: Config, folder: Path, moved: dict[str, Any], say: Callable[[str], None]) -> bool:
+def _anew(config: Config, folder: Path, moved: dict[str, Any]) -> bool:
     """Is the warm start to be given up? If so warm.json says why."""
     reason = warm_start.too_far(config, moved)
     if reason is None:
         return False
-    say(f"train: warm start given up, all is trained anew: {reason}")
+    LOGGER.info(f"train: warm start given up, all is trained anew: {reason}")
     files.write_whole(folder / warm_start.FILE, json.dumps(moved | {"anew": reason}, indent=1))
     return True
 
 
-def choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) -> Choice:
+def choose_spectral(config: Config, judge: Judge) -> Choice:
     """The spectral baseline's best dimension and exponent; the rest of the choice is still open."""
     select, limit = config.evaluate.select, min(judge.data.n_users, judge.data.n_items)
     dims = [dim for dim in config.spectral.dims if dim <= limit] or [limit]
@@ -293,7 +294,7 @@ def choose_spectral(config: Config, judge: Judge, say: Callable[[str], None]) ->
             score = judge.means(model.spectral_vectors(config, judge.data, candidate))[select]
             if score > best_score:
                 best, best_score = candidate, score
-    say(
+    LOGGER.info(
         f"train: spectral baseline, validation {select} {best_score:.4f} at {best.spectral_dim} dimensions, "
         f"item exponent {best.item_exponent}"
     )
@@ -305,7 +306,6 @@ def choose_epochs(
     judge: Judge,
     choice: Choice,
     record: Callable[[dict[str, Any], int], None],
-    say: Callable[[str], None],
     learned: Learner | None = None,
     checkpoint: Checkpoint | None = None,
     reached: dict[str, Any] | None = None,
@@ -339,7 +339,7 @@ def choose_epochs(
 
     with _patient(checkpoint):
         for epoch, stats, now, hardest_until in epochs(
-            config, learned, n or settings.max_epochs, say, held_out=judge.held_out, course=course, keep=keep
+            config, learned, n or settings.max_epochs, held_out=judge.held_out, course=course, keep=keep
         ):
             means = {}
             for weights in itertools.product(settings.spectral_weights, settings.trend_weights):
@@ -359,7 +359,7 @@ def choose_epochs(
             row |= {f"validation.{name}": value for name, value in means[chosen].items()}
             history.append(row)
             record(row, epoch + 1)
-            say(
+            LOGGER.info(
                 f"train: epoch {epoch + 1}, {row['seconds']:.0f} s: loss {stats.loss:.4f}, "
                 f"active {stats.active:.3f}, validation {select} {score:.4f} "
                 f"(weights: spectral {chosen.spectral_weight:g}, trend {chosen.trend_weight:g})"
@@ -368,7 +368,7 @@ def choose_epochs(
                 best, best_score = chosen, score
                 state = learner.state(learned) if config.warm.start else None
             elif epoch + 1 - best.epochs >= settings.patience:
-                say(
+                LOGGER.info(
                     f"train: no better validation for {settings.patience} epochs, keeping epoch {best.epochs}"
                 )
                 break
@@ -381,7 +381,6 @@ def fit(
     spectral: Choice,
     chosen: Chosen,
     record: Callable[[dict[str, Any], int], None],
-    say: Callable[[str], None],
     checkpoint: Checkpoint,
     reached: dict[str, Any] | None = None,
 ) -> tuple[Choice, list[dict[str, Any]]]:
@@ -403,7 +402,7 @@ def fit(
 
     with checkpoint.patient():
         for epoch, stats, now, hardest_until in epochs(
-            config, fitted, choice.epochs, say, choice.hardest_until, course=course, keep=keep
+            config, fitted, choice.epochs, choice.hardest_until, course=course, keep=keep
         ):
             row = {"epoch": epoch + 1, "at_ms": _now()} | stats._asdict() | _health(now)
             rows.append(row)
@@ -416,7 +415,6 @@ def epochs(
     config: Config,
     learned: Learner,
     n: int,
-    say: Callable[[str], None],
     hardest_until: int | None = None,
     held_out: DeviceInteractions | None = None,
     course: Course = START,
@@ -447,7 +445,9 @@ def epochs(
         if guarded and now is not None:
             reason = health.collapse(now, healthy, config.loss.margin)
             if reason is not None:
-                say(f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard")
+                LOGGER.warning(
+                    f"train: WARNING: the hardest miner: {reason}; epoch {epoch + 1} again with semi_hard"
+                )
                 hardest_until, miner = epoch, "semi_hard"
                 _restore(learned, before)
                 told = _telling(keep, Course(epoch, hardest_until, healthy, None, None))

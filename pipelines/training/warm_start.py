@@ -7,7 +7,6 @@ Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dime
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,9 +93,9 @@ def save(folder: Path, states: dict[FoldName, tuple[Fold, dict[str, Any]]]) -> N
     Checkpoint(folder / STATE, 0).offer(lambda: content)
 
 
-def load(source: Source, device: torch.device, say: Callable[[str], None]) -> dict[str, Any] | None:
+def load(source: Source, device: torch.device) -> dict[str, Any] | None:
     """What `save` wrote; None if the file is damaged, which is said."""
-    return Checkpoint(source.run / STATE, 0, say).load(device)
+    return Checkpoint(source.run / STATE, 0).load(device)
 
 
 def fits(learned: Learner, saved: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """tune: search the settings of a training by optuna on the validation fold; the test window is never read."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from pipelines.config.loading import changed
 from pipelines.config.training import Spectral
 from pipelines.data import folds, prepare
 from pipelines.data.prepare import Prepared
-from pipelines.tracking import progress, store
+from pipelines.tracking import log, store
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
@@ -30,6 +31,8 @@ from pipelines.training.train import choose_epochs, choose_spectral
 from pipelines.tuning import plots, trials
 from pipelines.tuning.search_space import Setting, Space, read_space
 from recsys.judge import Judge
+
+LOGGER = logging.getLogger("recsys")
 
 TRIALS = 20  # without --seconds and --trials
 UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # first ones, that the pruner lets pass
@@ -52,7 +55,6 @@ class Search(NamedTuple):
     judge: Judge
     deadline: float  # of time.monotonic
     spectral: dict[Spectral, Choice]  # what validation chose, by what it was to choose from
-    say: Callable[[str], None]
 
 
 def tune(
@@ -60,7 +62,6 @@ def tune(
     space_file: Path,
     seconds: float | None = None,
     n_trials: int | None = None,
-    say: Callable[[str], None] = progress.say,
 ) -> Path:
     """Search the space, or go on with it; the folder of trials.csv, best.toml and the plot.
 
@@ -83,12 +84,12 @@ def tune(
     with (
         files.alone(folder, "this very search"),
         _study(config, name) as study,
-        store.Live(config, folder, f"tune-{name}", say),
+        store.Live(config, folder, f"tune-{name}"),
     ):
         judge = judge_fold(
             folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
         )
-        search = Search(config, space, study, folder, judge, deadline, {}, say)
+        search = Search(config, space, study, folder, judge, deadline, {})
         _take_up(search)
         while _tried(study) < wanted and time.monotonic() < deadline:
             _one_trial(search)
@@ -100,7 +101,7 @@ def tune(
         plots.search_course(
             rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
         )
-        store.close(config, folder, "FINISHED", say, (trials.TABLE, trials.BEST, trials.PLOT))
+        store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
 
@@ -135,12 +136,12 @@ def _study(config: Config, name: str) -> Iterator[Study]:
 
 def _take_up(search: Search) -> None:
     """Put what a stopped or killed process left unfinished first in line; in a new study, the base."""
-    study, say = search.study, search.say
+    study = search.study
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         _enqueue(study, trial)
         study.tell(trial.number, state=TrialState.FAIL)
-        store.close(search.config, _trial_folder(search, trial.number), "KILLED", say)
-        say(f"tune: trial {trial.number} was cut off: its settings are tried again")
+        store.close(search.config, _trial_folder(search, trial.number), "KILLED")
+        LOGGER.info(f"tune: trial {trial.number} was cut off: its settings are tried again")
     if not study.get_trials(deepcopy=False):
         base = {name: _configured(search.config, name) for name in search.space}
         # what the search could come upon itself it also learns from
@@ -149,7 +150,7 @@ def _take_up(search: Search) -> None:
     else:
         best = trials.best(rows(study))
         so_far = "" if best is None else f", the best {best.validation:.4f}"
-        say(f"tune: going on with '{search.folder}': {_tried(study)} trials{so_far}")
+        LOGGER.info(f"tune: going on with '{search.folder}': {_tried(study)} trials{so_far}")
 
 
 def _enqueue(study: Study, trial: FrozenTrial | Trial) -> None:
@@ -166,7 +167,7 @@ def _tried(study: Study) -> int:
 
 def _one_trial(search: Search) -> None:
     """Draw settings, train by them, tell the study, MLflow and the people how it went."""
-    study, say, select = search.study, search.say, search.config.evaluate.select
+    study, select = search.study, search.config.evaluate.select
     # a sampler for each trial, so that a search that goes on draws what it would have drawn unbroken
     seed = np.random.SeedSequence((search.config.seed, len(study.get_trials(deepcopy=False))))
     study.sampler = TPESampler(seed=int(seed.generate_state(1)[0]))
@@ -174,9 +175,9 @@ def _one_trial(search: Search) -> None:
     settings = _drawn(search, trial)
     trial.set_user_attr("settings", settings)
     label = f"tune: trial {trial.number}"
-    say(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.told(settings)}")
+    LOGGER.info(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.told(settings)}")
     outcome, status = _outcome(search, trial, label)
-    store.close(search.config, _trial_folder(search, trial.number), status, say)
+    store.close(search.config, _trial_folder(search, trial.number), status)
     trial.set_user_attr("outcome", outcome)
     seen = _seen(study, trial.number)
     if outcome == trials.FINISHED:
@@ -188,7 +189,7 @@ def _one_trial(search: Search) -> None:
     score = f", {select} {max(seen.values()):.4f} at epoch {_best_epoch(seen)}" if seen else ""
     best = trials.best(rows(study))
     so_far = "" if best is None else f" (best so far: {best.validation:.4f}, trial {best.trial})"
-    say(f"{label}: {outcome}{score}{so_far}")
+    LOGGER.info(f"{label}: {outcome}{score}{so_far}")
 
 
 def _outcome(search: Search, trial: Trial, label: str) -> tuple[str, str]:
@@ -252,11 +253,11 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     folder = _trial_folder(search, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
 
-    def say(line: str) -> None:
-        search.say(f"{label}: {line.removeprefix('train: ')}")
-
-    with store.Live(config, folder, f"trial-{trial.number}", search.say) as tracked:
-        store.nest(config, folder, search.folder, search.say)
+    with (
+        log.relabelled("train: ", f"{label}: "),
+        store.Live(config, folder, f"trial-{trial.number}") as tracked,
+    ):
+        store.nest(config, folder, search.folder)
 
         def record(row: dict[str, Any], epoch: int) -> None:
             tracked.metrics(row, epoch)
@@ -267,8 +268,8 @@ def _train(search: Search, trial: Trial, label: str) -> None:
                 raise optuna.TrialPruned
 
         if config.spectral not in search.spectral:
-            search.spectral[config.spectral] = choose_spectral(config, search.judge, say)
-        choose_epochs(config, search.judge, search.spectral[config.spectral], record, say)
+            search.spectral[config.spectral] = choose_spectral(config, search.judge)
+        choose_epochs(config, search.judge, search.spectral[config.spectral], record)
 
 
 def _goes_on(config: Config, seen: dict[int, float]) -> bool:

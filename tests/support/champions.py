@@ -1,6 +1,5 @@
 """Champions of small shops: runs, bundles and aliases."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import mlflow
@@ -12,10 +11,6 @@ from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 
 RUNS = ("20240101-000000-aaaaaaaa", "20240102-000000-bbbbbbbb", "20240103-000000-cccccccc")
-
-
-def quiet(line: str) -> None:
-    pass
 
 
 def alias(config: Config) -> str | None:
@@ -32,8 +27,8 @@ def at(root: Path) -> Config:
     return Config.model_validate({"root": root, "source": source, "tracking": {"experiment": "shop"}})
 
 
-def promote(config: Config, number: int, say: Callable[[str], None] = quiet) -> str:
-    return promotion.promote(config, config.runs / RUNS[number], say)
+def promote(config: Config, number: int) -> str:
+    return promotion.promote(config, config.runs / RUNS[number])
 
 
 def staged(config: Config, run: str, registered: bool = True) -> str:

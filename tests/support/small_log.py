@@ -67,10 +67,6 @@ def labelled(label: str, pairs: list[tuple[int, int]]) -> list[Row]:
     return [(user, item, label) for user, item in pairs]
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def as_tables(con: duckdb.DuckDBPyConnection, *views: str, where: str = "true") -> None:
     """Each view becomes a table of its rows, to be tampered with."""
     for view in views:

@@ -22,6 +22,7 @@ from pipelines.data.proposal.profile import profile
 from pipelines.data.proposal.toml import Proposal, toml
 from pipelines.data.source import read_log
 from pipelines.data.spelling import Alike, alike_ids
+from pipelines.tracking import log
 
 WINDOWS = 56.0  # days of the two windows of a split by time, by default
 OUTLIER = 10  # times the events of the user at the 99th percentile
@@ -149,8 +150,7 @@ def _try(proposal: Proposal) -> None:
     seen = list[Tried]()
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
-        said = list[str]()
-        report = contracts.examine(con, config, said.append)
+        report = contracts.examine(con, config)
         activity = con.execute((SQL / "findings" / "activity.sql").read_text(encoding="utf-8")).fetchall()[0]
         offending = f"({(SQL / 'offending' / 'spelling.sql').read_text(encoding='utf-8')})"
         seen.append(Tried(report, activity, alike_ids(con, config.source, offending)))
@@ -159,7 +159,8 @@ def _try(proposal: Proposal) -> None:
         config = Config.model_validate({"root": root, **proposal.settings})
         refused = ""
         try:
-            prepare(config, lambda line: None, examine)
+            with log.silenced():
+                prepare(config, examine)
         except InputError as error:
             refused = str(error)
     for tried in seen:

@@ -246,8 +246,8 @@ def test_a_database_replaced_while_it_trains_is_noticed(
 ) -> None:
     before = releases.current(own_shop.config.bundles)
 
-    def trained(config: Any, say: Any) -> Path:
-        run = train.train(config, say)
+    def trained(config: Any) -> Path:
+        run = train.train(config)
         with duckdb.connect(config.database) as con:  # what another prepare would leave
             con.execute("update prepared set key = 'another'")
         return run

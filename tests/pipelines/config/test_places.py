@@ -18,7 +18,7 @@ import sqlalchemy
 from mlflow_runs import loaded_champion
 from paths import ROOT
 from shop import Shop, failed, recsys, write_config
-from small_log import LOG, config_of, quiet, rows_of, write
+from small_log import LOG, config_of, rows_of, write
 
 from pipelines.cli import again, find_run
 from pipelines.config import places
@@ -164,12 +164,12 @@ def test_files_that_are_there_are_no_patterns(tmp_path: Path, suffix: str) -> No
         write(folder / f"{other}{suffix}", LOG[:9])
         source = {"files": str(folder / f"{odd}{suffix}")}
         config = config_of(folder if "?" not in odd else tmp_path, source=source)
-        assert prepare(config, quiet).counts["log.rows"] == len(LOG)
+        assert prepare(config).counts["log.rows"] == len(LOG)
         assert rows_of(config, "select count(*) from targets") == [(6,)]
     write(tmp_path / f"part-1.{suffix}", LOG[:9])
     write(tmp_path / f"part-2.{suffix}", LOG[9:])
     pattern = config_of(tmp_path, source={"files": str(tmp_path / f"part-[12].{suffix}")})
-    assert prepare(pattern, quiet).counts["log.rows"] == len(LOG)
+    assert prepare(pattern).counts["log.rows"] == len(LOG)
 
 
 def test_polars_reads_in_one_place_where_no_path_is_a_pattern() -> None:

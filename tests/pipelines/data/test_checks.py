@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_log import COLUMNS, LOG, Row, config_of, day, labelled, quiet, write
+from small_log import COLUMNS, LOG, Row, config_of, day, labelled, write
 
 from pipelines.config.errors import InputError
 from pipelines.data.prepare import prepare
@@ -47,7 +47,7 @@ BAD_ROWS: dict[str, tuple[list[Row], dict[str, Any], str]] = {
 def test_offending_rows_are_named(tmp_path: Path, case: str) -> None:
     extra, changes, message = BAD_ROWS[case]
     with pytest.raises(InputError, match=f"(?s){message}") as caught:
-        prepare(config_of(tmp_path, LOG + extra, **changes), quiet)
+        prepare(config_of(tmp_path, LOG + extra, **changes))
     assert str(caught.value).count("source_row") <= 5
     assert list((tmp_path / "root").iterdir()) == [], "nothing is left behind"
 
@@ -79,16 +79,16 @@ def few(users: list[int], items: list[int]) -> list[Row]:
 )
 def test_logs_too_poor_to_split(tmp_path: Path, rows: list[Row], split: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"(?s){message}"):
-        prepare(config_of(tmp_path, rows, COLUMNS[:3], split=split), quiet)
+        prepare(config_of(tmp_path, rows, COLUMNS[:3], split=split))
 
 
 def test_empty_logs(tmp_path: Path) -> None:
     source = {"files": None, "query": f"select * from '{write(tmp_path / 'log.parquet', LOG)}' where false"}
     with pytest.raises(InputError, match=r"check empty_log .*at least one row"):
-        prepare(config_of(tmp_path, source=source), quiet)
+        prepare(config_of(tmp_path, source=source))
     weightless = [(u, i, when, 0.0) for u, i, when, _ in LOG]
     with pytest.raises(InputError, match=r"check no_events .*weight above 0"):
-        prepare(config_of(tmp_path, weightless), quiet)
+        prepare(config_of(tmp_path, weightless))
 
 
 @pytest.mark.parametrize("label", ["valid", None, "Train"])
@@ -99,4 +99,4 @@ def test_labels_of_a_predefined_split(tmp_path: Path, label: str | None) -> None
     with pytest.raises(
         InputError, match=f"(?s)check bad_labels .*'train', 'validation' or 'test'.*part = {shown}"
     ):
-        prepare(config_of(tmp_path, rows, ("user_id", "item_id", "set"), **changes), quiet)
+        prepare(config_of(tmp_path, rows, ("user_id", "item_id", "set"), **changes))

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
-from small_log import COLUMNS, LOG, Row, config_of, day, quiet, rows_of
+from small_log import COLUMNS, LOG, Row, config_of, day, rows_of
 
 from pipelines.config.config import Config
 from pipelines.config.data import Contracts
@@ -36,14 +36,14 @@ def examined(config: Config) -> Report:
     """The contracts of a log, whatever becomes of it; its tables take the place of the last run's."""
     found: list[Report] = []
     with suppress(DataError):  # of a check on the parts, which comes later
-        prepare(config, quiet, examine=lambda con: found.append(contracts.examine(con, config, quiet)))
+        prepare(config, examine=lambda con: found.append(contracts.examine(con, config)))
     return found[0]
 
 
 def retrained(config: Config) -> Report:
     """As a retrain does it: recorded, and stopped where a contract is broken."""
     number, found = history.begin(config), list[Report]()
-    prepare(config, quiet, examine=lambda con: found.append(contracts.checked(con, config, number, quiet)))
+    prepare(config, examine=lambda con: found.append(contracts.checked(con, config, number)))
     return found[0]
 
 
@@ -70,7 +70,7 @@ def test_the_first_run_has_nothing_to_compare_with_and_the_same_log_changes_noth
 
 def test_a_database_without_profiles_is_nothing_to_compare_with(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     with duckdb.connect(config.database) as con:
         for name in ("users", "items", "columns"):
             con.execute(f"drop table profile_{name}")
@@ -79,7 +79,7 @@ def test_a_database_without_profiles_is_nothing_to_compare_with(tmp_path: Path) 
 
 def test_a_database_with_fewer_columns_is_compared_by_those_it_has(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     with duckdb.connect(config.database) as con:
         con.execute("alter table profile_users drop column train_items")
     assert None not in {value for name, value in values(examined(config)).items() if "user" in name}
@@ -123,11 +123,11 @@ def test_a_column_that_the_last_run_read_is_missing(tmp_path: Path) -> None:
         return Config.model_validate(settings)
 
     with pytest.raises(InputError, match=r"source.weight = 'weight': there is no such column") as caught:
-        prepare(without_weight(), quiet)
+        prepare(without_weight())
     assert not isinstance(caught.value, DataError), "there was no run before: the configuration is wrong"
-    prepare(config_of(tmp_path), quiet)
+    prepare(config_of(tmp_path))
     with pytest.raises(DataError, match=r"broken: schema\nschema: source.weight = .*no such column"):
-        prepare(without_weight(), quiet)
+        prepare(without_weight())
     assert rows_of(config, "select count(*) from triples") == [(12,)]
 
 
@@ -198,11 +198,11 @@ def test_duplicates_of_a_large_log_are_told_by_a_sample(
     )
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
-        found.append(contracts.examine(con, config, quiet))
+        found.append(contracts.examine(con, config))
         raise DataError("seen")
 
     with pytest.raises(DataError, match="seen"):
-        prepare(config, quiet, examine=examine)
+        prepare(config, examine=examine)
     # 50,000 .. 99,999 stand there three times, 0 .. 49,999 once: 200,000 rows, 100,000 of them distinct
     share = values(found[0])["duplicate_share"]
     assert share != 0.5
@@ -385,7 +385,7 @@ def test_bounds(
 
 def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_path: Path) -> None:
     config, path = config_of(tmp_path), tmp_path / "contracts.json"
-    prepare(config, quiet)
+    prepare(config)
     contracts.write(config, path)
     assert not path.exists()  # made without
     other = config_of(
@@ -394,11 +394,11 @@ def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_p
     found: list[contracts.Report] = []
 
     def accepted(con: duckdb.DuckDBPyConnection) -> None:
-        found.append(contracts.examine(con, other, quiet))
+        found.append(contracts.examine(con, other))
         contracts.accept(con, found[-1])
 
     for _ in range(2):  # the second time the log is compared with itself, and the tables are reused
-        prepare(other, quiet, examine=accepted)
+        prepare(other, examine=accepted)
         contracts.write(other, path)
         assert json.loads(path.read_text()) == contracts.as_json(found[0])
     assert contracts.as_json(found[1]) != contracts.as_json(found[0])
@@ -422,7 +422,7 @@ HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flu
 
 def test_a_last_database_that_is_locked_or_replaced_meanwhile(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     found: list[Report] = []
 
     def held(con: duckdb.DuckDBPyConnection) -> None:
@@ -432,21 +432,21 @@ def test_a_last_database_that_is_locked_or_replaced_meanwhile(tmp_path: Path) ->
             assert other.stdout
             assert other.stdout.readline() == b"held\n"
             try:
-                contracts.examine(con, config, quiet)
+                contracts.examine(con, config)
             finally:
                 other.communicate()
 
     with pytest.raises(InputError, match=r"recsys.duckdb': .*Could not set lock"):
-        prepare(config, quiet, examine=held)
+        prepare(config, examine=held)
 
     def replaced(con: duckdb.DuckDBPyConnection) -> None:
         duckdb.connect(tmp_path / "other.duckdb").close()
         os.replace(tmp_path / "other.duckdb", config.database)
-        found.append(contracts.examine(con, config, quiet))
+        found.append(contracts.examine(con, config))
         config.database.write_text("garbage")
 
     changed = config_of(tmp_path, seed=1)
-    assert not prepare(changed, quiet, examine=replaced).reused
+    assert not prepare(changed, examine=replaced).reused
     assert values(found[0])["gone_users"] is None
     assert values(examined(changed))["gone_users"] == 0, "made anew, and whole"
 

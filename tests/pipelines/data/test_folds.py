@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_log import COLUMNS, config_of, day, labelled, quiet, write
+from small_log import COLUMNS, config_of, day, labelled, write
 
 from pipelines.config.config import Config
 from pipelines.data.folds import load_fold, load_mined_triplets
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 def test_fold_arrays(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     fold = load_fold(config, "validation")
     np.testing.assert_array_equal(fold.fit.user, [0, 0, 1, 1])
     np.testing.assert_array_equal(fold.fit.item, [0, 1, 0, 2])
@@ -62,7 +62,7 @@ def test_unicode_ids_titles_and_attributes(tmp_path: Path) -> None:
     config = config_of(
         tmp_path, rows, ("user id", "item", "at"), source={"user": "USER ID", "item": "item"}, items=described
     )
-    prepare(config, quiet)
+    prepare(config)
     fold = load_fold(config, "test")
     assert fold.user_ids == sorted(users, key=lambda name: name.encode())
     assert fold.item_ids == ["b;--", "c", "å"]
@@ -78,7 +78,7 @@ def test_integer_ids_ascend_as_numbers(tmp_path: Path) -> None:
         for item, when in ((100, 1), (20, 2), (-1, 11), (20, 12), (20, 21))
     ]
     config = config_of(tmp_path, rows, COLUMNS[:3], split={"test_start": day(20)})
-    prepare(config, quiet)
+    prepare(config)
     fold = load_fold(config, "test", exclude_seen=False)
     np.testing.assert_array_equal(fold.user_ids, [-3, 9, 10, 2**62])
     np.testing.assert_array_equal(fold.item_ids, [-1, 20, 100])
@@ -102,7 +102,7 @@ def mined_config(folder: Path, draws: int = 2, seed: int = 0) -> Config:
 
 def test_mined_negatives_were_on_sale_and_never_bought(tmp_path: Path) -> None:
     config = mined_config(tmp_path)
-    made = prepare(config, quiet)
+    made = prepare(config)
     for name in ("validation", "test"):
         fold, mined = load_fold(config, name), load_mined_triplets(config, name)
         bought = set(zip(fold.fit.user.tolist(), fold.fit.item.tolist(), strict=True))
@@ -135,19 +135,19 @@ def test_mined_negatives_follow_the_seed(tmp_path: Path) -> None:
     for attempt, seed in enumerate((0, 0, 1)):
         (tmp_path / str(attempt)).mkdir()
         config = mined_config(tmp_path / str(attempt), seed=seed)
-        prepare(config, quiet)
+        prepare(config)
         mined.append(load_mined_triplets(config, "test"))
     np.testing.assert_array_equal(mined[0], mined[1])
     assert mined[0].shape != mined[2].shape or (mined[0] != mined[2]).any()
     none = mined_config(tmp_path, draws=0)
-    prepare(none, quiet)
+    prepare(none)
     assert load_mined_triplets(none, "test").shape == (0, 3)
     assert load_mined_triplets(none, "test").dtype == np.int32
 
 
 def test_availability_equals_the_naive_loop(tmp_path: Path) -> None:
     config = mined_config(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     for name in ("validation", "test"):
         fold = load_fold(config, name)
         first, last = fold.item_table["first_at"].to_list(), fold.item_table["last_at"].to_list()
@@ -162,7 +162,7 @@ def test_availability_equals_the_naive_loop(tmp_path: Path) -> None:
 def test_a_pair_is_on_sale_when_it_is_taken(tmp_path: Path) -> None:
     """To the second, though events have microseconds: item 10's last is one before midnight."""
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     fold = load_fold(config, "test")
     data = to_device(fold.fit, CPU)
     assert (fold.item_ids[0], data.last_seen[0].item()) == (10, 1704067200 + 86400 * 20 - 1)
@@ -175,7 +175,7 @@ def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
     config = config_of(
         tmp_path, rows, ("user_id", "item_id", "set"), split={"kind": "predefined"}, source={"split": "set"}
     )
-    prepare(config, quiet)
+    prepare(config)
     data = to_device(load_fold(config, "test").fit, CPU)
     assert data.first_seen.tolist() == data.last_seen.tolist() == [0, 0, 0]
     assert available(sale_ranks(data, torch.arange(3), data.time)).all()
@@ -183,7 +183,7 @@ def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
 
 def test_mined_negatives_lie_beside_their_interactions(tmp_path: Path) -> None:
     config = mined_config(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     fold, mined = load_fold(config, "test"), load_mined_triplets(config, "test")
     pairs = zip(fold.fit.user.tolist(), fold.fit.item.tolist(), strict=True)
     own = [[n for u, p, n in mined.tolist() if (u, p) == pair] for pair in pairs]

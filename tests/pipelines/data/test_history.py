@@ -76,8 +76,8 @@ def test_only_known_ends_and_fields_are_taken(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import history
-from pipelines.config import load_config
+from pipelines.data import history
+from pipelines.config.loading import load_config
 config = load_config(Path(sys.argv[1]))
 number = history.begin(config)
 print(number, flush=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_log import COLUMNS, LOG, Row, config_of, day, labelled, quiet, rows_of
+from small_log import COLUMNS, LOG, Row, config_of, day, labelled, rows_of
 
 from pipelines.data.folds import load_fold, load_mined_triplets
 from pipelines.data.prepare import prepare
@@ -31,7 +31,7 @@ union all select *, 'test' from asked order by all
 
 def test_golden_time_split(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    made = prepare(config, quiet)
+    made = prepare(config)
     assert rows_of(
         config, "select name, value from counts where starts_with(name, 'events.') order by all"
     ) == [
@@ -103,7 +103,7 @@ def test_golden_time_split(tmp_path: Path) -> None:
 def test_windows_default_to_the_last_days(tmp_path: Path) -> None:
     split = {"validation_start": None, "test_start": None, "test_days": 2, "validation_days": 10.5}
     config = config_of(tmp_path, split=split)
-    prepare(config, quiet)
+    prepare(config)
     assert rows_of(config, "select validation_start, test_start from windows") == [(day(9.5), day(20))]
 
 
@@ -122,7 +122,7 @@ def test_golden_leave_last_out(tmp_path: Path) -> None:
         (3, 11, day(3)),
     ]
     config = config_of(tmp_path, rows, COLUMNS[:3], split={"kind": "leave_last_out"})
-    prepare(config, quiet)
+    prepare(config)
     assert rows_of(config, PARTS) == [
         (1, 10, "train"),
         (1, 11, "train"),
@@ -144,7 +144,7 @@ def test_predefined_split_without_times(tmp_path: Path) -> None:
     config = config_of(
         tmp_path, rows, ("user_id", "item_id", "set"), split={"kind": "predefined"}, source={"split": "set"}
     )
-    prepare(config, quiet)
+    prepare(config)
     assert rows_of(config, 'select fold, "user", item, is_new from targets order by all') == [
         ("test", 1, 1, True),
         ("validation", 0, 2, True),
@@ -161,7 +161,7 @@ def test_a_pair_of_all_three_parts_is_learnt_once_and_never_new(tmp_path: Path) 
     for least in (1, 2):  # with two users an item and two items a user, user 3 is in fold test alone
         changes = {"split": {"kind": "predefined", "min_users_per_item": least, "min_items_per_user": least}}
         config = config_of(tmp_path, rows, ("user_id", "item_id", "set"), source={"split": "set"}, **changes)
-        prepare(config, quiet)
+        prepare(config)
         learnt = "select fold, user_id, item_id, weight from pairs order by all"
         validation = [(1, 1, 2.0), (1, 2, 1.0), (2, 1, 1.0), (2, 2, 1.0)]
         test = [(1, 1, 3.0), (1, 2, 2.0), (2, 1, 2.0), (2, 2, 2.0), (3, 1, 1.0), (3, 2, 1.0)]
@@ -180,7 +180,7 @@ def test_no_weights_are_weights_of_one(tmp_path: Path) -> None:
     for weight in (None, "weight"):
         rows = [(*row[:3], 1.0) for row in LOG]
         config = config_of(tmp_path, rows, source={"weight": weight})
-        prepare(config, quiet)
+        prepare(config)
         tables = ("triples", "targets", "users", "items", "item_parts", "profile_users", "counts")
         found.append([rows_of(config, f"from {table} order by all") for table in tables])
         assert rows_of(config, "select typeof(any_value(weight)) from triples") == [("DOUBLE",)]
@@ -189,7 +189,7 @@ def test_no_weights_are_weights_of_one(tmp_path: Path) -> None:
 
 def test_fold_validation_does_not_change_with_what_the_test_window_has(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     tables = ("triples", "targets", "users", "items", "pairs")
     queries = [f"from {table} where fold = 'validation' order by all" for table in tables]
     before = [rows_of(config, query) for query in queries]
@@ -209,7 +209,7 @@ def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
     chosen = []
     for seed in (0, 0, 1):
         config = config_of(tmp_path, rows, columns, seed=seed, **changes)
-        prepare(config, quiet)
+        prepare(config)
         query = """select later.user_id, later.item_id, later.weight from pairs as later
             anti join (from pairs where fold = 'validation') as earlier using (user_id, item_id)
             where later.fold = 'test' order by all"""
@@ -230,7 +230,7 @@ def test_k_core_cascades(tmp_path: Path) -> None:
     ]
     split = {"min_users_per_item": 2, "min_items_per_user": 2}
     config = config_of(tmp_path, rows, COLUMNS[:3], split=split)
-    prepare(config, quiet)
+    prepare(config)
     core = (
         'select {} from triples join users using (fold, "user") join items using (fold, item) where fold = {}'
     )
@@ -291,7 +291,7 @@ def test_pairs_and_targets_match_a_python_oracle(
         rows = [(u, i, day(when), weight) for u, i, when, weight in log + CORE]
         split = {"min_users_per_item": users_per_item, "min_items_per_user": items_per_user}
         config = config_of(Path(folder), rows, split=split)
-        prepare(config, quiet)
+        prepare(config)
         assert rows_of(config, 'select fold, "user", item, weight from triples order by all') == sorted(
             expected_pairs
         )
@@ -316,7 +316,7 @@ def test_returns_are_netted_within_each_part(tmp_path: Path) -> None:
         (2, 10, day(22), 1.0), (2, 10, day(23), -1.0),
     ]  # fmt: skip
     config = config_of(tmp_path, rows, source={"returns": "net"})
-    prepare(config, quiet)
+    prepare(config)
     query = "select user_id, item_id, weight, last_at from pairs where fold = '{}' order by all"
     train = [(1, 10, 4.0, day(2)), (1, 13, 5.0, day(5))]
     others = [(2, 10, 1.0, day(1)), (2, 11, 1.0, day(2)), (2, 12, 1.0, day(3)), (2, 13, 1.0, day(6))]
@@ -326,7 +326,7 @@ def test_returns_are_netted_within_each_part(tmp_path: Path) -> None:
     events = dict(rows_of(config, "select name, value from counts where name like 'events%'"))
     assert events == {"events": 13, "events.train": 7, "events.validation": 3, "events.test": 3}
     dropped = config_of(tmp_path, rows, source={"returns": "drop"})
-    prepare(dropped, quiet)
+    prepare(dropped)
     assert (1, 11, 2.0, day(1)) in rows_of(dropped, query.format("validation"))
     assert (1, 10, 5.0, day(2)) in rows_of(dropped, query.format("validation"))
 
@@ -335,7 +335,7 @@ def test_what_rounding_leaves_of_returned_goods_is_nothing(tmp_path: Path) -> No
     back = [(2, 14, day(1), 0.1), (2, 14, day(2), 0.2), (2, 14, day(3), -0.3)]
     assert 0.1 + 0.2 - 0.3 > 0
     config = config_of(tmp_path, LOG[3:] + back, source={"returns": "net"})
-    prepare(config, quiet)
+    prepare(config)
     assert rows_of(config, "from pairs where item_id = 14") == []
 
 
@@ -343,7 +343,7 @@ def test_returns_are_netted_before_the_last_item_is_left_out(tmp_path: Path) -> 
     rows = [(user, item, day(1 + (item + user) % 4), 1.0) for user in (1, 2, 3) for item in (10, 11, 12, 13)]
     rows += [(1, 14, day(30), 1.0), (1, 14, day(31), -1.0)]
     config = config_of(tmp_path, rows, source={"returns": "net"}, split={"kind": "leave_last_out"})
-    prepare(config, quiet)
+    prepare(config)
     held_out = (
         "select item_id from targets join items using (fold, item) where fold = 'test' and \"user\" = 0"
     )
@@ -361,6 +361,6 @@ def test_rows_without_ids_are_left_out_everywhere(tmp_path: Path) -> None:
     for table in ("users", "items", "triples", "targets", "item_parts", "profile_users"):
         found = []
         for config in (whole, left_out):
-            prepare(config, quiet)
+            prepare(config)
             found.append(rows_of(config, f"from {table} order by all"))
         assert found[0] == found[1], table

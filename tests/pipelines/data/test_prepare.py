@@ -11,37 +11,35 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from logs import calling
 from paths import ROOT
-from small_log import LOG, config_of, quiet, rows_of, write
+from small_log import LOG, config_of, rows_of, write
 
 from pipelines.config.errors import InputError
 from pipelines.data.folds import load_fold
 from pipelines.data.prepare import ROUND, SQL, STEPS, _variables, prepare, stored
 
 
-def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     config = config_of(tmp_path)
-    first = prepare(config, said.append)
+    first = prepare(config)
     assert any(line.startswith("prepare: numbered_pairs has 12 rows") for line in said)
     written = os.stat(config.database).st_mtime_ns
-    second = prepare(
-        config_of(tmp_path, LOG[::-1], prepare={"threads": 2, "memory_limit": "1GB"}), said.append
-    )
+    second = prepare(config_of(tmp_path, LOG[::-1], prepare={"threads": 2, "memory_limit": "1GB"}))
     assert second == stored(config) == first._replace(reused=True)
     assert "reused" in said[-1]
     assert os.stat(config.database).st_mtime_ns == written
 
-    assert not prepare(config_of(tmp_path, seed=1), quiet).reused
-    assert not prepare(config_of(tmp_path, prepare={"mined_negatives": 3}), quiet).reused
-    assert not prepare(config_of(tmp_path, split={"min_items_per_user": 2}), quiet).reused
-    assert not prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused
+    assert not prepare(config_of(tmp_path, seed=1)).reused
+    assert not prepare(config_of(tmp_path, prepare={"mined_negatives": 3})).reused
+    assert not prepare(config_of(tmp_path, split={"min_items_per_user": 2})).reused
+    assert not prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
     monkeypatch.setattr("pipelines.config.files.ROOT", copied_code(tmp_path / "code"))
-    assert prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused
+    assert prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
     for changed in ("sql/marts/events.sql", "pipelines/data/source.py", "pipelines/data/prepare.py"):
         with (tmp_path / "code" / changed).open("a") as file:
             file.write("-- changed\n")
-        assert not prepare(config_of(tmp_path, [*LOG, LOG[0]]), quiet).reused, changed
+        assert not prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused, changed
 
 
 def copied_code(folder: Path) -> Path:
@@ -52,25 +50,25 @@ def copied_code(folder: Path) -> Path:
 
 def test_a_failure_keeps_the_previous_database(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     with pytest.raises(InputError, match="check small_folds"):
-        prepare(config_of(tmp_path, split={"min_users_per_item": 9}), quiet)
+        prepare(config_of(tmp_path, split={"min_users_per_item": 9}))
     assert [path.name for path in config.root.iterdir()] == ["recsys.duckdb"]
     assert len(load_fold(config, "test").fit) == 8
 
 
 def test_an_interrupt_keeps_the_previous_database(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
 
     def interrupted(line: str) -> None:
         if "numbered_pairs" in line:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare(config_of(tmp_path, seed=1), interrupted)
+    with pytest.raises(KeyboardInterrupt), calling(interrupted):
+        prepare(config_of(tmp_path, seed=1))
     assert [path.name for path in config.root.iterdir()] == ["recsys.duckdb"]
-    assert prepare(config, quiet).reused
+    assert prepare(config).reused
 
 
 def test_ctrl_c_within_a_query(tmp_path: Path) -> None:
@@ -78,7 +76,7 @@ def test_ctrl_c_within_a_query(tmp_path: Path) -> None:
     config = config_of(tmp_path, source={"files": None, "weight": None, "query": endless})
     threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt):
-        prepare(config, quiet)
+        prepare(config)
     assert list(config.root.iterdir()) == []
 
 
@@ -95,12 +93,12 @@ def written_config(folder: Path) -> Path:
 STALL = """
 import sys
 from pathlib import Path
-from pipelines.config import load_config
-from pipelines.prepare import prepare
-def say(line):
+from pipelines.config.loading import load_config
+from pipelines.data.prepare import prepare
+def stall(con):
     print("building", flush=True)
     sys.stdin.read()
-prepare(load_config(Path(sys.argv[1])), say)
+prepare(load_config(Path(sys.argv[1])), stall)
 """
 
 
@@ -111,11 +109,11 @@ def test_what_a_killed_prepare_left_is_removed_once_it_is_dead(tmp_path: Path) -
         assert other.stdout
         assert other.stdout.readline() == b"building\n"
         (scratch,) = (tmp_path / "root").iterdir()
-        prepare(config_of(tmp_path), quiet)
+        prepare(config_of(tmp_path))
         assert scratch.exists(), "its prepare still runs"
         other.kill()
     assert scratch.exists()
-    assert prepare(config_of(tmp_path), quiet).reused
+    assert prepare(config_of(tmp_path)).reused
     assert [path.name for path in (tmp_path / "root").iterdir()] == ["recsys.duckdb"]
 
 
@@ -124,14 +122,14 @@ HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flu
 
 def test_databases_held_by_another_process(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    prepare(config, quiet)
+    prepare(config)
     shop = tmp_path / "shop.duckdb"
     duckdb.connect(shop).close()
     from_shop = config_of(tmp_path, source={"files": None, "table": "sales", "database": str(shop)})
     for held, attempt, message in (
-        (config.database, lambda: prepare(config, quiet), "recsys.duckdb': .*Could not set lock"),
+        (config.database, lambda: prepare(config), "recsys.duckdb': .*Could not set lock"),
         (config.database, lambda: load_fold(config, "test"), "recsys.duckdb': .*Could not set lock"),
-        (shop, lambda: prepare(from_shop, quiet), "source.database = '.*shop.duckdb': .*Could not set lock"),
+        (shop, lambda: prepare(from_shop), "source.database = '.*shop.duckdb': .*Could not set lock"),
     ):
         with subprocess.Popen(
             [sys.executable, "-c", HOLD, held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -147,10 +145,10 @@ def test_databases_held_by_another_process(tmp_path: Path) -> None:
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=r"root = '.*file/root' cannot be written"):
-        prepare(config_of(tmp_path, root=tmp_path / "file" / "root"), quiet)
+        prepare(config_of(tmp_path, root=tmp_path / "file" / "root"))
     for limit in ("12 parrots", "-4GB"):
         with pytest.raises(InputError, match=f"prepare.memory_limit = '{limit}'"):
-            prepare(config_of(tmp_path, prepare={"memory_limit": limit}), quiet)
+            prepare(config_of(tmp_path, prepare={"memory_limit": limit}))
     config = config_of(tmp_path)
     for read in (stored, lambda config: load_fold(config, "test")):
         with pytest.raises(InputError, match=r"recsys.duckdb' does not exist: run prepare first"):
@@ -158,22 +156,22 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     duckdb.connect(config.database).close()  # a database, but none of ours: made anew
     with pytest.raises(InputError, match=r"recsys.duckdb' was not made by this prepare: run prepare"):
         stored(config)
-    assert not prepare(config, quiet).reused
+    assert not prepare(config).reused
     config.database.write_text("no database " * 999)
     with pytest.raises(InputError, match=r"recsys.duckdb': .*not a valid DuckDB database"):
-        prepare(config, quiet)
+        prepare(config)
 
 
 @pytest.mark.parametrize("limit", ["1000GB", "100%"])
 def test_a_limit_may_be_more_than_the_machine_has(tmp_path: Path, limit: str) -> None:
-    assert not prepare(config_of(tmp_path, LOG, prepare={"memory_limit": limit}), quiet).reused
+    assert not prepare(config_of(tmp_path, LOG, prepare={"memory_limit": limit})).reused
 
 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from pipelines.config import InputError, load_config
-from pipelines.prepare import prepare
+from pipelines.config.errors import InputError; from pipelines.config.loading import load_config
+from pipelines.data.prepare import prepare
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file grows beyond: as on a full disk
 try:
     prepare(load_config(Path(sys.argv[1])))

@@ -71,6 +71,8 @@ def logs(ids: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Row]]:
 
 def as_csv(rows: list[Row], **dialect: Any) -> str:
     file = io.StringIO(newline="")
+    if any("\r" in field for row in rows for field in row[:2] if isinstance(field, str)):
+        dialect.setdefault("quoting", csv.QUOTE_ALL)  # Python < 3.13 leaves a lone \r without quotes
     writer = csv.writer(file, lineterminator="\n", **dialect)
     writer.writerows([HEAD, *((user, item, at.isoformat()) for user, item, at in rows)])
     return file.getvalue()

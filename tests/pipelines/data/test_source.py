@@ -6,7 +6,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from small_log import COLUMNS, LOG, Row, config_of, quiet, rows_of, write
+from small_log import COLUMNS, LOG, Row, config_of, rows_of, write
 
 from pipelines.config.errors import InputError
 from pipelines.data.prepare import prepare
@@ -33,7 +33,7 @@ def test_every_kind_of_source_reads_the_same(tmp_path: Path) -> None:
     made = []
     for source in sources:
         config = config_of(tmp_path, source={"files": None} | source)
-        made.append(prepare(config, quiet))
+        made.append(prepare(config))
         assert rows_of(config, "select count(*) from targets") == [(6,)]
     assert len({one.fingerprint for one in made}) == 1
     assert not any(one.reused for one in made)
@@ -66,7 +66,7 @@ def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int,
         def examine(con: duckdb.DuckDBPyConnection, source: str = source) -> None:
             types[source] = [str(type_) for type_ in con.table("source_rows").types[:2]]
 
-        fingerprints[source] = prepare(config, quiet, examine).fingerprint
+        fingerprints[source] = prepare(config, examine).fingerprint
         shift = 0 if source == "log.parquet" else far
         made[source] = [
             rows_of(config, f"select * replace (item_id - {shift} as item_id) from pairs order by all"),
@@ -88,7 +88,7 @@ def test_what_is_wrong_in_a_csv_file_is_told_with_its_line_and_file(tmp_path: Pa
     rows = "".join(f"{n},{n % 7},2024-01-01,1\n" for n in range(30_000))
     late.write_text(f"user_id,item_id,at,weight\n{rows}guest-1,46,2024-01-01,1,5\n", encoding="utf-8")
     with pytest.raises(InputError) as told:
-        prepare(config_of(tmp_path, source={"files": str(late)}), quiet)
+        prepare(config_of(tmp_path, source={"files": str(late)}))
     for words in ("source: ", "Line: 30002", "guest-1,46", "Columns: 4 Found: 5", f"file = {late}"):
         assert words in str(told.value)
     assert "\n" not in str(told.value)
@@ -103,7 +103,7 @@ def test_times_are_read_as_utc(tmp_path: Path) -> None:
     config = config_of(
         tmp_path, [*rows, (1, 0, "2024-05-31"), (1, 0, "2024-06-03")], COLUMNS[:3], split=split
     )
-    prepare(config, quiet)
+    prepare(config)
     query = "select distinct fold, last_at from pairs where item_id > 0 order by all"
     early, late = datetime(2024, 5, 30, 22, 30), datetime(2024, 5, 30, 23, 59, 59, 500000)
     folds = [("test", early), ("test", late), ("test", datetime(2024, 5, 31))]
@@ -114,7 +114,7 @@ def test_times_are_read_as_utc(tmp_path: Path) -> None:
     with_zone = config.model_copy(
         update={"source": config.source.model_copy(update={"query": zoned, "files": None})}
     )
-    assert not prepare(with_zone, quiet).reused
+    assert not prepare(with_zone).reused
     assert rows_of(config, query) == folds
 
 
@@ -122,7 +122,7 @@ def test_kinds_of_event_have_weights(tmp_path: Path) -> None:
     rows = [(u, i, when, "buy" if weight == 2 else "view") for u, i, when, weight in LOG]
     source = {"event": "kind", "event_weights": {"buy": 3, "view": 0.5}}
     config = config_of(tmp_path, rows, ("user_id", "item_id", "at", "kind"), source=source)
-    prepare(config, quiet)
+    prepare(config)
     query = "select weight from pairs where fold = 'validation' and user_id = 1 and item_id = 10"
     assert rows_of(config, query) == [(6.5,)]
     with pytest.raises(
@@ -176,7 +176,7 @@ def test_kinds_of_event_have_weights(tmp_path: Path) -> None:
 def test_sources_that_cannot_be_read(tmp_path: Path, source: dict[str, Any], message: str) -> None:
     unnamed = {"files": None, "weight": None} if {"query", "table"} & set(source) else {}
     with pytest.raises(InputError, match=message) as caught:
-        prepare(config_of(tmp_path, source=unnamed | source), quiet)
+        prepare(config_of(tmp_path, source=unnamed | source))
     assert "\n" not in str(caught.value)
 
 
@@ -188,7 +188,7 @@ def test_a_table_that_a_database_lacks_is_named(tmp_path: Path, section: str, ta
         con.execute("create table pairs (user_id int); create schema cash")
     lacking = {"table": table, "database": str(shop)} | ({"files": None} if section == "source" else {})
     with pytest.raises(InputError, match=f"{section}: .*{named}.* does not exist") as caught:
-        prepare(config_of(tmp_path, **{section: lacking}), quiet)
+        prepare(config_of(tmp_path, **{section: lacking}))
     assert "\n" not in str(caught.value)
 
 
@@ -203,4 +203,4 @@ def test_a_table_that_a_database_lacks_is_named(tmp_path: Path, section: str, ta
 def test_bad_metadata(tmp_path: Path, metadata: list[Row], message: str) -> None:
     path = write(tmp_path / "items.parquet", metadata, ("sku", "name"))
     with pytest.raises(InputError, match=f"(?s){message}"):
-        prepare(config_of(tmp_path, items={"files": str(path), "item": "sku", "title": "name"}), quiet)
+        prepare(config_of(tmp_path, items={"files": str(path), "item": "sku", "title": "name"}))

@@ -16,14 +16,14 @@ import pytest
 import torch
 from rich.console import Console
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
-from small_log import COLUMNS, Row, as_tables, config_of, day, labelled, quiet
+from small_log import COLUMNS, Row, as_tables, config_of, day, labelled
 
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
 from pipelines.data import folds
 from pipelines.data.prepare import prepare
 from pipelines.evaluation import certificate
-from pipelines.report import terminal
+from pipelines.report.terminal import terminal
 from pipelines.training import model
 from pipelines.training.model import Choice
 from recsys import bundle, sampling
@@ -394,7 +394,7 @@ def test_results_without_a_certificate_are_made_again_and_never_shown(own_shop: 
 
 
 def statements(config: Config) -> dict[str, certificate.Statement]:
-    prepare(config, quiet)
+    prepare(config)
     return {one.name: one for one in certificate.certify_tables(config)}
 
 

@@ -21,7 +21,7 @@ from pipelines.evaluation.certificate import LEAKS
 from pipelines.evaluation.evaluate import evaluate, intervals
 from pipelines.release import index_search
 from pipelines.release.export import bundle_folder
-from pipelines.report import plots
+from pipelines.report.terminal import plots
 from recsys.bundle import verify
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)
@@ -80,22 +80,21 @@ def test_popularity_equals_a_naive_count_with_repeat_purchases(own_shop: Shop, l
     assert naive != naive_popularity(log, 10, exclude_seen=True)
 
 
-def test_other_settings_of_evaluate_are_scored_anew(own_shop: Shop) -> None:
-    said: list[str] = []
-    assert evaluate(own_shop.config, own_shop.run, said.append) == metrics(own_shop.run)
+def test_other_settings_of_evaluate_are_scored_anew(own_shop: Shop, said: list[str]) -> None:
+    assert evaluate(own_shop.config, own_shop.run) == metrics(own_shop.run)
     assert said[-1].endswith("is of this bundle: reused")
     before = metrics(own_shop.run)["test"]["model"]
     ks = Config.model_validate(
         own_shop.config.model_dump() | {"evaluate": {"ks": [5, 10], "select": "ndcg@5"}}
     )
-    model = evaluate(ks, own_shop.run, said.append)["test"]["model"]
+    model = evaluate(ks, own_shop.run)["test"]["model"]
     assert model == metrics(own_shop.run)["test"]["model"]
     assert model["ndcg@10"] == before["ndcg@10"]
     assert "ndcg@20" not in model
     assert 0 < model["hit_rate@5"] <= model["hit_rate@10"]
 
 
-def test_intervals_are_percentiles_of_resampled_means() -> None:
+def test_intervals_are_percentiles_of_resampled_means(said: list[str]) -> None:
     values = np.random.default_rng(1).random(400)
     spread = {"recall@10": values, "hit_rate@10": np.ones(400)}
     found = intervals(spread, 2000, 0, "model", print)
@@ -104,10 +103,7 @@ def test_intervals_are_percentiles_of_resampled_means() -> None:
         [values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.15 * error
     )
     assert found["hit_rate@10"] == [1.0, 1.0]
-    said: list[str] = []
-    assert intervals({"recall@10": values[:1]}, 100, 0, "model", said.append) == {
-        "recall@10": [values[0]] * 2
-    }
+    assert intervals({"recall@10": values[:1]}, 100, 0, "model") == {"recall@10": [values[0]] * 2}
     assert said == ["evaluate: one user is too few for an interval of model"]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, products
-from small_log import COLUMNS, config_of, day, quiet
+from small_log import COLUMNS, config_of, day
 
 from pipelines.config.data import Split
 from pipelines.data import folds
@@ -68,7 +68,7 @@ def test_who_buys_all_again_in_the_validation_window_is_not_new(tmp_path: Path) 
     rows = [(1, 10, day(1)), (1, 10, day(12)), (2, 11, day(1)), (2, 11, day(13)), (3, 12, day(15))]
     rows += [(1, 11, day(21)), (2, 12, day(21)), (3, 10, day(21))]
     config = config_of(tmp_path, [*rows, (2, 10, day(14))], COLUMNS[:3])
-    prepare(config, quiet)
+    prepare(config)
     users, items = folds.newcomers(config, folds.load_fold(config, "test")) or ([], [])
     assert (list(users), list(items)) == ([False, False, True], [False, False, True])
     leaving = config.model_copy(update={"split": Split(kind="leave_last_out")})

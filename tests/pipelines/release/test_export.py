@@ -60,13 +60,13 @@ def test_bundles_and_results_are_of_the_code_that_wrote_them(
     assert files.digest("", *evaluate.CODE) != before[1]
 
 
-def test_a_valid_bundle_is_kept_and_a_damaged_one_written_again(own_shop: Shop) -> None:
-    folder, said = bundle_of(own_shop), []
+def test_a_valid_bundle_is_kept_and_a_damaged_one_written_again(own_shop: Shop, said: list[str]) -> None:
+    folder = bundle_of(own_shop)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert stage(own_shop.config, own_shop.run, said.append) == folder
+    assert stage(own_shop.config, own_shop.run) == folder
     assert said == [f"export: {folder} is valid: reused"]
     (folder / "index.ann").write_bytes(b"")
-    stage(own_shop.config, own_shop.run, said.append)
+    stage(own_shop.config, own_shop.run)
     assert "index.ann" in said[1]
     assert said[1].endswith("writing the bundle again")
     for name, content in before.items():
@@ -168,5 +168,5 @@ def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:
     before = current.readlink()
     changed = own_shop.config.export.model_copy(update={"max_ms": 1e-9, "recall": 0.9})
     with pytest.raises(InputError, match=r"export.recall = 0.9 is not reached .* scan: recall@20 1.0000"):
-        stage(own_shop.config.model_copy(update={"export": changed}), own_shop.run, lambda line: None)
+        stage(own_shop.config.model_copy(update={"export": changed}), own_shop.run)
     assert current.readlink() == before

@@ -252,7 +252,7 @@ class Planted:
 
     def verdict(self, **gate: Any) -> Verdict:
         config = self.shop.config.model_dump() | {"gate": {"resamples": 1000} | gate}
-        return decide(Config.model_validate(config), self.shop.run, lambda line: None)
+        return decide(Config.model_validate(config), self.shop.run)
 
 
 @pytest.fixture
@@ -418,10 +418,9 @@ def test_a_damaged_challenger_is_an_error_that_names_it(planted: Planted) -> Non
         planted.verdict()
 
 
-def test_the_champion_is_compared_with_itself_without_a_word(own_shop: Shop) -> None:
+def test_the_champion_is_compared_with_itself_without_a_word(own_shop: Shop, said: list[str]) -> None:
     before = read(own_shop.run)
-    said: list[str] = []
-    verdict = decide(own_shop.config, own_shop.run, said.append)
+    verdict = decide(own_shop.config, own_shop.run)
     assert (verdict.verdict, verdict.holds, verdict.reasons) == ("unchanged", True, [])
     assert said == [f"gate: {bundle_of(own_shop).name} is the champion already"]
     kept = read(own_shop.run)
@@ -486,7 +485,7 @@ def test_the_gate_scores_the_bundle_as_evaluate_does(own_shop: Shop) -> None:
     bundles = own_shop.config.bundles
     shutil.copytree(bundle_of(own_shop), bundles / "copy")
     publish(bundles, "copy")
-    assert decide(own_shop.config, own_shop.run, lambda line: None).holds
+    assert decide(own_shop.config, own_shop.run).holds
     per_user = pl.read_parquet(own_shop.run / "champion_per_user.parquet")
     served = pl.read_parquet(own_shop.run / "per_user.parquet").filter(pl.col("system") == "served")
     for side in ("champion", "challenger"):

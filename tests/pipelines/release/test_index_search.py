@@ -17,16 +17,14 @@ def shop(n_items=6_000, n_users=400, dim=8):
     return users, items, (np.zeros(n_users + 1, np.int64), np.empty(0, np.int32))
 
 
-def run(tmp_path: Path, settings: Export, users, items, seen, held_out=None, said=None):
+def run(tmp_path: Path, settings: Export, users, items, seen, held_out=None):
     held_out = np.arange(len(users)) if held_out is None else held_out
-    say = (said if said is not None else []).append
-    return tuned(settings, 0, users, items, seen, held_out, tmp_path, say)
+    return tuned(settings, 0, users, items, seen, held_out, tmp_path)
 
 
-def test_each_index_climbs_until_it_finds_enough(tmp_path):
+def test_each_index_climbs_until_it_finds_enough(tmp_path, said):
     users, items, seen = shop()
-    said = []
-    found = run(tmp_path, Export(trees=(2, 5), recall=0.9), users, items, seen, said=said)
+    found = run(tmp_path, Export(trees=(2, 5), recall=0.9), users, items, seen)
     curve = found.measured["curve"]
     assert (curve[0]["trees"], curve[0]["search_k"], curve[0]["recall"]) == (None, None, 1.0)  # the scan
     for trees in (2, 5):
@@ -85,10 +83,9 @@ def test_only_held_out_users_are_asked(tmp_path):
     assert run(tmp_path, Export(trees=(2,)), users, items, seen, np.arange(10)).measured["users"] == 10
 
 
-def test_a_small_catalogue_is_scanned(tmp_path):
+def test_a_small_catalogue_is_scanned(tmp_path, said):
     users, items, seen = shop(300, 50, 64)
-    said = []
-    found = run(tmp_path, Export(trees=(1,), recall=1.0), users, items, seen, said=said)
+    found = run(tmp_path, Export(trees=(1,), recall=1.0), users, items, seen)
     assert (found.search_k, found.measured["path"]) == (None, "exact")
     assert said[-1].startswith("export: scan: recall@20 1.0000")
     assert said[-1].endswith("; as it is no slower")

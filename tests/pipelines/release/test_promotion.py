@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from champions import RUNS, alias, at, promote, quiet, staged
+from champions import RUNS, alias, at, promote, staged
 from shop import Shop, bundle_of, failed, recsys
 
 from pipelines.config.config import Config
@@ -51,11 +51,10 @@ def names(config: Config) -> list[str]:
     return [bundle_folder(config, config.runs / run).name for run in RUNS]
 
 
-def test_promote_moves_alias_and_link_and_says_so(config: Config) -> None:
-    said: list[str] = []
+def test_promote_moves_alias_and_link_and_says_so(config: Config, said: list[str]) -> None:
     first, second, _ = names(config)
     assert moved_as_one(config) == first
-    assert promote(config, 1, said.append) == second
+    assert promote(config, 1) == second
     assert moved_as_one(config) == second
     assert said == [f"promotion: {config.bundles / 'current'} is now {second}"]
     assert promotion.champions(config) == [first, second]
@@ -97,7 +96,7 @@ def test_kill_9_at_any_step_then_finish_leaves_both_on_one_bundle(config: Config
     old, new = (first, second) if way == "promote" else (second, first)
 
     def do(config: Config) -> object:
-        return promote(config, 1) if way == "promote" else promotion.rollback(config, None, quiet)
+        return promote(config, 1) if way == "promote" else promotion.rollback(config, None)
 
     fork = multiprocessing.get_context("fork")
     seen, apart = set[str | None](), 0
@@ -119,7 +118,7 @@ def test_kill_9_at_any_step_then_finish_leaves_both_on_one_bundle(config: Config
         broken, _ = attempt(deadly_step)
         intent = (broken.root / promotion.INTENT).exists()
         moved, apart = current(broken.bundles) == new, apart + (alias(broken) != current(broken.bundles))
-        promotion.finish(broken, quiet)
+        promotion.finish(broken)
         after = moved_as_one(broken)
         seen.add(after)
         assert after == (new if intent or moved else old)
@@ -132,12 +131,11 @@ def test_kill_9_at_any_step_then_finish_leaves_both_on_one_bundle(config: Config
 def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(config: Config) -> None:
     first, second, third = names(config)
 
-    def cut_short(version: str, before: str) -> list[str]:
+    def cut_short(version: str, before: str, said: list[str]) -> list[str]:
         intent = {"bundle": version, "run": "x", "from": before}
         (config.root / promotion.INTENT).write_text(json.dumps(intent))
-        assert store.set_alias(config, "champion", second, quiet)  # so far it had come
-        said: list[str] = []
-        promotion.finish(config, said.append)
+        assert store.set_alias(config, "champion", second)  # so far it had come
+        promotion.finish(config)
         assert moved_as_one(config) == first
         return said
 
@@ -149,7 +147,7 @@ def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(config: C
     assert "popular.npy: 0 bytes" in cut_short(second, first)[0]
     assert f"'{first}' has become current since" in cut_short(third, second)[0]
     (config.root / promotion.INTENT).write_text('{"bundle": ')  # itself cut short: nothing was done
-    promotion.finish(config, quiet)
+    promotion.finish(config)
     assert moved_as_one(config) == first
 
 
@@ -173,19 +171,18 @@ def test_a_link_that_cannot_be_moved_takes_the_alias_back(config: Config) -> Non
     assert moved_as_one(config) == names(config)[0]
     shutil.rmtree(link)
     link.symlink_to(names(config)[0])
-    promotion.finish(config, quiet)
+    promotion.finish(config)
     assert moved_as_one(config) == names(config)[0]
 
 
-def test_where_it_cannot_be_told_what_is_current_nothing_begins(config: Config) -> None:
+def test_where_it_cannot_be_told_what_is_current_nothing_begins(config: Config, said: list[str]) -> None:
     link, before = config.bundles / "current", alias(config)
     link.unlink()
     (link / "of another tool").mkdir(parents=True)
-    for begin in (lambda: promote(config, 1), lambda: promotion.rollback(config, None, quiet)):
+    for begin in (lambda: promote(config, 1), lambda: promotion.rollback(config, None)):
         with pytest.raises(InputError, match=r"current/manifest\.json: missing"):
             begin()
-    said = []
-    promotion.prune(config, said.append)
+    promotion.prune(config)
     assert "old versions could not be removed" in said[0]
     assert {name for name, _ in versions(config.bundles)} == {*names(config)}
     assert (link / "of another tool").is_dir()
@@ -195,25 +192,25 @@ def test_where_it_cannot_be_told_what_is_current_nothing_begins(config: Config) 
 def test_rollback_goes_to_the_champion_before_not_to_a_challenger_that_failed(config: Config) -> None:
     first, _, third = names(config)  # the second never became champion
     promote(config, 2)
-    assert promotion.rollback(config, None, quiet) == (third, first)
+    assert promotion.rollback(config, None) == (third, first)
     assert moved_as_one(config) == first
     with pytest.raises(InputError, match="no champion before the current one"):
-        promotion.rollback(config, None, quiet)
-    assert promotion.rollback(config, third, quiet) == (first, third)
+        promotion.rollback(config, None)
+    assert promotion.rollback(config, third) == (first, third)
     assert moved_as_one(config) == third
 
 
 def test_what_was_rolled_back_from_is_not_gone_back_to(config: Config) -> None:
     first, second, third = names(config)
     promote(config, 1)
-    promotion.rollback(config, None, quiet)
+    promotion.rollback(config, None)
     promote(config, 2)
-    assert promotion.rollback(config, None, quiet) == (third, first)
+    assert promotion.rollback(config, None) == (third, first)
     assert promotion.champions(config) == [first]
     promote(config, 1)
     promote(config, 2)
     promote(config, 0)  # an old one again, as a release: the way back is to what was before it
-    assert promotion.rollback(config, None, quiet) == (first, third)
+    assert promotion.rollback(config, None) == (first, third)
     assert promotion.champions(config) == [second, third]
 
 
@@ -223,11 +220,11 @@ def test_rollback_passes_over_what_is_broken_and_names_what_cannot_be(config: Co
     promote(config, 2)
     (config.bundles / second / "popular.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"popular.npy: 0 bytes.*--to names a version"):
-        promotion.rollback(config, second, quiet)
+        promotion.rollback(config, second)
     with pytest.raises(InputError, match=r"version '../x': expected the plain name"):
-        promotion.rollback(config, "../x", quiet)
+        promotion.rollback(config, "../x")
     assert moved_as_one(config) == third
-    assert promotion.rollback(config, None, quiet) == (third, first)
+    assert promotion.rollback(config, None) == (third, first)
     assert moved_as_one(config) == first
 
 
@@ -236,7 +233,7 @@ def test_without_a_list_of_champions_each_older_version_counts_as_one(config: Co
     promote(config, 2)
     (config.root / promotion.CHAMPIONS).unlink()
     assert promotion.champions(config) == [first, second, third]
-    assert promotion.rollback(config, None, quiet) == (third, second)
+    assert promotion.rollback(config, None) == (third, second)
     assert promotion.champions(config) == [first, second]
 
 
@@ -247,47 +244,47 @@ def unreachable(config: Config) -> Config:
     )
 
 
-def test_an_alias_is_owed_while_mlflow_is_out_of_reach_and_set_by_the_next_finish(config: Config) -> None:
+def test_an_alias_is_owed_while_mlflow_is_out_of_reach_and_set_by_the_next_finish(
+    config: Config, said: list[str]
+) -> None:
     first, second, _ = names(config)
-    said: list[str] = []
     away = unreachable(config)
-    promote(away, 1, said.append)
+    promote(away, 1)
     assert (alias(config), current(config.bundles)) == (first, second)
     assert len([line for line in said if "WARNING" in line]) == 1
     assert len([line for line in said if "alias champion is owed" in line]) == 1
     assert not (config.root / promotion.INTENT).exists()
-    promotion.finish(away, quiet)
+    promotion.finish(away)
     assert (config.root / promotion.OWED).exists()
-    promotion.finish(config, quiet)
+    promotion.finish(config)
     assert moved_as_one(config) == second
 
 
-def test_what_is_not_registered_moves_the_link_alone_until_it_is(config: Config) -> None:
+def test_what_is_not_registered_moves_the_link_alone_until_it_is(config: Config, said: list[str]) -> None:
     run = "20240104-000000-dddddddd"
-    version, said = staged(config, run, registered=False), list[str]()
-    promotion.promote(config, config.runs / run, said.append)
+    version = staged(config, run, registered=False)
+    promotion.promote(config, config.runs / run)
     assert current(config.bundles) == version
     assert any("is owed to" in line for line in said)
     client = mlflow.MlflowClient(tracking_uri=store.uri(config))
     client.create_model_version("shop", "x", tags={"bundle": version})
-    promotion.finish(config, quiet)
+    promotion.finish(config)
     assert moved_as_one(config) == version
 
 
-def test_pruning_keeps_the_newest_and_the_last_champions(config: Config) -> None:
+def test_pruning_keeps_the_newest_and_the_last_champions(config: Config, said: list[str]) -> None:
     first, second, third = names(config)
     promote(config, 1)
     few = config.model_copy(update={"export": config.export.model_copy(update={"keep": 2})})
     for day in range(4, 9):  # challengers that the gate did not let pass
         staged(config, f"2024010{day}-000000-eeeeeee{day}", registered=False)
-    said: list[str] = []
-    promotion.prune(few, said.append)
+    promotion.prune(few)
     left = {name for name, _ in versions(config.bundles)}
     assert {first, second} < left
     assert third not in left
     assert len(left) == 4
     assert third in said[0]
-    assert promotion.rollback(few, None, quiet) == (second, first)
+    assert promotion.rollback(few, None) == (second, first)
 
 
 # --- the commands, on a finished retrain ---

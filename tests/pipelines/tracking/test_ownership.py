@@ -16,7 +16,8 @@ import mlflow
 import pytest
 import sqlalchemy
 from books import books, free_port
-from champions import alias, at, promote, quiet, staged
+from champions import alias, at, promote, staged
+from logs import silent
 from mlflow_runs import client_of, counts, forgotten, loaded_champion, run_of
 from shop import Shop, bundle_of, failed, recsys
 
@@ -157,7 +158,7 @@ def moved(shop: Shop, tmp_path: Path) -> Shop:
     """The finished retrain, copied with its own books, and moved."""
     root = Path(shutil.copytree(shop.config.root, tmp_path / "first" / "root", symlinks=True))
     copy = at_root(shop, root)
-    assert store.upload_all(copy.config, quiet)
+    assert store.upload_all(copy.config)
     (tmp_path / "then").mkdir()
     return at_root(copy, root.rename(tmp_path / "then" / "shop 50% [x]"))
 
@@ -172,7 +173,7 @@ def test_after_a_move_all_of_mlflow_is_where_root_is(moved: Shop, tmp_path: Path
     assert all(text == here or text.startswith(f"{here}/") for text in named), named
     assert loaded_champion(moved) == 10
     (moved.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(moved.config, quiet)
+    assert store.upload_all(moved.config)
     artifacts = run_of(moved.config, moved.run).info.artifact_uri
     assert mlflow.artifacts.load_text(f"{artifacts}/gate.json") == '{"verdict": "pass"}'
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["here.toml"]
@@ -205,7 +206,7 @@ def test_a_root_that_was_moved_before_there_was_an_id_is_put_right_too(moved: Sh
         for table in ("experiment_tags", "registered_model_tags"):
             con.execute(sqlalchemy.text(f"delete from {table} where key like 'recsys.%'"))
     engine.dispose()
-    promotion.finish(moved.config, quiet)
+    promotion.finish(moved.config)
     assert loaded_champion(moved) == 10
 
 
@@ -237,7 +238,8 @@ def test_artifacts_lie_under_root_whatever_the_experiment_said(
     run = config.runs / "a run"
     run.mkdir(parents=True)
     (run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload(other, run, pytest.fail)
+    with silent():
+        assert store.upload(other, run)
     assert client_of(other).get_experiment("0").artifact_location == (config.root / "artifacts").as_uri()
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
@@ -253,7 +255,7 @@ def test_no_environment_variable_moves_the_registry_of_a_root_elsewhere(
     client = mlflow.MlflowClient(uri, registry_uri=uri)
     client.delete_registered_model("shop")
     (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(own_shop.config, quiet)
+    assert store.upload_all(own_shop.config)
     champion_ = client.get_model_version_by_alias("shop", "champion")
     assert champion_.tags["bundle"] == bundle_of(own_shop).name
     assert other.read_bytes() == before
@@ -286,11 +288,11 @@ def registered(config: Config, run: str) -> str:
     """A run's bundle and its version, as an upload would leave them; promoted."""
     version = staged(config, run, registered=False)
     client, name = client_of(config), config.tracking.experiment
-    promotion.finish(config, quiet)
+    promotion.finish(config)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name, tags=ownership.tags(config))
     client.create_model_version(name, "s3://bucket/x", tags={"bundle": version})
-    promotion.promote(config, config.runs / run, quiet)
+    promotion.promote(config, config.runs / run)
     return version
 
 
@@ -309,10 +311,10 @@ def test_the_alias_of_another_root_is_refused_by_name_and_stays(tmp_path: Path, 
     with pytest.raises(InputError, match=words):
         promote(second, 1)
     for refused in (
-        lambda: promotion.rollback(second, None, quiet),
-        lambda: store.set_alias(second, "champion", version, quiet),
-        lambda: store.upload_all(second, quiet),
-        lambda: store.Live(second, tmp_path, "a run", quiet),
+        lambda: promotion.rollback(second, None),
+        lambda: store.set_alias(second, "champion", version),
+        lambda: store.upload_all(second),
+        lambda: store.Live(second, tmp_path, "a run"),
     ):
         with pytest.raises(InputError, match="belongs to another root"):
             refused()
@@ -375,11 +377,13 @@ def test_a_moved_root_keeps_what_it_has_on_a_server_and_a_copy_does_not(tmp_path
     first = sharing(tmp_path / "first", server, "moved")
     registered(first, "20240101-000000-aaaaaaaa")
     moved = sharing(first.root.rename(tmp_path / "then"), server, "moved")
-    store.claim(moved, pytest.fail)
+    with silent():
+        store.claim(moved)
     copy = sharing(Path(shutil.copytree(moved.root, tmp_path / "staging", symlinks=True)), server, "moved")
     with pytest.raises(InputError, match=f"belongs to another root, {moved.root} on"):
         store.claim(copy)
-    store.claim(moved, pytest.fail)
+    with silent():
+        store.claim(moved)
 
 
 def test_runs_of_a_copy_are_new_ones_in_an_experiment_of_its_own(
@@ -387,19 +391,19 @@ def test_runs_of_a_copy_are_new_ones_in_an_experiment_of_its_own(
 ) -> None:
     first = forgotten(shop, tmp_path / "a", server)
     production = named(first.config, "production")
-    assert store.upload_all(production, quiet)
+    assert store.upload_all(production)
     was = run_of(production, first.run)
     (tmp_path / "b").mkdir()
     copy = at_root(first, Path(shutil.copytree(first.config.root, tmp_path / "b" / "root", symlinks=True)))
     (copy.run / "gate.json").write_text('{"verdict": "fail"}')
     staging = named(copy.config, "staging")
-    store.close(staging, copy.run, "FAILED", quiet)
-    assert store.upload_all(staging, quiet)
+    store.close(staging, copy.run, "FAILED")
+    assert store.upload_all(staging)
     assert run_of(staging, copy.run).info.run_id != was.info.run_id
     now = run_of(production, first.run)
     assert (now.info.status, now.data.tags) == ("FINISHED", was.data.tags)
     assert champion(staging) == champion(production) == bundle_of(first).name
-    assert store.upload_all(staging, quiet)
+    assert store.upload_all(staging)
     assert versions_of(staging) == versions_of(production) == [bundle_of(first).name]
 
 
@@ -414,13 +418,15 @@ def test_a_moved_root_s_artifacts_are_found_in_a_database_that_others_use_too(
         run = config.runs / "a run"
         run.mkdir(parents=True, exist_ok=True)
         (run / "gate.json").write_text('{"verdict": "pass"}')
-        assert store.upload(config, run, pytest.fail)
+        with silent():
+            assert store.upload(config, run)
         return str(run_of(config, run).info.artifact_uri)
 
     first, other = sharing(tmp_path / "first", uri, "first"), sharing(tmp_path / "first2", uri, "other")
     before, theirs = uploaded(first), uploaded(other)
     moved = sharing(first.root.rename(tmp_path / "then"), uri, "first")
-    store.claim(moved, pytest.fail)
+    with silent():
+        store.claim(moved)
     assert uploaded(moved) == before.replace("/first/", "/then/")
     assert uploaded(other) == theirs
     assert not first.root.exists()
@@ -446,7 +452,8 @@ def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
 
     for name in ("first", "second"):
         config = sharing(root, uri, name)
-        store.claim(config, pytest.fail)
+        with silent():
+            store.claim(config)
         client = client_of(config)
         experiment_id = client.get_experiment_by_name(name).experiment_id
         client.create_run(experiment_id)
@@ -456,7 +463,8 @@ def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
         root.rename(tmp_path / name)
     before = {name: rows(name) for name in ("first", "second")}
     root.rmdir()
-    store.claim(sharing(tmp_path / "first", uri, "first"), pytest.fail)
+    with silent():
+        store.claim(sharing(tmp_path / "first", uri, "first"))
     assert rows("second") == before["second"]
     assert rows("first") == [one.replace("/root/", "/first/") for one in before["first"]]
     assert len(before["first"]) == 4
@@ -465,12 +473,14 @@ def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
 # --- an experiment that somebody deleted ---
 
 
-def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(own_shop: Shop) -> None:
-    config, said = own_shop.config, list[str]()
+def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(
+    own_shop: Shop, said: list[str]
+) -> None:
+    config = own_shop.config
     client = client_of(config)
     client.delete_experiment(client.get_experiment_by_name("shop").experiment_id)
-    assert not store.upload_all(config, said.append)
-    assert not store.upload_all(config, said.append)
+    assert not store.upload_all(config)
+    assert not store.upload_all(config)
     warning = said[0]
     assert said == [warning, warning]  # by each retrain
     assert "'shop' was deleted there; to bring it back: env MLFLOW_TRACKING_URI=" in warning
@@ -484,19 +494,21 @@ def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(own_shop:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert store.upload_all(config, said.append)
+    assert store.upload_all(config)
     assert len(said) == 2
     assert alias(config) == bundle_of(own_shop).name
 
 
-def test_a_training_goes_on_without_the_experiment_that_was_deleted(own_shop: Shop, tmp_path: Path) -> None:
-    config, said = own_shop.config, list[str]()
+def test_a_training_goes_on_without_the_experiment_that_was_deleted(
+    own_shop: Shop, tmp_path: Path, said: list[str]
+) -> None:
+    config = own_shop.config
     client = client_of(config)
     client.delete_experiment(client.get_experiment_by_name("shop").experiment_id)
-    with store.Live(config, own_shop.run, "a run", said.append) as live:
+    with store.Live(config, own_shop.run, "a run") as live:
         live.metrics({"at_ms": 1, "loss": 1.0}, 1)
-    assert not store.set_alias(config, model_registry.CHAMPION, bundle_of(own_shop).name, said.append)
+    assert not store.set_alias(config, model_registry.CHAMPION, bundle_of(own_shop).name)
     assert len(said) == 1
     other = named(config, "other")
-    assert store.upload_all(other, quiet)  # the other way that the warning names
+    assert store.upload_all(other)  # the other way that the warning names
     assert champion(other) == bundle_of(own_shop).name

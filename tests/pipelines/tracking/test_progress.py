@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
-from pipelines.tracking import progress
+from pipelines.tracking import log, progress
 
 PROGRAM = """
-from pipelines import progress
+import sys
+from pipelines.tracking import progress
 with progress.progress("epoch 7", 30) as tick:
     for _ in range(3):
         tick(10)
-progress.say("done")
+print("done", file=sys.stderr)
 """
 
 
@@ -22,6 +23,7 @@ def test_plain_lines_without_a_terminal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    log.to_standard_error()
     with progress.progress("epoch 7", 3_000) as tick:
         for _ in range(3):
             tick(1_000)

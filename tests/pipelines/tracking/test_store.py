@@ -18,6 +18,7 @@ import mlflow
 import polars as pl
 import pytest
 from books import books, free_port, served_model
+from logs import calling, logged
 from mlflow_runs import AT, STAGES, client_of, counts, forgotten, run_of
 from paths import FIXTURES
 from shop import Shop, bundle_of, recsys
@@ -50,8 +51,8 @@ def uploaded(shop: Shop, tmp_path_factory: pytest.TempPathFactory, mlflow_templa
     """A run that was uploaded to a store in a file of its own; the first file is not there until then."""
     copy = forgotten(shop, tmp_path_factory.mktemp("uploaded"))
     shutil.copy(mlflow_template, copy.config.root / "mlflow.db")
-    said: list[str] = []
-    assert store.upload(copy.config, copy.run, said.append)
+    with logged() as said:
+        assert store.upload(copy.config, copy.run)
     assert said == [f"MLflow: {bundle_of(copy).name} is registered as shop version 1, alias challenger"]
     return copy
 
@@ -62,16 +63,16 @@ def outage(shop: Shop, tmp_path_factory: pytest.TempPathFactory, mlflow_template
     folder, port = tmp_path_factory.mktemp("outage"), free_port()
     shutil.copy(mlflow_template, folder / "mlflow.db")
     down = forgotten(shop, folder / "shop", f"http://anna:hush@127.0.0.1:{port}")
-    said: list[str] = []
-    with store.Live(down.config, down.run, down.run.name, said.append) as live:
-        live.metrics({"epoch": 1, "at_ms": 1, "loss": 0.5}, 1)
-        live.metrics({"epoch": 2, "at_ms": 2, "loss": 0.4}, 2)
-    answers = [
-        store.upload(down.config, down.run, said.append),
-        store.set_alias(down.config, CHAMPION, bundle_of(down).name, said.append),
-        store.upload(down.config, down.run, said.append),
-        store.upload_all(down.config, said.append),
-    ]
+    with logged() as said:
+        with store.Live(down.config, down.run, down.run.name) as live:
+            live.metrics({"epoch": 1, "at_ms": 1, "loss": 0.5}, 1)
+            live.metrics({"epoch": 2, "at_ms": 2, "loss": 0.4}, 2)
+        answers = [
+            store.upload(down.config, down.run),
+            store.set_alias(down.config, CHAMPION, bundle_of(down).name),
+            store.upload(down.config, down.run),
+            store.upload_all(down.config),
+        ]
     place = in_mlflow(down.config, down.run)
     with books(folder, port):
         yield Outage(down, answers, said, place)
@@ -244,17 +245,16 @@ def test_mlflow_loads_the_champion_with_code_of_its_own(uploaded: Shop, tmp_path
     assert code == f"{model.removeprefix('file://')}/code/serving/__init__.py"
 
 
-def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop) -> None:
+def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop, said: list[str]) -> None:
     config, run = own_shop.config, own_shop.run
     before = counts(config)
-    said: list[str] = []
-    assert store.upload(config, run, said.append)
-    assert store.upload_all(config, said.append)
+    assert store.upload(config, run)
+    assert store.upload_all(config)
     assert counts(config) == before
     noted = run / "mlflow.json"
     noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}}))  # as a crash leaves it
     (run / "registered.json").unlink()
-    assert store.upload(config, run, said.append)
+    assert store.upload(config, run)
     assert counts(config) == before
     assert json.loads((run / "registered.json").read_text())["version"] == "1"
 
@@ -262,7 +262,7 @@ def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop)
     results = json.loads((run / "metrics.json").read_text())
     results["test"]["served"]["ndcg@10"] = 0.125
     (run / "metrics.json").write_text(json.dumps(results))
-    assert store.upload(config, run, said.append)
+    assert store.upload(config, run)
     assert run_of(config, run).data.tags["verdict"] == "pass"
     assert run_of(config, run).data.metrics["test.served.ndcg_at_10"] == 0.125
     client = client_of(config)
@@ -291,19 +291,18 @@ def test_a_run_whose_files_are_unchanged_is_not_read_again(own_shop: Shop) -> No
     assert client.get_run(run_id).data.tags["verdict"] == "pass"
 
 
-def test_epochs_without_a_time_are_as_old_as_their_file(own_shop: Shop) -> None:
-    path, said = own_shop.run / "history.parquet", list[str]()
+def test_epochs_without_a_time_are_as_old_as_their_file(own_shop: Shop, said: list[str]) -> None:
+    path = own_shop.run / "history.parquet"
     pl.read_parquet(path).drop("at_ms").with_columns(odd=pl.col("loss") * 2).write_parquet(path)
-    assert store.upload_all(own_shop.config, said.append), said
+    assert store.upload_all(own_shop.config), said
     run_id = run_of(own_shop.config, own_shop.run).info.run_id
     logged = client_of(own_shop.config).get_metric_history(run_id, "odd")
     assert {metric.timestamp for metric in logged} == {int(path.stat().st_mtime * 1000)}
 
 
-def test_a_fault_of_this_side_is_not_called_an_outage(own_shop: Shop) -> None:
-    said = list[str]()
+def test_a_fault_of_this_side_is_not_called_an_outage(own_shop: Shop, said: list[str]) -> None:
     (own_shop.run / "choice.json").write_text("{")
-    assert not store.upload_all(own_shop.config, said.append)
+    assert not store.upload_all(own_shop.config)
     (warning,) = said
     assert warning.startswith("the upload to MLflow failed on this side: WARNING: JSONDecodeError: ")
 
@@ -318,12 +317,11 @@ def test_books_that_were_lost_are_filled_again(own_shop: Shop, mlflow_template: 
     assert run_of(config, own_shop.run).info.run_id != was
 
 
-def test_a_run_that_was_thrown_away_in_mlflow_stays_away(own_shop: Shop) -> None:
+def test_a_run_that_was_thrown_away_in_mlflow_stays_away(own_shop: Shop, said: list[str]) -> None:
     client, run_id = client_of(own_shop.config), run_of(own_shop.config, own_shop.run).info.run_id
     client.delete_run(run_id)
     (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
-    said: list[str] = []
-    assert store.upload_all(own_shop.config, said.append)
+    assert store.upload_all(own_shop.config)
     assert client.get_run(run_id).info.lifecycle_stage == "deleted"
     assert said == []
 
@@ -338,20 +336,21 @@ def test_a_registration_that_was_cut_short_is_gone_on_with(own_shop: Shop) -> No
     assert (now.models, now.outputs, now.versions) == (1, 1, 1)
 
 
-def test_the_champion_follows_current_and_the_challenger_is_the_newest(own_shop: Shop) -> None:
+def test_the_champion_follows_current_and_the_challenger_is_the_newest(
+    own_shop: Shop, said: list[str]
+) -> None:
     config, client = own_shop.config, client_of(own_shop.config)
     older = config.runs / f"20000101-000000{own_shop.run.name[15:]}"
     shutil.copytree(own_shop.run, older)
     (older / "mlflow.json").unlink()
     shutil.copytree(bundle_of(own_shop), config.bundles / f"{older.name}-abcdef")
-    said: list[str] = []
-    assert store.upload_all(config, said.append)  # an older one, uploaded late
+    assert store.upload_all(config)  # an older one, uploaded late
     assert said == [f"MLflow: {older.name}-abcdef is registered as shop version 2"]
     assert str(client.get_model_version_by_alias("shop", CHALLENGER).version) == "1"
     assert str(client.get_model_version_by_alias("shop", CHAMPION).version) == "1"
     (config.bundles / "current").unlink()
     (config.bundles / "current").symlink_to(f"{older.name}-abcdef")
-    assert store.upload_all(config, said.append)
+    assert store.upload_all(config)
     assert str(client.get_model_version_by_alias("shop", CHAMPION).version) == "2"
     assert not store.set_alias(config, CHAMPION, "unknown")
 
@@ -379,12 +378,12 @@ def test_a_training_is_shown_while_it_lasts_and_goes_on_in_the_same_run(
 
 
 def test_books_that_break_in_the_middle_of_a_training_are_one_warning(
-    own_shop: Shop, tmp_path: Path, mlflow_template: Path
+    own_shop: Shop, tmp_path: Path, mlflow_template: Path, said: list[str]
 ) -> None:
-    path, said = tmp_path / "mlflow.db", list[str]()
+    path = tmp_path / "mlflow.db"
     shutil.copy(mlflow_template, path)
     config = with_uri(own_shop.config, f"sqlite:///{path}")
-    with suppress(ZeroDivisionError), store.Live(config, tmp_path, "a run", said.append) as live:
+    with suppress(ZeroDivisionError), store.Live(config, tmp_path, "a run") as live:
         live.metrics({"at_ms": 1, "loss": 2.0}, 1)
         assert said == []
         path.write_bytes(b"no database" * 1000)
@@ -422,20 +421,21 @@ def test_while_tracking_is_down_there_is_one_warning_without_its_password(outage
     assert re.fullmatch(r"not in http://\*\*\*@127.0.0.1:\d+ yet: a warning of this retrain says why", place)
 
 
-def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(outage: Outage, uploaded: Shop) -> None:
+def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(
+    outage: Outage, uploaded: Shop, said: list[str]
+) -> None:
     config, run = outage.shop.config, outage.shop.run
-    said: list[str] = []
-    assert store.upload_all(config, said.append)
+    assert store.upload_all(config)
     assert said == [
         f"MLflow: {bundle_of(outage.shop).name} is registered as shop version 1, alias challenger"
     ]
     there = counts(config)
     assert there == counts(uploaded.config)
     assert (there.runs, there.versions, there.models, there.inputs) == (1 + len(STAGES), 1, 1, 1)
-    assert store.upload_all(config, said.append)
+    assert store.upload_all(config)
     noted = run / "mlflow.json"
     noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}, "seen": {}}))
-    assert store.upload_all(config, said.append)
+    assert store.upload_all(config)
     assert counts(config) == there
     assert len(said) == 1
 
@@ -476,16 +476,16 @@ def test_mlflow_serves_the_champion_over_http(outage: Outage, tmp_path: Path) ->
         ("sqlite:////proc/books/mlflow.db", "unable to open database file|No such file|Permission"),
     ],
 )
-def test_a_uri_that_cannot_work_is_a_warning(own_shop: Shop, uri: str, words: str) -> None:
-    config, said = with_uri(own_shop.config, uri), list[str]()
-    with store.Live(config, own_shop.run, "a run", said.append) as live:
+def test_a_uri_that_cannot_work_is_a_warning(own_shop: Shop, uri: str, words: str, said: list[str]) -> None:
+    config = with_uri(own_shop.config, uri)
+    with store.Live(config, own_shop.run, "a run") as live:
         live.metrics({"at_ms": 1, "loss": 1.0}, 1)
-    assert not store.upload(config, own_shop.run, said.append)
-    assert not store.upload_all(config, said.append)
+    assert not store.upload(config, own_shop.run)
+    assert not store.upload_all(config)
     (warning,) = said
     assert re.search(words, warning)
     assert "hush" not in warning
-    assert not store.upload_all(config, said.append)  # the next retrain says so again
+    assert not store.upload_all(config)  # the next retrain says so again
     assert said == [warning, warning]
 
 
@@ -493,8 +493,8 @@ def test_ctrl_c_is_not_an_outage(own_shop: Shop) -> None:
     def interrupted(line: str) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        store.upload(with_uri(own_shop.config, "carrier-pigeon://loft"), own_shop.run, interrupted)
+    with pytest.raises(KeyboardInterrupt), calling(interrupted):
+        store.upload(with_uri(own_shop.config, "carrier-pigeon://loft"), own_shop.run)
 
 
 def test_odd_kinds_of_event_are_one_parameter(shop_file: Any, log: pl.DataFrame) -> None:

@@ -21,12 +21,8 @@ from pipelines.training.train import train
 CPU = torch.device("cpu")
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    checkpoint = Checkpoint(tmp_path / "a.pt", 0, quiet)
+    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
     assert checkpoint.load(CPU) is None
     for value in (1.0, 2.0):
         checkpoint.offer(lambda value=value: {"x": torch.tensor([value]), "n": 3, "words": ["a", None]})
@@ -40,14 +36,15 @@ def test_nothing_is_made_before_it_is_time(tmp_path: Path) -> None:
     def never() -> dict[str, Any]:
         raise AssertionError
 
-    Checkpoint(tmp_path / "a.pt", 3600, quiet).offer(never)
+    Checkpoint(tmp_path / "a.pt", 3600).offer(never)
     assert not (tmp_path / "a.pt").exists()
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:70] + b"x" + b[71:], lambda b: b""])
-def test_a_damaged_file_is_said_and_not_loaded(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    said: list[str] = []
-    checkpoint = Checkpoint(tmp_path / "a.pt", 0, said.append)
+def test_a_damaged_file_is_said_and_not_loaded(
+    tmp_path: Path, damage: Callable[[bytes], bytes], said: list[str]
+) -> None:
+    checkpoint = Checkpoint(tmp_path / "a.pt", 0)
     checkpoint.offer(lambda: {"x": torch.arange(100)})
     checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
     assert checkpoint.load(CPU) is None
@@ -61,9 +58,11 @@ def stop_and_offer(checkpoint: Checkpoint, heard: list[int]) -> None:
     raise AssertionError("it went on")
 
 
-def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(tmp_path: Path) -> None:
+def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(
+    tmp_path: Path, said: list[str]
+) -> None:
     heard: list[int] = []
-    checkpoint, said = Checkpoint(tmp_path / "a.pt", 3600, lambda line: said.append(line)), []
+    checkpoint = Checkpoint(tmp_path / "a.pt", 3600)
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with pytest.raises(KeyboardInterrupt), checkpoint.patient():
@@ -78,7 +77,7 @@ def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(tmp_pa
 def test_a_stop_after_the_last_checkpoint_is_not_lost(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600, quiet).patient():
+        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600).patient():
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -88,7 +87,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from pipelines.checkpoints import Checkpoint
+from pipelines.training.checkpoints import Checkpoint
 
 checkpoint = Checkpoint(Path(sys.argv[1]), 0)
 checkpoint.offer(lambda: {"x": torch.ones(1)})
@@ -126,8 +125,8 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
 ) -> None:
     path = shop_file(train={"max_epochs": 3, "checkpoint_seconds": 0}, **changes)
     config = load_config(path)
-    prepare.prepare(config, quiet)
-    whole = train(config, quiet)
+    prepare.prepare(config)
+    whole = train(config)
     expected = torch.load(whole / "model.pt", weights_only=True)
     choice = (whole / "choice.json").read_text()
     whole.rename(config.root / "whole")
@@ -144,7 +143,7 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
     monkeypatch.setattr(checkpoints.Checkpoint, "offer", deadly)
     while True:
         try:
-            run = train(config, quiet)
+            run = train(config)
             break
         except Killed:
             pass
@@ -157,7 +156,7 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
 
 def test_a_learners_state_is_a_copy_and_comes_back(shop_file: Callable[..., Path]) -> None:
     config = load_config(shop_file())
-    prepare.prepare(config, quiet)
+    prepare.prepare(config)
     from pipelines.training.model import Choice
     from recsys import sampling
 

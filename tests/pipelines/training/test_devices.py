@@ -13,7 +13,7 @@ from pipelines.training.devices import choose_device
 CLEARED = """
 import resource, sys
 import torch
-from pipelines.devices import keep_freed_memory
+from pipelines.training.devices import keep_freed_memory
 
 def cleared():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt * resource.getpagesize() // 2**20

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from logs import logged
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -611,11 +612,9 @@ def judge_of(config: Config) -> Judge:
     return judge_fold(fold, CPU, config.evaluate)
 
 
-def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
-    config, said = shrinking(), list[str]()
-    best, history, _ = train.choose_epochs(
-        config, judge_of(config), CHOICE, lambda row, step: None, said.append
-    )
+def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str]) -> None:
+    config = shrinking()
+    best, history, _ = train.choose_epochs(config, judge_of(config), CHOICE, lambda row, step: None)
     (warning,) = (line for line in said if "WARNING" in line)
     assert "everything is at one point" in warning
     found = re.search(r"epoch (\d+) again with semi_hard", warning)
@@ -643,15 +642,15 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over() -> None:
 
     fitted = learner.start(config, data(), CHOICE)  # the final fit: told when to stop, it has nothing to undo
     said.clear()
-    kept = list(train.epochs(config, fitted, len(history), said.append, best.hardest_until))
+    kept = list(train.epochs(config, fitted, len(history), best.hardest_until))
     assert said == []
     assert [now.loss < margin for _, now, __, ___ in kept] == [row["loss"] < margin for row in history]
     assert {until for *_, until in kept} == {best.hardest_until}
 
 
-def test_a_collapse_in_the_final_fit_alone_is_undone_too() -> None:
-    config, said = shrinking(), list[str]()
-    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 6, said.append))
+def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> None:
+    config = shrinking()
+    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 6))
     assert sum("WARNING" in line for line in said) == 1
     *_, (_, stats, now, until) = kept
     assert stats.loss < config.loss.margin
@@ -663,7 +662,7 @@ def test_a_collapse_in_the_final_fit_alone_is_undone_too() -> None:
 def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
     config = shrinking()
     told, by_hand, stale = (learner.start(config, data(), CHOICE) for _ in range(3))
-    kept = list(train.epochs(config, told, 4, lambda line: None, hardest_until=2))
+    kept = list(train.epochs(config, told, 4, hardest_until=2))
     assert [until for *_, until in kept] == [2] * 4
     for one in (by_hand, stale):
         for epoch, miner in enumerate(("hardest", "hardest", "semi_hard", "semi_hard")):
@@ -682,21 +681,18 @@ def stretch(learner_: Learner, *lengths: float) -> None:
         table.copy_(torch.randn(table.shape, generator=drawn) * torch.tensor(lengths))
 
 
-def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far() -> None:
+def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(said: list[str]) -> None:
     """Four, three, and one dimension and a half: less than half of the first, not of the second."""
-    config, said = (
-        configured(
-            space={"unit_ball": False},
-            mining={"miner": "hardest", "warmup_epochs": 0},
-            train={"learning_rate": 1e-9},
-        ),
-        list[str](),
+    config = configured(
+        space={"unit_ball": False},
+        mining={"miner": "hardest", "warmup_epochs": 0},
+        train={"learning_rate": 1e-9},
     )
     start = learner.start(config, data(), CHOICE)
     kept = []
     shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
     stretch(start, *shapes[0])
-    for epoch, outcome in enumerate(train.epochs(config, start, len(shapes), said.append)):
+    for epoch, outcome in enumerate(train.epochs(config, start, len(shapes))):
         kept.append(outcome)
         stretch(start, *shapes[min(epoch + 1, 3)])
     ranks = [now.effective_rank for _, __, now, ___ in kept if now is not None]
@@ -708,7 +704,7 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far() -
     assert [until for *_, until in kept] == [None, None, 2, 2]
 
 
-def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any) -> None:
+def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any, said: list[str]) -> None:
     """Left alone it would collapse as well."""
     path = shop_file(
         space={"offset": "none", "dim": 4},
@@ -716,9 +712,9 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any)
         mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 64},
         train={"learning_rate": 0.012, "max_epochs": 4, "spectral_weights": [0.0], "trend_weights": [0.0]},
     )
-    config, said = load_config(path), list[str]()
-    prepare.prepare(config, said.append)
-    run = train.train(config, said.append)
+    config = load_config(path)
+    prepare.prepare(config)
+    run = train.train(config)
     (warning,) = (place for place, line in enumerate(said) if "WARNING" in line)
     (fitting,) = (place for place, line in enumerate(said) if "fitting on everything" in line)
     assert "epoch 2 again with semi_hard" in said[warning]
@@ -729,13 +725,14 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any)
     kept = torch.load(run / "model.pt", weights_only=True)["items"]
     everything = sampling.to_device(load_fold(config, "test").fit, CPU)
     for until in (1, None):
-        again, heard = learner.start(config, everything, choice), list[str]()
-        assert len(list(train.epochs(config, again, choice.epochs, heard.append, until))) == choice.epochs
-        assert len(heard) == (until is None)  # a warning
+        again = learner.start(config, everything, choice)
+        with logged() as warnings:
+            assert len(list(train.epochs(config, again, choice.epochs, until))) == choice.epochs
+        assert len(warnings) == (until is None)
         assert torch.equal(again.model.items, kept) == (until == 1)
 
 
-def test_only_mined_losses_collapse_by_mining() -> None:
+def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
     """bsl looks at whole lists: the name of the miner says nothing, whatever the space looks like."""
     config = configured(
         loss={"name": "bsl"},
@@ -743,8 +740,7 @@ def test_only_mined_losses_collapse_by_mining() -> None:
         train={"learning_rate": 1e-9},
         space={"start_length": 1e-4, "offset": "none"},
     )
-    said = list[str]()
-    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 2, said.append))
+    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 2))
     assert said == []
     assert [until for *_, until in kept] == [None, None]
 

@@ -61,25 +61,23 @@ def test_the_kept_epoch_has_the_best_validation(shop: Shop) -> None:
     assert history["seconds"].is_sorted()
 
 
-def test_patience_stops_the_search(own_shop: Shop) -> None:
-    said: list[str] = []
+def test_patience_stops_the_search(own_shop: Shop, said: list[str]) -> None:
     config = changed(
         own_shop.config,
         train={"max_epochs": 30, "patience": 1, "learning_rate": 1e-9, "spectral_weights": [0.0]},
     )
-    run = train(config, said.append)
+    run = train(config)
     assert len(pl.read_parquet(run / "history.parquet")) < 30
     assert any("no better validation for 1 epochs, keeping epoch" in line for line in said)
 
 
-def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: Shop) -> None:
-    said: list[str] = []
+def test_other_settings_are_another_run_and_the_first_is_found_again(own_shop: Shop, said: list[str]) -> None:
     quick = changed(own_shop.config, train={"max_epochs": 1})
-    second = train(quick, said.append)
+    second = train(quick)
     assert second != own_shop.run
     said.clear()
-    assert train(own_shop.config, said.append) == own_shop.run
-    assert train(quick, said.append) == second
+    assert train(own_shop.config) == own_shop.run
+    assert train(quick) == second
     assert [line.split(": ")[-1] for line in said] == ["reused", "reused"]
     assert find_run(quick, None) == second
     assert find_run(own_shop.config, None) == own_shop.run
@@ -92,7 +90,7 @@ def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
     shutil.move(own_shop.run, partial)
     with pytest.raises(InputError, match="no finished run"):
         find_run(own_shop.config, None)
-    again = train(own_shop.config, lambda line: None)
+    again = train(own_shop.config)
     assert not again.name.startswith(".")
     assert all(torch.equal(part, weights(again)[name]) for name, part in expected.items())
     assert not partial.exists()
@@ -113,10 +111,11 @@ def test_what_a_killed_train_left_is_no_run(own_shop: Shop) -> None:
     ],
     ids=str,
 )
-def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict[str, Any]) -> None:
-    said: list[str] = []
+def test_every_way_to_train_learns_finite_vectors(
+    own_shop: Shop, settings: dict[str, Any], said: list[str]
+) -> None:
     settings = settings | {"train": ONE_EPOCH | settings.get("train", {})}
-    run = train(changed(own_shop.config, **settings), said.append)
+    run = train(changed(own_shop.config, **settings))
     learned = weights(run)
     assert all(bool(torch.isfinite(part).all()) for part in learned.values())
     longest = float(torch.cat([learned["tower.table"], learned["items"]]).norm(dim=1).max())
@@ -132,12 +131,12 @@ def test_every_way_to_train_learns_finite_vectors(own_shop: Shop, settings: dict
 
 def test_a_fixed_offset_stays_at_its_start(own_shop: Shop) -> None:
     fixed = changed(own_shop.config, train={"max_epochs": 1}, space={"offset": "fixed"})
-    run = train(fixed, lambda line: None)
+    run = train(fixed)
     fold = load_fold(own_shop.config, "test")
     log_count = torch.from_numpy(fold.fit.item_counts()).log()
     expected = own_shop.config.space.offset_scale * (log_count.max() - log_count)
     torch.testing.assert_close(weights(run)["offset"], expected.float())
-    learned = weights(train(changed(own_shop.config, train={"max_epochs": 1}), lambda line: None))["offset"]
+    learned = weights(train(changed(own_shop.config, train={"max_epochs": 1})))["offset"]
     assert not torch.equal(weights(run)["offset"], learned)
 
 
@@ -148,9 +147,9 @@ def test_weights_count_to_their_power(shop_file: Any, log: pl.DataFrame) -> None
     learned = {}
     for name, frame in (("alike", alike), ("unlike", unlike)):
         config = load_config(shop_file(frame, name, source={"weight": "quantity"}))
-        prepare(config, lambda line: None)
+        prepare(config)
         for power in (0.0, 0.5):
-            run = train(changed(config, train=quiet | {"weight_power": power}), lambda line: None)
+            run = train(changed(config, train=quiet | {"weight_power": power}))
             learned[name, power] = weights(run)["tower.table"]
     assert torch.equal(learned["alike", 0.0], learned["unlike", 0.0])
     assert not torch.equal(learned["alike", 0.5], learned["unlike", 0.5])

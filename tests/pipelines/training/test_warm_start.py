@@ -26,15 +26,11 @@ from recsys.spaces import Space, euclidean_vectors
 CPU = torch.device("cpu")
 
 
-def quiet(line: str) -> None:
-    pass
-
-
-def released(config: Config, say: Callable[[str], None] = quiet) -> Path:
+def released(config: Config) -> Path:
     """A run of what the log holds now, made current."""
-    prepare.prepare(config, quiet)
-    run = train(config, say)
-    releases.publish(config.bundles, stage(config, run, quiet).name)
+    prepare.prepare(config)
+    run = train(config)
+    releases.publish(config.bundles, stage(config, run).name)
     return run
 
 
@@ -65,17 +61,17 @@ def settings(path: Path) -> Config:
     return load_config(path, ["warm.start=true"])
 
 
-def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path]) -> None:
+def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path], said: list[str]) -> None:
     log = purchases()
     path = shop_file(log, items=None, train={"max_epochs": 3})
-    config, said = settings(path), list[str]()
-    first = released(config, said.append)
+    config = settings(path)
+    first = released(config)
     assert not (first / warm_start.FILE).exists()
     runs = [first]
     for night in (1, 2):
         log = day_after(log, night)
         log.write_parquet(path.parent / "log.parquet")
-        runs.append(released(config, said.append))
+        runs.append(released(config))
         known = json.loads((runs[-1] / warm_start.FILE).read_text())
         assert known["from"] == runs[-2].name
         # fold test: the new user and item of this night; those of it that are gone
@@ -90,12 +86,12 @@ def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path
     assert len(set(runs)) == 3
     assert sum("warm start from" in line for line in said) == 2
     # again, now that it is current itself: the same run, not one that starts from itself
-    assert train(config, quiet) == runs[-1]
+    assert train(config) == runs[-1]
 
 
 def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> None:
     config = settings(shop_file(items=None))
-    prepare.prepare(config, quiet)
+    prepare.prepare(config)
     fold = folds.load_fold(config, "test")
     learned = learner.start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4))
     learner.one_epoch(config, learned, 0, "semi_hard")
@@ -162,7 +158,7 @@ def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable
     fold = folds.load_fold(config, "test")
     done = json.loads((run / "train.json").read_text())
     source = warm_start.Source(run, done["weights_sha256"], done["latest"])
-    saved = (warm_start.load(source, CPU, quiet) or {})["test"]
+    saved = (warm_start.load(source, CPU) or {})["test"]
     learned, served = model.load(run, CPU)
     space = Space(*(torch.load(run / "model.pt", weights_only=True)[f"space.{n}"] for n in Space._fields))
     turn = torch.from_numpy(ortho_group.rvs(space.items.shape[1], random_state=0)).float()
@@ -190,22 +186,22 @@ def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable
     ],
 )
 def test_past_a_threshold_everything_is_trained_anew(
-    shop_file: Callable[..., Path], override: str, words: str
+    shop_file: Callable[..., Path], override: str, words: str, said: list[str]
 ) -> None:
     log = purchases()
     path = shop_file(log, items=None, train={"max_epochs": 2})
     released(settings(path))
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
-    config, said = load_config(path, ["warm.start=true", override]), list[str]()
-    prepare.prepare(config, quiet)
-    run = train(config, said.append)
+    config = load_config(path, ["warm.start=true", override])
+    prepare.prepare(config)
+    run = train(config)
     assert [line for line in said if "warm start given up" in line and words in line]
     assert words in json.loads((run / warm_start.FILE).read_text())["anew"]
-    releases.publish(config.bundles, stage(config, run, quiet).name)
-    assert train(config, quiet) == run  # once it is current too
+    releases.publish(config.bundles, stage(config, run).name)
+    assert train(config) == run  # once it is current too
     anew = load_config(path, ["warm.start=true", override, f"root={path.parent / 'other'}"])
-    prepare.prepare(anew, quiet)
-    full = train(anew, quiet)  # no champion there
+    prepare.prepare(anew)
+    full = train(anew)  # no champion there
     ours, theirs = (torch.load(one / "model.pt", weights_only=True) for one in (run, full))
     assert all(torch.equal(ours[name], part) for name, part in theirs.items())
 
@@ -219,7 +215,7 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     assert warm_start.source(cold, prepare.stored(cold)) is None
     assert warm_start.source(config, prepare.stored(config)) is None  # of the same data
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
-    prepare.prepare(config, quiet)
+    prepare.prepare(config)
     source = warm_start.source(config, prepare.stored(config))
     assert source is not None
     assert source.run == run
@@ -237,16 +233,18 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     assert warm_start.source(config, prepare.stored(config)) is None
 
 
-def test_a_damaged_state_is_said_and_everything_is_trained_anew(shop_file: Callable[..., Path]) -> None:
+def test_a_damaged_state_is_said_and_everything_is_trained_anew(
+    shop_file: Callable[..., Path], said: list[str]
+) -> None:
     log = purchases()
     path = shop_file(log, items=None, train={"max_epochs": 1})
-    config, said = settings(path), list[str]()
+    config = settings(path)
     state = released(config) / warm_start.STATE
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
-    prepare.prepare(config, quiet)
-    run = train(config, said.append)
+    prepare.prepare(config)
+    run = train(config)
     assert any("state.pt' is damaged; training starts anew" in line for line in said)
     assert "warm_from" not in json.loads((run / "train.json").read_text())

@@ -1,0 +1,66 @@
+"""Lines about the work: the logger `recsys` on standard error, as text or JSON."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+LOGGER = logging.getLogger("recsys")
+
+
+class _ToStandardError(logging.Handler):
+    """To standard error, so that standard output holds results alone; looked up anew for each line."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self.as_json = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if self.as_json:
+            at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+            known = {"at": at, "level": record.levelname.lower(), "message": line}
+            line = json.dumps(known | getattr(record, "fields", {}), ensure_ascii=False, default=str)
+        print(line, file=sys.stderr, flush=True)
+
+
+def to_standard_error(as_json: bool = False) -> None:
+    """Print each line; as JSON it is an object: at, level, message, and of a stage its figures."""
+    for handler in [one for one in LOGGER.handlers if isinstance(one, _ToStandardError)]:
+        LOGGER.removeHandler(handler)
+    LOGGER.addHandler(_ToStandardError(as_json))
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+
+
+def is_json() -> bool:
+    """Whether lines are printed as JSON."""
+    return any(isinstance(one, _ToStandardError) and one.as_json for one in LOGGER.handlers)
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Log nothing meanwhile."""
+    before, LOGGER.disabled = LOGGER.disabled, True
+    try:
+        yield
+    finally:
+        LOGGER.disabled = before
+
+
+@contextmanager
+def relabelled(old: str, new: str) -> Iterator[None]:
+    """Lines that begin with `old` begin with `new` meanwhile."""
+
+    def relabel(record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str) and record.msg.startswith(old):
+            record.msg = new + record.msg.removeprefix(old)
+        return True
+
+    LOGGER.addFilter(relabel)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(relabel)
