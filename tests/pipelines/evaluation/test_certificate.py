@@ -23,7 +23,7 @@ from pipelines.config.errors import DataError, InputError
 from pipelines.data import folds
 from pipelines.data.prepare import prepare
 from pipelines.evaluation import certificate
-from pipelines.report.terminal import terminal
+from pipelines.report import terminal
 from pipelines.training import model
 from pipelines.training.model import Choice
 from recsys import bundle, sampling

@@ -21,7 +21,7 @@ from pipelines.evaluation.certificate import LEAKS
 from pipelines.evaluation.evaluate import evaluate, intervals
 from pipelines.release import index_search
 from pipelines.release.export import bundle_folder
-from pipelines.report.terminal import plots
+from pipelines.report import plots
 from recsys.bundle import verify
 
 TEST_START = START + timedelta(days=DAYS - WINDOW)

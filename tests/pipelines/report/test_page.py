@@ -12,7 +12,7 @@ from browser import chromium, complaints, needs_browser
 from selenium.webdriver.common.by import By
 from shop import Shop, failed, recsys
 
-from pipelines.report.terminal import page
+from pipelines.report import page
 
 SECTIONS = (
     *("verdict", "results", "slices", "curves", "mining", "distances", "map", "search", "examples"),
