@@ -12,8 +12,6 @@ from pipelines.release import export
 from pipelines.report import plots
 from pipelines.training.model import as_trained
 
-FIGURES = ("curves.png", "distances.png", "results.png", "search.png")
-
 
 def evaluate(config: Config, run: Path) -> dict[str, Any]:
     """The results of a run, as metrics.json has them; found again where they are still valid.
@@ -22,10 +20,10 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
     """
     certified = certificate.certify_tables(as_trained(config, run))
     bundle = export.stage(config, run)
-    before = evaluation.results_of(run)
     result = evaluation.evaluate(config, run, bundle, certified)
-    if result != before or not all((run / name).exists() for name in FIGURES):
+    if result != evaluation.results_of(run):
         _draw(run, result)
+        evaluation.conclude(run, result)
     return result
 
 
@@ -38,4 +36,4 @@ def _draw(run: Path, result: dict[str, Any]) -> None:
         plots.results(result, run / "results.png")
         plots.search(result["searched"], tuple(result["searched"]["chosen"]), run / "search.png")
     except OSError as error:
-        raise InputError(f"figures in '{run}' cannot be written: {error}") from None
+        raise InputError(f"results in '{run}' cannot be written: {error}") from None

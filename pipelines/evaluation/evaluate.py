@@ -50,7 +50,7 @@ def evaluate(
     bundle_folder: Path,
     certified: list[certificate.Statement],
 ) -> dict[str, Any]:
-    """What metrics.json holds; written with per_user.parquet into the run's folder, or found there.
+    """What metrics.json holds, or is to hold once the caller has drawn the figures: `conclude` writes it.
 
     `served` asks the exported bundle as a shop would, one user after the other. `certified` is what
     certificate.certify_tables found. Raises DataError before any of it if a statement about the run does not
@@ -109,7 +109,6 @@ def evaluate(
         path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
         _write_per_user(run / "per_user.parquet", values, judge, fold)
         evidence.write(config, run, fold, judge, ranked, model, recommender)
-        files.write_whole(path, json.dumps(result, indent=1))
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
@@ -118,6 +117,14 @@ def evaluate(
 def results_of(run: Path) -> dict[str, Any] | None:
     """What metrics.json of a run holds, None without one."""
     return files.read_json(run / RESULTS)  # type: ignore[no-any-return]
+
+
+def conclude(run: Path, result: dict[str, Any]) -> None:
+    """Write metrics.json, which says that all the rest is there. Raises InputError."""
+    try:
+        files.write_whole(run / RESULTS, json.dumps(result, indent=1))
+    except OSError as error:
+        raise InputError(f"results in '{run}' cannot be written: {error}") from None
 
 
 def _key(config: Config, run: Path, manifest: Manifest) -> str:

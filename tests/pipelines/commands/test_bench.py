@@ -170,7 +170,7 @@ def test_the_best_training_is_kept_then_whichever_adds_most(
     changes = {"starts": starts, "together": 3, "steps": 30, "longer": 1.0, "rounds": 1}
     config = read_toml(Bench, None, list(SETTINGS))
     config = config.model_copy(update={"graph": config.graph.model_copy(update=changes)})
-    result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None, print)
+    result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None)
     tau, hops = result["chosen"]["temperature"], result["chosen"]["hops"]
     left = [("spectral", 0, tau, hops), ("random", 0, tau, hops), ("random", 1, tau / 2, 1)]
     left.append(("random", 2, tau / 1.5, 3))
@@ -200,7 +200,7 @@ def test_a_training_is_not_added_where_its_refit_has_no_room(monkeypatch: pytest
         monkeypatch.setattr(bench, "point", lambda *_, scores=scores: next(scores))
         clock = bench.Clock(100.0, torch.device("cpu"))
         took = {first: 10.0, second: seconds}
-        kept, score = bench.choose_together(config, judge, parts, took, clock, print)
+        kept, score = bench.choose_together(config, judge, parts, took, clock)
         assert (kept, score) == (([first, second], 0.4) if both else ([first], 0.3))
 
 
@@ -258,9 +258,9 @@ def test_a_refit_without_room_leaves_what_validation_chose(
         return space, steps - 1
 
     monkeypatch.setattr(bench, "refit", cut_short)
-    result = bench.bench(config, *files, tmp_path / "cut.json", "cpu", None, print)
+    result = bench.bench(config, *files, tmp_path / "cut.json", "cpu", None)
     monkeypatch.undo()
-    whole = bench.bench(config, *files, tmp_path / "whole.json", "cpu", None, print)
+    whole = bench.bench(config, *files, tmp_path / "whole.json", "cpu", None)
     assert (result["chosen"]["refit_steps"], whole["chosen"]["refit_steps"]) == (0, 60)
     assert result["model"] == whole["model"] == "learned"
     assert result["validation"][-1]["ndcg@20"] == whole["validation"][-1]["ndcg@20"]

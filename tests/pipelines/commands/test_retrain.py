@@ -398,10 +398,10 @@ def test_a_page_that_cannot_be_made_does_not_undo_the_release(
     def stopped(run: Path) -> Path:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(retrain.html, "write", stopped)  # what has ended has ended as it did
+    monkeypatch.setattr(retrain.page, "write", stopped)  # what has ended has ended as it did
     assert recsys("retrain", "--config", own_shop.config_file).code == 1
     assert statuses(own_shop.config)[0] == "unchanged"
-    monkeypatch.setattr(retrain.html, "write", broken)
+    monkeypatch.setattr(retrain.page, "write", broken)
     ran = recsys("retrain", "--config", own_shop.config_file)
     assert ran.code == 0, ran.err
     assert "WARNING: no page about" in ran.err

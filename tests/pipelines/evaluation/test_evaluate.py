@@ -15,10 +15,11 @@ from matplotlib.image import imread
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 
 from pipelines.cli import find_run
+from pipelines.commands.evaluate import evaluate
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.evaluation.certificate import LEAKS
-from pipelines.evaluation.evaluate import evaluate, intervals
+from pipelines.evaluation.evaluate import intervals
 from pipelines.release import index_search
 from pipelines.release.export import bundle_folder
 from pipelines.report import plots
@@ -97,7 +98,7 @@ def test_other_settings_of_evaluate_are_scored_anew(own_shop: Shop, said: list[s
 def test_intervals_are_percentiles_of_resampled_means(said: list[str]) -> None:
     values = np.random.default_rng(1).random(400)
     spread = {"recall@10": values, "hit_rate@10": np.ones(400)}
-    found = intervals(spread, 2000, 0, "model", print)
+    found = intervals(spread, 2000, 0, "model")
     error = values.std() / 20
     assert found["recall@10"] == pytest.approx(
         [values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.15 * error

@@ -128,10 +128,13 @@ def test_kill_9_at_any_step_then_finish_leaves_both_on_one_bundle(config: Config
     assert apart > 0, "some kills came between alias and link"
 
 
-def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(config: Config) -> None:
+def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(
+    config: Config, said: list[str]
+) -> None:
     first, second, third = names(config)
 
-    def cut_short(version: str, before: str, said: list[str]) -> list[str]:
+    def cut_short(version: str, before: str) -> list[str]:
+        said.clear()
         intent = {"bundle": version, "run": "x", "from": before}
         (config.root / promotion.INTENT).write_text(json.dumps(intent))
         assert store.set_alias(config, "champion", second)  # so far it had come
@@ -278,6 +281,7 @@ def test_pruning_keeps_the_newest_and_the_last_champions(config: Config, said: l
     few = config.model_copy(update={"export": config.export.model_copy(update={"keep": 2})})
     for day in range(4, 9):  # challengers that the gate did not let pass
         staged(config, f"2024010{day}-000000-eeeeeee{day}", registered=False)
+    said.clear()
     promotion.prune(few)
     left = {name for name, _ in versions(config.bundles)}
     assert {first, second} < left

@@ -223,9 +223,7 @@ def test_a_trial_whose_last_epoch_ends_late_has_finished(
     folder.mkdir(parents=True)
     judge = judge_fold(load_fold(config, "validation", True), torch.device("cpu"), config.evaluate)
     with tune._study(config, "late") as study:
-        search = tune.Search(
-            config, read_space(shop.space), study, folder, judge, 0.0, {}, list[str]().append
-        )
+        search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {})
         tune._take_up(search)
         tune._one_trial(search)  # the clock is past 0
         assert [row.outcome for row in tune.rows(study)] == [outcome]
