@@ -27,7 +27,6 @@ from pipelines.data.published import Data, read, sliced
 from pipelines.evaluation.evaluate import intervals, served
 from pipelines.release.index_search import tuned
 from pipelines.report import plots
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
@@ -36,6 +35,7 @@ from recsys import baselines, bundle, graph, models, precision, spaces
 from recsys.distances import squared_euclidean
 from recsys.graph import GraphSpace
 from recsys.judge import Judge
+from recsys.progress import progress
 from recsys.spaces import Space, Vectors
 from serving.recommender import Recommender
 
@@ -461,7 +461,7 @@ def learn_one(
 ) -> None:
     """All steps, judged after each quarter but the last. Raises OutOfTime once the budget is used up."""
     marks, end = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}, clock.now() + clock.left()
-    with progress.progress(f"learning from a {seeded.words()}, to be judged", steps) as tick:
+    with progress(f"learning from a {seeded.words()}, to be judged", steps) as tick:
 
         def heard(step: int, loss: torch.Tensor) -> None:
             tick(1)
@@ -508,7 +508,7 @@ def refit(
     parts, fewest, end = list[Space](), steps, clock.now() + clock.left()
     for seeded in starts:
         model, done = model_at(config, whole, seeded.start.trial(trial), spectrum, seeded), 0
-        with progress.progress(f"learning from a {seeded.words()}, on all of train", steps) as tick:
+        with progress(f"learning from a {seeded.words()}, on all of train", steps) as tick:
 
             def heard(step: int, loss: torch.Tensor, tick: Callable[[int], None] = tick) -> None:
                 nonlocal done
