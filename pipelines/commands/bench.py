@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipelines.config import files
 from pipelines.config.bench import Bench, Seeded, Trial
 from pipelines.config.errors import InputError
 from pipelines.data.published import Data, read, sliced
@@ -34,6 +33,7 @@ from pipelines.training.model import popularity_vectors
 from pipelines.tuning.ascent import coordinate_ascent
 from recsys import baselines, bundle, graph, models, precision, spaces
 from recsys.distances import squared_euclidean
+from recsys.files import write_text
 from recsys.graph import GraphSpace
 from recsys.judge import Judge
 from recsys.spaces import Space, Vectors
@@ -208,7 +208,7 @@ def bench(
         "config": config.model_dump(mode="json"),
     }
     try:
-        files.write_whole(out, json.dumps(result, indent=1))
+        write_text(out, json.dumps(result, indent=1))
         plots.quality(clock.points, fit_seconds, config.evaluate.select, out.with_suffix(".png"))
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
