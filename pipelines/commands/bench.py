@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from recsys.files import write_text
 
 from pipelines.config.bench import Bench, Trial
 from pipelines.config.errors import InputError
@@ -37,6 +36,7 @@ from pipelines.tuning.experiment import (
 )
 from pipelines.tuning.hyperparameters import choose_spectral, choose_trial, fit_to_budget
 from recsys import bundle, spaces
+from recsys.files import write_text
 from recsys.judge import Judge, Values
 from recsys.spaces import Vectors
 from serving.recommender import Recommender

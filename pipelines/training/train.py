@@ -36,6 +36,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.learner import Learner
 from pipelines.training.model import Choice
 from recsys import health, sampling
+from recsys.files import write_text
 from recsys.health import Health
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
@@ -102,7 +103,7 @@ def train(config: Config) -> Path:
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with files.alone(partial, "this very training"):
+        with files.lock_folder(partial, "this very training"):
             name = _name(partial, key)
             with store.Live(config, partial, name) as tracked:
                 known = _choose_and_fit(config, device, partial, source, tracked)
@@ -139,14 +140,14 @@ def _name(partial: Path, key: str) -> str:
     started = files.read_json(partial / STARTED)
     if started is None:
         started = {"name": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"}
-        files.write_whole(partial / STARTED, json.dumps(started))
+        write_text(partial / STARTED, json.dumps(started))
     return str(started["name"])
 
 
 def _remove_partials(config: Config) -> None:
     """Remove what is left of trainings of other data, settings or code, unless somebody is at one of them."""
     for folder in config.runs.glob(".partial-*"):
-        with suppress(InputError, OSError), files.alone(folder, "this very training"):
+        with suppress(InputError, OSError), files.lock_folder(folder, "this very training"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -247,7 +248,7 @@ def _attempt(
         moved |= warm_start.compare(source, seeds["test"], fold, fitted.model.space(), served)
         if _anew(config, folder, moved):
             return None
-        files.write_whole(folder / warm_start.FILE, json.dumps(moved, indent=1))
+        write_text(folder / warm_start.FILE, json.dumps(moved, indent=1))
         LOGGER.info(
             "train: since then the items moved by {movement:.2f} of their spread, {churn:.0%} of their "
             "neighbours are others, {overlap:.0%} of the lists are as they were".format(**moved)
@@ -279,7 +280,7 @@ def _anew(config: Config, folder: Path, moved: dict[str, Any]) -> bool:
     if reason is None:
         return False
     LOGGER.info(f"train: warm start given up, all is trained anew: {reason}")
-    files.write_whole(folder / warm_start.FILE, json.dumps(moved | {"anew": reason}, indent=1))
+    write_text(folder / warm_start.FILE, json.dumps(moved | {"anew": reason}, indent=1))
     return True
 
 

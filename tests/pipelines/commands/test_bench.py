@@ -135,10 +135,8 @@ def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: 
     assert max(tried) == tried[2]  # after 3 and the larger 5
 
 
-def test_trainings_and_the_spectrum_are_combined_if_validation_improves(
-    files: tuple[Path, Path], tmp_path: Path
-) -> None:
-    """Coordinates of the starts that validation wants, of the spectrum if it does, and the offset's."""
+def test_trainings_and_the_spectrum_are_combined(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """One vector holds the starts and the spectrum as validation selects them, and the offset."""
     out = tmp_path / "out.json"
     changes = (
         'graph.starts=[{kind="spectral"}, {kind="random"}]',
