@@ -5,8 +5,6 @@ which bundle is current, and which are kept, is in releases.py.
 Axes: U users, I items, D coordinates, T seen (user, item) pairs.
 """
 
-import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 
 from recsys import seals
 from recsys.attributes import Attribute
+from recsys.files import acquire_lock, file_sha256, flush, hold_lock, sha256
 from recsys.ids import IdMap, Strings, load_array
 from recsys.index import ItemIndex, Search, check_vectors
 
@@ -105,9 +104,7 @@ def write_bundle(
         index = ItemIndex.build(item_vectors, trees, seed)
     staging = folder.with_name(f".writing-{folder.name}.{secrets.token_hex(4)}")
     staging.mkdir(parents=True)
-    lock = os.open(staging, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with removed_on_error(staging), hold_lock(staging, shared=True, wait=True):
         staging.stat()  # prune may have taken it before the lock
         arrays: dict[str, NDArray[Any]] = {
             "user_vectors": user_vectors,
@@ -151,11 +148,15 @@ def write_bundle(
         verify(staging)
         os.rename(staging, folder)
         flush(folder.parent)
+
+
+@contextmanager
+def removed_on_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    finally:
-        os.close(lock)
 
 
 def _sign(folder: Path, manifest: Manifest) -> None:
@@ -191,13 +192,13 @@ def open_bundle(folder: Path, version: str | None = None) -> Bundle:
     """
     folder = folder.absolute()  # so that it is found again from another working directory
     try:
-        lock = os.open(folder, os.O_RDONLY)
+        lock = acquire_lock(folder, shared=True)
+    except BlockingIOError as error:  # it is being removed
+        raise BundleError(f"{folder}: {error}") from error
     except OSError:
         read_manifest(folder)  # says what is missing
         raise
     try:
-        with _blame(folder):
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # refused while it is being removed
         if seals.holds(folder):
             bundle = _open(folder, read_manifest(folder), version)
             _check_index(bundle)
@@ -457,18 +458,8 @@ def is_plain(name: str) -> bool:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _checksum(content: Manifest) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Make a file's bytes, or a folder's list of names, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return sha256(json.dumps(content, sort_keys=True).encode())

@@ -1,16 +1,14 @@
-"""Files that appear whole, what may be shown of them, and digests of the code that made them."""
+"""Files of the pipelines: locks, reading, masking of credentials, and digests of the code."""
 
-import fcntl
 import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.config.errors import BusyError
+from recsys.files import hold_lock
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,19 +22,6 @@ SECRET = re.compile(
         (?:''.*?''|'(?:[^']|'')*'|"[^"]*"|(?:\\.|[^\s'"&;])+)""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: a reader sees all of it or none.
-
-    One that holds that text already is left as it is.
-    """
-    content = text.encode()
-    if path.exists() and path.read_bytes() == content:
-        return
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def read_json(path: Path) -> Any:
@@ -81,18 +66,9 @@ def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return named
 
 
-@contextmanager
-def alone(folder: Path, at: str) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process leaves open. Raises BusyError if another has it."""
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"'{folder}': another process is at {at}") from None
-        yield
-    finally:
-        os.close(lock)
+def lock_folder(folder: Path, work: str) -> AbstractContextManager[int]:
+    """Hold the folder's lock. Raises BusyError if another process has it."""
+    return hold_lock(folder, busy=BusyError(f"'{folder}': another process is at {work}"))
 
 
 def digest(settings: str, *folders: str) -> str:

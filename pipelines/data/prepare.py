@@ -4,8 +4,6 @@ Fold 'validation' fits on part train and holds out part validation; fold 'test' 
 part test. What a fold knows (counts, k-core, numbers, times on sale) comes from the events it fits on.
 """
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -26,6 +24,7 @@ from pipelines.config.data import Split
 from pipelines.config.errors import ColumnError, DataError, InputError
 from pipelines.data.relation import explained
 from pipelines.data.source import read_log
+from recsys.files import hold_lock, sha256
 
 LOGGER = logging.getLogger("recsys")
 
@@ -239,17 +238,14 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
     Each prepare shares a lock on root while it runs; whoever gets it alone removes what killed ones left.
     """
     root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root, os.O_RDONLY)
-    try:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in root.glob("prepare-*.tmp"):
-                shutil.rmtree(left)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        with tempfile.TemporaryDirectory(dir=root, prefix="prepare-", suffix=".tmp") as folder:
-            yield Path(folder)
-    finally:
-        os.close(lock)
+    with suppress(BlockingIOError), hold_lock(root):
+        for left in root.glob("prepare-*.tmp"):
+            shutil.rmtree(left)
+    with (
+        hold_lock(root, shared=True, wait=True),
+        tempfile.TemporaryDirectory(dir=root, prefix="prepare-", suffix=".tmp") as folder,
+    ):
+        yield Path(folder)
 
 
 @contextmanager
@@ -432,7 +428,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         ).fetchall()[0]
         for table in ("source_rows", "source_items")
     ]
-    return rows[0][0], hashlib.sha256(repr(rows).encode()).hexdigest()
+    return rows[0][0], sha256(repr(rows).encode())
 
 
 def _settings(config: Config) -> str:

@@ -23,6 +23,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.training.train import run_fold
 from recsys.bundle import Manifest, read_manifest
+from recsys.files import write_text
 from recsys.judge import Judge, Values
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
@@ -122,7 +123,7 @@ def results_of(run: Path) -> dict[str, Any] | None:
 def conclude(run: Path, result: dict[str, Any]) -> None:
     """Write metrics.json, which says that all the rest is there. Raises InputError."""
     try:
-        files.write_whole(run / RESULTS, json.dumps(result, indent=1))
+        write_text(run / RESULTS, json.dumps(result, indent=1))
     except OSError as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
 

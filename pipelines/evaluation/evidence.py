@@ -17,6 +17,7 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import Fold, Ids, attributes_of
+from recsys.files import write_text
 from recsys.judge import Judge
 from recsys.spaces import Vectors
 from serving.recommender import Recommendation, Recommender
@@ -51,9 +52,9 @@ def write(
     attribute = config.items.attributes[0] if config.items and config.items.attributes else None
     points, about = item_map(model[1].cpu().numpy(), fold, attribute)
     points.write_parquet(run / "map.parquet", metadata=about)
-    files.write_whole(run / "distances.json", json.dumps(distances(model, fold, config.seed)))
+    write_text(run / "distances.json", json.dumps(distances(model, fold, config.seed)))
     shown = examples(fold, recommender, config.evaluate.exclude_seen)
-    files.write_whole(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
+    write_text(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
 
 
 def targets(

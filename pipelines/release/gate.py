@@ -5,7 +5,6 @@ Axes: U users, Q users judged, K ranks.
 
 import json
 import logging
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -28,6 +27,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.training.train import run_fold
 from recsys.bundle import BundleError, Manifest, read_manifest
+from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
 from recsys.progress import progress
 from serving.recommender import Recommender
@@ -296,9 +296,8 @@ def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
         path.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
         if per_user is not None:
-            partial = table.with_name(f".{table.name}.partial")
-            per_user.write_parquet(partial)
-            os.replace(partial, table)
-        files.write_whole(path, json.dumps(held, indent=1))
+            with replace_atomically(table) as partial:
+                per_user.write_parquet(partial)
+        write_text(path, json.dumps(held, indent=1))
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"the verdict on '{run}' cannot be written: {error}") from None

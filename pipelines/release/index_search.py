@@ -3,7 +3,6 @@
 Axes: S users asked, I items, D coordinates, K ranks.
 """
 
-import fcntl
 import logging
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pipelines.config.release import Export
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
 from recsys.measured import MEASURED_K, Point
 from recsys.progress import progress
-from recsys.releases import locked
+from recsys.releases import lock_bundle
 
 LOGGER = logging.getLogger("recsys")
 
@@ -66,7 +65,7 @@ def tuned(
     exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
     with (
         tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder,
-        locked(Path(folder), fcntl.LOCK_SH),
+        lock_bundle(Path(folder), shared=True),
     ):
         points, left_out = _measured(settings, seed, items, vectors, own, exact, Path(folder))
         chosen = _chosen(settings, points)

@@ -19,6 +19,7 @@ from pipelines.evaluation.evidence import read_examples
 from pipelines.evaluation.slices import Estimate, Slicing, slicings
 from pipelines.report import figures
 from pipelines.report.figures import Drawing, Lead
+from recsys.files import write_text
 
 NAME, TEMPLATE = "report.html", "page.html.jinja"
 JSON = ("metrics", "config", "choice", "gate", "contracts", "warm", "stages", "lineage", "distances", "train")
@@ -43,7 +44,7 @@ def write(run: Path) -> Path:
     """Make the page anew and put it into the run's folder, whole. Raises InputError on a full disk."""
     path = run / NAME
     try:
-        files.write_whole(path, page(run))
+        write_text(path, page(run))
     except OSError as error:
         raise InputError(f"report '{path}' cannot be written: {error}") from None
     return path

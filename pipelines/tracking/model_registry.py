@@ -14,6 +14,7 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.tracking import ownership
 from recsys.bundle import read_manifest
+from recsys.files import write_text
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -67,7 +68,7 @@ def register(
             client.set_model_version_tag(name, version.version, key, value)
     known = {"name": name, "version": str(version.version), "bundle": bundle.name}
     if files.read_json(run / NOTE) != known:
-        files.write_whole(run / NOTE, json.dumps(known))
+        write_text(run / NOTE, json.dumps(known))
 
 
 def _tags(run: Path, bundle: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pipelines.training.model import Choice
 from pipelines.training.selection import Selection, choose_spectral, fit_epochs, select_epochs
 from pipelines.training.start import start
 from recsys import sampling
+from recsys.files import write_text
 from recsys.spaces import Vectors
 from recsys.training import Training, TrainingProgress
 
@@ -116,7 +117,7 @@ def _fit_warm(run: Run, source: warm_start.Source, tracked: store.Live) -> Fitte
     drift |= warm_start.compare(source, seeds["test"], test, fitted.training.model.space(), fitted.served)
     if _reject_warm_start(run, drift):
         return None
-    files.write_whole(run.folder / warm_start.FILE, json.dumps(drift, indent=1))
+    write_text(run.folder / warm_start.FILE, json.dumps(drift, indent=1))
     LOGGER.info(
         "train: since then the items moved by {movement:.2f} of their spread, {churn:.0%} of their "
         "neighbours are others, {overlap:.0%} of the lists are as they were".format(**drift)
@@ -130,7 +131,7 @@ def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     if reason is None:
         return False
     LOGGER.info(f"train: warm start given up, all is trained anew: {reason}")
-    files.write_whole(run.folder / warm_start.FILE, json.dumps(drift | {"anew": reason}, indent=1))
+    write_text(run.folder / warm_start.FILE, json.dumps(drift | {"anew": reason}, indent=1))
     return True
 
 
@@ -151,7 +152,7 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
         run.resume(choosing, "choose")
         run.save_checkpoints(choosing, "choose", selection)
         n_epochs = min(config.warm.max_epochs, config.train.max_epochs) if seeds else config.train.max_epochs
-        with run.checkpoint.patient():
+        with run.checkpoint.defer_signals():
             select_epochs(config, judge, choosing, selection, n_epochs, tracked.metrics)
     choice = selection.choice
     LOGGER.info(f"train: fitting on everything before the test window, epochs: {choice.epochs}")
@@ -163,7 +164,7 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
     if run.resume(training, "fit") and state:
         rows = state["rows"]
     run.save_checkpoints(training, "fit", selection, rows=rows)
-    with run.checkpoint.patient():
+    with run.checkpoint.defer_signals():
         fit_epochs(training, choice.epochs, rows, tracked.metrics)
     choice = choice._replace(hardest_until=training.progress.hardest_until)
     served = model.side_by_side(training.model.space(), model.additions(config, data, choice), choice)

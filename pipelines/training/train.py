@@ -25,6 +25,7 @@ from pipelines.tracking import store
 from pipelines.training import warm_start
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.fitting import CHECKPOINT, train_run
+from recsys.files import write_text
 
 LOGGER = logging.getLogger("recsys")
 
@@ -54,7 +55,7 @@ def train(config: Config) -> Path:
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        with files.alone(partial, "this very training"):
+        with files.lock_folder(partial, "this very training"):
             name = _name(partial, key)
             with store.Live(config, partial, name) as tracked:
                 known = train_run(config, device, partial, source, tracked)
@@ -91,14 +92,14 @@ def _name(partial: Path, key: str) -> str:
     started = files.read_json(partial / STARTED)
     if started is None:
         started = {"name": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"}
-        files.write_whole(partial / STARTED, json.dumps(started))
+        write_text(partial / STARTED, json.dumps(started))
     return str(started["name"])
 
 
 def _remove_partials(config: Config) -> None:
     """Remove what is left of trainings of other data, settings or code, unless somebody is at one of them."""
     for folder in config.runs.glob(".partial-*"):
-        with suppress(InputError, OSError), files.alone(folder, "this very training"):
+        with suppress(InputError, OSError), files.lock_folder(folder, "this very training"):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -83,7 +83,7 @@ def tune(
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     with (
-        files.alone(folder, "this very search"),
+        files.lock_folder(folder, "this very search"),
         _study(config, name) as study,
         store.Live(config, folder, f"tune-{name}"),
     ):

@@ -67,7 +67,7 @@ def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(
     checkpoint = Checkpoint(tmp_path / "a.pt", 3600)
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with pytest.raises(KeyboardInterrupt), checkpoint.patient():
+        with pytest.raises(KeyboardInterrupt), checkpoint.defer_signals():
             stop_and_offer(checkpoint, heard)
         assert heard == [signal.SIGTERM]
     finally:
