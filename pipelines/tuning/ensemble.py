@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 
 from pipelines.config.bench import SeededStart, Trial
-from pipelines.tracking import progress
 from pipelines.tuning.budget import OutOfTime
 from pipelines.tuning.experiment import (
     Experiment,
@@ -19,6 +18,7 @@ from pipelines.tuning.experiment import (
 from recsys import spaces
 from recsys.distances import squared_euclidean
 from recsys.graph import GraphSpace
+from recsys.progress import progress
 from recsys.spaces import Space, Vectors
 
 LOGGER = logging.getLogger("recsys")
@@ -94,7 +94,7 @@ def _train(experiment: Experiment, model: GraphSpace, steps: int, start: SeededS
     clock = experiment.clock
     quarters = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}
     deadline = clock.now() + clock.remaining()
-    with progress.progress(f"training from a {start.describe()}, for validation", steps) as tick:
+    with progress(f"training from a {start.describe()}, for validation", steps) as tick:
 
         def on_step(step: int, loss: torch.Tensor) -> None:
             tick(1)
@@ -193,7 +193,7 @@ def _finished_steps(
 ) -> int:
     """Train until the deadline; the number of steps done, 0 if the training diverged."""
     done = 0
-    with progress.progress(f"training from a {start.describe()}, on all of train", steps) as tick:
+    with progress(f"training from a {start.describe()}, on all of train", steps) as tick:
 
         def on_step(step: int, loss: torch.Tensor) -> None:
             nonlocal done
