@@ -33,7 +33,6 @@ from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
 from pipelines.commands import bench
-from pipelines.config import files
 from pipelines.config.bench import Bench
 from pipelines.config.loading import read_toml
 from pipelines.data import published
@@ -43,6 +42,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.tuning import experiment
 from recsys import baselines, graph, spaces
+from recsys.files import write_text
 from recsys.graph import Matrix
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
@@ -425,7 +425,7 @@ def main() -> None:
     rows = [point._asdict() | point.metrics for point in points]
     pl.DataFrame(rows).drop("metrics").write_csv(args.out.with_suffix(".csv"), float_precision=5)
     table = as_markdown(points, task, data.counts)
-    files.write_whole(args.out.with_suffix(".md"), table)
+    write_text(args.out.with_suffix(".md"), table)
     plot(points, args.out.with_suffix(".png"))
     print(table)
 
