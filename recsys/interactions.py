@@ -9,6 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def popularity_order(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(I,) users of each item -> (I,) items from most to least popular, ties by item number."""
+    return np.argsort(-counts, kind="stable").astype(np.int32)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """One row per (user, item), sorted by user then item, no pair twice.

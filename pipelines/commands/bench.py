@@ -35,6 +35,7 @@ from recsys import baselines, bundle, graph, models, precision, spaces
 from recsys.distances import squared_euclidean
 from recsys.files import write_text
 from recsys.graph import GraphSpace
+from recsys.interactions import popularity_order
 from recsys.judge import Judge
 from recsys.spaces import Space, Vectors
 from serving.recommender import Recommender
@@ -623,7 +624,7 @@ def exported(config: Bench, data: Data, vectors: Vectors, folder: Path) -> tuple
     """The model as a bundle in the folder, opened, and its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
     fold = data.fold(data.train, data.test)
-    seen, counts = (fold.fit.offsets(), fold.fit.item), fold.fit.item_counts()
+    seen = (fold.fit.offsets(), fold.fit.item)
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
     found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
     bundle.write_bundle(
@@ -633,7 +634,7 @@ def exported(config: Bench, data: Data, vectors: Vectors, folder: Path) -> tuple
         user_ids=data.user_ids,
         item_ids=data.item_ids,
         seen=seen,
-        popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+        popular=popularity_order(fold.fit.item_counts()),
         titles=None,
         trees=found.trees,
         search_k=found.search_k,
