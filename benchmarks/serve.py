@@ -33,9 +33,9 @@ import numpy as np
 from pipelines.config.release import Export
 from pipelines.release.index_search import tuned
 from pipelines.tracking import log
-from pipelines.tracking.progress import progress
 from recsys import fold_in
 from recsys.bundle import Bundle, open_bundle, write_bundle
+from recsys.progress import progress
 from recsys.releases import publish
 from serving.recommender import Recommender
 

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipelines.commands import bench
 from pipelines.config.bench import Bench
 from pipelines.config.config import Config
 from pipelines.tracking import log
 from pipelines.training import learner
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.model import Choice
+from pipelines.tuning import experiment
 from recsys import graph, models, precision, sampling
 from recsys.interactions import Interactions
 from recsys.sampling import DeviceInteractions
@@ -170,7 +170,9 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         Part("Adam", 0, 7 * (u + i) * row, 7 * (u + i) * row),
     ]
     sizes = {"U": u, "I": i, "N": n, "D": d, "hops": hops, "B": b, "C": c, "H": h, "J": j}
-    return Trainer(partial(bench.graph_fit, config, model, config.seed, WARM + steps), parts, sizes, rounds)
+    return Trainer(
+        partial(experiment.fit_graph, config, model, config.seed, WARM + steps), parts, sizes, rounds
+    )
 
 
 def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:

@@ -18,7 +18,6 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.evaluation import certificate, evidence
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
@@ -28,6 +27,7 @@ from recsys.files import write_text
 from recsys.judge import Judge, Values
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -143,7 +143,7 @@ def served(
     number = {item_id: item for item, item_id in enumerate(_listed(items))}
     user_ids, k = _listed(users), max(judge.ks)
     ranked = np.full((len(judge.users), k), -1, dtype=np.int32)
-    with progress.progress("asking the bundle", len(judge.users)) as tick:
+    with progress("asking the bundle", len(judge.users)) as tick:
         for row, user in enumerate(judge.users):
             answers = recommender.recommend(user_ids[user], k, exclude_seen)
             ranked[row, : len(answers)] = [number[answer.item_id] for answer in answers]

@@ -22,7 +22,6 @@ from pipelines.release import guardrails, promotion
 from pipelines.release.bundles import current
 from pipelines.release.export import bundle_folder, stage
 from pipelines.release.guardrails import Guardrail, number
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
@@ -30,6 +29,7 @@ from pipelines.training.train import run_fold
 from recsys.bundle import BundleError, Manifest, read_manifest
 from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -169,7 +169,7 @@ def answers(recommender: Recommender, fold: Fold, judge: Judge, exclude_seen: bo
     items, users, offsets = as_list(fold.item_ids), as_list(fold.user_ids), fold.fit.offsets()
     numbers = {item_id: item for item, item_id in enumerate(items)}
     ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
-    with progress.progress(f"asking {recommender.version}", len(ranked)) as tick:
+    with progress(f"asking {recommender.version}", len(ranked)) as tick:
         for row, user in enumerate(judge.users):
             had = fold.fit.item[offsets[user] : offsets[user + 1]] if exclude_seen else ()
             shown = recommender.recommend(

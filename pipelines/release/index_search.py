@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from pipelines.config.errors import InputError
 from pipelines.config.release import Export
-from pipelines.tracking import progress
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
 from recsys.measured import MEASURED_K, Point
+from recsys.progress import progress
 from recsys.releases import lock_bundle
 
 LOGGER = logging.getLogger("recsys")
@@ -103,7 +103,7 @@ def _measured(
 ) -> tuple[list[Point], list[str]]:
     """The scan's point, then those of each index, which lies in the folder; and what was left out, why."""
     points, left_out, a_tree = list[Point](), list[str](), 0.0  # seconds that one tree takes
-    with progress.progress("export: trees built and measured", sum(settings.trees)) as tick:
+    with progress("export: trees built and measured", sum(settings.trees)) as tick:
         for trees in sorted(set(settings.trees)):
             if trees * a_tree > settings.max_build_seconds:
                 left_out.append(f"{trees} trees would take {trees * a_tree:.0f} s to build")

@@ -67,7 +67,7 @@ class Checkpoint:
             raise KeyboardInterrupt
 
     @contextmanager
-    def patient(self) -> Iterator[None]:
+    def defer_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C wait for the next offer; a second one does not. Elsewhere they act at once."""
         if threading.current_thread() is not threading.main_thread():  # signals are not ours there
             yield

@@ -27,7 +27,8 @@ from pipelines.tracking import log, store
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
-from pipelines.training.train import choose_epochs, choose_spectral
+from pipelines.training.selection import Selection, choose_spectral, select_epochs
+from pipelines.training.start import start
 from pipelines.tuning import plots, trials
 from pipelines.tuning.search_space import Setting, Space, read_space
 from recsys.judge import Judge
@@ -269,11 +270,13 @@ def _train(search: Search, trial: Trial, label: str) -> None:
 
         if config.spectral not in search.spectral:
             search.spectral[config.spectral] = choose_spectral(config, search.judge)
-        choose_epochs(config, search.judge, search.spectral[config.spectral], record)
+        choice = search.spectral[config.spectral]
+        training = start(config, search.judge.data, choice, "validation")
+        select_epochs(config, search.judge, training, Selection(choice), config.train.max_epochs, record)
 
 
 def _goes_on(config: Config, seen: dict[int, float]) -> bool:
-    """Whether epochs are left to a trial, as choose_epochs has it."""
+    """Whether epochs are left to a trial, as select_epochs does."""
     last = max(seen)
     return last < config.train.max_epochs and last - _best_epoch(seen) < config.train.patience
 

@@ -8,8 +8,7 @@ import pytest
 from pipelines.config.data import Source
 from pipelines.config.errors import InputError
 from pipelines.config.loading import load_config, validated
-from pipelines.config.training import MOST_TRIPLETS, TRIPLET_LOSSES
-from pipelines.training import learner
+from pipelines.config.training import MOST_TRIPLETS
 from recsys import miners
 
 GOOD = """
@@ -171,10 +170,6 @@ def test_as_many_triplets_as_the_miner_makes(tmp_path: Path) -> None:
     ]
     for overrides in fits:
         load_config(written(tmp_path), overrides)
-
-
-def test_the_losses_of_triplets_are_the_learners() -> None:
-    assert set(TRIPLET_LOSSES) == learner.TRIPLET_LOSSES.keys()
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
