@@ -20,6 +20,7 @@ from pipelines.release.index_search import tuned
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
+from recsys.interactions import popularity_order
 
 LOGGER = logging.getLogger("recsys")
 
@@ -59,7 +60,6 @@ def stage(config: Config, run: Path) -> Path:
         found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles)
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
-    counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(
             folder,
@@ -68,7 +68,7 @@ def stage(config: Config, run: Path) -> Path:
             user_ids=fold.user_ids,
             item_ids=fold.item_ids,
             seen=seen,
-            popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+            popular=popularity_order(fold.fit.item_counts()),
             titles=fold.titles,
             trees=found.trees,
             search_k=found.search_k,
