@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from recsys import fold_in, spaces
 from recsys.bundle import write_bundle
 from recsys.epochs import epochs
-from recsys.interactions import Ids, Interactions
+from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
 from recsys.sampling import to_device
 from recsys.settings import Settings, check_names
@@ -61,7 +61,6 @@ class FittedSpace:
         Raises FileExistsError if the folder is there already.
         """
         data = self.interactions
-        counts = data.item_counts()  # (I,)
         write_bundle(
             folder,
             user_vectors=self.users,
@@ -69,7 +68,7 @@ class FittedSpace:
             user_ids=_ids(data.user_ids, data.n_users),
             item_ids=_ids(data.item_ids, data.n_items),
             seen=(data.offsets(), data.item),
-            popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+            popular=popularity_order(data.item_counts()),
             titles=None,
             trees=trees,
             search_k=search_k,

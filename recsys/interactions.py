@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64] | list[str]
 
 
+def popularity_order(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(I,) users of each item -> (I,) items from most to least popular, ties by item number."""
+    return np.argsort(-counts, kind="stable").astype(np.int32)
+
+
 @dataclass(frozen=True)
 class Interactions:
     """One row per (user, item), sorted by user then item, no pair twice.

@@ -37,6 +37,7 @@ from pipelines.tuning.experiment import (
 from pipelines.tuning.hyperparameters import choose_spectral, choose_trial, fit_to_budget
 from recsys import bundle, spaces
 from recsys.files import write_text
+from recsys.interactions import popularity_order
 from recsys.judge import Judge, Values
 from recsys.spaces import Vectors
 from serving.recommender import Recommender
@@ -201,7 +202,7 @@ def _open_as_bundle(
     """Write the model as a bundle into the folder and open it; its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
     fold = split.fold(split.train, split.test)
-    seen, counts = (fold.fit.offsets(), fold.fit.item), fold.fit.item_counts()
+    seen = (fold.fit.offsets(), fold.fit.item)
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
     found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
     bundle.write_bundle(
@@ -211,7 +212,7 @@ def _open_as_bundle(
         user_ids=split.user_ids,
         item_ids=split.item_ids,
         seen=seen,
-        popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+        popular=popularity_order(fold.fit.item_counts()),
         titles=None,
         trees=found.trees,
         search_k=found.search_k,

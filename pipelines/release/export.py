@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.data.folds import attributes_of
@@ -20,6 +20,7 @@ from pipelines.release.index_search import tuned
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
+from recsys.interactions import popularity_order
 
 LOGGER = logging.getLogger("recsys")
 
@@ -29,7 +30,7 @@ SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what d
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    return config.bundles / f"{run.name}-{files.digest(settings, 'recsys', 'pipelines/release')[:6]}"
+    return config.bundles / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/release')[:6]}"
 
 
 def stage(config: Config, run: Path) -> Path:
@@ -59,7 +60,6 @@ def stage(config: Config, run: Path) -> Path:
         found = tuned(config.export, config.seed, users, items, hidden, held_out, config.bundles)
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
-    counts = fold.fit.item_counts()  # (I,)
     try:
         bundle.write_bundle(
             folder,
@@ -68,7 +68,7 @@ def stage(config: Config, run: Path) -> Path:
             user_ids=fold.user_ids,
             item_ids=fold.item_ids,
             seen=seen,
-            popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+            popular=popularity_order(fold.fit.item_counts()),
             titles=fold.titles,
             trees=found.trees,
             search_k=found.search_k,

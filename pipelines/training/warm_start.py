@@ -26,6 +26,7 @@ from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
 from recsys import ranking, releases
 from recsys.bundle import BundleError, read_manifest
+from recsys.interactions import popularity_order
 from recsys.spaces import Space, Vectors
 from recsys.training import Training
 
@@ -213,7 +214,7 @@ def compare(
     device = served[1].device
     learned_before, served_before = model.load(source.run, device)
     items, users = matched(fold.item_ids, saved["items"]), matched(fold.user_ids, saved["users"])
-    order = np.argsort(-fold.fit.item_counts()[items.here], kind="stable")[:LOOKED_AT]  # (P,)
+    order = popularity_order(fold.fit.item_counts()[items.here])[:LOOKED_AT]  # (P,)
     here, there = _on(items.here[order], learned.items), _on(items.there[order], learned.items)
     points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
     points, before = points - points.mean(0), before - before.mean(0)
