@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import fold_in
-from recsys.bundle import Bundle, Manifest, open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
+from recsys.manifest import Manifest
 from recsys.releases import CURRENT, find
 
 Id = int | str

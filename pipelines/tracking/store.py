@@ -20,8 +20,8 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.tracking import mlflow_run, model_registry, ownership
 from recsys import releases
-from recsys.bundle import BundleError
 from recsys.files import file_sha256, write_text
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
