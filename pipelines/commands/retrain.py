@@ -14,6 +14,7 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import contracts, history
 from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
@@ -62,7 +63,7 @@ def retrain(config: Config) -> Outcome:
         try:
             outcome, stages = _chain(config, number, known)
         except BaseException as error:
-            known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
+            known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known)
             if "run" in known:
                 store.close(config, config.runs / known["run"], "FAILED")

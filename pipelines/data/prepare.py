@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import files
+from pipelines.config import digests
 from pipelines.config.config import Config
 from pipelines.config.data import Split
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import ColumnError, DataError, InputError
 from pipelines.data.relation import explained
 from pipelines.data.source import read_log
@@ -28,7 +29,7 @@ from recsys.files import hold_lock, sha256
 
 LOGGER = logging.getLogger("recsys")
 
-SQL = files.ROOT / "sql"
+SQL = digests.ROOT / "sql"
 CODE = ("pipelines/data", "sql/staging", "sql/marts", "sql/checks")  # what the tables are made by
 
 STAGING = (  # in order, as the log is read; a check stops the run if it selects a row
@@ -442,4 +443,4 @@ def _key(config: Config, fingerprint: str) -> str:
     """SHA-256 of everything that the tables depend on: rows, settings, SQL, Python code, DuckDB itself."""
     settings = f"{config.seed}\n{_settings(config)}\n"
     settings += config.prepare.model_dump_json(include={"now"})
-    return files.digest("\n".join((fingerprint, settings, duckdb.__version__)), *CODE)
+    return code_digest("\n".join((fingerprint, settings, duckdb.__version__)), *CODE)

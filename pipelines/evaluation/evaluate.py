@@ -15,6 +15,7 @@ from scipy import stats
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.evaluation import certificate, evidence
@@ -133,7 +134,7 @@ def _key(config: Config, run: Path, manifest: Manifest) -> str:
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
     settings += prepare.stored(config).key
     settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
-    return files.digest(settings, *CODE)
+    return code_digest(settings, *CODE)
 
 
 def served(

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.data.folds import attributes_of
@@ -31,7 +31,7 @@ SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what d
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    return config.bundles / f"{run.name}-{files.digest(settings, 'recsys', 'pipelines/release')[:6]}"
+    return config.bundles / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/release')[:6]}"
 
 
 def stage(config: Config, run: Path) -> Path:

@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, Undefined
 
 from pipelines.config import files
 from pipelines.config.errors import InputError
-from pipelines.config.files import flat
+from pipelines.config.loading import flatten
+from pipelines.config.secrets import mask_secrets
 from pipelines.evaluation import certificate
 from pipelines.evaluation.evidence import read_examples
 from pipelines.evaluation.slices import Estimate, Slicing, slicings
@@ -52,7 +53,7 @@ def write(run: Path) -> Path:
 
 def page(run: Path) -> str:
     """The whole page; what is not in the folder is said to be missing."""
-    read = {name: files.masked(files.read_json(run / f"{name}.json")) for name in JSON}
+    read = {name: mask_secrets(files.read_json(run / f"{name}.json")) for name in JSON}
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
@@ -82,10 +83,12 @@ def page(run: Path) -> str:
             "map_about": {} if points is None else pl.read_parquet_metadata(run / "map.parquet"),
             "search": figures.search(metrics["searched"]) if metrics and "searched" in metrics else None,
             "examples": read_examples(run),
-            "moved": sorted(flat(read["warm"] or {}).items()),
-            "settings": sorted(flat(_without(read["config"], "root")).items()),
-            "traced": sorted(flat(_without(read["lineage"], "source_query", "counts", "settings")).items()),
-            "counts": sorted(flat((read["lineage"] or {}).get("counts", {})).items()),
+            "moved": sorted(flatten(read["warm"] or {}).items()),
+            "settings": sorted(flatten(_without(read["config"], "root")).items()),
+            "traced": sorted(
+                flatten(_without(read["lineage"], "source_query", "counts", "settings")).items()
+            ),
+            "counts": sorted(flatten((read["lineage"] or {}).get("counts", {})).items()),
         }
     )
     return text

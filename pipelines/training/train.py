@@ -17,7 +17,9 @@ import torch
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import folds, prepare
 from pipelines.data.folds import Fold
 from pipelines.data.prepare import Prepared
@@ -76,11 +78,11 @@ def train(config: Config) -> Path:
 def lineage(prepared: Prepared, source: warm_start.Source | None) -> dict[str, Any]:
     """Where a run comes from."""
     return {
-        "source_query": files.masked(prepared.source_query),
+        "source_query": mask_secrets(prepared.source_query),
         "fingerprint": prepared.fingerprint,
         "counts": prepared.counts,
         "prepared_key": prepared.key,
-        "settings": files.masked(json.loads(prepared.settings)),
+        "settings": mask_secrets(json.loads(prepared.settings)),
         "revision": store.git_revision(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "warm_from": source.run.name if source else None,
@@ -121,7 +123,7 @@ def run_key(config: Config, prepared: Prepared) -> str:
     if source is not None:
         settings += source.weights_sha256
     settings = f"{prepared.key}\n{settings}\n{torch.__version__}"  # the key is of pipelines/data too
-    return files.digest(settings, "recsys", "pipelines/training")
+    return code_digest(settings, "recsys", "pipelines/training")
 
 
 def finished_run(config: Config, key: str) -> Path | None:

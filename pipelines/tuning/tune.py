@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.config import files, places
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.config.loading import changed
+from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
 from pipelines.data import folds, prepare
 from pipelines.data.prepare import Prepared
@@ -113,7 +114,7 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
     settings = config.model_dump_json(include=included | {"evaluate": {"select", "exclude_seen", "ks"}})
     searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
     text = "\n".join((prepared.key, settings, torch.__version__, *searched))
-    return files.digest(text, *CODE)[:12]
+    return code_digest(text, *CODE)[:12]
 
 
 @contextmanager
@@ -249,7 +250,7 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     Raises optuna.TrialPruned, OutOfTime, InputError (settings that do not go together), FloatingPointError.
     """
     base = bool(trial.user_attrs.get("base"))
-    config = search.config if base else changed(search.config, trial.user_attrs["settings"])
+    config = search.config if base else with_settings(search.config, trial.user_attrs["settings"])
     metric = f"validation.{config.evaluate.select}"
     folder = _trial_folder(search, trial.number)
     folder.mkdir(parents=True, exist_ok=True)

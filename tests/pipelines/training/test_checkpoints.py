@@ -79,7 +79,7 @@ def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(
 def test_a_stop_after_the_last_checkpoint_is_not_lost(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600).patient():
+        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600).defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
