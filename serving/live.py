@@ -5,7 +5,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from recsys.bundle import BundleError, open_bundle
+from recsys.bundle import open_bundle
+from recsys.manifest import BundleError
 from recsys.releases import CURRENT, find
 from serving.recommender import Recommender
 

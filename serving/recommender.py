@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys import fold_in
-from recsys.bundle import Bundle, Manifest, open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
+from recsys.manifest import Manifest
 from recsys.releases import CURRENT, find
 from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_number
 

@@ -12,7 +12,7 @@ from shop import failed, recsys
 from small_bundles import edit
 
 from pipelines.commands.recommend import open_current
-from recsys.bundle import BundleError
+from recsys.manifest import BundleError
 from recsys.releases import current, find, prune, publish, versions
 from serving.live import Live
 from serving.recommender import Recommender
