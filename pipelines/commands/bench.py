@@ -207,18 +207,17 @@ def _open_as_bundle(
     found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
     bundle.write_bundle(
         folder / "bench",
-        user_vectors=users,
-        item_vectors=items,
-        user_ids=split.user_ids,
-        item_ids=split.item_ids,
-        seen=seen,
-        popular=popularity_order(fold.fit.item_counts()),
-        titles=None,
-        trees=found.trees,
-        search_k=found.search_k,
-        seed=config.seed,
-        index=found.built,
-        measured=found.measured,
+        bundle.BundleContent(
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=split.user_ids,
+            item_ids=split.item_ids,
+            seen=seen,
+            popular=popularity_order(fold.fit.item_counts()),
+        ),
+        bundle.IndexPlan(
+            found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
+        ),
         info={},
     )
     return Recommender.open(folder / "bench"), found.search_k

@@ -24,9 +24,9 @@ from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import Manifest, read_manifest
 from recsys.files import write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import Manifest, read_manifest
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
 from recsys.progress import progress

@@ -22,6 +22,7 @@ from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
 from recsys.interactions import popularity_order
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
@@ -43,7 +44,7 @@ def stage(config: Config, run: Path) -> Path:
     if folder.exists():
         try:
             bundle.verify(folder)
-        except bundle.BundleError as error:
+        except BundleError as error:
             LOGGER.info(f"export: {error}; writing the bundle again")
             os.rename(folder, _unused(folder))
         else:
@@ -64,20 +65,20 @@ def stage(config: Config, run: Path) -> Path:
     try:
         bundle.write_bundle(
             folder,
-            user_vectors=users,
-            item_vectors=items,
-            user_ids=fold.user_ids,
-            item_ids=fold.item_ids,
-            seen=seen,
-            popular=popularity_order(fold.fit.item_counts()),
-            titles=fold.titles,
-            trees=found.trees,
-            search_k=found.search_k,
-            seed=config.seed,
-            index=found.built,
-            measured=found.measured,
-            attributes=attributes_of(fold.item_table),
-            fold_in=fold_in.fit(users, items, seen),
+            bundle.BundleContent(
+                user_vectors=users,
+                item_vectors=items,
+                user_ids=fold.user_ids,
+                item_ids=fold.item_ids,
+                seen=seen,
+                popular=popularity_order(fold.fit.item_counts()),
+                titles=fold.titles,
+                attributes=attributes_of(fold.item_table),
+                fold_in=fold_in.fit(users, items, seen),
+            ),
+            bundle.IndexPlan(
+                found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
+            ),
             info={
                 "run": run.name,
                 "data_fingerprint": read_prepared(config).fingerprint,

@@ -27,9 +27,9 @@ from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import BundleError, Manifest, read_manifest
 from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import BundleError, Manifest, read_manifest
 from recsys.progress import progress
 from serving.recommender import Recommender
 

@@ -13,8 +13,8 @@ from typing import Any
 from pipelines.config import digests, files
 from pipelines.config.config import Config
 from pipelines.tracking import ownership
-from recsys.bundle import read_manifest
 from recsys.files import write_text
+from recsys.manifest import read_manifest
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")

@@ -22,8 +22,8 @@ from pipelines.config.loading import flatten
 from pipelines.config.secrets import mask_secrets
 from pipelines.tracking import mlflow_run, model_registry, ownership
 from recsys import releases
-from recsys.bundle import BundleError
 from recsys.files import file_sha256, write_text
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 

@@ -25,8 +25,8 @@ from pipelines.data.prepared import Prepared
 from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
 from recsys import ranking, releases
-from recsys.bundle import BundleError, read_manifest
 from recsys.interactions import popularity_order
+from recsys.manifest import BundleError, read_manifest
 from recsys.spaces import Space, Vectors
 from recsys.training import Training
 
