@@ -56,8 +56,8 @@ class Batch(NamedTuple):
     entries: int | None  # of the histories of all `users`; None on CPU, where one may ask when it matters
 
 
-def runs_behind(device: torch.device) -> bool:
-    """Does the host wait for the device before it knows a value, or a shape that depends on values?"""
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host has to wait for the device to learn a value, or a shape that depends on values."""
     return device.type != "cpu"
 
 
@@ -66,27 +66,27 @@ def batches(
     size: int,
     generator: torch.Generator,
     weights: Tensor | None = None,
-    begun: tuple[Tensor, int] | None = None,
+    resume_from: tuple[Tensor, int] | None = None,
 ) -> Iterator[Batch]:
     """One epoch in random order.
 
     Every row once; with `weights` (N,), as from balance(), N draws with replacement in proportion to them.
-    `begun` is the generator's state at the start of an epoch and how many of its batches were taken: it goes
-    on with the next, and the generator from where it is.
+    `resume_from` is the generator's state at the start of an epoch and how many of its batches were taken:
+    the next batch comes first, and the generator goes on from its present state.
     Raises ValueError unless weights are N, finite, >= 0 and not all 0.
     """
     n, device = len(data.user), data.user.device
     now = generator.get_state()
-    if begun:
-        generator.set_state(begun[0].cpu())  # where such states live, whatever the generator's device
+    if resume_from:
+        generator.set_state(resume_from[0].cpu())  # where such states live, whatever the generator's device
     if weights is None:
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
     else:
         order = _drawn(_units(weights, n).cumsum(0), n, generator)  # (N,)
-    if begun:
+    if resume_from:
         generator.set_state(now)
-    parts, skipped = torch.split(order, size), begun[1] if begun else 0
-    entries = history_entries(data, order, size) if runs_behind(device) else [None] * len(parts)
+    parts, skipped = torch.split(order, size), resume_from[1] if resume_from else 0
+    entries = history_entries(data, order, size) if is_asynchronous(device) else [None] * len(parts)
     for rows, total in zip(parts[skipped:], entries[skipped:], strict=True):
         users, items = (of.index_select(0, rows).long() for of in (data.user, data.item))  # (B,)
         yield Batch(users, items, rows, total)
@@ -161,7 +161,7 @@ def histories(data: DeviceInteractions, users: Tensor, total: int | None = None)
     return row, data.item.index_select(0, place).long()
 
 
-def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
+def known_pairs(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
     """(A,), (C,) ascending -> (Q,): row * C + column, ascending, of each (user, candidate) in the data.
 
     Reads the anchors' histories alone, a user's once: work grows with their length, and memory with Q, not
@@ -186,11 +186,11 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     return _ranges(row * len(candidates) + column, (last - first).index_select(0, column))[1]
 
 
-def new_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
-    """(A,), (C,) ascending -> (A, C): 0.0 if the user has the candidate, 1.0 if it would be new to him.
+def unseen_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
+    """(A,), (C,) ascending -> (A, C): 0.0 if the user has the candidate, 1.0 if it would be new to them.
 
-    What known() tells, where the host runs ahead: every shape follows from A, C and `entries`, those of the
-    histories of all `users`, so it need not wait. Memory grows with all three.
+    The same as known_pairs(), for devices that the host does not wait for: every shape follows from A, C and
+    `entries`, the length of all users' histories. Memory grows with all three.
     """
     row, item = histories(data, users, entries)  # (H,)
     column = candidates.new_full((data.n_items,), len(candidates))  # (I,): what is no candidate has one more

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.config.errors import InputError
 from recsys import releases
 from recsys.manifest import MANIFEST, BundleError
-from recsys.measured import search_words
+from recsys.measured import describe_search
 from recsys.progress import progress
 
 COLUMNS = ("current", "version", "time (UTC)", "users", "items", "coordinates", "search")
@@ -20,7 +20,7 @@ def listed(bundles: Path) -> list[list[str]]:
     """
     _check(bundles)
     now, rows = current(bundles), [list(COLUMNS)]
-    for name, manifest in reversed(releases.versions(bundles)):
+    for name, manifest in reversed(releases.list_versions(bundles)):
         mark = "*" if name == now else ""
         if isinstance(manifest, BundleError):
             rows.append([mark, name, str(manifest)])
@@ -33,7 +33,7 @@ def listed(bundles: Path) -> list[list[str]]:
                 f"{manifest['n_users']:,}",
                 f"{manifest['n_items']:,}",
                 str(manifest["dim"]),
-                search_words(manifest),
+                describe_search(manifest),
             ]
         )
     return rows
@@ -45,7 +45,7 @@ def verified(bundles: Path, version: str | None) -> list[tuple[str, str | None]]
     Raises InputError: no such folder, no such version, nothing to verify.
     """
     _check(bundles)
-    names = [name for name, _ in reversed(releases.versions(bundles))]
+    names = [name for name, _ in reversed(releases.list_versions(bundles))]
     if version is not None:
         if version not in names:
             raise InputError(f"'{version}' is no version in '{bundles}', only {', '.join(names)}")
@@ -85,7 +85,7 @@ def way_back(bundles: Path, version: str | None, before: Sequence[str] | None = 
         if version is not None:
             releases.seal(releases.folder_of(bundles, version))
             return version
-        for name in releases.earlier(bundles) if before is None else reversed(before):
+        for name in releases.earlier_versions(bundles) if before is None else reversed(before):
             with contextlib.suppress(BundleError):
                 releases.seal(bundles / name)
                 return name
@@ -120,6 +120,6 @@ def _check(bundles: Path) -> None:
         raise InputError(f"'{bundles}' is no folder: --bundles names the one that export fills")
     if (bundles / MANIFEST).exists():
         raise InputError(f"'{bundles}' is a bundle: --bundles names the folder that holds all of them")
-    if not releases.versions(bundles):
+    if not releases.list_versions(bundles):
         current(bundles)  # which says so where it alone was copied
         raise InputError(f"'{bundles}' holds no version: run export first")

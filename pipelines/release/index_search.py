@@ -80,7 +80,7 @@ def tuned(
         search = Search(items, index, chosen.search_k)
         scans_many = _of_many(replace(search, scans_many=True), *batch) < _of_many(search, *batch)
         how = f"a scan takes {points[0].p50_ms:.3f} ms; batches are " + ("scanned" if scans_many else "not")
-    LOGGER.info(f"export: {chosen.words()}; {how}")
+    LOGGER.info(f"export: {chosen.describe()}; {how}")
     measured = {
         "k": MEASURED_K,
         "users": len(some),
@@ -138,9 +138,9 @@ def _chosen(settings: Export, points: list[Point]) -> Point | None:
 
 def _unreached(settings: Export, points: list[Point], left_out: list[str]) -> str:
     limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
-    reached = f" {points[0].words()}."
+    reached = f" {points[0].describe()}."
     if len(points) > 1:
-        reached = f" The best was {max(points[1:], key=lambda point: point.recall).words()};{reached}"
+        reached = f" The best was {max(points[1:], key=lambda point: point.recall).describe()};{reached}"
     return (
         f"export.recall = {settings.recall} is not reached within export's limits ({limits}).{reached} "
         "Allow more trees, time or size, or less recall"

@@ -148,7 +148,7 @@ def names(section: type, field: str) -> set[str]:
 
 
 def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
-    assert names(Space, "distance") == library.DISTANCES.keys() | {"mahalanobis"}
+    assert names(Space, "distance") == library.GEOMETRIES.keys() | {"mahalanobis"}
     assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
     assert names(Loss, "name") == objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
     assert not objectives.TRIPLET_LOSSES.keys() & objectives.LIST_LOSSES.keys()
@@ -272,7 +272,7 @@ def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: p
         return [list(train_epoch(learner_, miner)) for epoch in range(2)]
 
     expected = losses(before)
-    monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
+    monkeypatch.setattr(sampling, "is_asynchronous", lambda device: True)
     torch.testing.assert_close(losses(after), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(state(after), state(before), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
