@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config.release import Export
-from pipelines.release.index_search import tuned
+from pipelines.release.index_search import tune_index
 from pipelines.tracking import log
 from pipelines.tracking.progress import progress
 from recsys import fold_in
@@ -297,7 +297,7 @@ def synthetic(
     own = rng.integers(0, n_items // 10, (n_users, 10), dtype=np.int32) * 10 + np.arange(10, dtype=np.int32)
     seen = np.arange(0, 10 * n_users + 1, 10), np.sort(own, axis=1).ravel()
     settings = Export(trees=(10, 30), recall=0.95)
-    found = tuned(settings, 0, users, items, seen, np.arange(n_users), root)
+    found = tune_index(settings, (users, items), seen, np.arange(n_users), 0, root)
     write_bundle(
         folder,
         user_vectors=users,

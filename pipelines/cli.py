@@ -346,9 +346,9 @@ def serve(
 @releases.command("list")
 def list_bundles(bundles: BundleFolder) -> None:
     """Every version, newest first, with its sizes and what its search was measured to find."""
-    from pipelines.release.bundles import listed
+    from pipelines.release.bundles import list_bundles
 
-    for row in listed(bundles):
+    for row in list_bundles(bundles):
         print(*row, sep="\t")
 
 
@@ -357,9 +357,9 @@ def verify_bundles(
     bundles: BundleFolder, version: Annotated[str | None, typer.Argument(help="default: all")] = None
 ) -> None:
     """Read versions as a whole, from their bytes to their answers; exit code 1 if one is not as written."""
-    from pipelines.release.bundles import verified
+    from pipelines.release.bundles import verify_bundles
 
-    found = verified(bundles, version)
+    found = verify_bundles(bundles, version)
     for name, wrong in found:
         print(name, wrong or "ok", sep="\t")
     if any(wrong for _, wrong in found):
@@ -372,9 +372,9 @@ def roll_back(
     to: Annotated[str | None, typer.Option(help="default: the newest older one that is whole")] = None,
 ) -> None:
     """Verify an earlier version, then point `current` at it; servers swap it in."""
-    from pipelines.release.bundles import rolled_back
+    from pipelines.release.bundles import roll_back
 
-    before, after = rolled_back(bundles, to)
+    before, after = roll_back(bundles, to)
     print(f"{bundles / 'current'}: " + (f"already {after}" if before == after else f"{before} -> {after}"))
 
 

@@ -73,6 +73,10 @@ class Interactions:
         """(U + 1,): rows offsets[u]:offsets[u + 1] are user u's."""
         return np.searchsorted(self.user, np.arange(self.n_users + 1)).astype(np.int64)
 
+    def by_popularity(self) -> NDArray[np.int32]:
+        """(I,) item numbers, the item with the most users first, ties by number."""
+        return np.argsort(-self.item_counts(), kind="stable").astype(np.int32)
+
     def item_counts(self) -> NDArray[np.int64]:
         """(I,): users of each item."""
         return np.bincount(self.item, minlength=self.n_items).astype(np.int64)

@@ -24,8 +24,9 @@ from pipelines.config import files
 from pipelines.config.bench import Bench, Seeded, Trial
 from pipelines.config.errors import InputError
 from pipelines.data.published import Data, read, sliced
-from pipelines.evaluation.evaluate import intervals, served
-from pipelines.release.index_search import tuned
+from pipelines.evaluation.evaluate import rank_with_bundle
+from pipelines.evaluation.statistics import bootstrap_intervals
+from pipelines.release.index_search import tune_index
 from pipelines.report import plots
 from pipelines.tracking import progress
 from pipelines.training.devices import choose_device, keep_freed_memory
@@ -148,9 +149,8 @@ def bench(
         scores["both" if learned.weight > 0 else "learned"] = learned.score
     model_is = max(scores, key=lambda name: scores[name])
 
-    whole = judge_fold(
-        data.fold(data.train, data.test), device, config.evaluate
-    )  # ranked against test at the end
+    whole_fold = data.fold(data.train, data.test)
+    whole = judge_fold(whole_fold, device, config.evaluate)  # ranked against test at the end
     spectrum = spectrum_of(config, whole)
     clock.kept = 0.0
     systems: dict[str, Vectors] = {
@@ -184,13 +184,15 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         recommender, search_k = exported(config, data, systems[model_is], Path(folder))
         values["served"] = whole.values(
-            served(recommender, data.user_ids, data.item_ids, whole, config.evaluate.exclude_seen)
+            rank_with_bundle(recommender, whole_fold, whole, config.evaluate.exclude_seen)
         )
     shown = [name for name in SHOWN if name in values["model"]]
     result: dict[str, Any] = {
         "test": {name: {m: float(value[m].mean()) for m in shown} for name, value in values.items()},
         "intervals": {
-            name: intervals({m: value[m] for m in shown}, config.evaluate.resamples, config.seed, name)
+            name: bootstrap_intervals(
+                {m: value[m] for m in shown}, config.evaluate.resamples, config.seed, name
+            )
             for name, value in values.items()
         },
         "model": model_is,
@@ -623,9 +625,9 @@ def exported(config: Bench, data: Data, vectors: Vectors, folder: Path) -> tuple
     """The model as a bundle in the folder, opened, and its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
     fold = data.fold(data.train, data.test)
-    seen, counts = (fold.fit.offsets(), fold.fit.item), fold.fit.item_counts()
+    seen = fold.fit.offsets(), fold.fit.item
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
-    found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
+    found = tune_index(config.export, (users, items), seen, held_out, config.seed, folder)
     bundle.write_bundle(
         folder / "bench",
         user_vectors=users,
@@ -633,7 +635,7 @@ def exported(config: Bench, data: Data, vectors: Vectors, folder: Path) -> tuple
         user_ids=data.user_ids,
         item_ids=data.item_ids,
         seen=seen,
-        popular=np.lexsort((np.arange(len(counts)), -counts)).astype(np.int32),
+        popular=fold.fit.by_popularity(),
         titles=None,
         trees=found.trees,
         search_k=found.search_k,

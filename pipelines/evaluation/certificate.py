@@ -127,7 +127,7 @@ def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
     return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
 
 
-def whole(result: dict[str, Any]) -> bool:
+def is_complete(result: dict[str, Any]) -> bool:
     """Is every statement in it, and none that does not hold?"""
     statements = result.get("certificate") or []
     names = [one["name"] for one in statements]
@@ -137,7 +137,7 @@ def whole(result: dict[str, Any]) -> bool:
 def lines(result: dict[str, Any]) -> list[str]:
     """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
     statements = result.get("certificate") or []
-    if not whole(result):
+    if not is_complete(result):
         raise InputError("these results have no leakage certificate: run evaluate again")
     held = [one["name"] for one in statements if one["holds"]]
     not_claimed = [f"not claimed: {one['name']}: {one['evidence']}" for one in statements if not one["holds"]]
@@ -275,7 +275,6 @@ def _distances(vectors: Vectors) -> torch.Tensor:
 
 
 def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
-    counts = fold.fit.item_counts()  # (I,)
     found: Arrays = {
         "seen_offsets": bundle.seen_offsets,
         "seen_items": bundle.seen_items,
@@ -284,7 +283,7 @@ def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
     found |= {"user_vectors": bundle.user_vectors, "item_vectors": bundle.item_vectors}
     found |= _arrays("user_ids", bundle.users) | _arrays("item_ids", bundle.items)
     right: Arrays = {"seen_offsets": fold.fit.offsets(), "seen_items": fold.fit.item}
-    right |= {"popular": np.lexsort((np.arange(len(counts)), -counts))}  # ties by number
+    right |= {"popular": fold.fit.by_popularity()}
     right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()}
     right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(fold.item_ids))
     evidence = f"{len(bundle.users):,} users, {len(bundle.items):,} items, {len(fold.fit):,} seen pairs"
