@@ -15,7 +15,7 @@ from rich.table import Table
 from pipelines.config import files, places
 
 FINISHED, INVALID = "finished", "invalid"
-TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.png"
+TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.svg"
 FIXED = ("trial", "outcome", "base", "validation", "epoch", "epochs", "seconds")
 SHOWN = 10
 
