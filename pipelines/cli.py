@@ -15,6 +15,7 @@ from pipelines.config import places
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
 from pipelines.config.loading import load_config
+from pipelines.config.secrets import mask_secrets
 from pipelines.tracking import log
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
@@ -315,10 +316,10 @@ def bench(
 
     from pipelines.commands.bench import bench
     from pipelines.config.bench import Bench
-    from pipelines.config.loading import read_toml
+    from pipelines.config.loading import load_settings
     from pipelines.report.terminal import show_bench
 
-    show_bench(bench(read_toml(Bench, config, set_), train, test, out, device, seconds), Console())
+    show_bench(bench(load_settings(Bench, config, set_), train, test, out, device, seconds), Console())
     print(out)
 
 
@@ -394,14 +395,12 @@ def doctor() -> None:
 
 def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
     """The words of a command on the same configuration, without MLflow's URI, which may hold a password."""
-    from pipelines.config.files import masked
-
     kept = [
         override
         for override in set_ or []
         if not override.strip().startswith("tracking") or override.strip().startswith("tracking.experiment")
     ]
-    overrides = [word for override in kept for word in ("--set", masked(override))]
+    overrides = [word for override in kept for word in ("--set", mask_secrets(override))]
     return [*places.program(), verb, "--config", str(config), *overrides]
 
 

@@ -77,7 +77,7 @@ def test_a_scanned_bundle_answers_without_annoy_as_it_does_with_it(without_annoy
 def test_a_bundle_that_is_searched_needs_annoy_and_says_so(without_annoy: Path) -> None:
     ran = run(without_annoy, "-c", ASK, SEARCHED)
     error = ran.stderr.splitlines()[-1]
-    assert error.startswith(f"recsys.bundle.BundleError: {SEARCHED / 'index.ann'}: ")
+    assert error.startswith(f"recsys.manifest.BundleError: {SEARCHED / 'index.ann'}: ")
     assert "searched by Annoy (search_k 150" in error
     assert (
         "the package annoy cannot be imported (No module named 'annoy'): pip install 'annoy>=1.17.3'" in error

@@ -1,6 +1,5 @@
 """retrain: the whole chain, from the log to the current bundle; what a scheduler calls each night."""
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import contracts, history
 from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
@@ -23,6 +23,7 @@ from pipelines.report import page
 from pipelines.tracking import store
 from pipelines.tracking.progress import stage
 from pipelines.training.train import train
+from recsys.files import hold_lock, write_text
 
 LOGGER = logging.getLogger("recsys")
 
@@ -62,14 +63,14 @@ def retrain(config: Config) -> Outcome:
         try:
             outcome, stages = _chain(config, number, known)
         except BaseException as error:
-            known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
+            known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known)
             if "run" in known:
                 store.close(config, config.runs / known["run"], "FAILED")
             raise
         _record(config, number, STATUS[outcome.verdict.verdict], known)
         try:
-            files.write_whole(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
+            write_text(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
             page.write(outcome.run)
         except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
             LOGGER.warning(
@@ -172,25 +173,21 @@ def alone(root: Path) -> Iterator[None]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        opened = open(root / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        with open(root / LOCK, "a+", encoding="utf-8") as file:
+            file.seek(0)
+            holder = file.read() or "just begun"
     except OSError as error:
         raise InputError(f"root = '{root}' cannot be written: {error}") from None
-    with opened as lock:
-        lock.seek(0)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"'{root}': another retrain is at work: {lock.read() or 'just begun'}") from None
-        left = lock.read()
+    with hold_lock(root / LOCK, busy=BusyError(f"'{root}': another retrain is at work: {holder}")):
+        left = (root / LOCK).read_text(encoding="utf-8")
         if left:
             LOGGER.info(
                 f"retrain: the lock of {left} was left behind: it was killed; going on from where it was"
             )
-        lock.truncate(0)
         begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}")
-        lock.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}, begun {begun}"
+        (root / LOCK).write_text(holder, encoding="utf-8")  # in place: a new file would not be locked
         try:
             yield
         finally:
-            lock.truncate(0)
+            os.truncate(root / LOCK, 0)

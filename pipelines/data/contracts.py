@@ -18,7 +18,6 @@ import duckdb
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError
 from pipelines.data import history
@@ -26,6 +25,7 @@ from pipelines.data.prepare import SQL, opened, shown
 from pipelines.data.quoting import literal
 from pipelines.data.relation import explained
 from pipelines.data.spelling import alike_ids
+from recsys.files import write_text
 
 LOGGER = logging.getLogger("recsys")
 
@@ -172,7 +172,7 @@ def write(config: Config, path: Path) -> None:
     with opened(config) as con:
         if con.execute("select 1 from duckdb_tables() where table_name = 'contracts'").fetchone():
             (report,) = con.execute("select report from contracts").fetchall()[0]
-            files.write_whole(path, json.dumps(json.loads(report), indent=1, ensure_ascii=False))
+            write_text(path, json.dumps(json.loads(report), indent=1, ensure_ascii=False))
 
 
 @contextmanager

@@ -4,8 +4,6 @@ Fold 'validation' fits on part train and holds out part validation; fold 'test' 
 part test. What a fold knows (counts, k-core, numbers, times on sale) comes from the events it fits on.
 """
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -20,16 +18,18 @@ from typing import NamedTuple
 
 import duckdb
 
-from pipelines.config import files
+from pipelines.config import digests
 from pipelines.config.config import Config
 from pipelines.config.data import Split
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import ColumnError, DataError, InputError
 from pipelines.data.relation import explained
 from pipelines.data.source import read_log
+from recsys.files import hold_lock, sha256
 
 LOGGER = logging.getLogger("recsys")
 
-SQL = files.ROOT / "sql"
+SQL = digests.ROOT / "sql"
 CODE = ("pipelines/data", "sql/staging", "sql/marts", "sql/checks")  # what the tables are made by
 
 STAGING = (  # in order, as the log is read; a check stops the run if it selects a row
@@ -239,17 +239,14 @@ def _scratch_folder(root: Path) -> Iterator[Path]:
     Each prepare shares a lock on root while it runs; whoever gets it alone removes what killed ones left.
     """
     root.mkdir(parents=True, exist_ok=True)
-    lock = os.open(root, os.O_RDONLY)
-    try:
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in root.glob("prepare-*.tmp"):
-                shutil.rmtree(left)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        with tempfile.TemporaryDirectory(dir=root, prefix="prepare-", suffix=".tmp") as folder:
-            yield Path(folder)
-    finally:
-        os.close(lock)
+    with suppress(BlockingIOError), hold_lock(root):
+        for left in root.glob("prepare-*.tmp"):
+            shutil.rmtree(left)
+    with (
+        hold_lock(root, shared=True, wait=True),
+        tempfile.TemporaryDirectory(dir=root, prefix="prepare-", suffix=".tmp") as folder,
+    ):
+        yield Path(folder)
 
 
 @contextmanager
@@ -432,7 +429,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         ).fetchall()[0]
         for table in ("source_rows", "source_items")
     ]
-    return rows[0][0], hashlib.sha256(repr(rows).encode()).hexdigest()
+    return rows[0][0], sha256(repr(rows).encode())
 
 
 def _settings(config: Config) -> str:
@@ -446,4 +443,4 @@ def _key(config: Config, fingerprint: str) -> str:
     """SHA-256 of everything that the tables depend on: rows, settings, SQL, Python code, DuckDB itself."""
     settings = f"{config.seed}\n{_settings(config)}\n"
     settings += config.prepare.model_dump_json(include={"now"})
-    return files.digest("\n".join((fingerprint, settings, duckdb.__version__)), *CODE)
+    return code_digest("\n".join((fingerprint, settings, duckdb.__version__)), *CODE)

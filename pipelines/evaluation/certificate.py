@@ -28,7 +28,7 @@ from recsys import sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
-from recsys.interactions import Interactions
+from recsys.interactions import Interactions, popularity_order
 from recsys.spaces import Vectors
 
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
@@ -275,7 +275,6 @@ def _distances(vectors: Vectors) -> torch.Tensor:
 
 
 def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
-    counts = fold.fit.item_counts()  # (I,)
     found: Arrays = {
         "seen_offsets": bundle.seen_offsets,
         "seen_items": bundle.seen_items,
@@ -284,7 +283,7 @@ def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
     found |= {"user_vectors": bundle.user_vectors, "item_vectors": bundle.item_vectors}
     found |= _arrays("user_ids", bundle.users) | _arrays("item_ids", bundle.items)
     right: Arrays = {"seen_offsets": fold.fit.offsets(), "seen_items": fold.fit.item}
-    right |= {"popular": np.lexsort((np.arange(len(counts)), -counts))}  # ties by number
+    right |= {"popular": popularity_order(fold.fit.item_counts())}
     right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()}
     right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(fold.item_ids))
     evidence = f"{len(bundle.users):,} users, {len(bundle.items):,} items, {len(fold.fit):,} seen pairs"

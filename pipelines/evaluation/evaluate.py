@@ -15,18 +15,20 @@ from scipy import stats
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds, prepare
 from pipelines.evaluation import certificate, evidence
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import Manifest, read_manifest
+from recsys.files import write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import Manifest, read_manifest
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -122,7 +124,7 @@ def results_of(run: Path) -> dict[str, Any] | None:
 def conclude(run: Path, result: dict[str, Any]) -> None:
     """Write metrics.json, which says that all the rest is there. Raises InputError."""
     try:
-        files.write_whole(run / RESULTS, json.dumps(result, indent=1))
+        write_text(run / RESULTS, json.dumps(result, indent=1))
     except OSError as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
 
@@ -132,7 +134,7 @@ def _key(config: Config, run: Path, manifest: Manifest) -> str:
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
     settings += prepare.stored(config).key
     settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
-    return files.digest(settings, *CODE)
+    return code_digest(settings, *CODE)
 
 
 def served(
@@ -142,7 +144,7 @@ def served(
     number = {item_id: item for item, item_id in enumerate(_listed(items))}
     user_ids, k = _listed(users), max(judge.ks)
     ranked = np.full((len(judge.users), k), -1, dtype=np.int32)
-    with progress.progress("asking the bundle", len(judge.users)) as tick:
+    with progress("asking the bundle", len(judge.users)) as tick:
         for row, user in enumerate(judge.users):
             answers = recommender.recommend(user_ids[user], k, exclude_seen)
             ranked[row, : len(answers)] = [number[answer.item_id] for answer in answers]

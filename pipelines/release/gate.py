@@ -5,7 +5,6 @@ Axes: U users, Q users judged, K ranks.
 
 import json
 import logging
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, as_list
 from pipelines.evaluation.comparison import Comparison, compare
@@ -23,13 +23,14 @@ from pipelines.release import guardrails, promotion
 from pipelines.release.bundles import current
 from pipelines.release.export import bundle_folder, stage
 from pipelines.release.guardrails import Guardrail, number
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import BundleError, Manifest, read_manifest
+from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import BundleError, Manifest, read_manifest
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -169,7 +170,7 @@ def answers(recommender: Recommender, fold: Fold, judge: Judge, exclude_seen: bo
     items, users, offsets = as_list(fold.item_ids), as_list(fold.user_ids), fold.fit.offsets()
     numbers = {item_id: item for item, item_id in enumerate(items)}
     ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
-    with progress.progress(f"asking {recommender.version}", len(ranked)) as tick:
+    with progress(f"asking {recommender.version}", len(ranked)) as tick:
         for row, user in enumerate(judge.users):
             had = fold.fit.item[offsets[user] : offsets[user + 1]] if exclude_seen else ()
             shown = recommender.recommend(
@@ -284,7 +285,7 @@ def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
             both.append(str(error))
     settings = config.model_dump_json(include={"seed", "evaluate", "gate"})
     settings += f"withdrawn: {folder.name in promotion.withdrawn(config)}"
-    return files.digest(json.dumps(both) + settings, *CODE)
+    return code_digest(json.dumps(both) + settings, *CODE)
 
 
 def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
@@ -296,9 +297,8 @@ def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
         path.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
         if per_user is not None:
-            partial = table.with_name(f".{table.name}.partial")
-            per_user.write_parquet(partial)
-            os.replace(partial, table)
-        files.write_whole(path, json.dumps(held, indent=1))
+            with replace_atomically(table) as partial:
+                per_user.write_parquet(partial)
+        write_text(path, json.dumps(held, indent=1))
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"the verdict on '{run}' cannot be written: {error}") from None

@@ -3,7 +3,6 @@
 Axes: S users asked, I items, D coordinates, K ranks.
 """
 
-import fcntl
 import logging
 import tempfile
 import time
@@ -16,10 +15,10 @@ from numpy.typing import NDArray
 
 from pipelines.config.errors import InputError
 from pipelines.config.release import Export
-from pipelines.tracking import progress
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
 from recsys.measured import MEASURED_K, Point
-from recsys.releases import locked
+from recsys.progress import progress
+from recsys.releases import lock_bundle
 
 LOGGER = logging.getLogger("recsys")
 
@@ -66,7 +65,7 @@ def tuned(
     exact, _ = exact_top_k(vectors, items, MEASURED_K, (offsets, np.concatenate([NOTHING, *own])))  # (S, K)
     with (
         tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder,
-        locked(Path(folder), fcntl.LOCK_SH),
+        lock_bundle(Path(folder), shared=True),
     ):
         points, left_out = _measured(settings, seed, items, vectors, own, exact, Path(folder))
         chosen = _chosen(settings, points)
@@ -104,7 +103,7 @@ def _measured(
 ) -> tuple[list[Point], list[str]]:
     """The scan's point, then those of each index, which lies in the folder; and what was left out, why."""
     points, left_out, a_tree = list[Point](), list[str](), 0.0  # seconds that one tree takes
-    with progress.progress("export: trees built and measured", sum(settings.trees)) as tick:
+    with progress("export: trees built and measured", sum(settings.trees)) as tick:
         for trees in sorted(set(settings.trees)):
             if trees * a_tree > settings.max_build_seconds:
                 left_out.append(f"{trees} trees would take {trees * a_tree:.0f} s to build")

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from pipelines.config import files
 from pipelines.evaluation.slices import SYSTEMS, Slicing
+from recsys.files import write_text
 
 INK, MODEL, OTHER, GRID = "#1c1e21", "#1668b8", "#c2410c", "#c9cdd3"
 COLOURS = (MODEL, OTHER, "#2b8a3e", "#8250c4", "#a06a00", "#0e7c86", "#c2418c", "#6b7280", "#7c4a2d")
@@ -60,7 +60,7 @@ class Drawing(NamedTuple):
 
     def save(self, folder: Path) -> None:
         """Write NAME.svg into a folder. Raises OSError."""
-        files.write_whole(folder / f"{self.name}.svg", self.svg)
+        write_text(folder / f"{self.name}.svg", self.svg)
 
 
 class Lead(NamedTuple):

@@ -13,12 +13,14 @@ from jinja2 import Environment, FileSystemLoader, Undefined
 
 from pipelines.config import files
 from pipelines.config.errors import InputError
-from pipelines.config.files import flat
+from pipelines.config.loading import flatten
+from pipelines.config.secrets import mask_secrets
 from pipelines.evaluation import certificate
 from pipelines.evaluation.evidence import read_examples
 from pipelines.evaluation.slices import Estimate, Slicing, slicings
 from pipelines.report import figures
 from pipelines.report.figures import Drawing, Lead
+from recsys.files import write_text
 
 NAME, TEMPLATE = "report.html", "page.html.jinja"
 JSON = ("metrics", "config", "choice", "gate", "contracts", "warm", "stages", "lineage", "distances", "train")
@@ -43,7 +45,7 @@ def write(run: Path) -> Path:
     """Write the page into the run's folder. Raises InputError on a full disk."""
     path = run / NAME
     try:
-        files.write_whole(path, render(run))
+        write_text(path, render(run))
     except OSError as error:
         raise InputError(f"report '{path}' cannot be written: {error}") from None
     return path
@@ -51,7 +53,7 @@ def write(run: Path) -> Path:
 
 def render(run: Path) -> str:
     """The whole page; it names the files that are missing in the folder."""
-    read = {name: files.masked(files.read_json(run / f"{name}.json")) for name in JSON}
+    read = {name: mask_secrets(files.read_json(run / f"{name}.json")) for name in JSON}
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
@@ -82,12 +84,12 @@ def render(run: Path) -> str:
             "map_metadata": {} if points is None else pl.read_parquet_metadata(run / "map.parquet"),
             "search": figures.search(metrics["searched"]) if metrics and "searched" in metrics else None,
             "examples": read_examples(run),
-            "changes": sorted(flat(read["warm"] or {}).items()),
-            "settings": sorted(flat(_without(read["config"], "root")).items()),
+            "changes": sorted(flatten(read["warm"] or {}).items()),
+            "settings": sorted(flatten(_without(read["config"], "root")).items()),
             "lineage_rows": sorted(
-                flat(_without(read["lineage"], "source_query", "counts", "settings")).items()
+                flatten(_without(read["lineage"], "source_query", "counts", "settings")).items()
             ),
-            "counts": sorted(flat((read["lineage"] or {}).get("counts", {})).items()),
+            "counts": sorted(flatten((read["lineage"] or {}).get("counts", {})).items()),
         }
     )
     return text

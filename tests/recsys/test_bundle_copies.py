@@ -12,7 +12,7 @@ from shop import failed, recsys
 from small_bundles import edit
 
 from pipelines.commands.recommend import open_current
-from recsys.bundle import BundleError
+from recsys.manifest import BundleError
 from recsys.releases import current, find, prune, publish, versions
 from serving.live import Live
 from serving.recommender import Recommender
@@ -254,7 +254,7 @@ def test_a_link_by_another_name_answers_under_the_version_at_its_end(bundles, tm
         (bundles / "stable").symlink_to(tmp_path / "store" / stored)
         assert find(bundles) == (tmp_path / "store" / stored, stored)
         assert Recommender.open(bundles / "current").version == stored
-        live.look()
+        live.refresh()
         assert live.recommender is not None
         assert live.recommender.version == stored
         assert current(bundles) == "stable"  # the name here: what list marks and prune spares
@@ -272,21 +272,21 @@ def test_a_server_follows_a_folder_that_a_tool_brings_up_to_date(bundles, tmp_pa
     copy = tmp_path / "copy"
     following(bundles, copy)
     live = Live(copy, 3600)
-    live.look()
+    live.refresh()
     assert live.recommender is not None
     shutil.rmtree(copy / "v3")
     for path in sorted((bundles / "v3").iterdir(), reverse=True):  # `current` first, then the version
         partial = copy / f".{path.name}"
         shutil.copyfile(path, partial)
         os.replace(partial, copy / "current" / path.name)
-        live.look()
+        live.refresh()
         assert live.recommender.version in ("v2", "v3")
         Recommender.open(copy / "v2")
     assert live.recommender.version == "v3"
     (copy / "v3").mkdir()
     for path in sorted((bundles / "v3").iterdir()):
         shutil.copyfile(path, copy / "v3" / path.name)
-        live.look()
+        live.refresh()
         assert live.recommender.version == "v3"
     assert live.refusal == ""
     assert live.recommender._bundle.folder == copy / "v3"

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from server import PATIENCE, bundles_of, released, serving
 
-from recsys.bundle import write_bundle
+from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.releases import publish
 
 pytestmark = needs_browser
@@ -176,16 +176,16 @@ def odd_bundle(bundles: Path, names: list[str]) -> None:
     vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
     write_bundle(
         bundles / "v1",
-        user_vectors=vectors,
-        item_vectors=vectors,
-        user_ids=names,
-        item_ids=names,
-        seen=(np.zeros(n + 1, np.int64), np.empty(0, np.int32)),
-        popular=np.arange(n, dtype=np.int32),
-        titles=[f"thing {number}" for number in range(n)],
-        trees=2,
-        search_k=100,
-        seed=0,
+        BundleContent(
+            user_vectors=vectors,
+            item_vectors=vectors,
+            user_ids=names,
+            item_ids=names,
+            seen=(np.zeros(n + 1, np.int64), np.empty(0, np.int32)),
+            popular=np.arange(n, dtype=np.int32),
+            titles=[f"thing {number}" for number in range(n)],
+        ),
+        IndexPlan(2, 100),
         info={},
     )
     publish(bundles, "v1")

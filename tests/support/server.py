@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from paths import ROOT
 
-from recsys.bundle import write_bundle
+from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.releases import publish
 
 PATIENCE = 120  # seconds that a state is waited for, on however slow a machine
@@ -84,25 +84,26 @@ def released(
     names = [f"item/{n:03d} ü" for n in range(n_items)]
     write_bundle(
         bundles / version,
-        user_vectors=rng.normal(size=(n_users, dim)).astype(np.float32),
-        item_vectors=rng.normal(size=(n_items, dim)).astype(np.float32),
-        user_ids=[f"user {n:02d}" for n in range(n_users)] if text else above + np.arange(100, 100 + n_users),
-        item_ids=names if text else above + np.arange(1000, 1000 + n_items),
-        seen=(
-            np.concatenate([[0], np.cumsum([len(s) for s in seen])]),
-            np.concatenate(seen).astype(np.int32),
+        BundleContent(
+            user_vectors=rng.normal(size=(n_users, dim)).astype(np.float32),
+            item_vectors=rng.normal(size=(n_items, dim)).astype(np.float32),
+            user_ids=[f"user {n:02d}" for n in range(n_users)]
+            if text
+            else above + np.arange(100, 100 + n_users),
+            item_ids=names if text else above + np.arange(1000, 1000 + n_items),
+            seen=(
+                np.concatenate([[0], np.cumsum([len(s) for s in seen])]),
+                np.concatenate(seen).astype(np.int32),
+            ),
+            popular=rng.permutation(n_items).astype(np.int32),
+            titles=None
+            if title is None
+            else [title or f"{COLOURS[n % 3].title()} thing no. {n}" for n in range(n_items)],
+            attributes={"colour": [[COLOURS[n % 3]] for n in range(n_items)]},
+            fold_in=rng.normal(size=(dim + 1, dim)).astype(np.float32),
         ),
-        popular=rng.permutation(n_items).astype(np.int32),
-        titles=None
-        if title is None
-        else [title or f"{COLOURS[n % 3].title()} thing no. {n}" for n in range(n_items)],
-        trees=8,
-        search_k=400,
-        seed=0,
+        IndexPlan(8, 400, measured=measured()),
         info={},
-        measured=measured(),
-        attributes={"colour": [[COLOURS[n % 3]] for n in range(n_items)]},
-        fold_in=rng.normal(size=(dim + 1, dim)).astype(np.float32),
     )
     return bundles / version
 

@@ -20,7 +20,7 @@ from shop import Shop, failed, purchases, recsys
 
 from pipelines.cli import find_run
 from pipelines.commands import retrain
-from pipelines.config import files
+from pipelines.config import digests, files
 from pipelines.config.loading import load_config
 from pipelines.data import history
 from pipelines.training import train
@@ -262,7 +262,7 @@ def test_other_code_takes_nothing_over(
     own_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("recsys", "pipelines", "serving"):
-        shutil.copytree(files.ROOT / package, tmp_path / package)
+        shutil.copytree(digests.ROOT / package, tmp_path / package)
     with open(tmp_path / "recsys" / "losses.py", "a") as file:
         file.write("# another version\n")
     runs = set(own_shop.config.runs.iterdir())

@@ -34,7 +34,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str])
     assert not prepare(config_of(tmp_path, prepare={"mined_negatives": 3})).reused
     assert not prepare(config_of(tmp_path, split={"min_items_per_user": 2})).reused
     assert not prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
-    monkeypatch.setattr("pipelines.config.files.ROOT", copied_code(tmp_path / "code"))
+    monkeypatch.setattr("pipelines.config.digests.ROOT", copied_code(tmp_path / "code"))
     assert prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
     for changed in ("sql/marts/events.sql", "pipelines/data/source.py", "pipelines/data/prepare.py"):
         with (tmp_path / "code" / changed).open("a") as file:
