@@ -230,11 +230,11 @@ def retrain(
     if dry_run:
         from rich.console import Console
 
-        from pipelines.data.contracts import refuse, table
+        from pipelines.data.contracts import raise_if_broken, report_table
 
         report = examined(loaded)
-        Console().print(table(report))
-        refuse(report)
+        Console().print(report_table(report))
+        raise_if_broken(report)
         return
     outcome = retrain(loaded)
     show(loaded, outcome.run, outcome.result, again("recommend", config, set_))
@@ -287,9 +287,9 @@ def history(
     """The last runs, the newest first: their events, their metric and how they ended."""
     from rich.console import Console
 
-    from pipelines.data.history import show
+    from pipelines.data.history import print_history
 
-    show(load_config(config, set_), last, measures, Console())
+    print_history(load_config(config, set_), last, measures, Console())
 
 
 @app.command(
@@ -406,11 +406,11 @@ def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
 
 def find_run(config: Config, name: str | None) -> Path:
     """The named run, or the latest of these data and settings; raises InputError if there is none."""
-    from pipelines.data.prepare import stored
+    from pipelines.data.prepared import read_prepared
     from pipelines.training.train import finished_run, run_key
 
     if name is None:
-        run = finished_run(config, run_key(config, stored(config)))
+        run = finished_run(config, run_key(config, read_prepared(config)))
         if run is None:
             raise InputError(
                 f"no finished run of these data and settings in '{config.runs}': run train first, or name "

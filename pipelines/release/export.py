@@ -14,8 +14,9 @@ import torch
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
 from pipelines.data.folds import attributes_of
+from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tuned
 from pipelines.training import model
 from pipelines.training.train import run_fold
@@ -80,7 +81,7 @@ def stage(config: Config, run: Path) -> Path:
             ),
             info={
                 "run": run.name,
-                "data_fingerprint": prepare.stored(config).fingerprint,
+                "data_fingerprint": read_prepared(config).fingerprint,
                 "fitted_until": _fitted_until(config),
             },
         )

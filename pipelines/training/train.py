@@ -20,9 +20,9 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.config.secrets import mask_secrets
-from pipelines.data import folds, prepare
+from pipelines.data import folds
 from pipelines.data.folds import Fold
-from pipelines.data.prepare import Prepared
+from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import store
 from pipelines.training import warm_start
 from pipelines.training.devices import choose_device, keep_freed_memory
@@ -41,7 +41,7 @@ def train(config: Config) -> Path:
     A run that was killed or stopped goes on from its checkpoint, to the same weights on CPU. InputError:
     nothing prepared, unknown device, no room on the disk, the same training at work in another process.
     """
-    prepared = prepare.stored(config)
+    prepared = read_prepared(config)
     key = run_key(config, prepared)
     found = finished_run(config, key)
     if found is not None:
@@ -108,7 +108,7 @@ def _remove_partials(config: Config) -> None:
 def run_fold(config: Config, run: Path) -> Fold:
     """The test fold that a run was fitted on. Raises InputError if prepare has made another since."""
     fitted_on = json.loads((run / "train.json").read_text())["prepared_key"]
-    if fitted_on != prepare.stored(config).key:
+    if fitted_on != read_prepared(config).key:
         raise InputError(f"run '{run}' is of other data than '{config.database}' holds now: run train again")
     return folds.load_fold(config, "test", config.evaluate.exclude_seen)
 

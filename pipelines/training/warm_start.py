@@ -21,7 +21,7 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import Fold, FoldName, Ids
-from pipelines.data.prepare import Prepared
+from pipelines.data.prepared import Prepared
 from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
 from recsys import ranking, releases

@@ -22,8 +22,8 @@ from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
-from pipelines.data import folds, prepare
-from pipelines.data.prepare import Prepared
+from pipelines.data import folds
+from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import log, store
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
@@ -75,7 +75,7 @@ def tune(
     """
     deadline = np.inf if seconds is None else time.monotonic() + seconds
     wanted = (TRIALS if seconds is None else np.inf) if n_trials is None else n_trials
-    space, prepared = read_space(space_file), prepare.stored(config)
+    space, prepared = read_space(space_file), read_prepared(config)
     name = study_name(config, prepared, space)
     folder = config.root / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,7 @@ def tune(
         found = trials.best(rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        plots.search_course(
-            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
-        )
+        plots.search_course(rows(study), importances(study, space), config.evaluate.select).save(folder)
         store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 

@@ -106,7 +106,7 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
     }
     assert result["chosen"]["refit_steps"] == 60
     assert result["seconds"]["fit"] >= seconds[-1]
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_test_chooses_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_bad_arguments_are_one_line(files: tuple[Path, Path], tmp_path: Path) ->
     failed(run(files, out, "evaluate.ks=[20]"), 2, "must hold 10 and 20")
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
-    failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
+    failed(run(files, tmp_path / "out.svg"), 2, "out.svg', allowed: a file for JSON")
     failed(run(files, out, 'graph.starts=[{knd="random"}]'), 2, "'graph.starts.0.knd' (did you mean 'kind'?)")
     failed(
         run(files, out, "graph.starts=[{sharper=9}]"),

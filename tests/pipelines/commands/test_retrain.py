@@ -69,7 +69,7 @@ def changed(path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
 
 
 def statuses(shop_config: Any) -> list[str]:
-    return [run.status for run in history.past(shop_config, 50)]
+    return [run.status for run in history.past_runs(shop_config, 50)]
 
 
 def writable(own_shop: Shop) -> Path:
