@@ -1,4 +1,4 @@
-"""recsys retrain as an Airflow 3 task: bad data fails without a retry, a run that is not promoted is skipped."""
+"""recsys retrain as an Airflow 3 task: bad data fails without a retry, no promotion is a skip."""
 
 from datetime import datetime, timedelta
 
