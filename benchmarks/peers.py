@@ -34,7 +34,7 @@ from torch.nn.functional import embedding, softplus
 
 from pipelines.commands import bench
 from pipelines.config.bench import Bench
-from pipelines.config.loading import read_toml
+from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.tracking import log
 from pipelines.training.devices import choose_device, keep_freed_memory
@@ -410,7 +410,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = choose_device("auto")
     keep_freed_memory()
-    config = read_toml(Bench, CONFIG)
+    config = load_settings(Bench, CONFIG)
     data = published.read_split(args.train, args.test)
     kept, held_out = published.hold_out_slice(data, config.validation, config.seed)
     judge, whole = (

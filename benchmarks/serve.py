@@ -34,7 +34,7 @@ from pipelines.config.release import Export
 from pipelines.release.index_search import tuned
 from pipelines.tracking import log
 from recsys import fold_in
-from recsys.bundle import Bundle, open_bundle, write_bundle
+from recsys.bundle import Bundle, BundleContent, IndexPlan, open_bundle, write_bundle
 from recsys.progress import progress
 from recsys.releases import publish
 from serving.recommender import Recommender
@@ -300,20 +300,17 @@ def synthetic(
     found = tuned(settings, 0, users, items, seen, np.arange(n_users), root)
     write_bundle(
         folder,
-        user_vectors=users,
-        item_vectors=items,
-        user_ids=np.arange(n_users),
-        item_ids=np.arange(n_items),
-        seen=seen,
-        popular=rng.permutation(n_items).astype(np.int32),
-        titles=None,
-        trees=found.trees,
-        search_k=found.search_k,
-        seed=0,
+        BundleContent(
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=np.arange(n_users),
+            item_ids=np.arange(n_items),
+            seen=seen,
+            popular=rng.permutation(n_items).astype(np.int32),
+            fold_in=fold_in.fit(users, items, seen),
+        ),
+        IndexPlan(found.trees, found.search_k, built=found.built, measured=found.measured),
         info={},
-        index=found.built,
-        measured=found.measured,
-        fold_in=fold_in.fit(users, items, seen),
     )
     publish(root, folder.name)
     return folder

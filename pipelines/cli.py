@@ -15,6 +15,7 @@ from pipelines.config import places
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
 from pipelines.config.loading import load_config
+from pipelines.config.secrets import mask_secrets
 from pipelines.tracking import log
 
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
@@ -229,11 +230,11 @@ def retrain(
     if dry_run:
         from rich.console import Console
 
-        from pipelines.data.contracts import refuse, table
+        from pipelines.data.contracts import raise_if_broken, report_table
 
         report = examined(loaded)
-        Console().print(table(report))
-        refuse(report)
+        Console().print(report_table(report))
+        raise_if_broken(report)
         return
     outcome = retrain(loaded)
     show(loaded, outcome.run, outcome.result, again("recommend", config, set_))
@@ -286,9 +287,9 @@ def history(
     """The last runs, the newest first: their events, their metric and how they ended."""
     from rich.console import Console
 
-    from pipelines.data.history import show
+    from pipelines.data.history import print_history
 
-    show(load_config(config, set_), last, measures, Console())
+    print_history(load_config(config, set_), last, measures, Console())
 
 
 @app.command(
@@ -315,10 +316,10 @@ def bench(
 
     from pipelines.commands.bench import bench
     from pipelines.config.bench import Bench
-    from pipelines.config.loading import read_toml
+    from pipelines.config.loading import load_settings
     from pipelines.report.terminal import show_bench
 
-    show_bench(bench(read_toml(Bench, config, set_), train, test, out, device, seconds), Console())
+    show_bench(bench(load_settings(Bench, config, set_), train, test, out, device, seconds), Console())
     print(out)
 
 
@@ -394,24 +395,22 @@ def doctor() -> None:
 
 def again(verb: str, config: Path, set_: list[str] | None) -> list[str]:
     """The words of a command on the same configuration, without MLflow's URI, which may hold a password."""
-    from pipelines.config.files import masked
-
     kept = [
         override
         for override in set_ or []
         if not override.strip().startswith("tracking") or override.strip().startswith("tracking.experiment")
     ]
-    overrides = [word for override in kept for word in ("--set", masked(override))]
+    overrides = [word for override in kept for word in ("--set", mask_secrets(override))]
     return [*places.program(), verb, "--config", str(config), *overrides]
 
 
 def find_run(config: Config, name: str | None) -> Path:
     """The named run, or the latest of these data and settings; raises InputError if there is none."""
-    from pipelines.data.prepare import stored
+    from pipelines.data.prepared import read_prepared
     from pipelines.training.train import finished_run, run_key
 
     if name is None:
-        run = finished_run(config, run_key(config, stored(config)))
+        run = finished_run(config, run_key(config, read_prepared(config)))
         if run is None:
             raise InputError(
                 f"no finished run of these data and settings in '{config.runs}': run train first, or name "

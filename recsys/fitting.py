@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys import fold_in, spaces
-from recsys.bundle import write_bundle
+from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.epochs import epochs
 from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
@@ -63,17 +63,16 @@ class FittedSpace:
         data = self.interactions
         write_bundle(
             folder,
-            user_vectors=self.users,
-            item_vectors=self.items,
-            user_ids=_ids(data.user_ids, data.n_users),
-            item_ids=_ids(data.item_ids, data.n_items),
-            seen=(data.offsets(), data.item),
-            popular=popularity_order(data.item_counts()),
-            titles=None,
-            trees=trees,
-            search_k=search_k,
-            seed=0,
-            fold_in=self._fold_in_weights(),
+            BundleContent(
+                user_vectors=self.users,
+                item_vectors=self.items,
+                user_ids=_ids(data.user_ids, data.n_users),
+                item_ids=_ids(data.item_ids, data.n_items),
+                seen=(data.offsets(), data.item),
+                popular=popularity_order(data.item_counts()),
+                fold_in=self._fold_in_weights(),
+            ),
+            IndexPlan(trees, search_k),
             info={},
         )
 

@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from recsys import seals
-from recsys.bundle import MANIFEST, BundleError, Manifest, is_plain, read_manifest, verify
+from recsys.bundle import verify
 from recsys.files import acquire_lock, flush
+from recsys.manifest import MANIFEST, BundleError, Manifest, is_plain, read_manifest
 
 CURRENT = "current"
 LINKS = 40  # that are followed; more are a loop

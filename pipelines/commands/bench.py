@@ -21,7 +21,7 @@ from pipelines.config.errors import InputError
 from pipelines.data.published import PublishedSplit, hold_out_slice, read_split
 from pipelines.evaluation.evaluate import intervals, served
 from pipelines.release.index_search import tuned
-from pipelines.report import plots
+from pipelines.report import figures
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
@@ -108,18 +108,18 @@ def bench(
     }
     try:
         write_text(out, json.dumps(result, indent=1))
-        plots.quality(clock.points, final.seconds, config.evaluate.select, out.with_suffix(".png"))
+        figures.quality(out.stem, clock.points, final.seconds, config.evaluate.select).save(out.parent)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
 
 
 def _prepare_output(out: Path, train: Path, test: Path) -> None:
-    written = out.resolve(), out.with_suffix(".png").resolve()
-    if out.suffix == ".png" or out.is_dir() or {train.resolve(), test.resolve()} & set(written):
+    written = out.resolve(), out.with_suffix(".svg").resolve()
+    if out.suffix == ".svg" or out.is_dir() or {train.resolve(), test.resolve()} & set(written):
         raise InputError(
             f"--out '{out}', allowed: a file for JSON other than --train and --test; the plot takes its name "
-            "with .png"
+            "with .svg"
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -207,18 +207,17 @@ def _open_as_bundle(
     found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
     bundle.write_bundle(
         folder / "bench",
-        user_vectors=users,
-        item_vectors=items,
-        user_ids=split.user_ids,
-        item_ids=split.item_ids,
-        seen=seen,
-        popular=popularity_order(fold.fit.item_counts()),
-        titles=None,
-        trees=found.trees,
-        search_k=found.search_k,
-        seed=config.seed,
-        index=found.built,
-        measured=found.measured,
+        bundle.BundleContent(
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=split.user_ids,
+            item_ids=split.item_ids,
+            seen=seen,
+            popular=popularity_order(fold.fit.item_counts()),
+        ),
+        bundle.IndexPlan(
+            found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
+        ),
         info={},
     )
     return Recommender.open(folder / "bench"), found.search_k

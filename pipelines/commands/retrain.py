@@ -14,6 +14,7 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import contracts, history
 from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
@@ -57,12 +58,12 @@ def retrain(config: Config) -> Outcome:
     """
     with alone(config.root):
         promotion.finish(config)
-        number = history.begin(config, store.git_revision())
+        number = history.start_run(config, store.git_revision())
         known: dict[str, Any] = {}
         try:
             outcome, stages = _chain(config, number, known)
         except BaseException as error:
-            known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
+            known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known)
             if "run" in known:
                 store.close(config, config.runs / known["run"], "FAILED")
@@ -82,7 +83,7 @@ def retrain(config: Config) -> Outcome:
 def _record(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
     """The run's end in the history; what is done is done, whether that can be written or not."""
     try:
-        history.ended(config, number, status, **known)
+        history.finish_run(config, number, status, **known)
     except InputError as error:
         LOGGER.warning(f"retrain: WARNING: {error}; the run ended as {status}")
 
@@ -113,7 +114,7 @@ def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome,
     """Stage after stage up to the promotion: what they came to, and what each took; `known` grows."""
     stages = list[dict[str, Any]]()
     with stage("prepare", stages) as told:
-        prepared = prepare(config, lambda con: contracts.checked(con, config, number))
+        prepared = prepare(config, lambda con: contracts.examine_and_record(con, config, number))
         told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
     with stage("train", stages) as told:
@@ -123,7 +124,7 @@ def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome,
     known["run"] = run.name
     if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
         raise InputError(f"'{config.database}' was prepared anew meanwhile: run it again")
-    contracts.write(config, run / "contracts.json")
+    contracts.write_report(config, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run)

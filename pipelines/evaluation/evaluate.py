@@ -15,16 +15,18 @@ from scipy import stats
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
+from pipelines.data.prepared import read_prepared
 from pipelines.evaluation import certificate, evidence
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import Manifest, read_manifest
 from recsys.files import write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import Manifest, read_manifest
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
 from recsys.progress import progress
@@ -88,7 +90,7 @@ def evaluate(
         "search": search_words(manifest),
         "searched": {"chosen": searched(manifest), **manifest["measured"]},
         "users": len(judge.users),
-        "counts": prepare.stored(config).counts,
+        "counts": read_prepared(config).counts,
         "test": {
             system: _means(ranked[system], value, data.n_items, judge.ks) for system, value in values.items()
         },
@@ -131,9 +133,9 @@ def conclude(run: Path, result: dict[str, Any]) -> None:
 def _key(config: Config, run: Path, manifest: Manifest) -> str:
     """Of all that the results, and what is certified of the run and its bundle, depend on."""
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
-    settings += prepare.stored(config).key
+    settings += read_prepared(config).key
     settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
-    return files.digest(settings, *CODE)
+    return code_digest(settings, *CODE)
 
 
 def served(

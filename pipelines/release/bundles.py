@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.config.errors import InputError
 from recsys import releases
-from recsys.bundle import MANIFEST, BundleError
+from recsys.manifest import MANIFEST, BundleError
 from recsys.measured import search_words
 from recsys.progress import progress
 

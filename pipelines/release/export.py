@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
 from pipelines.data.folds import attributes_of
+from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tuned
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
 from recsys.interactions import popularity_order
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
@@ -30,7 +32,7 @@ SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # what d
 def bundle_folder(config: Config, run: Path) -> Path:
     """Where the run's bundle is: its version is the run and a digest of the settings and code of export."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    return config.bundles / f"{run.name}-{files.digest(settings, 'recsys', 'pipelines/release')[:6]}"
+    return config.bundles / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/release')[:6]}"
 
 
 def stage(config: Config, run: Path) -> Path:
@@ -42,7 +44,7 @@ def stage(config: Config, run: Path) -> Path:
     if folder.exists():
         try:
             bundle.verify(folder)
-        except bundle.BundleError as error:
+        except BundleError as error:
             LOGGER.info(f"export: {error}; writing the bundle again")
             os.rename(folder, _unused(folder))
         else:
@@ -63,23 +65,23 @@ def stage(config: Config, run: Path) -> Path:
     try:
         bundle.write_bundle(
             folder,
-            user_vectors=users,
-            item_vectors=items,
-            user_ids=fold.user_ids,
-            item_ids=fold.item_ids,
-            seen=seen,
-            popular=popularity_order(fold.fit.item_counts()),
-            titles=fold.titles,
-            trees=found.trees,
-            search_k=found.search_k,
-            seed=config.seed,
-            index=found.built,
-            measured=found.measured,
-            attributes=attributes_of(fold.item_table),
-            fold_in=fold_in.fit(users, items, seen),
+            bundle.BundleContent(
+                user_vectors=users,
+                item_vectors=items,
+                user_ids=fold.user_ids,
+                item_ids=fold.item_ids,
+                seen=seen,
+                popular=popularity_order(fold.fit.item_counts()),
+                titles=fold.titles,
+                attributes=attributes_of(fold.item_table),
+                fold_in=fold_in.fit(users, items, seen),
+            ),
+            bundle.IndexPlan(
+                found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
+            ),
             info={
                 "run": run.name,
-                "data_fingerprint": prepare.stored(config).fingerprint,
+                "data_fingerprint": read_prepared(config).fingerprint,
                 "fitted_until": _fitted_until(config),
             },
         )

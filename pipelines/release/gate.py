@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, as_list
 from pipelines.evaluation.comparison import Comparison, compare
@@ -26,9 +27,9 @@ from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import BundleError, Manifest, read_manifest
 from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import BundleError, Manifest, read_manifest
 from recsys.progress import progress
 from serving.recommender import Recommender
 
@@ -284,7 +285,7 @@ def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
             both.append(str(error))
     settings = config.model_dump_json(include={"seed", "evaluate", "gate"})
     settings += f"withdrawn: {folder.name in promotion.withdrawn(config)}"
-    return files.digest(json.dumps(both) + settings, *CODE)
+    return code_digest(json.dumps(both) + settings, *CODE)
 
 
 def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:

@@ -17,8 +17,8 @@ from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 from pipelines.tracking.model_registry import CHAMPION
 from recsys import releases
-from recsys.bundle import BundleError
 from recsys.files import flush, write_text
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 

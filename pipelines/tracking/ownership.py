@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pipelines.config import files, places
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
+from pipelines.config.secrets import mask_secrets
 from recsys.files import hold_lock, write_text
 
 NOTE = "root.json"  # under root
@@ -138,14 +139,14 @@ def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
 
 def _refusal(kind: str, name: str, uri: str, place: str) -> str:
     return (
-        f"tracking.experiment = '{name}': at MLflow '{files.masked(uri)}' the {kind} of this name belongs to "
+        f"tracking.experiment = '{name}': at MLflow '{mask_secrets(uri)}' the {kind} of this name belongs to "
         f"another root, {place}: set tracking.experiment to another name; only if that root is gone, or is "
         "this one from before it was moved, `recsys claim` with the same options takes it over"
     )
 
 
 def _way_back(name: str, uri: str, experiment_id: str) -> str:
-    store = places.command(f"MLFLOW_TRACKING_URI={files.masked(uri)}")
+    store = places.command(f"MLFLOW_TRACKING_URI={mask_secrets(uri)}")
     return (
         f"tracking.experiment = '{name}' was deleted there; to bring it back: env {store} mlflow experiments "
         f"restore --experiment-id {experiment_id}; or set tracking.experiment to another name"

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import folds
 from pipelines.data.folds import FoldName
 from pipelines.tracking import store
@@ -181,7 +182,7 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
             folder, {name: (run.folds[name], one) for name, one in zip(FOLDS, states, strict=True)}
         )
     (folder / "choice.json").write_text(json.dumps(fitted.choice._asdict(), indent=1))
-    settings = files.masked(config.model_dump(mode="json"))
+    settings = mask_secrets(config.model_dump(mode="json"))
     (folder / "config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))
     pl.DataFrame(fitted.selection.history).write_parquet(folder / "history.parquet")
     pl.DataFrame(fitted.rows).write_parquet(folder / "fit.parquet")

@@ -17,10 +17,12 @@ import torch
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.config.secrets import mask_secrets
+from pipelines.data import folds
 from pipelines.data.folds import Fold
-from pipelines.data.prepare import Prepared
+from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import store
 from pipelines.training import warm_start
 from pipelines.training.devices import choose_device, keep_freed_memory
@@ -39,7 +41,7 @@ def train(config: Config) -> Path:
     A run that was killed or stopped goes on from its checkpoint, to the same weights on CPU. InputError:
     nothing prepared, unknown device, no room on the disk, the same training at work in another process.
     """
-    prepared = prepare.stored(config)
+    prepared = read_prepared(config)
     key = run_key(config, prepared)
     found = finished_run(config, key)
     if found is not None:
@@ -76,11 +78,11 @@ def train(config: Config) -> Path:
 def lineage(prepared: Prepared, source: warm_start.Source | None) -> dict[str, Any]:
     """Where a run comes from."""
     return {
-        "source_query": files.masked(prepared.source_query),
+        "source_query": mask_secrets(prepared.source_query),
         "fingerprint": prepared.fingerprint,
         "counts": prepared.counts,
         "prepared_key": prepared.key,
-        "settings": files.masked(json.loads(prepared.settings)),
+        "settings": mask_secrets(json.loads(prepared.settings)),
         "revision": store.git_revision(),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "warm_from": source.run.name if source else None,
@@ -106,7 +108,7 @@ def _remove_partials(config: Config) -> None:
 def run_fold(config: Config, run: Path) -> Fold:
     """The test fold that a run was fitted on. Raises InputError if prepare has made another since."""
     fitted_on = json.loads((run / "train.json").read_text())["prepared_key"]
-    if fitted_on != prepare.stored(config).key:
+    if fitted_on != read_prepared(config).key:
         raise InputError(f"run '{run}' is of other data than '{config.database}' holds now: run train again")
     return folds.load_fold(config, "test", config.evaluate.exclude_seen)
 
@@ -121,7 +123,7 @@ def run_key(config: Config, prepared: Prepared) -> str:
     if source is not None:
         settings += source.weights_sha256
     settings = f"{prepared.key}\n{settings}\n{torch.__version__}"  # the key is of pipelines/data too
-    return files.digest(settings, "recsys", "pipelines/training")
+    return code_digest(settings, "recsys", "pipelines/training")
 
 
 def finished_run(config: Config, key: str) -> Path | None:

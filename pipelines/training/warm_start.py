@@ -21,12 +21,12 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import Fold, FoldName, Ids
-from pipelines.data.prepare import Prepared
+from pipelines.data.prepared import Prepared
 from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
 from recsys import ranking, releases
-from recsys.bundle import BundleError, read_manifest
 from recsys.interactions import popularity_order
+from recsys.manifest import BundleError, read_manifest
 from recsys.spaces import Space, Vectors
 from recsys.training import Training
 

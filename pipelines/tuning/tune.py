@@ -18,11 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.config import files, places
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.config.loading import changed
+from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
-from pipelines.data import folds, prepare
-from pipelines.data.prepare import Prepared
+from pipelines.data import folds
+from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import log, store
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
@@ -74,7 +75,7 @@ def tune(
     """
     deadline = np.inf if seconds is None else time.monotonic() + seconds
     wanted = (TRIALS if seconds is None else np.inf) if n_trials is None else n_trials
-    space, prepared = read_space(space_file), prepare.stored(config)
+    space, prepared = read_space(space_file), read_prepared(config)
     name = study_name(config, prepared, space)
     folder = config.root / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,9 +100,7 @@ def tune(
         found = trials.best(rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        plots.search_course(
-            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
-        )
+        plots.search_course(rows(study), importances(study, space), config.evaluate.select).save(folder)
         store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
@@ -113,7 +112,7 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
     settings = config.model_dump_json(include=included | {"evaluate": {"select", "exclude_seen", "ks"}})
     searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
     text = "\n".join((prepared.key, settings, torch.__version__, *searched))
-    return files.digest(text, *CODE)[:12]
+    return code_digest(text, *CODE)[:12]
 
 
 @contextmanager
@@ -249,7 +248,7 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     Raises optuna.TrialPruned, OutOfTime, InputError (settings that do not go together), FloatingPointError.
     """
     base = bool(trial.user_attrs.get("base"))
-    config = search.config if base else changed(search.config, trial.user_attrs["settings"])
+    config = search.config if base else with_settings(search.config, trial.user_attrs["settings"])
     metric = f"validation.{config.evaluate.select}"
     folder = _trial_folder(search, trial.number)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from small_bundles import release
 
 from recsys import fold_in
-from recsys.bundle import BundleError, open_bundle, write_bundle
+from recsys.bundle import BundleContent, IndexPlan, open_bundle, write_bundle
 from recsys.index import exact_top_k
+from recsys.manifest import BundleError
 from recsys.releases import prune, publish
 from serving.recommender import Recommendation, Recommender, UnknownId
 
@@ -146,22 +147,24 @@ def coloured(folder, seed=0, n_users=12, n_items=60, search_k=40, integers=True)
     seen = np.cumsum([0, *(len(some) for some in own)]), np.concatenate(own)
     write_bundle(
         folder,
-        user_vectors=users,
-        item_vectors=items,
-        user_ids=np.arange(100, 100 + n_users) if integers else sorted(f"u{n}" for n in range(n_users)),
-        item_ids=np.arange(n_items) if integers else sorted(f"i{n}" for n in range(n_items)),
-        seen=seen,
-        popular=rng.permutation(n_items).astype(np.int32),
-        titles=[f"title {n}" for n in range(n_items)],
-        trees=2,
-        search_k=search_k,
-        seed=0,
+        BundleContent(
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=np.arange(100, 100 + n_users) if integers else sorted(f"u{n}" for n in range(n_users)),
+            item_ids=np.arange(n_items) if integers else sorted(f"i{n}" for n in range(n_items)),
+            seen=seen,
+            popular=rng.permutation(n_items).astype(np.int32),
+            titles=[f"title {n}" for n in range(n_items)],
+            attributes={
+                "colour": [[COLOURS[n % 3]] for n in range(n_items)],
+                "size": [
+                    ["small", "large"] if n % 10 == 0 else ["large"] * (n % 5 == 0) for n in range(n_items)
+                ],
+            },
+            fold_in=fold_in.fit(users, items, seen),
+        ),
+        IndexPlan(2, search_k),
         info={},
-        attributes={
-            "colour": [[COLOURS[n % 3]] for n in range(n_items)],
-            "size": [["small", "large"] if n % 10 == 0 else ["large"] * (n % 5 == 0) for n in range(n_items)],
-        },
-        fold_in=fold_in.fit(users, items, seen),
     )
     return Recommender.open(folder)
 
@@ -444,7 +447,7 @@ def test_a_pickle_opens_the_folder_again_from_any_working_directory(tmp_path, mo
     with pytest.raises(BundleError, match=r"v1/manifest\.json: missing"):
         pickle.loads(written)
     coloured(tmp_path / "v1", seed=1)
-    with pytest.raises(BundleError, match="v1: holds another bundle than when it was pickled; open it anew"):
+    with pytest.raises(BundleError, match="v1: holds another bundle than when it was pickled; open it again"):
         pickle.loads(written)
 
 

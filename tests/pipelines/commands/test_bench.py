@@ -13,7 +13,7 @@ from shop import Ran, failed, recsys
 
 from pipelines.commands import bench
 from pipelines.config.bench import Bench, SeededStart, Start, Trial, Validation
-from pipelines.config.loading import read_toml
+from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.training.judging import judge_fold
 from pipelines.tuning import ensemble, hyperparameters
@@ -106,7 +106,7 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
     }
     assert result["chosen"]["refit_steps"] == 60
     assert result["seconds"]["fit"] >= seconds[-1]
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_test_chooses_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_forward_selection_keeps_the_best_addition_of_each_round(
     others = ((1, None), (2, 1), (1.5, 3))
     starts = (Start(), *(Start(kind="random", sharper=s, hops=h) for s, h in others))
     changes = {"starts": starts, "together": 3, "steps": 30, "longer": 1.0, "rounds": 1}
-    config = read_toml(Bench, None, list(SETTINGS))
+    config = load_settings(Bench, None, list(SETTINGS))
     config = config.model_copy(update={"graph": config.graph.model_copy(update=changes)})
     result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None)
     tau, hops = result["chosen"]["temperature"], result["chosen"]["hops"]
@@ -257,7 +257,7 @@ def test_an_unfinished_refit_keeps_the_model_of_validation(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the steps of another learning rate's fall would be a model that nothing was chosen by."""
-    config = read_toml(Bench, None, [*SETTINGS, "spectral.dims=[1]"])
+    config = load_settings(Bench, None, [*SETTINGS, "spectral.dims=[1]"])
     real = bench.refit
 
     def cut_short(*arguments: Any) -> tuple[Space, int]:
@@ -288,7 +288,7 @@ def test_a_slow_training_leaves_fewer_steps_for_the_refit() -> None:
 def test_a_start_that_diverges_is_left_out_of_the_refit_too(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    config = read_toml(
+    config = load_settings(
         Bench, None, [*SETTINGS, 'graph.starts=[{kind="spectral"}, {kind="random"}]', "spectral.dims=[1]"]
     )
     real = models.random_start
@@ -320,7 +320,7 @@ def test_popularity_may_be_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.toml")))
 def test_each_configuration_can_be_read(name: str) -> None:
-    read_toml(Bench, CONFIGS / name)
+    load_settings(Bench, CONFIGS / name)
 
 
 def test_steps_cover_the_configured_rounds(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_bad_arguments_are_one_line(files: tuple[Path, Path], tmp_path: Path) ->
     failed(run(files, out, "evaluate.ks=[20]"), 2, "must hold 10 and 20")
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
-    failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
+    failed(run(files, tmp_path / "out.svg"), 2, "out.svg', allowed: a file for JSON")
     failed(run(files, out, 'graph.starts=[{knd="random"}]'), 2, "'graph.starts.0.knd' (did you mean 'kind'?)")
     failed(
         run(files, out, "graph.starts=[{sharper=9}]"),

@@ -20,7 +20,7 @@ from shop import Shop, failed, purchases, recsys
 
 from pipelines.cli import find_run
 from pipelines.commands import retrain
-from pipelines.config import files
+from pipelines.config import digests, files
 from pipelines.config.loading import load_config
 from pipelines.data import history
 from pipelines.training import train
@@ -69,7 +69,7 @@ def changed(path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
 
 
 def statuses(shop_config: Any) -> list[str]:
-    return [run.status for run in history.past(shop_config, 50)]
+    return [run.status for run in history.past_runs(shop_config, 50)]
 
 
 def writable(own_shop: Shop) -> Path:
@@ -262,7 +262,7 @@ def test_other_code_takes_nothing_over(
     own_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("recsys", "pipelines", "serving"):
-        shutil.copytree(files.ROOT / package, tmp_path / package)
+        shutil.copytree(digests.ROOT / package, tmp_path / package)
     with open(tmp_path / "recsys" / "losses.py", "a") as file:
         file.write("# another version\n")
     runs = set(own_shop.config.runs.iterdir())

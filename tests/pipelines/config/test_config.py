@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config.data import Source
 from pipelines.config.errors import InputError
-from pipelines.config.loading import load_config, validated
+from pipelines.config.loading import load_config, validate_settings
 from pipelines.config.training import MOST_TRIPLETS
 from recsys import miners
 
@@ -206,4 +206,4 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 
 def test_a_time_format_needs_a_time() -> None:
     with pytest.raises(InputError, match="time_format = 'epoch_s' needs time"):
-        validated(Source, {"files": "log.csv", "time_format": "epoch_s"}, "here")
+        validate_settings(Source, {"files": "log.csv", "time_format": "epoch_s"}, "here")

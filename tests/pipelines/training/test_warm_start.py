@@ -16,6 +16,7 @@ from shop import DAYS, START, WINDOW, purchases
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data import folds, prepare
+from pipelines.data.prepared import read_prepared
 from pipelines.release.export import stage
 from pipelines.training import model, warm_start
 from pipelines.training.model import Choice
@@ -214,25 +215,25 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     config = settings(path)
     run = released(config)
     cold = load_config(path)
-    assert warm_start.source(cold, prepare.stored(cold)) is None
-    assert warm_start.source(config, prepare.stored(config)) is None  # of the same data
+    assert warm_start.source(cold, read_prepared(cold)) is None
+    assert warm_start.source(config, read_prepared(config)) is None  # of the same data
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
     prepare.prepare(config)
-    source = warm_start.source(config, prepare.stored(config))
+    source = warm_start.source(config, read_prepared(config))
     assert source is not None
     assert source.run == run
-    key = run_key(config, prepare.stored(config))
+    key = run_key(config, read_prepared(config))
     for override in ("space.dim=4", "loss.margin=0.7"):
         other = load_config(path, ["warm.start=true", override])
-        assert warm_start.source(other, prepare.stored(other)) is None
+        assert warm_start.source(other, read_prepared(other)) is None
     done = json.loads((run / "train.json").read_text())
     later = done | {"latest": {"validation": 0, "test": done["latest"]["test"] + 30 * 86_400}}
     (run / "train.json").write_text(json.dumps(later))  # it has fitted what is held out now
-    assert warm_start.source(config, prepare.stored(config)) is None
+    assert warm_start.source(config, read_prepared(config)) is None
     (run / "train.json").write_text(json.dumps(done))
-    assert run_key(config, prepare.stored(config)) == key
+    assert run_key(config, read_prepared(config)) == key
     (run / warm_start.STATE).unlink()
-    assert warm_start.source(config, prepare.stored(config)) is None
+    assert warm_start.source(config, read_prepared(config)) is None
 
 
 def test_a_damaged_state_is_said_and_everything_is_trained_anew(
