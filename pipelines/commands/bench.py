@@ -56,12 +56,7 @@ class Selection(NamedTuple):
 
 
 def bench(
-    config: Bench,
-    train: Path,
-    test: Path,
-    out: Path,
-    device_name: str = "auto",
-    seconds: float | None = None,
+    config: Bench, train: Path, test: Path, out: Path, device_name: str = "auto", seconds: float | None = None
 ) -> dict[str, Any]:
     """The content of metrics.json, written to `out` with a plot of validation by seconds next to it.
 

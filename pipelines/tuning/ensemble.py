@@ -9,13 +9,7 @@ import torch
 
 from pipelines.config.bench import SeededStart, Trial
 from pipelines.tuning.budget import OutOfTime
-from pipelines.tuning.experiment import (
-    Experiment,
-    SpectralSettings,
-    fit_graph,
-    initial_model,
-    spectral_space,
-)
+from pipelines.tuning.experiment import Experiment, SpectralSettings, fit_graph, initial_model, spectral_space
 from recsys import spaces
 from recsys.distances import squared_euclidean
 from recsys.progress import progress
@@ -71,7 +65,7 @@ def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededS
     different = {
         (start.settings.kind, start.seed, start.settings.apply_to(trial)): start
         for start in config.graph.seeded_starts(config.seed)
-    }  # a spectral start of two hops is the plain one where two hops are chosen
+    }  # a start with hops = 2 equals the one without if 2 are chosen
     trainings = dict[SeededStart, Training]()
     for start in different.values():
         started = clock.now()
@@ -125,7 +119,7 @@ def select_together(
 ) -> tuple[list[SeededStart], float]:
     """Forward selection (Caruana et al. 2004) of trainings whose distances are added; their joint score.
 
-    Ends where no training improves the score, or where the refit of one more would have no room for
+    Ends when no training improves the score, or when the refit of one more would have no room for
     MIN_REFIT of its steps.
     """
     config, clock = experiment.config, experiment.clock
@@ -162,7 +156,7 @@ def select_together(
 
 
 def affordable_steps(experiment: Experiment, ensemble: Ensemble, steps: int) -> int:
-    """Steps of the refit: as many as were judged, or fewer where training took longer than planned.
+    """Steps of the refit: as many as were judged, or fewer if training took longer than planned.
 
     0 if there is no room for MIN_REFIT of them.
     """
