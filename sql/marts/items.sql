@@ -1,7 +1,7 @@
 -- Grain: one row per fold and item; numbers are dense and ascend with item_id (strings by UTF-8 bytes).
 with
 
-fitted as (
+fitted_items as (
     select
         'validation' as fold,
         core_items.item_id,
@@ -23,13 +23,13 @@ fitted as (
 )
 
 select
-    fitted.fold,
-    fitted.item_id,
-    cast(row_number() over (partition by fitted.fold order by fitted.item_id) - 1 as integer) as item,
-    coalesce(stg_items.title, cast(fitted.item_id as varchar)) as title,
+    fitted_items.fold,
+    fitted_items.item_id,
+    cast(row_number() over (partition by fitted_items.fold order by fitted_items.item_id) - 1 as integer) as item,
+    coalesce(stg_items.title, cast(fitted_items.item_id as varchar)) as title,
     stg_items.* exclude (item_id, title, source_row), -- noqa: RF02
-    fitted.user_count,
-    fitted.first_at,
-    fitted.last_at
-from fitted
-left join stg_items on fitted.item_id = stg_items.item_id
+    fitted_items.user_count,
+    fitted_items.first_at,
+    fitted_items.last_at
+from fitted_items
+left join stg_items on fitted_items.item_id = stg_items.item_id
