@@ -16,7 +16,7 @@ from pipelines.config import places
 from recsys.files import write_text
 
 FINISHED, INVALID = "finished", "invalid"
-TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.png"
+TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.svg"
 FIXED = ("trial", "outcome", "base", "validation", "epoch", "epochs", "seconds")
 SHOWN = 10
 

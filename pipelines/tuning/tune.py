@@ -100,9 +100,7 @@ def tune(
         found = trials.best(rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        plots.search_course(
-            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
-        )
+        plots.search_course(rows(study), importances(study, space), config.evaluate.select).save(folder)
         store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 

@@ -163,7 +163,7 @@ def test_the_manifest_says_how_the_search_was_chosen(shop: Shop) -> None:
     assert (measured["k"], measured["target"], measured["path"]) == (20, 0.99, "exact")
     assert measured["curve"][0]["recall"] == 1.0
     assert "search: scan: recall@20 1.0000" in (shop.run / "report.txt").read_text()
-    assert (shop.run / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert (shop.run / "search.svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:

@@ -144,7 +144,7 @@ def test_results_and_pictures_are_artifacts_and_weights_are_not(uploaded: Shop) 
     artifacts = Path(run_of(uploaded.config, uploaded.run).info.artifact_uri.removeprefix("file://"))
     names = {file.name for file in artifacts.iterdir()}
     assert names >= {"config.json", "metrics.json", "per_user.parquet", "history.parquet", "lineage.json"}
-    assert names >= {"curves.png", "distances.png", "results.png"}
+    assert names >= {"curves.svg", "distances.svg", "results.svg", "search.svg"}
     assert not names & {"model.pt", "mlflow.json", "registered.json"}
     for name in names:
         assert (artifacts / name).read_bytes() == (uploaded.run / name).read_bytes()
