@@ -24,10 +24,10 @@ from pipelines.data.prepare import prepare
 from pipelines.evaluation.statistics import bootstrap_intervals
 from pipelines.release.export import stage
 from pipelines.tracking import log
-from pipelines.tracking.progress import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.train import run_fold, train
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20", "ndcg@20")

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from pipelines.config.config import Config
-from pipelines.training import learner
 from pipelines.training.devices import keep_freed_memory
 from pipelines.training.model import Choice
+from pipelines.training.start import start
 from recsys import sampling
+from recsys.epochs import train_epoch
 from recsys.interactions import Interactions
 
 STEPS = 60  # timed of an epoch, at the most
@@ -63,10 +64,10 @@ def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) 
         "train": {"batch_size": 2048},
     }
     config = Config.model_validate(sections)
-    learned = learner.start(config, data, Choice(1, 0.5))
+    training = start(config, data, Choice(1, 0.5), "test")
     times: list[float] = []
     optimizing: list[float] = []
-    step = learned.optimizer.step
+    step = training.optimizer.step
 
     def timed_step() -> None:
         wait(device)
@@ -75,15 +76,16 @@ def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) 
         wait(device)
         optimizing.append(time.perf_counter() - begun)
 
-    learned.optimizer.step = timed_step  # type: ignore[assignment, method-assign]
+    training.optimizer.step = timed_step  # type: ignore[assignment, method-assign]
 
-    def heard(interactions: int) -> None:
+    def on_step(interactions: int) -> None:
         times.append(time.perf_counter())
         if len(times) > STEPS:
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        learner.one_epoch(config, learned, 0, "semi_hard", heard)
+        training.on_step = on_step
+        train_epoch(training, "semi_hard")
     step_ms, optimizer_ms = (1000 * np.median(each[5:]) for each in (np.diff(times), optimizing))
     sizes = f"{n_users:,} | {n_items:,} | {len(data.user):,}"
     print(f"| {sizes} | {step_ms:.1f} | {optimizer_ms:.1f} | {peak_mib():,.0f} |", flush=True)

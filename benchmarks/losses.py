@@ -26,14 +26,17 @@ from scipy import stats
 
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
-from pipelines.data.folds import Fold, FoldName, load_fold, load_mined_triplets
+from pipelines.data.folds import Fold, FoldName, load_fold
 from pipelines.tracking import log
-from pipelines.training import learner, model
+from pipelines.training import model
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
-from pipelines.training.train import choose_spectral
+from pipelines.training.selection import choose_spectral
+from pipelines.training.start import start
 from recsys import spaces
+from recsys.epochs import train_epoch
 from recsys.judge import Judge, Values
+from recsys.settings import LIST_LOSSES, TRIPLET_LOSSES
 
 LOGGER = logging.getLogger("recsys")
 
@@ -93,13 +96,13 @@ def cells(cross: bool) -> list[tuple[str, str, str, str]]:
     miners = [USUAL_MINER, "hardest", "random", "distance_weighted", "offline", "all"]
     mined = [
         (loss, miner, distance, "")
-        for distance, miner, loss in itertools.product(distances, miners, learner.TRIPLET_LOSSES)
+        for distance, miner, loss in itertools.product(distances, miners, TRIPLET_LOSSES)
         if miner != "distance_weighted" or distance == "cosine"  # it needs points on a sphere
         if not cross or miner in (USUAL_MINER, "distance_weighted") or distance == USUAL_DISTANCE
     ]
     whole = [
         (loss, "", distance, temperature)
-        for distance, loss in itertools.product(distances, learner.LIST_LOSSES)
+        for distance, loss in itertools.product(distances, LIST_LOSSES)
         if loss != "align_uniform" or distance == "cosine"
         for temperature in (map(str, TEMPERATURES) if loss in ("sampled_softmax", "bsl") else [""])
     ]
@@ -126,24 +129,24 @@ def configured(config: Config, loss: str, miner: str, distance: str, temperature
 
 def learn(config: Config, fold: FoldName, judge: Judge, seconds: float) -> tuple[list[Values], float]:
     """Each judged user's values halfway through the budget and at its end, and how many epochs that was."""
-    mined = load_mined_triplets(config, fold) if config.mining.miner == "offline" else None
-    learning = learner.start(config, judge.data, Choice(1, 0.5), mined)
+    training = start(config, judge.data, Choice(1, 0.5), fold)
     judged: list[Values] = []
-    interactions, started, apart = 0, time.process_time(), 0.0
+    interactions, started, judging = 0, time.process_time(), 0.0
 
-    def heard(n: int) -> None:
-        nonlocal interactions, apart
+    def on_step(n: int) -> None:
+        nonlocal interactions, judging
         interactions += n
-        if time.process_time() - started - apart >= seconds * (len(judged) + 1) / 2:
+        if time.process_time() - started - judging >= seconds * (len(judged) + 1) / 2:
             before = time.process_time()
-            judged.append(judge.values(judge.rank(spaces.euclidean_vectors(learning.model.space()))))
-            apart += time.process_time() - before
+            judged.append(judge.values(judge.rank(spaces.euclidean_vectors(training.model.space()))))
+            judging += time.process_time() - before
         if len(judged) == 2:
             raise OutOfTime
 
     try:
-        for epoch in itertools.count():
-            learner.one_epoch(config, learning, epoch, config.mining.miner, heard)
+        training.on_step = on_step
+        while True:
+            train_epoch(training, config.mining.miner)
     except OutOfTime:
         pass
     return judged, interactions / len(judge.data.user)

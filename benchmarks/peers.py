@@ -33,15 +33,16 @@ from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
 from pipelines.commands import bench
-from pipelines.config import files
 from pipelines.config.bench import Bench
-from pipelines.config.loading import read_toml
+from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.tracking import log
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
+from pipelines.tuning import experiment
 from recsys import baselines, graph, spaces
+from recsys.files import write_text
 from recsys.graph import Matrix
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
@@ -99,11 +100,11 @@ def popular(task: Task, heard: Heard) -> None:
 def spectral(task: Task, heard: Heard) -> None:
     """A step is a setting: each dimension and item exponent of the configuration, all of one spectrum."""
     judge, settings = task.judge, task.config.spectral
-    spectrum = bench.spectrum_of(task.config, judge)
+    spectrum = experiment.compute_spectrum(task.config, judge)
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
-    choices = itertools.starmap(bench.SpectralChoice, itertools.product(dims, settings.item_exponents))
+    choices = itertools.starmap(experiment.SpectralSettings, itertools.product(dims, settings.item_exponents))
     for step, choice in enumerate(choices, 1):
-        heard(step, 0, partial(bench.spectral_vectors, judge, spectrum, choice))
+        heard(step, 0, partial(experiment.spectral_vectors, judge, spectrum, choice))
 
 
 def ours(task: Task, heard: Heard, dim: int) -> None:
@@ -125,7 +126,7 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
     )
 
     def fit(steps: int, each: Callable[[int], None]) -> None:
-        bench.graph_fit(task.config, model, seed, steps, heard=lambda step, loss: each(step))
+        experiment.fit_graph(task.config, model, seed, steps, on_step=lambda step, loss: each(step))
 
     def vectors() -> Vectors:
         return spaces.euclidean_vectors(model.space())
@@ -343,7 +344,7 @@ def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
         rows.append([test.system, f"{at.step:,}", f"{at.seconds:.2f}", figures[0], *reaching, *figures[1:]])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
-{bench.device_words(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
+{bench.describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
 One run, seed {config.seed}.
 {n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
 Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
@@ -409,9 +410,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = choose_device("auto")
     keep_freed_memory()
-    config = read_toml(Bench, CONFIG)
-    data = published.read(args.train, args.test)
-    kept, held_out = published.sliced(data, config.validation, config.seed)
+    config = load_settings(Bench, CONFIG)
+    data = published.read_split(args.train, args.test)
+    kept, held_out = published.hold_out_slice(data, config.validation, config.seed)
     judge, whole = (
         judge_fold(data.fold(*pairs), device, config.evaluate)
         for pairs in ((kept, held_out), (data.train, data.test))
@@ -424,7 +425,7 @@ def main() -> None:
     rows = [point._asdict() | point.metrics for point in points]
     pl.DataFrame(rows).drop("metrics").write_csv(args.out.with_suffix(".csv"), float_precision=5)
     table = as_markdown(points, task, data.counts)
-    files.write_whole(args.out.with_suffix(".md"), table)
+    write_text(args.out.with_suffix(".md"), table)
     plot(points, args.out.with_suffix(".png"))
     print(table)
 

@@ -33,9 +33,9 @@ import numpy as np
 from pipelines.config.release import Export
 from pipelines.release.index_search import tune_index
 from pipelines.tracking import log
-from pipelines.tracking.progress import progress
 from recsys import fold_in
-from recsys.bundle import Bundle, open_bundle, write_bundle
+from recsys.bundle import Bundle, BundleContent, open_bundle, write_bundle
+from recsys.progress import progress
 from recsys.releases import publish
 from serving.recommender import Recommender
 
@@ -297,23 +297,20 @@ def synthetic(
     own = rng.integers(0, n_items // 10, (n_users, 10), dtype=np.int32) * 10 + np.arange(10, dtype=np.int32)
     seen = np.arange(0, 10 * n_users + 1, 10), np.sort(own, axis=1).ravel()
     settings = Export(trees=(10, 30), recall=0.95)
-    found = tune_index(settings, (users, items), seen, np.arange(n_users), 0, root)
+    plan = tune_index(settings, (users, items), seen, np.arange(n_users), 0, root)
     write_bundle(
         folder,
-        user_vectors=users,
-        item_vectors=items,
-        user_ids=np.arange(n_users),
-        item_ids=np.arange(n_items),
-        seen=seen,
-        popular=rng.permutation(n_items).astype(np.int32),
-        titles=None,
-        trees=found.trees,
-        search_k=found.search_k,
-        seed=0,
+        BundleContent(
+            user_vectors=users,
+            item_vectors=items,
+            user_ids=np.arange(n_users),
+            item_ids=np.arange(n_items),
+            seen=seen,
+            popular=rng.permutation(n_items).astype(np.int32),
+            fold_in=fold_in.fit(users, items, seen),
+        ),
+        plan,
         info={},
-        index=found.built,
-        measured=found.measured,
-        fold_in=fold_in.fit(users, items, seen),
     )
     publish(root, folder.name)
     return folder

@@ -33,17 +33,19 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from pipelines.commands import bench
 from pipelines.config.bench import Bench
 from pipelines.config.config import Config
 from pipelines.tracking import log
-from pipelines.training import learner
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.model import Choice
+from pipelines.training.start import start
+from pipelines.tuning import experiment
 from recsys import graph, models, precision, sampling
+from recsys.epochs import sample_triplets, train_epoch
 from recsys.interactions import Interactions
+from recsys.objectives import make_objective
 from recsys.sampling import DeviceInteractions
-from recsys.training import sample_triplets
+from recsys.training import START
 
 SHAPES = {"metric": (2_048, 512, 32), "metric, wide": (8_192, 2_048, 128)}  # B, C, D
 COPIED = 2**26  # floats, 256 MiB: no cache holds them
@@ -170,7 +172,9 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         Part("Adam", 0, 7 * (u + i) * row, 7 * (u + i) * row),
     ]
     sizes = {"U": u, "I": i, "N": n, "D": d, "hops": hops, "B": b, "C": c, "H": h, "J": j}
-    return Trainer(partial(bench.graph_fit, config, model, config.seed, WARM + steps), parts, sizes, rounds)
+    return Trainer(
+        partial(experiment.fit_graph, config, model, config.seed, WARM + steps), parts, sizes, rounds
+    )
 
 
 def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
@@ -189,12 +193,12 @@ def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
         "train": {"batch_size": b},
     }
     config = Config.model_validate(sections)
-    learned, miner = learner.start(config, data, Choice(1, 0.5)), config.mining.miner
-    goal = learner.objective(config, learned, miner)
-    mined, lists = sample_triplets(learned.model, data, learned.sampler, goal, learned.generator, size=b)
-    users = lists.user.unique()  # (up to B,)
+    training, miner = start(config, data, Choice(1, 0.5), "test"), config.mining.miner
+    objective = make_objective(training, miner)
+    mined, distances = sample_triplets(training, objective, b, training.generator)
+    users = distances.user.unique()  # (up to B,)
     h = int((data.offsets[users + 1] - data.offsets[users]).sum())
-    items = len(torch.cat([lists.item, mined.negative]).unique())
+    items = len(torch.cat([distances.item, mined.negative]).unique())
     t = len(mined.negative)
     row, (rate, *_) = FLOAT * d, rates(b, c, d, data.user.device)
     dense, mining = FLOAT * (b * d + c * d + b * c), FLOAT * b * c + (INDEX + 1) * h
@@ -207,7 +211,11 @@ def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
         Part("RowAdam", 0, pairs + moved, pairs + moved),
     ]
     sizes = {"N": len(data.user), "D": d, "B": b, "C": c, "H": h, "T": t, "different users": len(users)}
-    run = partial(learner.one_epoch, config, learned, 0, miner)
+
+    def run(on_step: Callable[[int], None]) -> None:
+        training.on_step, training.progress = on_step, START  # an earlier call was stopped within its epoch
+        train_epoch(training, miner)
+
     return Trainer(run, parts, sizes | {"different items": items}, -(-len(data.user) // b))
 
 

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from pipelines.tracking.progress import progress
+from recsys.progress import progress
 
 START, DAYS = datetime(2024, 1, 1, tzinfo=UTC), 365
 EARLY = 0.5  # share of the items that are there from the start; the others appear at an even pace

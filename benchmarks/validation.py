@@ -17,7 +17,8 @@ from pipelines.data.folds import load_fold
 from pipelines.tracking import log
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.train import choose_epochs, choose_spectral
+from pipelines.training.selection import Selection, choose_spectral, select_epochs
+from pipelines.training.start import start
 
 SHOWN = ("hit_rate@10", "ndcg@10", "recall@20")
 
@@ -37,8 +38,11 @@ def main() -> None:
             torch.set_num_threads(config.train.threads)
         fold = load_fold(config, "validation", config.evaluate.exclude_seen)
         judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
-        choice, history, _ = choose_epochs(config, judge, choose_spectral(config, judge), lambda *_: None)
-        best_rows.append(history[choice.epochs - 1])
+        selection = Selection(choose_spectral(config, judge))
+        training = start(config, judge.data, selection.choice, "validation")
+        select_epochs(config, judge, training, selection, config.train.max_epochs, lambda *_: None)
+        choice = selection.choice
+        best_rows.append(selection.history[choice.epochs - 1])
         print(
             seed, choice, *(f"{name} {best_rows[-1][f'validation.{name}']:.4f}" for name in SHOWN), flush=True
         )

@@ -21,6 +21,7 @@ from rich.table import Table
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data import prepare
+from pipelines.data.database import open_database
 from pipelines.release.export import stage
 from pipelines.tracking import log
 from pipelines.training import train, warm_start
@@ -86,7 +87,7 @@ class Night(NamedTuple):
 
 def last_day(config: Config) -> datetime:
     """The day after the last event of the log."""
-    with prepare.opened(config) as con:
+    with open_database(config) as con:
         (last,) = con.execute("select max(last_at) from items").fetchone()
     return datetime.combine(last.date(), datetime.min.time()) + timedelta(days=1)
 

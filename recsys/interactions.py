@@ -4,9 +4,17 @@ Axes: N interactions, U users, I items.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Ids = NDArray[np.int64] | list[str]
+
+
+def popularity_order(counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """(I,) users of each item -> (I,) items from most to least popular, ties by item number."""
+    return np.argsort(-counts, kind="stable").astype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,55 @@ class Interactions:
     n_items: int
     first_seen: NDArray[np.int64] | None = None  # (I,)
     last_seen: NDArray[np.int64] | None = None  # (I,)
+    user_ids: Ids | None = None  # (U,) external ids, ascending
+    item_ids: Ids | None = None  # (I,)
+
+    @classmethod
+    def of(
+        cls,
+        frame: Any,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        weight: str | None = None,
+        time: str | None = None,
+        like: "Interactions | None" = None,
+    ) -> "Interactions":
+        """Number the ids of a table's rows, and join rows of one pair: weights add up, the last time stays.
+
+        frame: a polars or pandas DataFrame, an Arrow table, or a dictionary of arrays or lists. Ids are whole
+        numbers or text; without `weight` each row weighs 1, without `time` (datetimes, or seconds since 1970)
+        all is at 0. With `like`, ids keep the numbers they have there, and rows of other ids are left out.
+        Raises ValueError: no such column, no row, missing ids, ids of another type.
+        """
+        names = [name for name in (user, item, weight, time) if name is not None]
+        columns = {name: _column(frame, name) for name in names}
+        user_ids, users = _numbered(columns[user], user)
+        item_ids, items = _numbered(columns[item], item)
+        if like is not None:
+            users, items = (
+                _renumbered(ids, known)[rows]
+                for ids, known, rows in ((user_ids, like.user_ids, users), (item_ids, like.item_ids, items))
+            )
+            kept = (users >= 0) & (items >= 0)
+            users, items, columns = users[kept], items[kept], {name: c[kept] for name, c in columns.items()}
+        n_users = len(user_ids) if like is None else like.n_users
+        n_items = len(item_ids) if like is None else like.n_items
+        pair, row = np.unique(users * n_items + items, return_inverse=True)  # (N,), (rows,)
+        weights = np.ones(len(row)) if weight is None else columns[weight].astype(np.float64)
+        times = np.zeros(len(row), np.int64) if time is None else _seconds(columns[time], time)
+        last = np.full(len(pair), np.iinfo(np.int64).min)  # (N,)
+        np.maximum.at(last, row, times)
+        return cls(
+            user=(pair // n_items).astype(np.int32),
+            item=(pair % n_items).astype(np.int32),
+            weight=np.bincount(row, weights).astype(np.float32),
+            time=last,
+            n_users=n_users,
+            n_items=n_items,
+            user_ids=user_ids if like is None else like.user_ids,
+            item_ids=item_ids if like is None else like.item_ids,
+        )
 
     def __post_init__(self) -> None:
         n = len(self.user)
@@ -73,10 +130,6 @@ class Interactions:
         """(U + 1,): rows offsets[u]:offsets[u + 1] are user u's."""
         return np.searchsorted(self.user, np.arange(self.n_users + 1)).astype(np.int64)
 
-    def by_popularity(self) -> NDArray[np.int32]:
-        """(I,) item numbers, the item with the most users first, ties by number."""
-        return np.argsort(-self.item_counts(), kind="stable").astype(np.int32)
-
     def item_counts(self) -> NDArray[np.int64]:
         """(I,): users of each item."""
         return np.bincount(self.item, minlength=self.n_items).astype(np.int64)
@@ -96,3 +149,48 @@ class Interactions:
         nobody = self.item_counts() == 0  # (I,)
         first[nobody], last[nobody] = always.min, always.max
         return first, last
+
+
+def _column(frame: Any, name: str) -> NDArray[Any]:
+    """One column of any kind of table, as an array."""
+    try:
+        column = frame[name]
+    except Exception:  # each kind of table has an error of its own
+        raise ValueError(f"column '{name}' is not in the table") from None
+    array = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
+    if len(array) == 0:
+        raise ValueError(f"column '{name}' is empty")
+    return array
+
+
+def _numbered(column: NDArray[Any], name: str) -> tuple[Ids, NDArray[np.int64]]:
+    """Ids in ascending order, and the number of each row's id, (rows,)."""
+    if column.dtype.kind in "iu":
+        ids, number = np.unique(column.astype(np.int64), return_inverse=True)
+        return ids, number.astype(np.int64)
+    odd = [value for value in column.tolist() if not isinstance(value, str)]
+    if odd:
+        raise ValueError(f"column '{name}' holds {odd[0]!r}, allowed: whole numbers or text, none missing")
+    texts, number = np.unique(column.astype(object), return_inverse=True)
+    return texts.tolist(), number.astype(np.int64)
+
+
+def _renumbered(ids: Ids, known: Ids | None) -> NDArray[np.int64]:
+    """The number of each id among the known ones, -1 if it is not one of them."""
+    if known is None:
+        raise ValueError("`like` has no external ids: make it by Interactions.of")
+    number = {one: n for n, one in enumerate(known if isinstance(known, list) else known.tolist())}
+    return np.array(
+        [number.get(one, -1) for one in (ids if isinstance(ids, list) else ids.tolist())], np.int64
+    )
+
+
+def _seconds(column: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Datetimes, or numbers of seconds since 1970, as whole seconds."""
+    if column.dtype.kind == "M":
+        if np.isnat(column).any():
+            raise ValueError(f"column '{name}' has missing times")
+        return column.astype("datetime64[s]").astype(np.int64)
+    if column.dtype.kind not in "iu":
+        raise ValueError(f"column '{name}' holds {column.dtype}, allowed: datetimes or whole seconds")
+    return column.astype(np.int64)

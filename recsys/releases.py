@@ -5,7 +5,6 @@ that copy it elsewhere make of the link a folder like the one it leads to, or a 
 leave it out: see find.
 """
 
-import fcntl
 import os
 import secrets
 import shlex
@@ -15,7 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from recsys import seals
-from recsys.bundle import MANIFEST, BundleError, Manifest, flush, is_plain, read_manifest, verify
+from recsys.bundle import verify
+from recsys.files import acquire_lock, flush
+from recsys.manifest import MANIFEST, BundleError, Manifest, is_plain, read_manifest
 
 CURRENT = "current"
 LINKS = 40  # that are followed; more are a loop
@@ -33,7 +34,7 @@ def publish(bundles: Path, version: str) -> None:
             f"'{bundles / CURRENT}' is a folder, expected a link: a tool copied what the link leads to. It "
             f"is not replaced; {_how_to_move(bundles)}"
         )
-    with locked(folder, fcntl.LOCK_SH):  # or prune might take it before it is current
+    with lock_bundle(folder, shared=True):  # or prune might take it before it is current
         seal(folder)
         link.symlink_to(version)
         try:
@@ -291,7 +292,7 @@ def _alone(folder: Path) -> Iterator[bool]:
     """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(locked(folder, fcntl.LOCK_EX))
+            stack.enter_context(lock_bundle(folder))
         except BundleError:
             yield False
         else:
@@ -299,17 +300,15 @@ def _alone(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def locked(folder: Path, kind: int) -> Iterator[None]:
+def lock_bundle(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Hold the folder's lock. Raises BundleError: no such folder, or another process holds the lock."""
     try:
-        lock = os.open(folder, os.O_RDONLY)
+        lock = acquire_lock(folder, shared=shared)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{folder / MANIFEST}: missing") from None
+    except BlockingIOError:
+        raise BundleError(f"{folder}: another process is working on it") from None
     try:
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BundleError(f"{folder}: another process is working on it") from None
         yield
     finally:
         os.close(lock)

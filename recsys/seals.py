@@ -6,10 +6,10 @@ and a write through a map that was open before: verify a folder again to find th
 """
 
 import json
-import os
-import secrets
 from contextlib import suppress
 from pathlib import Path
+
+from recsys.files import write_text
 
 Files = dict[str, list[int]]
 
@@ -24,10 +24,8 @@ def files_of(folder: Path) -> Files:
 
 def write(folder: Path, files: Files) -> None:
     """Note that these files of the folder were verified; where that fails, time is lost and no more."""
-    partial = folder.with_name(f".sealing-{folder.name}.{secrets.token_hex(4)}")
     with suppress(OSError):
-        partial.write_text(json.dumps(files), encoding="utf-8")
-        os.replace(partial, path_of(folder))
+        write_text(path_of(folder), json.dumps(files))
 
 
 def holds(folder: Path) -> bool:

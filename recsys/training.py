@@ -1,316 +1,213 @@
-"""The training loop: one epoch, mined in the batch.
+"""A training: what learns, what it learns from, where it is, and its saved states.
 
-Axes: B batch, C candidates, T triplets, N interactions, M mined negatives of a pair, D dimensions,
-Q known pairs.
+Axes: U users, I items, D dimensions, T triplets, N interactions, M mined negatives of a pair.
 """
 
 import copy
-import sys
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
-from recsys import miners, sampling
-from recsys.miners import INF, Miner, Triplets
-from recsys.models import MetricSpace, rows
-from recsys.sampling import Batch, CandidateSampler, DeviceInteractions
+from recsys import baselines, distances, models, sampling, spaces
+from recsys.distances import Distance, Mahalanobis
+from recsys.health import Health
+from recsys.models import HistoryMean, MetricSpace, UserTable
+from recsys.optim import RowAdam
+from recsys.sampling import CandidateSampler, DeviceInteractions
+from recsys.settings import Settings
 
-NEARLY_0 = 1e-30  # over 1, for what is a negative, nothing beside a distance; over 0 infinite
-
-
-class Lists(NamedTuple):
-    """Distances of a batch's rows to their own positives and to candidates."""
-
-    user: Tensor  # (B,)
-    item: Tensor  # (B,) the own positive
-    anchor: Tensor  # (B, D) points
-    d_own: Tensor  # (B,); as `d`, with gradient where the objective counts every candidate
-    first: int  # the batch's row that is the first here
-    candidate: Tensor  # (B, C) item numbers
-    d: Tensor  # (B, C), inf where the candidate is no negative; one that overflows is none either
-    negatives: Tensor  # (B,) float32: how many candidates are negatives, with those that overflow
-
-    def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
-        d = torch.cat([self.d_own[:, None], self.d], 1)
-        positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)
-        return d, positive, pad(self.d != INF, (1, 0))
-
-
-class Mined(NamedTuple):
-    """Triplets of a batch, or of a part of it, by row and column and by number."""
-
-    triplets: Triplets  # `anchor` is a row of the batch
-    d_pos: Tensor  # (T,), as `d_neg` with gradient; (0,) until _with_gradient unless every candidate counts
-    d_neg: Tensor  # (T,)
-    rank: Tensor  # (T,), as the objective ranks the rows; without one nothing, (0,)
-    user: Tensor  # (T,)
-    positive: Tensor  # (T,) items
-    negative: Tensor  # (T,)
-
-
-class Objective(NamedTuple):
-    """What is minimised: a loss of mined triplets, or of whole lists."""
-
-    mine: Miner
-    margin: float  # the miner's
-    loss: Callable[..., Tensor]  # of Mined -> (T,), or of Lists -> (B,)
-    whole_lists: bool = False  # every candidate counts, nothing is mined
-    without_offset: bool = False  # mined by distances less the offset, which has to be a summand of them
-    rank: Callable[[Lists], Tensor] | None = None  # -> (B,), where the loss of triplets weighs by ranks
-    regularize: Callable[[Tensor, Tensor], Tensor] | None = None  # points of anchors, of own items -> ()
-
-    @property
-    def every_candidate(self) -> bool:
-        """So many distances count that their gradient is that of the matrix, not of pairs looked up again."""
-        return self.whole_lists or self.mine is miners.every
+# How a distance is computed, and how it maps to an index; Mahalanobis has both as methods.
+DISTANCES = {
+    "euclidean": (distances.euclidean, spaces.euclidean_space),
+    "squared_euclidean": (distances.squared_euclidean, spaces.euclidean_space),
+    "cosine": (distances.cosine, spaces.cosine_space),
+    "inner_product": (distances.inner_product, spaces.inner_product_space),
+}
 
 
 class Position(NamedTuple):
     """Where in an epoch training is between two steps."""
 
-    began: Tensor  # the generator's state before the epoch
+    generator: Tensor  # its state before the epoch
     steps: int  # done
-    totals: Tensor  # (3,) float64: the loss, what of it was active, and all triplets or lists, summed
-    interactions: int
+    totals: Tensor  # (3,) float64, summed: loss, active triplets (or lists), all triplets (or lists)
+    interactions: int  # done
 
 
-class EpochStats(NamedTuple):
-    """Means over an epoch."""
+class TrainingProgress(NamedTuple):
+    """Where a training of several epochs is: with the state of the training, enough to resume."""
 
-    loss: float  # of an interaction, or of a triplet if there are more of them
-    mined: float  # triplets an interaction; lists have no need of any
-    active: float  # share of the triplets, or of the lists, with a loss above 0
+    epoch: int = 0  # the one that runs, from 0
+    hardest_until: int | None = None  # epochs before semi_hard replaced the hardest miner
+    healthiest: Health | None = None
+    position: Position | None = None  # within the epoch; None at its start
+    before: Any = None  # weights at the start of the epoch, where it may have to be undone
+
+    def plain(self) -> dict[str, Any]:
+        """The same as tensors, numbers and dictionaries."""
+        parts = {name: getattr(self, name) for name in PARTS}
+        return self._asdict() | {name: part and part._asdict() for name, part in parts.items()}
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> "TrainingProgress":
+        """The progress that `plain` was made of."""
+        parts = {name: plain[name] and kind(**plain[name]) for name, kind in PARTS.items()}
+        return TrainingProgress(**(plain | parts))
 
 
-def train_epoch(
-    model: MetricSpace,
-    optimizer: torch.optim.Optimizer,
-    data: DeviceInteractions,
-    sampler: CandidateSampler,
-    objective: Objective,
-    generator: torch.Generator,
-    *,
-    batch_size: int,
-    weight_power: float,
-    row_weights: Tensor | None = None,
-    offline: Tensor | None = None,
-    begun: Position | None = None,
-    tick: Callable[[int], None] = lambda interactions: None,
-    told: Callable[[Position], None] = lambda position: None,
-) -> EpochStats:
-    """Learn from every interaction.
+PARTS = {"healthiest": Health, "position": Position}
 
-    Each row of a batch has its own positive, and candidates that all rows share; whatever a user is known to
-    have is no negative, nor what was not yet or no longer there at the time. With `offline` (N, M) item
-    numbers, -1 for none, a row's candidates are these alone. With `row_weights` (N,) interactions are drawn
-    in proportion to them. A loss counts its interaction's weight to the power `weight_power`, over the mean
-    of all. `tick` hears of each step's interactions, `told` where training is after it: with that, and with
-    model, optimizer, sampler and generator as they were there, an epoch that was broken off goes on from
-    `begun` to the same bits.
-    Raises FloatingPointError if the loss or an embedding is no longer finite.
-    """
-    importance = data.weight.pow(weight_power)  # (N,)
-    importance = importance / importance.mean()
-    behind = sampling.runs_behind(data.user.device)
-    block = sys.maxsize if behind else miners.BLOCK
-    if begun is None:
-        # sums over the epoch, read once at its end
-        zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
-        began, steps, totals, n = generator.get_state(), 0, zeros, 0
-        left = sampling.batches(data, batch_size, generator, row_weights)
-    else:
-        began, steps, totals, n = begun
-        left = sampling.batches(data, batch_size, generator, row_weights, begun=(began, steps))
-    for batch in left:
-        users, items, interactions, _ = batch  # (B,)
-        anchor = model.anchors(users, items, generator)  # (B, D)
-        parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows
-        mined: list[Mined] = []
-        for lists in _lists(model, data, sampler, objective, batch, anchor, offline, generator, block):
-            if objective.whole_lists:
-                end = lists.first + len(lists.user)
-                parts.append((objective.loss(lists), torch.arange(lists.first, end, device=users.device)))
-            else:
-                mined.append(_mined(model, lists, objective, generator, fixed=behind))
-            del lists  # its memory is the next part's
-        if mined and not objective.every_candidate:
-            mined = [_with_gradient(model, anchor, mined)]
-        parts += [(objective.loss(part), part.triplets.anchor) for part in mined]
-        each, row = (torch.cat(part) for part in zip(*parts, strict=True))
-        real = mined[0].triplets.real if mined else None
-        if real is not None:
-            each = each * real
-        weighted = each * importance.index_select(0, interactions).index_select(0, row)
-        # A row without a triplet counts as one without loss; several triplets a row count their mean.
-        loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
-        mean = loss / len(users)
-        if objective.regularize is not None:
-            mean = mean + objective.regularize(anchor, model.points(items)[0])
 
-        optimizer.zero_grad()
-        torch.autograd.backward(mean)
-        optimizer.step()
+START = TrainingProgress()
 
+
+def _nothing(interactions: int) -> None:
+    pass
+
+
+@dataclass
+class Training:
+    """All that an epoch needs, and where it is; changes as it learns."""
+
+    settings: Settings
+    data: DeviceInteractions
+    model: MetricSpace
+    optimizer: torch.optim.Optimizer
+    sampler: CandidateSampler
+    generator: torch.Generator
+    beta: Tensor  # (1,) or (I,): the boundary of the margin loss
+    row_weights: Tensor | None = None  # (N,): interactions are drawn in proportion to them
+    offline: Tensor | None = None  # (N, M) items mined before, -1 for none
+    held_out: DeviceInteractions | None = None  # known later interactions, to count false negatives by
+    progress: TrainingProgress = START
+    on_step: Callable[[int], None] = _nothing  # with a step's size; may raise to stop
+
+    def state(self) -> dict[str, Any]:
+        """Copies of all that changes as it learns, as tensors and plain numbers."""
+        return {
+            "weights": {name: part.detach().clone() for name, part in self.model.state_dict().items()},
+            "beta": self.beta.detach().clone(),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()["state"]),
+            "recent": self.sampler.recent.clone(),
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go back to what `state` copied."""
+        self.restore_weights((saved["weights"], saved["beta"]))
+        parameters = self.parameters()
+        for number, known in saved["optimizer"].items():
+            self.optimizer.state[parameters[number]] = copy.deepcopy(known)
+        self.sampler.recent = saved["recent"].to(self.beta.device)
+        self.generator.set_state(saved["generator"].cpu())
+
+    def weights(self) -> tuple[dict[str, Tensor], Tensor]:
+        """A copy of what has been learned so far."""
+        return copy.deepcopy((self.model.state_dict(), self.beta.detach()))
+
+    def restore_weights(self, weights: tuple[dict[str, Tensor], Tensor]) -> None:
+        """Go back to what `weights` copied; the optimizer starts afresh."""
+        self.model.load_state_dict(weights[0])
         with torch.no_grad():
-            found = torch.full_like(loss, len(each)) if real is None else real.sum()
-            totals = totals + torch.stack([loss, (each > 0).sum(), found])
-        n, steps = n + len(users), steps + 1
-        tick(len(users))
-        told(Position(began, steps, totals, n))
-    total, active, triplets = totals.tolist()
-    if not all(torch.isfinite(values).all() for values in (totals, *model.parameters())):
-        raise FloatingPointError(f"loss = {total / n} or an embedding is not finite: lower the learning_rate")
-    return EpochStats(total / n, triplets / n, active / max(triplets, 1))
+            self.beta.copy_(weights[1])
+        self.optimizer.state.clear()
+
+    def parameters(self) -> list[Tensor]:
+        """The parameters in the optimizer's order."""
+        return [part for group in self.optimizer.param_groups for part in group["params"]]
 
 
-@torch.no_grad()
-def sample_triplets(
-    model: MetricSpace,
-    data: DeviceInteractions,
-    sampler: CandidateSampler,
-    objective: Objective,
-    generator: torch.Generator,
-    *,
-    size: int,
-    offline: Tensor | None = None,
-) -> tuple[Mined, Lists]:
-    """What would be mined now from one batch of `size` interactions; nothing is learned or remembered."""
-    batch = next(sampling.batches(data, size, generator))
-    sampler = copy.copy(sampler)  # a draw puts another memory in its place
-    anchor = model.anchors(batch.users, batch.items, generator)
-    (lists,) = _lists(model, data, sampler, objective, batch, anchor, offline, generator, sys.maxsize)
-    mined = _mined(model, lists, objective, generator)
-    return mined if objective.every_candidate else _with_gradient(model, anchor, [mined]), lists
-
-
-def _lists(
-    model: MetricSpace,
-    data: DeviceInteractions,
-    sampler: CandidateSampler,
-    objective: Objective,
-    batch: Batch,
-    anchor: Tensor,
-    offline: Tensor | None,
-    generator: torch.Generator,
-    block: int,
-) -> Iterator[Lists]:
-    """The batch's lists, as many rows at a time as make `block` distances.
-
-    Parts that a CPU's caches hold are several times as fast as whole large batches, whose memory the system
-    gives anew each time.
-    """
-    users, items, *_ = batch  # (B,)
-    learns = torch.is_grad_enabled() and objective.every_candidate
-    with torch.set_grad_enabled(learns):
-        d_own = model.pair_distance(anchor, items)  # (B,)
-        if offline is None:
-            width, measured = _shared(model, data, sampler, batch, generator)
-        else:
-            width, measured = _own_candidates(model, offline, batch)
-    parts = max(1, -(-len(users) * width // block))
-    at_once = -(-len(users) // parts)  # about as many in each: a small last one would take as many calls
-    split = (torch.split(each, at_once) for each in (anchor, d_own))  # a slice's gradient is as large as all
-    first = 0
-    for point, own in zip(*split, strict=True):
-        here = slice(first, first + len(point))
-        with torch.set_grad_enabled(learns):
-            lists = Lists(users[here], items[here], point, own, first, *measured(here, point))
-        yield lists
-        del lists  # its memory is the next part's
-        first = here.stop
-
-
-# Rows of a batch and their points (b, D) -> candidate, d and negatives of their Lists
-Measured = Callable[[slice, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-def _shared(
-    model: MetricSpace,
-    data: DeviceInteractions,
-    sampler: CandidateSampler,
-    batch: Batch,
-    generator: torch.Generator,
-) -> tuple[int, Measured]:
-    """One draw of C candidates for all rows, but for what a user has and what was not on sale."""
-    users, items, interactions, entries = batch  # (B,)
-    candidates = sampler.draw(items, generator).sort().values  # (C,)
-    points = model.points(candidates)  # (C, D), (C,)
-    if entries is None:
-        known = sampling.known(data, users, candidates)  # (Q,)
-    else:
-        new = sampling.new_mask(data, users, candidates, entries)  # (B, C)
-    ranks = sampling.sale_ranks(data, candidates, data.time.index_select(0, interactions))
-    nearly_0 = torch.full((), NEARLY_0, device=users.device)
-
-    def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        negative = sampling.available(ranks, here)  # (b, C)
-        if entries is None:
-            start, end = (row * len(candidates) for row in (here.start, here.stop))
-            first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()
-            negative.view(-1).index_fill_(0, known[first:last] - start, 0)
-        else:
-            negative *= new[here]
-        d = model.distance(point, *points).addcdiv_(nearly_0, negative)  # (b, C): nothing more, or infinite
-        return candidates.expand(len(point), -1), d, negative.sum(1)
-
-    return len(candidates), measured
-
-
-def _own_candidates(model: MetricSpace, offline: Tensor, batch: Batch) -> tuple[int, Measured]:
-    """Each row's own, of offline (N, M), which were mined before."""
-
-    def measured(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        candidate = offline[batch.rows[here]]  # (b, M)
-        real = candidate >= 0  # (b, M)
-        candidate = candidate.clamp_min(0)
-        d = torch.where(real, model.pair_distance(point, candidate), INF)  # (b, M)
-        return candidate, d, real.sum(1, dtype=torch.float32)
-
-    return offline.shape[1], measured
-
-
-def _mined(
-    model: MetricSpace,
-    lists: Lists,
-    objective: Objective,
-    generator: torch.Generator,
-    fixed: bool = False,
-) -> Mined:
-    """The triplets of a part of a batch; with their distances where every candidate counts."""
-    d_own, d = lists.d_own.detach(), lists.d.detach()  # (B,), (B, C)
-    if objective.without_offset:
-        offset = model.offset.detach()
-        d_own, d = d_own - offset[lists.item], d - offset[lists.candidate]
-    found = objective.mine(d_own[:, None], d, objective.margin, generator, fixed)
-    row = found.anchor  # (T,)
-    none = d.new_empty(0)
-    d_pos, d_neg = none, none
-    if objective.every_candidate:  # else they are computed once all parts are mined
-        d_pos, d_neg = found.distances(lists.d_own[:, None], lists.d)  # (T,)
-    return Mined(
-        triplets=found._replace(anchor=lists.first + row),
-        d_pos=d_pos,
-        d_neg=d_neg,
-        rank=none if objective.rank is None else objective.rank(lists)[row],
-        user=lists.user[row],
-        positive=lists.item[row],
-        negative=lists.candidate[row, found.negative],
+def start_training(
+    data: DeviceInteractions, settings: Settings, triplets: NDArray[np.int32] | None = None
+) -> Training:
+    """Put a training together, before its first step; triplets (T, 3) are for the miner `offline`."""
+    device = data.user.device
+    data = _with_availability(data, settings.availability)
+    generator = torch.Generator(device).manual_seed(settings.seed)
+    model = _start_space(data, settings, generator)
+    beta = torch.full((data.n_items if settings.beta_per_item else 1,), settings.beta, device=device)
+    groups = model.parameter_groups()
+    if settings.loss == "margin":
+        groups.append({"params": [beta.requires_grad_()]})
+    balanced = settings.user_balance > 0 or settings.item_balance > 0
+    row_weights = sampling.balance(data, settings.user_balance, settings.item_balance) if balanced else None
+    sampler = CandidateSampler(
+        data,
+        in_batch=min(settings.in_batch_items, settings.batch_size, len(data.user)),
+        uniform=settings.uniform_items,
+        popular=settings.popular_items,
+        popularity_power=settings.popularity_power,
+        memory=settings.memory_items,
+        weights=row_weights,
+    )
+    return Training(
+        settings,
+        data,
+        model,
+        RowAdam(groups, settings.learning_rate),
+        sampler,
+        generator,
+        beta,
+        row_weights,
+        None if triplets is None else sampling.mined_table(triplets, data),
     )
 
 
-def _with_gradient(model: MetricSpace, anchor: Tensor, parts: list[Mined]) -> Mined:
-    """The parts of a batch, whose points are `anchor` (B, D), as one; their distances are computed here.
+def _start_space(data: DeviceInteractions, settings: Settings, generator: torch.Generator) -> MetricSpace:
+    """The space before its first step: its points, its tower and its distance."""
+    users, items, offset = _start_points(data, settings, generator)
+    if settings.offset == "none":
+        offset = torch.zeros_like(offset)
+    if settings.distance == "mahalanobis":
+        dim = items.shape[1]  # a spectral start may have fewer than the settings ask for
+        linear = Mahalanobis(dim, settings.mahalanobis, min(settings.rank, dim)).to(items.device)
+        distance: Distance = linear
+        to_space = linear.space
+    else:
+        distance, to_space = DISTANCES[settings.distance]
+    two_tables = settings.tower == "two_tables"
+    return MetricSpace(
+        UserTable(users) if two_tables else HistoryMean(data, settings.history_items),
+        items,
+        offset,
+        distance=distance,
+        to_space=to_space,
+        learn_offset=settings.offset == "learned",
+        in_unit_ball=settings.unit_ball,
+    )
 
-    Few entries of the matrix are mined: this is quicker than the whole one's gradient. A batch of a fixed
-    number of triplets is one part.
-    """
-    places = map(torch.cat, zip(*(part.triplets[:3] for part in parts), strict=True))
-    triplets = Triplets(*places)._replace(real=parts[0].triplets.real)
-    whole = Mined(triplets, *map(torch.cat, zip(*(part[1:] for part in parts), strict=True)))
-    beside = torch.stack([whole.positive, whole.negative], 1)  # (T, 2)
-    d = model.pair_distance(rows(anchor, triplets.anchor), beside)  # (T, 2)
-    return whole._replace(d_pos=d[:, 0], d_neg=d[:, 1])
+
+def _start_points(
+    data: DeviceInteractions, settings: Settings, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Users (U, D), items (I, D) and offset (I,): random, or ranking as the spectrum does."""
+    if settings.start == "random":
+        users, items = models.random_start(
+            data.n_users, data.n_items, settings.dim, settings.start_length, generator
+        )
+        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+        return users, items, settings.offset_scale * (log_count.max() - log_count)
+    wanted = settings.dim - (settings.distance == "cosine")  # the items' lengths take a coordinate
+    dim = min(wanted, data.n_users, data.n_items)
+    factors = baselines.spectral(data, dim, settings.item_exponent, seed=settings.seed)
+    space = spaces.inner_product_as_distance(*factors)
+    if settings.distance == "cosine":
+        users, items = spaces.euclidean_vectors(space)  # all items are of length 1 now
+        return users, items, torch.zeros_like(space.offset)
+    if settings.distance == "inner_product":
+        return space.users, space.items, torch.zeros_like(space.offset)
+    return space.users, space.items, space.offset
+
+
+def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInteractions:
+    """The interactions with those ends of the items' time on sale that negatives respect."""
+    if availability == "none":
+        data = data._replace(first_seen=None)
+    if availability != "first_and_last":
+        data = data._replace(last_seen=None)
+    return data

@@ -1,6 +1,6 @@
-"""What every request passes: it is counted, its token compared, its body held to the limit.
+"""Admission of requests: each is counted, its token checked, its body limited in size.
 
-Plain ASGI, around the application: nothing here waits but for the body.
+Plain ASGI middleware; it waits for nothing except the body.
 """
 
 import hmac
@@ -12,42 +12,36 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.contract import MOST_BYTES
-from serving.counters import Metrics
+from serving.contract import MAX_BYTES
+from serving.counters import Counters
 from serving.live import Live
 
-PUBLIC = {
-    "/",
-    "/health",
-    "/health/live",
-    "/health/ready",
-    "/openapi.json",
-}  # all else needs the token, if there is one
-TOO_LARGE = f"the body is larger than {MOST_BYTES} bytes, which is the limit"
-UNAUTHORIZED = "this needs the header 'Authorization: Bearer TOKEN' with the token of this server"
+PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"}  # all others need the token
+TOO_LARGE = f"the body is larger than {MAX_BYTES} bytes, which is the limit"
+UNAUTHORIZED = "the header 'Authorization: Bearer TOKEN' with the token of this server is required"
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-ADDRESS = re.compile(r"\A(?:\*\Z|https?://[^/]*)", re.IGNORECASE)  # in place of a path
-GONE = 499  # counted where the client left before its body was there
+ADDRESS = re.compile(r"\A(?:\*\Z|https?://[^/]*)", re.IGNORECASE)  # may come before a path
+CLIENT_LEFT = 499  # counted if the client leaves before its body is complete
 
 
 def to_json(content: Any) -> bytes:
-    """Compact UTF-8; what has no UTF-8 form (half a surrogate pair) becomes a question mark."""
+    """Compact UTF-8; half a surrogate pair, which has no UTF-8 form, becomes a question mark."""
     return ENCODER.encode(content).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Service:
-    """What one server process holds, in app.state.service."""
+    """State of one server process, in app.state.service."""
 
     live: Live
-    metrics: Metrics
-    token: bytes  # empty: none is asked for
+    counters: Counters
+    token: bytes  # empty: none is required
     page: bytes
     page_headers: dict[str, str]
 
 
-class Gate:
-    """The middleware; the token and the metrics are those of scope["app"].state.service."""
+class Admission:
+    """The middleware; token and counters are those of scope["app"].state.service."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -58,9 +52,9 @@ class Gate:
             return None
         started, status = time.perf_counter(), 500
         service, head = scope["app"].state.service, scope["method"] == "HEAD"
-        scope = {**scope, "path": _path(scope["path"])}
+        scope = {**scope, "path": _normal_path(scope["path"])}
 
-        async def noted(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -69,36 +63,36 @@ class Gate:
             await send(message)
 
         try:
-            if service.token and scope["path"] not in PUBLIC and not _may_pass(scope, service.token):
-                return await _refuse(noted, 401, UNAUTHORIZED)
+            if service.token and scope["path"] not in PUBLIC and not _has_token(scope, service.token):
+                return await _refuse(send_and_note, 401, UNAUTHORIZED)
             if scope["method"] not in ("GET", "HEAD"):
-                body = await _body(scope, receive)
+                body = await _read_body(scope, receive)
                 if body is None:
-                    return await _refuse(noted, 422, TOO_LARGE)
+                    return await _refuse(send_and_note, 422, TOO_LARGE)
                 if body["type"] == "http.disconnect":
-                    status = GONE
+                    status = CLIENT_LEFT
                     return None
-                receive = _replayed(body, receive)
-            if head:  # what GET would be answered, without its body
+                receive = _replay(body, receive)
+            if head:  # answered as GET, without the body
                 scope["method"] = "GET"
-            return await self.app(scope, receive, noted)
+            return await self.app(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path_format", "unmatched")
             method = "HEAD" if head else scope["method"]
-            service.metrics.answered(route, method, status, time.perf_counter() - started)
+            service.counters.count_request(route, method, status, time.perf_counter() - started)
 
 
-def _path(path: str) -> str:
-    """The path as the routes have it: one slash before and none behind, whatever a load balancer writes.
+def _normal_path(path: str) -> str:
+    """The path with one leading slash and no trailing one.
 
-    The whole address may stand there, or * for the server itself. What is between the outer slashes, as an
-    id is, stays as it came.
+    Load balancers may also send the whole address, or * for the server itself. Slashes inside stay, as ids
+    may contain them.
     """
     return "/" + ADDRESS.sub("", path).strip("/")
 
 
-def _may_pass(scope: Scope, token: bytes) -> bool:
-    """Compared in a time that does not tell how much of it was right."""
+def _has_token(scope: Scope, token: bytes) -> bool:
+    """Whether the request has the token; compared in constant time."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, given = value.partition(b" ")
@@ -106,10 +100,10 @@ def _may_pass(scope: Scope, token: bytes) -> bool:
     return False
 
 
-async def _body(scope: Scope, receive: Receive) -> Message | None:
-    """The whole body as one message, or the client's leaving; None where it is larger than allowed."""
+async def _read_body(scope: Scope, receive: Receive) -> Message | None:
+    """The whole body as one message, or the disconnect; None if it is larger than allowed."""
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > MOST_BYTES:
+        if name == b"content-length" and value.isdigit() and int(value[:20]) > MAX_BYTES:
             return None
     body = bytearray()
     while True:
@@ -117,20 +111,21 @@ async def _body(scope: Scope, receive: Receive) -> Message | None:
         if message["type"] == "http.disconnect":
             return message
         body += message.get("body", b"")
-        if len(body) > MOST_BYTES:
+        if len(body) > MAX_BYTES:
             return None
         if not message.get("more_body"):
             return {"type": "http.request", "body": bytes(body), "more_body": False}
 
 
-def _replayed(body: Message, receive: Receive) -> Receive:
+def _replay(body: Message, receive: Receive) -> Receive:
+    """A `receive` that returns the body that was already read, then what follows."""
     left = iter([body])
 
-    async def replay() -> Message:
+    async def receive_again() -> Message:
         message = next(left, None)
         return await receive() if message is None else message
 
-    return replay
+    return receive_again
 
 
 async def _refuse(send: Send, status: int, detail: str) -> None:

@@ -1,4 +1,4 @@
-"""Recommendations over HTTP: `serving.app:app` on any ASGI server, set up by environment variables.
+"""Recommendations over HTTP: `serving.app:app` on any ASGI server, configured by environment variables.
 
 RECSYS_BUNDLES (a folder with the link `current`), RECSYS_TOKEN and RECSYS_POLL_SECONDS are read when the
 server starts.
@@ -19,8 +19,8 @@ from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from serving.admission import PUBLIC, Gate, Service
-from serving.counters import Metrics
+from serving.admission import PUBLIC, Admission, Service
+from serving.counters import Counters
 from serving.live import Live
 from serving.routes import as_json, router
 
@@ -29,7 +29,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, made once."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes, description=__doc__)
-        token = {"type": "http", "scheme": "bearer", "description": "needed where RECSYS_TOKEN is set"}
+        token = {"type": "http", "scheme": "bearer", "description": "required if RECSYS_TOKEN is set"}
         document.setdefault("components", {})["securitySchemes"] = {"token": token}
         for path, operations in document["paths"].items():
             for operation in operations.values() if path not in PUBLIC else ():
@@ -41,11 +41,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 def create_app(
     bundles: Path | None = None, token: str | None = None, poll_seconds: float | None = None
 ) -> FastAPI:
-    """The application; what is None is read from the environment when the server starts."""
+    """The application; arguments that are None are read from the environment when the server starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = _start(bundles, token, poll_seconds)
+        service = _create_service(bundles, token, poll_seconds)
         app.state.service = service
         await run_in_threadpool(service.live.start)
         try:
@@ -55,17 +55,17 @@ def create_app(
 
     app = FastAPI(title="recsys", version="1", lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     app.include_router(router)
-    app.add_route("/openapi.json", _contract)
-    app.add_middleware(Gate)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _problem)
-    app.add_exception_handler(Exception, _failed)
+    app.add_route("/openapi.json", _document)
+    app.add_middleware(Admission)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _server_error)
     return app
 
 
-def _start(bundles: Path | None, token: str | None, poll_seconds: float | None) -> Service:
-    """Raises ValueError on an environment that cannot be served from."""
-    folder = bundles or os.path.expanduser(os.environ.get("RECSYS_BUNDLES", ""))  # ~ is left by systemd
+def _create_service(bundles: Path | None, token: str | None, poll_seconds: float | None) -> Service:
+    """The service, not started yet. Raises ValueError on missing or wrong settings."""
+    folder = bundles or os.path.expanduser(os.environ.get("RECSYS_BUNDLES", ""))  # systemd does not expand ~
     if not folder:
         raise ValueError("RECSYS_BUNDLES is not set: expected a folder of bundles with the link 'current'")
     secret = os.environ.get("RECSYS_TOKEN") if token is None else token
@@ -76,14 +76,14 @@ def _start(bundles: Path | None, token: str | None, poll_seconds: float | None) 
         seconds = float(seconds)
     except ValueError:
         raise ValueError(f"RECSYS_POLL_SECONDS = {seconds!r}, allowed is a number > 0") from None
-    counted = Metrics()
-    live = Live(Path(folder), seconds, counted.opened, counted.refused.inc)
-    page, headers = _page()
-    return Service(live, counted, (secret or "").strip().encode(), page, headers)
+    counters = Counters()
+    live = Live(Path(folder), seconds, counters.set_version, counters.refused.inc)
+    page, headers = _read_page()
+    return Service(live, counters, (secret or "").strip().encode(), page, headers)
 
 
-def _page() -> tuple[bytes, dict[str, str]]:
-    """The page, and a policy that lets nothing run or load but what is in it."""
+def _read_page() -> tuple[bytes, dict[str, str]]:
+    """The page, and headers with a policy that allows only its own script and style."""
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     sources = {}
     for tag in ("script", "style"):
@@ -102,23 +102,23 @@ def _page() -> tuple[bytes, dict[str, str]]:
     }
 
 
-async def _contract(request: Request) -> Response:
+async def _document(request: Request) -> Response:
     return as_json(openapi(request.app))
 
 
-async def _problem(request: Request, error: Exception) -> Response:
-    """A refusal as {"detail": what is wrong}."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """An HTTP error as {"detail": what is wrong}."""
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:  # FastAPI's answer to JSON that Python's parser cannot hold
-        reason = "body: JSON that cannot be read: too deep, too long a number, or not UTF-8"
+    if error.status_code == 400:  # FastAPI's answer to JSON that Python's parser fails on
+        reason = "body: JSON that cannot be read: nested too deep, a number too long, or not UTF-8"
         return as_json({"detail": _wrong_header(request) or reason}, 422)
     if error.status_code == 405:
-        return _not_this_method(request, error)
+        return _method_not_allowed(request, error)
     return as_json({"detail": error.detail}, error.status_code, dict(error.headers or {}))
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
-    """Every rule that was broken, by the name of the field; of many the first five."""
+async def _validation_error(request: Request, error: Exception) -> Response:
+    """The first five broken rules, each with the name of the field."""
     assert isinstance(error, RequestValidationError)
     wrong = _wrong_header(request) if error.body else None
     if wrong is not None:
@@ -129,27 +129,27 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def _wrong_header(request: Request) -> str | None:
-    """The header for which a body that was sent could not be read as JSON, None if that is not the reason."""
+    """The header that prevents reading the body as JSON; None if no header does."""
     if request.method in ("GET", "HEAD"):
         return None
     coding, kind = request.headers.get("content-encoding"), request.headers.get("content-type", "")
     if coding is not None and coding.strip().lower() != "identity":
-        return f"the header 'Content-Encoding: {coding}' is not understood here: send the body as it is"
+        return f"the header 'Content-Encoding: {coding}' is not supported: send the body uncompressed"
     media = kind.partition(";")[0].strip().lower()
     if media == "application/json" or (media.startswith("application/") and media.endswith("+json")):
         return None
-    what = f"is 'Content-Type: {kind}'" if kind else "Content-Type is missing"
-    return f"the header {what}, expected 'Content-Type: application/json' for the body to be read"
+    found = f"is 'Content-Type: {kind}'" if kind else "Content-Type is missing"
+    return f"the header {found}, expected 'Content-Type: application/json'"
 
 
-def _not_this_method(request: Request, error: HTTPException) -> Response:
-    """What the path may be asked with: the answer to OPTIONS, and else beside the refusal."""
-    held = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow") or ""
-    methods = {method.strip() for method in held.split(",")} - {""} | {"OPTIONS"}
+def _method_not_allowed(request: Request, error: HTTPException) -> Response:
+    """The methods of the path: all of the answer to OPTIONS, added to the error for other methods."""
+    header = (error.headers or {}).get("allow") or (error.headers or {}).get("Allow") or ""
+    methods = {method.strip() for method in header.split(",")} - {""} | {"OPTIONS"}
     allowed = ", ".join(sorted(methods | {"HEAD"} if "GET" in methods else methods))
     if request.method == "OPTIONS":
         return Response(status_code=204, headers={"allow": allowed})
-    detail = f"method {request.method} is not for this path, allowed: {allowed}"
+    detail = f"method {request.method} is not allowed for this path, allowed: {allowed}"
     return as_json({"detail": detail}, 405, {"allow": allowed})
 
 
@@ -163,8 +163,8 @@ def _rule(found: dict[str, Any]) -> str:
     return f"{name}{given}: {found['msg']}"
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    return as_json({"detail": "an error on our side; its trace is in the server's log"}, 500)
+async def _server_error(request: Request, error: Exception) -> Response:
+    return as_json({"detail": "an error of the server; its traceback is in the server's log"}, 500)
 
 
 app = create_app()

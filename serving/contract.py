@@ -1,17 +1,17 @@
-"""What is said over HTTP: the typed messages of the OpenAPI document, and their limits."""
+"""Requests and answers over HTTP: the typed messages of the OpenAPI document, and their limits."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_ITEMS = 1000  # k
-MOST_USERS = 1000  # of one batch
-MOST_HISTORY = 10_000  # ids of one history
-LONGEST_ID = 512  # characters
-MOST_BYTES = 2**20  # of a body
+MAX_ITEMS = 1000  # k
+MAX_USERS = 1000  # in a batch
+MAX_HISTORY = 10_000  # ids in a history
+MAX_ID_LENGTH = 512  # characters
+MAX_BYTES = 2**20  # in a body
 
 IntegerId = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
-TextId = Annotated[str, Field(strict=True, max_length=LONGEST_ID)]
+TextId = Annotated[str, Field(strict=True, max_length=MAX_ID_LENGTH)]
 Id = IntegerId | TextId
 Basis = Literal["user", "history", "popular"]
 
@@ -20,42 +20,40 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Wanted(Message):
-    """One entry of a batch: a user, a history, or both; a history goes first, as it is newer."""
+class BatchEntry(Message):
+    """A user, a history, or both; the history counts first, as it is newer."""
 
     user_id: Id | None = None
-    history: Annotated[list[Id], Field(max_length=MOST_HISTORY)] | None = Field(
-        None, description="ids of items; unknown ones are ignored"
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = Field(
+        None, description="item ids; unknown ones are ignored"
     )
 
 
-class Ask(Message):
+class BatchRequest(Message):
     """Recommendations for a batch of users or histories, all under the same filters."""
 
-    users: list[Wanted] = Field(min_length=1, max_length=MOST_USERS)
-    k: int = Field(10, strict=True, ge=1, le=MOST_ITEMS, description="items for each of them")
-    exclude_seen: bool = Field(True, strict=True, description="leave out what the user or history has")
-    exclude: list[Id] = Field([], max_length=MOST_HISTORY, description="ids of items to leave out as well")
-    allow: Annotated[list[Id], Field(max_length=MOST_HISTORY)] | None = Field(
+    users: list[BatchEntry] = Field(min_length=1, max_length=MAX_USERS)
+    k: int = Field(10, strict=True, ge=1, le=MAX_ITEMS, description="items for each entry")
+    exclude_seen: bool = Field(True, strict=True, description="exclude the items of the user and the history")
+    exclude: list[Id] = Field([], max_length=MAX_HISTORY, description="ids of further items to exclude")
+    allow: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = Field(
         None, description="if given, only these items"
     )
-    where: dict[str, Annotated[list[str], Field(max_length=MOST_ITEMS)]] | None = Field(
-        None, description="attribute -> values; only items that have one of the values, for each attribute"
+    where: dict[str, Annotated[list[str], Field(max_length=MAX_ITEMS)]] | None = Field(
+        None, description="attribute -> values; only items that have one of the values of each attribute"
     )
 
 
 class Item(Message):
     item_id: int | str
     title: str | None
-    score: float | None = Field(
-        description="minus the distance; null where the item is there for being popular"
-    )
+    score: float | None = Field(description="minus the distance; null for popular items")
 
 
-class Recommended(Message):
+class Recommendations(Message):
     version: str
     user_id: int | str
-    basis: Basis = Field(description="what the answer rests on; popular: the user is unknown")
+    basis: Basis = Field(description="what the answer is based on; popular: the user is unknown")
     items: list[Item]
 
 
@@ -64,12 +62,12 @@ class Result(Message):
     items: list[Item]
 
 
-class Answers(Message):
+class BatchAnswer(Message):
     version: str
     results: list[Result] = Field(description="one for each entry of users, in their order")
 
 
-class Similar(Message):
+class SimilarItems(Message):
     version: str
     item_id: int | str
     items: list[Item] = Field(description="nearest first")
@@ -85,7 +83,7 @@ class Explanation(Message):
 class History(Message):
     version: str
     user_id: int | str
-    n_items: int = Field(description="how many the user has in all")
+    n_items: int = Field(description="number of the user's items, before the limit")
     items: list[Item]
 
 
@@ -104,10 +102,10 @@ class Version(Message):
     dim: int
     trees: int | None
     search_k: int | None = Field(description="null: the vectors are scanned")
-    attributes: list[str] = Field(description="what `where` may filter by")
+    attributes: list[str] = Field(description="attributes that `where` can filter by")
     has_integer_users: bool
     has_integer_items: bool
-    measured: dict[str, Any] | None = Field(description="recall and latency as export measured them")
+    measured: dict[str, Any] | None = Field(description="recall and latency measured at export")
 
 
 class Health(Message):

@@ -1,6 +1,6 @@
-"""What a server counts, for Prometheus; merged over its workers where PROMETHEUS_MULTIPROC_DIR is set.
+"""Counters of a server for Prometheus, merged over its workers if PROMETHEUS_MULTIPROC_DIR is set.
 
-prometheus_client decides between memory and that folder when it is first imported.
+prometheus_client chooses between memory and that folder when it is first imported.
 """
 
 import os
@@ -15,76 +15,74 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
-class Metrics:
+class Counters:
     """The counters of one process and their text form."""
 
     def __init__(self) -> None:
         self.folder = os.environ.get(SHARED)
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "recsys_http_requests",
-            "Requests answered",
-            ("route", "method", "status"),
-            registry=self.registry,
+            "recsys_http_requests", "Requests answered", ("route", "method", "status"), registry=self.registry
         )
         self.seconds = Histogram(
             "recsys_http_request_seconds",
-            "From the request's head to the end of its answer",
+            "From the request's headers to the end of its answer",
             ("route",),
             buckets=SECONDS,
             registry=self.registry,
         )
         self.swaps = Counter(
-            "recsys_bundle_swaps", "Bundles that replaced another, by each worker", registry=self.registry
+            "recsys_bundle_swaps", "Bundles that replaced another, per worker", registry=self.registry
         )
         self.refused = Counter(
             "recsys_bundles_refused",
-            "Times that `current` was not what can be served, by each worker",
+            "Bundles in `current` that could not be served, per worker",
             registry=self.registry,
         )
-        self.live = Gauge(
+        self.workers = Gauge(
             "recsys_bundle_info",
-            "Workers that answer from this version",
+            "Workers that serve this version",
             ("version",),
             registry=self.registry,
             multiprocess_mode="livesum",
         )
         self._version: str | None = None
 
-    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+    def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request and its duration."""
         self.requests.labels(route, method if method in METHODS else "other", str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def opened(self, version: str) -> None:
-        """Another version answers from now on; the first one is no swap."""
+    def set_version(self, version: str) -> None:
+        """Record the version that is served from now on; a swap, unless it is the first."""
         if self._version is not None:
             self.swaps.inc()
             if self.folder:
-                self.live.labels(self._version).set(0)
+                self.workers.labels(self._version).set(0)
             else:
-                self.live.remove(self._version)
+                self.workers.remove(self._version)
         self._version = version
-        self.live.labels(version).set(1)
+        self.workers.labels(version).set(1)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format; gauges of workers that have ended are left out."""
+        """All counters in Prometheus' text format, without the gauges of workers that have ended."""
         if not self.folder:
             return generate_latest(self.registry)
-        forget_dead(self.folder)
+        remove_dead_workers(self.folder)
         registry = CollectorRegistry()
         MultiProcessCollector(registry, self.folder)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
-def forget_dead(folder: str) -> None:
-    """Drop the gauges of processes that run no more; what they counted stays."""
+def remove_dead_workers(folder: str) -> None:
+    """Remove the gauges of processes that have ended; their counters stay."""
     for path in Path(folder).glob("gauge_live*.db"):
         process = re.fullmatch(r"gauge_live\w*_(\d+)\.db", path.name)
-        if process and not _runs(int(process[1])):
+        if process and not _is_running(int(process[1])):
             mark_process_dead(int(process[1]), folder)  # type: ignore[no-untyped-call]
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,33 +1,31 @@
-"""From a bundle to the items a user is shown; needs numpy, and annoy where an index is searched.
+"""Recommendations from a bundle; needs numpy, and annoy if the bundle has an index.
 
-Axes: U users, I items, D coordinates, Q users asked for, k answers.
+Axes: D coordinates, Q users of a batch, k items per answer.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recsys import fold_in
-from recsys.bundle import Bundle, Manifest, open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
+from recsys.manifest import Manifest
 from recsys.releases import CURRENT, find
-
-Id = int | str
-WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as str() writes one
+from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_number
 
 
 class Recommendation(NamedTuple):
-    """One item: its external id, its title if the bundle has titles, and -distance as the score.
+    """An item: its external id, its title if the bundle has titles, and -distance as the score.
 
-    Items of the popular list, which is what strangers get, have no score.
+    Popular items, which unknown users get, have no score.
     """
 
     item_id: Id
@@ -36,14 +34,14 @@ class Recommendation(NamedTuple):
 
 
 class UnknownId(LookupError):
-    """An id that the bundle does not hold; the message names it."""
+    """An id that is not in the bundle; the message names it."""
 
 
 class Recommender:
-    """Answers from one bundle, opened once; the same question, put the same way, has the same answer.
+    """Answers from one opened bundle; the same call always has the same result.
 
-    A user has a place of his own (see basis), or one made of the history that the question brings, or none:
-    then he gets the popular items. Ids of items that the bundle does not hold are passed over.
+    A user's vector comes from the bundle or from the history in the call (see basis); without a vector the
+    answer is the popular items. Item ids that are not in the bundle are ignored.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -53,8 +51,8 @@ class Recommender:
     def open(cls, path: Path) -> Recommender:
         """Verify and open a bundle folder, or the link `current` to one; raises BundleError.
 
-        The link is followed once, so that a release in the meantime cannot mix two versions. What a copy made
-        of the link is answered from as well, under the version that it is: see releases.find.
+        The link is followed once, so that a release meanwhile cannot mix two versions. `current` may also be
+        a copied folder instead of a link: see releases.find.
         """
         path = Path(path)
         if path.name != CURRENT:
@@ -79,12 +77,12 @@ class Recommender:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What `where` may go by."""
+        """Names of attributes that `where` can filter by."""
         return tuple(self._bundle.attributes)
 
     @property
     def has_integer_users(self) -> bool:
-        """Whether user ids are integers; else they are strings. recommend() never converts them."""
+        """Whether user ids are integers, else strings; recommend() never converts ids, user_id() does."""
         return isinstance(self._bundle.users.ids, np.ndarray)
 
     @property
@@ -92,30 +90,32 @@ class Recommender:
         return isinstance(self._bundle.items.ids, np.ndarray)
 
     def user_id(self, given: Id) -> Id:
-        """An id as the bundle has them, from one that came as text or a number; else raises ValueError."""
-        return _as_id(given, self.has_integer_users)
+        """Convert an id given as text or a number to the bundle's type. Raises ValueError on other types."""
+        return parse_id(given, self.has_integer_users)
 
     def item_id(self, given: Id) -> Id:
-        """The same for an item."""
-        return _as_id(given, self.has_integer_items)
+        """user_id() for an item."""
+        return parse_id(given, self.has_integer_items)
 
     def knows_user(self, user_id: Id) -> bool:
-        return _number_of(self._bundle.users, user_id, "user") is not None
+        """Whether the user is in the bundle."""
+        return self._bundle.users.number(single_id("user", user_id)) is not None
 
     def some_users(self, n: int) -> list[Id]:
-        """Up to n ids, evenly spread. Raises ValueError on n < 1."""
-        n = _whole("n", n)
+        """Up to n user ids, evenly spread over all. Raises ValueError on n < 1."""
+        n = whole_number("n", n)
         numbers = np.unique(np.linspace(0, self.n_users - 1, min(n, self.n_users)).astype(np.int64))
         return [self._bundle.users.external(user) for user in numbers.tolist()]
 
     def basis(
         self, user_id: Id | None = None, history: Sequence[Id] | None = None
     ) -> Literal["user", "history", "popular"]:
-        """What an answer rests on: a history that is given goes first, as it is newer than the bundle."""
+        """What the answer is based on; a given history comes first, as it is newer than the bundle."""
         if history is not None and self._bundle.fold_in is not None and len(self._numbers(history)):
             return "history"
         return "user" if user_id is not None and self.knows_user(user_id) else "popular"
 
+    # Many arguments: the public API, the filters keyword-only.
     def recommend(
         self,
         user_id: Id | None = None,
@@ -129,22 +129,23 @@ class Recommender:
     ) -> list[Recommendation]:
         """The k best items for a user, best first, no item twice.
 
-        exclude_seen leaves out what the user has and what the history holds; exclude leaves out more; allow
-        and where leave out all else, where = {attribute: values} asks for one of the values of each. Fewer
-        than k only where fewer are left. Raises ValueError unless k is a whole number >= 1, Python's or
-        NumPy's, for an attribute that the bundle does not have, and for a single id or text where a list is
-        meant or the other way round.
+        exclude_seen excludes the items of the user and of the history, `exclude` further ones. `allow` keeps
+        only its items, where = {attribute: values} only items with one of the values of each attribute. The
+        answer is shorter than k only if fewer items are left. Raises ValueError unless k is a whole number
+        >= 1, on an attribute that is not in the bundle, and on one id or text in place of a list or the
+        other way round.
         """
-        k, exclude_seen = _whole("k", k), _flag("exclude_seen", exclude_seen)
-        user = None if user_id is None else _number_of(self._bundle.users, user_id, "user")
+        k, exclude_seen = whole_number("k", k), boolean("exclude_seen", exclude_seen)
+        user = None if user_id is None else self._bundle.users.number(single_id("user", user_id))
         own = NOTHING if history is None else self._numbers(history)
-        hidden = self._hidden(user, own, exclude_seen, exclude)
+        hidden = self._hidden(user, own, self._numbers(exclude), exclude_seen)
         allowed = self._allowed(allow, where)
         vector = self._vector(user, own)
         if vector is None:
-            return [self._describe(item, None) for item in self._popular(k, hidden, allowed)]
+            return self._popular(k, hidden, allowed)
         return self._described(*self._bundle.search.top_k(vector, k, hidden, allowed))
 
+    # Many arguments: those of recommend, for many users.
     def recommend_many(
         self,
         user_ids: Sequence[Id | None],
@@ -156,74 +157,70 @@ class Recommender:
         allow: Iterable[Id] | None = None,
         where: Mapping[str, Iterable[str]] | None = None,
     ) -> list[list[Recommendation]]:
-        """recommend() for each user and history, the filters read once. Raises ValueError as it does.
+        """recommend() for each user and history under the same filters. Raises ValueError as recommend does.
 
-        Where the bundle was measured to scan many users faster than to search for each (manifest, measured,
-        scans_many), the answers are exact, and may so hold what the index alone would miss.
+        Where a scan for many users is faster than a search for each (manifest, measured.scans_many), the
+        answers are exact and may contain items that the index would miss.
         """
-        k, exclude_seen = _whole("k", k), _flag("exclude_seen", exclude_seen)
+        k, exclude_seen = whole_number("k", k), boolean("exclude_seen", exclude_seen)
         bundle, extra, allowed = self._bundle, self._numbers(exclude), self._allowed(allow, where)
-        asked = [_single("user", user) for user in _listed("user_ids", user_ids)]
-        users = bundle.users.numbers(asked).tolist()  # Q of them, -1: unknown
-        sent = [None] * len(users) if histories is None else _listed("histories", histories)
-        if len(sent) != len(users):
+        asked = [single_id("user", user) for user in as_list("user_ids", user_ids)]
+        users = [None if user < 0 else user for user in bundle.users.numbers(asked).tolist()]  # None: unknown
+        given = [None] * len(users) if histories is None else as_list("histories", histories)
+        if len(given) != len(users):
             raise ValueError(
-                f"{len(sent)} histories for {len(users)} user_ids, expected one for each or None"
+                f"{len(given)} histories for {len(users)} user_ids, expected one for each or None"
             )
-        own = [NOTHING if history is None else self._numbers(history) for history in sent]
-        hidden, vectors, placed = list[NDArray[np.int32]](), list[NDArray[np.float32]](), list[int]()
+        own = [NOTHING if history is None else self._numbers(history) for history in given]
+        hidden, vectors, rows = list[NDArray[np.int32]](), list[NDArray[np.float32]](), list[int]()
         answers, popular = [list[Recommendation]() for _ in users], None
-        for row, (user, items) in enumerate(zip(users, own, strict=True)):
-            left_out = _union(items, extra) if exclude_seen else extra
-            if exclude_seen and user >= 0:
-                left_out = _union(bundle.seen(user), left_out)
-            vector = self._vector(user if user >= 0 else None, items)
+        for row, (user, history) in enumerate(zip(users, own, strict=True)):
+            excluded, vector = self._hidden(user, history, extra, exclude_seen), self._vector(user, history)
             if vector is not None:
-                placed.append(row)
-                hidden.append(left_out)
+                rows.append(row)
+                hidden.append(excluded)
                 vectors.append(vector)
-            elif len(items) and exclude_seen:
-                answers[row] = [self._describe(item, None) for item in self._popular(k, left_out, allowed)]
-            else:  # nothing of his own: the same for all of them
-                if popular is None:
-                    popular = [self._describe(item, None) for item in self._popular(k, extra, allowed)]
+            elif excluded is not extra:
+                answers[row] = self._popular(k, excluded, allowed)
+            else:  # nothing of their own: computed once for all such users
+                popular = self._popular(k, extra, allowed) if popular is None else popular
                 answers[row] = list(popular)
-        if placed:
+        if rows:
             offsets = np.cumsum([0, *(len(items) for items in hidden)])
-            together = offsets, np.concatenate(hidden).astype(np.int32)
-            found = bundle.search.top_k_many(np.stack(vectors), k, together, allowed)
-            for row, answer in zip(placed, self._described_many(*found), strict=True):
+            ragged = offsets, np.concatenate(hidden).astype(np.int32)
+            found = bundle.search.top_k_many(np.stack(vectors), k, ragged, allowed)
+            for row, answer in zip(rows, self._described_many(*found), strict=True):
                 answers[row] = answer
         return answers
 
     def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
-        """The k items nearest to an item, without itself. Raises UnknownId, and ValueError on k < 1."""
-        k, item = _whole("k", k), self._item(item_id)
+        """The k items nearest to an item, except itself. Raises UnknownId, and ValueError on k < 1."""
+        k, item = whole_number("k", k), self._item(item_id)
         vector, itself = self._bundle.item_vectors[item], np.array([item], np.int32)
         return self._described(*self._bundle.search.top_k(vector, k, itself))
 
     def explain(self, user_id: Id, item_id: Id, k: int = 5) -> list[Recommendation]:
-        """The user's own items that are nearest to an item, nearest first, the distances between items.
+        """The k of the user's own items that are nearest to an item, scored by the distance between items.
 
         Raises UnknownId, and ValueError on k < 1.
         """
-        k = _whole("k", k)
+        k = whole_number("k", k)
         vector = self._bundle.item_vectors[self._item(item_id)]
         own = self._bundle.seen(self._user(user_id))
         k = min(k, len(own))
         return self._described(*self._bundle.search.scan(vector, k, allowed=own)) if k else []
 
     def history(self, user_id: Id, k: int | None = None) -> list[Recommendation]:
-        """What the user has, k of it at the most, without scores. Raises UnknownId, ValueError on k < 1."""
-        k = None if k is None else _whole("k", k)
+        """Up to k of the user's items, without scores. Raises UnknownId, and ValueError on k < 1."""
+        k = None if k is None else whole_number("k", k)
         return [self._describe(item, None) for item in self._bundle.seen(self._user(user_id))[:k].tolist()]
 
     def history_length(self, user_id: Id) -> int:
-        """How much the user has. Raises UnknownId."""
+        """How many items the user has. Raises UnknownId."""
         return len(self._bundle.seen(self._user(user_id)))
 
     def place(self, history: Sequence[Id]) -> NDArray[np.float32] | None:
-        """(D,): where a user of this history belongs; None if the bundle cannot tell."""
+        """(D,): the vector of a user with this history; None without known items or fold-in weights."""
         return self._vector(None, self._numbers(history))
 
     def _vector(self, user: int | None, own: NDArray[np.int32]) -> NDArray[np.float32] | None:
@@ -237,18 +234,18 @@ class Recommender:
         return fold_in.radius(self._bundle.user_vectors)
 
     def _hidden(
-        self, user: int | None, own: NDArray[np.int32], exclude_seen: bool, exclude: Iterable[Id]
+        self, user: int | None, own: NDArray[np.int32], extra: NDArray[np.int32], exclude_seen: bool
     ) -> NDArray[np.int32]:
-        """What is not to be shown, ascending."""
-        hidden = self._numbers(exclude)
-        if exclude_seen and user is not None:
-            hidden = _union(self._bundle.seen(user), hidden)
-        return _union(own, hidden) if exclude_seen else hidden
+        """Items that must not be recommended, ascending; `extra` itself if there are no others."""
+        if not exclude_seen:
+            return extra
+        hidden = extra if user is None else _union(self._bundle.seen(user), extra)
+        return _union(own, hidden)
 
     def _allowed(
         self, allow: Iterable[Id] | None, where: Mapping[str, Iterable[str]] | None
     ) -> NDArray[np.int32] | None:
-        """What alone may be shown, ascending; None for everything."""
+        """The only items that may be recommended, ascending; None: all."""
         allowed = None if allow is None else self._numbers(allow)
         if where is not None and not isinstance(where, Mapping):
             raise ValueError(f"where = {where!r}, expected {{attribute: values}}")
@@ -257,39 +254,41 @@ class Recommender:
             if attribute is None:
                 known = ", ".join(self.attributes) or "none: this bundle has no attributes"
                 raise ValueError(f"where: there is no attribute '{name}', allowed: {known}")
-            carriers = [attribute.carriers(value) for value in _listed(f"where: {name}", values)]
+            carriers = [attribute.carriers(value) for value in as_list(f"where: {name}", values)]
             found = np.unique(np.concatenate(carriers)) if carriers else NOTHING
             allowed = found if allowed is None else allowed[contains(found, allowed)]
         return allowed
 
-    def _popular(self, k: int, hidden: NDArray[np.int32], allowed: NDArray[np.int32] | None) -> list[int]:
-        """The k most popular items that may be shown, looked for from the top of the list down."""
+    def _popular(
+        self, k: int, hidden: NDArray[np.int32], allowed: NDArray[np.int32] | None
+    ) -> list[Recommendation]:
+        """The k most popular items that may be recommended, searched from the top in growing parts."""
         popular, found, start, size = self._bundle.popular, list[int](), 0, 4 * k + len(hidden)
         while len(found) < k and start < len(popular):
-            some = popular[start : start + size]
-            valid = ~contains(hidden, some)
+            part = popular[start : start + size]
+            valid = ~contains(hidden, part)
             if allowed is not None:
-                valid &= contains(allowed, some)
-            found += some[valid][: k - len(found)].tolist()
+                valid &= contains(allowed, part)
+            found += part[valid][: k - len(found)].tolist()
             start, size = start + size, 4 * size
-        return found
+        return [self._describe(item, None) for item in found]
 
     def _numbers(self, items: Iterable[Id]) -> NDArray[np.int32]:
-        """Internal numbers of those that are known, ascending, each once."""
-        given = _listed("item ids", items)
+        """Internal numbers of the known items, ascending, each once."""
+        given = as_list("item ids", items)
         if not given:
             return NOTHING
         numbers = np.unique(self._bundle.items.numbers(given))
         return numbers[np.searchsorted(numbers, 0) :]
 
     def _user(self, user_id: Id) -> int:
-        return _number(self._bundle.users, user_id, "user")
+        return _known_number(self._bundle.users, "user", user_id)
 
     def _item(self, item_id: Id) -> int:
-        return _number(self._bundle.items, item_id, "item")
+        return _known_number(self._bundle.items, "item", item_id)
 
     def _ids_of(self, items: NDArray[np.int32]) -> list[list[Id]]:
-        """External ids of internal numbers (Q, k); those of -1 mean nothing."""
+        """External ids of internal numbers (Q, k); for -1 any value."""
         ids = self._bundle.items.ids
         if isinstance(ids, np.ndarray):
             found: list[list[Id]] = ids[items].tolist()
@@ -304,15 +303,15 @@ class Recommender:
     def _described_many(
         self, items: NDArray[np.int32], distances: NDArray[np.float32]
     ) -> list[list[Recommendation]]:
-        """One list for each row of (Q, k); -1 is no item."""
+        """One list for each row of (Q, k); -1 means no item."""
         titles, scores = self._bundle.titles, (0.0 - distances.astype(np.float64)).tolist()
         return [
             [
                 Recommendation(item_id, None if titles is None else titles[item], score)
-                for item, item_id, score in zip(row, ids, far, strict=True)
+                for item, item_id, score in zip(row, ids, row_scores, strict=True)
                 if item >= 0
             ]
-            for row, ids, far in zip(items.tolist(), self._ids_of(items), scores, strict=True)
+            for row, ids, row_scores in zip(items.tolist(), self._ids_of(items), scores, strict=True)
         ]
 
     def _describe(self, item: int, score: float | None) -> Recommendation:
@@ -322,54 +321,17 @@ class Recommender:
         )
 
 
-def _number(ids: IdMap, external: Id, what: str) -> int:
-    number = _number_of(ids, external, what)
+def _known_number(ids: IdMap, name: str, external: Id) -> int:
+    """The internal number of an id. Raises UnknownId."""
+    number = ids.number(single_id(name, external))
     if number is None:
         shown = external.item() if isinstance(external, np.generic) else external
-        raise UnknownId(f"{what} {shown!r} is not in this bundle")
+        raise UnknownId(f"{name} {shown!r} is not in this bundle")
     return number
 
 
-def _number_of(ids: IdMap, external: Id, what: str) -> int | None:
-    return ids.number(_single(what, external))
-
-
-def _single(what: str, external: Any) -> Any:
-    """An id, and no list of such, which would be taken for an unknown one."""
-    if isinstance(external, np.ndarray | Mapping | list | tuple | set):
-        raise ValueError(f"{what} = {external!r}, expected a single id")
-    return external
-
-
-def _as_id(given: Id, integers: bool) -> Id:
-    if isinstance(given, bool) or not isinstance(given, int | str | np.integer):
-        raise ValueError(f"id {given!r} is {type(given).__name__}, allowed are whole numbers and text")
-    if not integers:
-        return str(given)
-    return str(given) if isinstance(given, str) and not WHOLE.fullmatch(given) else int(given)
-
-
 def _union(ascending: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Both, ascending, each item once."""
     if len(ascending) == 0 or len(others) == 0:
         return ascending if len(ascending) else others
     return np.union1d(ascending, others)
-
-
-def _listed(what: str, values: Iterable[Any]) -> Sequence[Any]:
-    """A list, and no text: its letters would each be taken for one."""
-    shaped = isinstance(values, np.ndarray) and values.ndim != 1
-    if shaped or isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise ValueError(f"{what} = {values!r}, expected a list, such as [{values!r}]")
-    return values if isinstance(values, list | tuple) else list(values)
-
-
-def _whole(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} = {value!r}, allowed is a whole number >= 1")
-    return int(value)
-
-
-def _flag(name: str, value: bool | int) -> bool:
-    if not isinstance(value, int | np.integer | np.bool_) or value not in (0, 1):
-        raise ValueError(f"{name} = {value!r}, allowed are True and False")
-    return bool(value)

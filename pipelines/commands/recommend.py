@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
-from recsys.bundle import BundleError
+from recsys.manifest import BundleError
 from recsys.releases import CURRENT
 from serving.recommender import Recommendation, Recommender
 

@@ -1,6 +1,5 @@
 """retrain: the whole chain, from the log to the current bundle; what a scheduler calls each night."""
 
-import fcntl
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import BusyError, DataError, InputError
+from pipelines.config.secrets import mask_secrets
 from pipelines.data import contracts, history
 from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
@@ -23,6 +23,7 @@ from pipelines.report import page
 from pipelines.tracking import store
 from pipelines.tracking.progress import stage
 from pipelines.training.train import train
+from recsys.files import hold_lock, write_text
 
 LOGGER = logging.getLogger("recsys")
 
@@ -57,19 +58,19 @@ def retrain(config: Config) -> Outcome:
     """
     with alone(config.root):
         promotion.finish(config)
-        number = history.begin(config, store.git_revision())
+        number = history.start_run(config, store.git_revision())
         known: dict[str, Any] = {}
         try:
             outcome, stages = _chain(config, number, known)
         except BaseException as error:
-            known["detail"] = files.masked((str(error).splitlines() or [type(error).__name__])[0])
+            known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known)
             if "run" in known:
                 store.close(config, config.runs / known["run"], "FAILED")
             raise
         _record(config, number, STATUS[outcome.verdict.verdict], known)
         try:
-            files.write_whole(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
+            write_text(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
             page.write(outcome.run)
         except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
             LOGGER.warning(
@@ -82,7 +83,7 @@ def retrain(config: Config) -> Outcome:
 def _record(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
     """The run's end in the history; what is done is done, whether that can be written or not."""
     try:
-        history.ended(config, number, status, **known)
+        history.finish_run(config, number, status, **known)
     except InputError as error:
         LOGGER.warning(f"retrain: WARNING: {error}; the run ended as {status}")
 
@@ -113,7 +114,7 @@ def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome,
     """Stage after stage up to the promotion: what they came to, and what each took; `known` grows."""
     stages = list[dict[str, Any]]()
     with stage("prepare", stages) as told:
-        prepared = prepare(config, lambda con: contracts.checked(con, config, number))
+        prepared = prepare(config, lambda con: contracts.examine_and_record(con, config, number))
         told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
     with stage("train", stages) as told:
@@ -123,7 +124,7 @@ def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome,
     known["run"] = run.name
     if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
         raise InputError(f"'{config.database}' was prepared anew meanwhile: run it again")
-    contracts.write(config, run / "contracts.json")
+    contracts.write_report(config, run / "contracts.json")
     with stage("export", stages) as told:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run)
@@ -172,25 +173,21 @@ def alone(root: Path) -> Iterator[None]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        opened = open(root / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        with open(root / LOCK, "a+", encoding="utf-8") as file:
+            file.seek(0)
+            holder = file.read() or "just begun"
     except OSError as error:
         raise InputError(f"root = '{root}' cannot be written: {error}") from None
-    with opened as lock:
-        lock.seek(0)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"'{root}': another retrain is at work: {lock.read() or 'just begun'}") from None
-        left = lock.read()
+    with hold_lock(root / LOCK, busy=BusyError(f"'{root}': another retrain is at work: {holder}")):
+        left = (root / LOCK).read_text(encoding="utf-8")
         if left:
             LOGGER.info(
                 f"retrain: the lock of {left} was left behind: it was killed; going on from where it was"
             )
-        lock.truncate(0)
         begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}, begun {begun}")
-        lock.flush()
+        holder = f"process {os.getpid()} on {socket.gethostname()}, begun {begun}"
+        (root / LOCK).write_text(holder, encoding="utf-8")  # in place: a new file would not be locked
         try:
             yield
         finally:
-            lock.truncate(0)
+            os.truncate(root / LOCK, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config.errors import InputError
-from recsys.bundle import BundleError
+from recsys.manifest import BundleError
 from recsys.releases import CURRENT, find
 
 APP = "serving.app:app"

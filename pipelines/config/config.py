@@ -15,7 +15,6 @@ from pipelines.config.release import Export, Gate, Tracking
 from pipelines.config.section import METRICS, Place, Section
 from pipelines.config.training import (
     MOST_TRIPLETS,
-    TRIPLET_LOSSES,
     Evaluate,
     Loss,
     Mining,
@@ -24,6 +23,7 @@ from pipelines.config.training import (
     Train,
     Warm,
 )
+from recsys.settings import TRIPLET_LOSSES
 
 
 class Config(Section):

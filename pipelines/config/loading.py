@@ -17,24 +17,24 @@ Settings = TypeVar("Settings", bound=BaseModel)
 
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
-    """The configuration of a run. Raises InputError as read_toml does."""
-    return read_toml(Config, path, overrides)
+    """The configuration of a run. Raises InputError as load_settings does."""
+    return load_settings(Config, path, overrides)
 
 
-def read_toml(model: type[Settings], path: Path | None, overrides: list[str] | None = None) -> Settings:
+def load_settings(model: type[Settings], path: Path | None, overrides: list[str] | None = None) -> Settings:
     """Read TOML, apply `a.b=value` overrides (values in TOML syntax, or plain text), and check every key.
 
     Without a path all is at its default but for the overrides.
     Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
     """
-    raw = read_tables(path) if path else {}
+    raw = read_toml(path) if path else {}
     where = (f"config file '{path}'" if path else "defaults") + (" with --set" if overrides else "")
     for override in overrides or []:
         _override(raw, override)
-    return validated(model, raw, where)
+    return validate_settings(model, raw, where)
 
 
-def read_tables(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as it is. Raises InputError: no such file, not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -46,7 +46,7 @@ def read_tables(path: Path) -> dict[str, Any]:
         raise InputError(f"config file '{path}' is not TOML: {error}") from None
 
 
-def validated(model: type[Settings], raw: Any, where: str) -> Settings:
+def validate_settings(model: type[Settings], raw: Any, where: str) -> Settings:
     """The model of the raw values. Raises InputError: each unknown key or bad value, after `where`."""
     try:
         return model.model_validate(raw)
@@ -61,13 +61,24 @@ def validated(model: type[Settings], raw: Any, where: str) -> Settings:
         raise InputError(f"{where}: " + "; ".join(lines)) from None
 
 
-def changed(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with other values of 'section.key'. Raises InputError as `validated` does."""
+def with_settings(config: Config, values: dict[str, Any]) -> Config:
+    """The configuration with other values of 'section.key'. Raises InputError as validate_settings does."""
     raw = config.model_dump()
     for name, value in values.items():
         section, _, key = name.partition(".")
         raw[section] |= {key: value}
-    return validated(Config, raw, "these settings")
+    return validate_settings(Config, raw, "these settings")
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'train': {'dim': 32}} -> {'train.dim': 32}."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, dict) and key != "event_weights":  # its keys are the log's own words
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

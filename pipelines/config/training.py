@@ -1,7 +1,5 @@
 """Settings of a training: the space, the loss, the miner, the epochs, the baseline, validation."""
 
-from typing import Literal
-
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -11,50 +9,58 @@ from pydantic import (
 )
 
 from pipelines.config.section import METRICS, Section, Share
+from recsys.settings import (
+    AvailabilityName,
+    DistanceName,
+    LossName,
+    MahalanobisForm,
+    MinerName,
+    OffsetName,
+    Settings,
+    StartName,
+    TowerName,
+)
+
+DEFAULT = Settings()
 
 MOST_TRIPLETS = 2**24  # of miners.every, repeated because reading a configuration shall not load torch
-TRIPLET_LOSSES = (
-    "contrastive",
-    "triplet_margin",
-    "triplet_soft_margin",
-    "margin",
-    "manifold",
-    "warp",
-    "bpr",
-)
 
 
 class Space(Section):
     """The metric space: its towers, its distance, where it starts."""
 
-    dim: int = Field(32, ge=1, description="dimensions of the learned space")
-    tower: Literal["two_tables", "siamese"] = Field(
-        "two_tables",
+    dim: int = Field(DEFAULT.dim, ge=1, description="dimensions of the learned space")
+    tower: TowerName = Field(
+        DEFAULT.tower,
         description="a free point a user, or the mean of his items' points in the one table there is",
     )
     history_items: int = Field(
-        50,
+        DEFAULT.history_items,
         ge=1,
         description="siamese: items drawn from a history in a step; the whole of it counts in the end",
     )
-    distance: Literal["euclidean", "squared_euclidean", "cosine", "inner_product", "mahalanobis"] = Field(
-        "squared_euclidean", description="smaller is closer; the offset is under the root of euclidean"
+    distance: DistanceName = Field(
+        DEFAULT.distance, description="smaller is closer; the offset is under the root of euclidean"
     )
-    mahalanobis: Literal["diagonal", "low_rank", "full"] = Field(
-        "diagonal", description="form of the learned map of distance = mahalanobis"
+    mahalanobis: MahalanobisForm = Field(
+        DEFAULT.mahalanobis, description="form of the learned map of distance = mahalanobis"
     )
-    rank: int = Field(8, ge=1, description="rank of what low_rank adds to the identity")
-    start: Literal["random", "spectral"] = Field(
-        "random", description="random, or the spectrum's own space with its own offset"
+    rank: int = Field(DEFAULT.rank, ge=1, description="rank of what low_rank adds to the identity")
+    start: StartName = Field(
+        DEFAULT.start, description="random, or the spectrum's own space with its own offset"
     )
-    start_length: float = Field(0.3, gt=0, le=1, description="length of the rows of a random start")
-    offset: Literal["learned", "fixed", "none"] = Field(
-        "learned", description="an offset per item, so that the space can say how popular an item is"
+    start_length: float = Field(
+        DEFAULT.start_length, gt=0, le=1, description="length of the rows of a random start"
+    )
+    offset: OffsetName = Field(
+        DEFAULT.offset, description="an offset per item, so that the space can say how popular an item is"
     )
     offset_scale: float = Field(
-        0.5, gt=0, description="distance per unit of log popularity in the offset's random start"
+        DEFAULT.offset_scale,
+        gt=0,
+        description="distance per unit of log popularity in the offset's random start",
     )
-    unit_ball: bool = Field(True, description="regularizer: pull points back into the unit ball")
+    unit_ball: bool = Field(DEFAULT.unit_ball, description="regularizer: pull points back into the unit ball")
 
     @model_validator(mode="after")
     def _rank_fits(self) -> "Space":
@@ -68,59 +74,78 @@ class Space(Section):
 class Loss(Section):
     """What is minimised. The first seven names are losses of mined triplets, the rest of whole lists."""
 
-    name: Literal[
-        "contrastive",
-        "triplet_margin",
-        "triplet_soft_margin",
-        "margin",
-        "manifold",
-        "warp",
-        "bpr",
-        "sampled_softmax",
-        "bsl",
-        "cosine_contrastive",
-        "align_uniform",
-    ] = Field("warp", description="losses of mined triplets up to bpr; the others take every candidate")
+    name: LossName = Field(
+        DEFAULT.loss, description="losses of mined triplets up to bpr; the others take every candidate"
+    )
     margin: float = Field(
-        0.5, gt=0, description="in units of the distance; of the semi_hard miner too; of `margin` its alpha"
+        DEFAULT.margin,
+        gt=0,
+        description="in units of the distance; of the semi_hard miner too; of `margin` its alpha",
     )
-    beta: float = Field(1.2, description="margin: the boundary between near and far, where it starts")
-    beta_per_item: bool = Field(False, description="margin: each item learns a boundary of its own")
+    beta: float = Field(
+        DEFAULT.beta, description="margin: the boundary between near and far, where it starts"
+    )
+    beta_per_item: bool = Field(
+        DEFAULT.beta_per_item, description="margin: each item learns a boundary of its own"
+    )
     separation: float = Field(
-        1.0, ge=0, description="manifold: weight of separation between over pull within"
+        DEFAULT.separation, ge=0, description="manifold: weight of separation between over pull within"
     )
-    temperature: float = Field(0.1, gt=0, description="sampled_softmax, bsl: distance per unit of logit")
-    negative_temperature: float = Field(1.2, gt=0, description="bsl: temperature of the negatives, relative")
+    temperature: float = Field(
+        DEFAULT.temperature, gt=0, description="sampled_softmax, bsl: distance per unit of logit"
+    )
+    negative_temperature: float = Field(
+        DEFAULT.negative_temperature, gt=0, description="bsl: temperature of the negatives, relative"
+    )
     log_q: bool = Field(
-        False, description="sampled_softmax: correct for how often an item is among the candidates"
+        DEFAULT.log_q, description="sampled_softmax: correct for how often an item is among the candidates"
     )
-    negative_weight: float = Field(100.0, ge=0, description="cosine_contrastive: weight of the negatives")
-    uniformity: float = Field(2.0, ge=0, description="align_uniform: weight of uniformity, DirectAU's gamma")
-    covariance: float = Field(0.0, ge=0, description="weight of the covariance regularizer")
-    l2: float = Field(0.0, ge=0, description="weight of the mean squared length of points as a regularizer")
+    negative_weight: float = Field(
+        DEFAULT.negative_weight, ge=0, description="cosine_contrastive: weight of the negatives"
+    )
+    uniformity: float = Field(
+        DEFAULT.uniformity, ge=0, description="align_uniform: weight of uniformity, DirectAU's gamma"
+    )
+    covariance: float = Field(DEFAULT.covariance, ge=0, description="weight of the covariance regularizer")
+    l2: float = Field(
+        DEFAULT.l2, ge=0, description="weight of the mean squared length of points as a regularizer"
+    )
 
 
 class Mining(Section):
     """Which candidates a batch meets, and which of them make triplets."""
 
-    miner: Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"] = Field(
-        "semi_hard", description="offline takes the negatives that prepare mined (prepare.mined_negatives)"
+    miner: MinerName = Field(
+        DEFAULT.miner, description="offline takes the negatives that prepare mined (prepare.mined_negatives)"
     )
-    warmup_epochs: int = Field(2, ge=0, description="epochs of semi_hard before hardest")
-    in_batch_items: int = Field(256, ge=0, description="candidates taken from the batch's own items")
-    uniform_items: int = Field(256, ge=0, description="candidates drawn uniformly from all items")
-    popular_items: int = Field(0, ge=0, description="candidates drawn by popularity ^ popularity_power")
-    popularity_power: float = Field(0.75, ge=0, le=1, description="0 is uniform, 1 as often as in the log")
-    memory_items: int = Field(0, ge=0, description="candidates kept from recent batches (cross-batch memory)")
-    availability: Literal["first_and_last", "first", "none"] = Field(
-        "first",
+    warmup_epochs: int = Field(DEFAULT.warmup_epochs, ge=0, description="epochs of semi_hard before hardest")
+    in_batch_items: int = Field(
+        DEFAULT.in_batch_items, ge=0, description="candidates taken from the batch's own items"
+    )
+    uniform_items: int = Field(
+        DEFAULT.uniform_items, ge=0, description="candidates drawn uniformly from all items"
+    )
+    popular_items: int = Field(
+        DEFAULT.popular_items, ge=0, description="candidates drawn by popularity ^ popularity_power"
+    )
+    popularity_power: float = Field(
+        DEFAULT.popularity_power, ge=0, le=1, description="0 is uniform, 1 as often as in the log"
+    )
+    memory_items: int = Field(
+        DEFAULT.memory_items, ge=0, description="candidates kept from recent batches (cross-batch memory)"
+    )
+    availability: AvailabilityName = Field(
+        DEFAULT.availability,
         description="an item is no negative before it was first seen in the log, nor after it was last seen; "
         "offline negatives were mined between the two whatever it says",
     )
     user_balance: float = Field(
-        0.0, ge=0, le=1, description="0: interactions as in the log; 1: every user as often as any other"
+        DEFAULT.user_balance,
+        ge=0,
+        le=1,
+        description="0: interactions as in the log; 1: every user as often as any other",
     )
-    item_balance: float = Field(0.0, ge=0, le=1, description="the same of items")
+    item_balance: float = Field(DEFAULT.item_balance, ge=0, le=1, description="the same of items")
 
     @model_validator(mode="after")
     def _some_candidates(self) -> "Mining":
@@ -133,13 +158,13 @@ class Train(Section):
     """How long and in what steps it is learned, and what is added to it."""
 
     weight_power: float = Field(
-        0.5,
+        DEFAULT.weight_power,
         ge=0,
         le=1,
         description="a pair's loss counts its summed weight to this power; 0 counts all alike",
     )
-    batch_size: int = Field(1024, ge=2, description="interactions a step")
-    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    batch_size: int = Field(DEFAULT.batch_size, ge=2, description="interactions a step")
+    learning_rate: float = Field(DEFAULT.learning_rate, gt=0, description="step size of Adam")
     max_epochs: int = Field(10, ge=1, description="epochs at the most")
     patience: int = Field(2, ge=1, description="epochs without a better validation before stopping")
     spectral_weights: tuple[NonNegativeFloat, ...] = Field(

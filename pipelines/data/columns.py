@@ -11,8 +11,8 @@ import duckdb
 from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import times
 from pipelines.data.guesses import AS_TEXT
-from pipelines.data.quoting import identifier, literal
 from pipelines.data.relation import JSON_VALUE, TEXT
+from pipelines.data.sql import identifier, literal
 
 # DuckDB's names of the column types that a role takes
 SMALL = {sign + size for sign in ("", "u") for size in ("tinyint", "smallint", "integer")} | {"bigint"}

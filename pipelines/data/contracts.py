@@ -1,9 +1,9 @@
-"""Data contracts: the staged log, measured before anything is trained, and the rows that break a contract.
+"""Data contracts: measures of the staged log, taken before training, and the rows that break a contract.
 
-sql/contracts/NAME.sql selects the measures: measure, value (NULL: nothing to compare with), least, most.
-sql/offending/NAME.sql selects what to show when one is broken: measure, what it is, and last how much, which
-ranks it. Both read the staged log, its profiles, duplicate_share, and of the last run last_users, last_items,
-last_columns and past_runs, which are empty where there is none.
+sql/contracts/NAME.sql selects measure, value (NULL: nothing to compare with), least, most. Rows of
+sql/offending/NAME.sql are shown when a contract is broken: first the column measure, last a number by which
+they are ordered. Both read the staged log, its profiles, duplicate_share, event_days, and of the last run
+last_users, last_items, last_columns and past_runs, which are empty for a first run.
 """
 
 import json
@@ -18,14 +18,14 @@ import duckdb
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError
 from pipelines.data import history
-from pipelines.data.prepare import SQL, opened, shown
-from pipelines.data.quoting import literal
-from pipelines.data.relation import explained
+from pipelines.data.database import open_database
+from pipelines.data.relation import explain_errors
 from pipelines.data.spelling import alike_ids
+from pipelines.data.sql import format_rows, literal, read_sql
+from recsys.files import write_text
 
 LOGGER = logging.getLogger("recsys")
 
@@ -33,11 +33,19 @@ CONTRACTS = (
     "schema", "freshness", "clock", "times", "volume", "duplicates", "nulls", "missing", "returns",
     "activity", "spelling", "churn", "drift", "orphans",
 )  # fmt: skip
-FIRST = 5  # offending rows that are shown
+SHOWN_ROWS = 5  # of the offending ones
+
+
+KEYS = {  # of [contracts], without min_ or max_, where they are not named like the measure
+    "alike_users": "alike_ids",
+    "alike_items": "alike_ids",
+    "orphan_items": "orphan_share",
+    "undescribed_events": "undescribed_share",
+}
 
 
 class Measure(NamedTuple):
-    """One figure of the log; None where there is nothing to compare with; a bound of None bounds nothing."""
+    """One measure of the log; value None: nothing to compare with; bound None: not bounded."""
 
     contract: str
     measure: str
@@ -47,7 +55,14 @@ class Measure(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        return history.holds(self.value, self.least, self.most)
+        return history.within_bounds(self.value, self.least, self.most)
+
+    @property
+    def key(self) -> str:
+        """The setting in [contracts] that the value breaks, e.g. 'max_gone_users'."""
+        name = self.measure.partition(".")[0]
+        is_low = self.value is not None and self.least is not None and self.value < self.least
+        return f"{'min' if is_low else 'max'}_{KEYS.get(name, name)}"
 
     @property
     def allowed(self) -> str:
@@ -56,7 +71,7 @@ class Measure(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the log was measured to be; offending: {contract: {columns, rows (the first), total}}."""
+    """All measures of a log; offending: {contract: {columns, rows (the first), total}}."""
 
     measures: list[Measure]
     offending: dict[str, dict[str, Any]]
@@ -65,14 +80,14 @@ class Report(NamedTuple):
 
     @property
     def violated(self) -> list[str]:
-        """The broken contracts, in their order."""
-        return list(dict.fromkeys(measure.contract for measure in self.measures if not measure.holds))
+        """The broken contracts, in order."""
+        return list(_broken(self.measures))
 
 
-def checked(con: duckdb.DuckDBPyConnection, config: Config, number: int) -> Report:
-    """Examined, put to `accept`, and recorded with the run of that number, whether it is accepted or not."""
+def examine_and_record(con: duckdb.DuckDBPyConnection, config: Config, number: int) -> Report:
+    """Examine the log, record its measures with the run of that number, then `accept` it."""
     report = examine(con, config)
-    history.measured(
+    history.record_measures(
         config,
         number,
         report.measures,
@@ -85,19 +100,18 @@ def checked(con: duckdb.DuckDBPyConnection, config: Config, number: int) -> Repo
 
 
 def examine(con: duckdb.DuckDBPyConnection, config: Config) -> Report:
-    """Measure the log that prepare staged on `con` by every contract; prepare's `examine` calls it.
+    """Take every contract's measures of the log that prepare staged on `con`.
 
     Raises InputError: the last run's database or the history is locked or damaged.
     """
     started = time.perf_counter()
     for name, bound in config.contracts:
         con.execute(f"set variable {name} = ?", [bound])
-    with _last_run(con, config), _offending_views(con):
+    with _last_run_views(con, config), _contract_views(con):
         measures = [measure for contract in CONTRACTS for measure in _measures(con, contract)]
-        broken = [measure for measure in measures if not measure.holds]
         offending = {
-            contract: _offending(con, contract, [one.measure for one in broken if one.contract == contract])
-            for contract in dict.fromkeys(measure.contract for measure in broken)
+            contract: _offending_rows(con, contract, [one.measure for one in broken])
+            for contract, broken in _broken(measures).items()
         }
         alike = alike_ids(con, config.source, "offending_spelling")
     query = "select getvariable('fingerprint'), coalesce(sum(events), 0) from profile_items"
@@ -114,38 +128,49 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config) -> Report:
 
 
 def accept(con: duckdb.DuckDBPyConnection, report: Report) -> None:
-    """Raise DataError if a contract is broken; else keep the report in the database that is made.
+    """Raise DataError if a contract is broken, else store the report with the tables.
 
-    There it says how the log compared with the one before; examined again it would be compared with itself.
+    It must be stored, as a log that is examined again is compared with itself.
     """
-    refuse(report)
+    raise_if_broken(report)
     text = json.dumps(as_json(report))
     con.execute("create table contracts as select cast(? as varchar) as report", [text])
 
 
-def refuse(report: Report) -> None:
-    """Raises DataError if a contract is broken: each measure, what is allowed, and the offending rows."""
+def raise_if_broken(report: Report) -> None:
+    """Raise DataError if a contract is broken: its measures, bounds, keys and first offending rows."""
     if not report.violated:
         return
     lines = [f"data contracts are broken: {', '.join(report.violated)}"]
-    for contract in report.violated:
-        broken = [one for one in report.measures if one.contract == contract and not one.holds]
+    for contract, broken in _broken(report.measures).items():
         found = report.offending[contract]
         lines.append(
             f"{contract}: "
-            + "; ".join(f"{one.measure} = {one.value:.4g}, allowed {one.allowed}" for one in broken)
+            + "; ".join(
+                f"{one.measure} = {one.value:.4g}, allowed {one.allowed} (contracts.{one.key})"
+                for one in broken
+            )
             + f". Offending rows: {found['total']:,}, the first:"
-            + shown(found["columns"], [[_rounded(value) for value in row] for row in found["rows"]])
+            + format_rows(found["columns"], [[_rounded(value) for value in row] for row in found["rows"]])
         )
     raise DataError("\n".join(lines))
+
+
+def _broken(measures: list[Measure]) -> dict[str, list[Measure]]:
+    """The measures outside their bounds, by contract."""
+    broken = dict[str, list[Measure]]()
+    for one in measures:
+        if not one.holds:
+            broken.setdefault(one.contract, []).append(one)
+    return broken
 
 
 def _rounded(value: object) -> object:
     return round(value, 4) if isinstance(value, float) else value
 
 
-def table(report: Report) -> Table:
-    """A line a measure: its value, what is allowed, and whether it holds."""
+def report_table(report: Report) -> Table:
+    """One line per measure: its value, what is allowed, and whether it holds."""
     drawn = Table("contract", "measure", title=f"Contracts, {report.events:,} events", title_justify="left")
     drawn.add_column("value", justify="right")
     drawn.add_column("allowed")
@@ -157,7 +182,7 @@ def table(report: Report) -> Table:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as JSON has it; offending values that JSON has not are text."""
+    """The report for JSON; offending values of types that JSON lacks become text."""
     return {
         "violated": report.violated,
         "fingerprint": report.fingerprint,
@@ -167,28 +192,28 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
-def write(config: Config, path: Path) -> None:
-    """Write contracts.json: what was accepted when the tables were made; nothing if that was without."""
-    with opened(config) as con:
+def write_report(config: Config, path: Path) -> None:
+    """Write the report that was stored with the tables; no file if there is none."""
+    with open_database(config) as con:
         if con.execute("select 1 from duckdb_tables() where table_name = 'contracts'").fetchone():
             (report,) = con.execute("select report from contracts").fetchall()[0]
-            files.write_whole(path, json.dumps(json.loads(report), indent=1, ensure_ascii=False))
+            write_text(path, json.dumps(json.loads(report), indent=1, ensure_ascii=False))
 
 
 @contextmanager
-def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
-    """What there is to compare with: views of the last database's profiles, table past_runs; or empty ones.
+def _last_run_views(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
+    """Views last_* of the last run's profiles, and table past_runs; empty without a last run.
 
-    Ids that cannot be of today's type, and columns that it did not have, are NULL, which equals nothing.
+    Ids that cannot be cast to today's type, and columns that did not exist then, are NULL: equal to no id.
     """
-    past = history.volumes(config, config.contracts.past_runs)
+    volumes = history.past_volumes(config, config.contracts.past_runs)
     con.execute("create or replace temp table past_runs (number bigint, events bigint)")
-    for run in past:
-        con.execute("insert into past_runs values (?, ?)", run)
+    for volume in volumes:
+        con.execute("insert into past_runs values (?, ?)", volume)
     kept: set[tuple[str, str]] = set()  # tables and their columns
     exists = config.database.exists()
     if exists:
-        with explained(f"'{config.database}'"):
+        with explain_errors(f"'{config.database}'"):
             con.execute(f"attach {literal(str(config.database))} as last_run (read_only)")
         query = "select table_name, column_name from duckdb_columns() where database_name = 'last_run'"
         kept = set(con.execute(query).fetchall())
@@ -214,34 +239,32 @@ def _last_run(con: duckdb.DuckDBPyConnection, config: Config) -> Iterator[None]:
 
 
 @contextmanager
-def _offending_views(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """offending_NAME for every contract: what is measured and what is shown are the same rows."""
-    for contract in CONTRACTS:
-        con.execute(f"create temp view offending_{contract} as\n{_text('offending', contract)}")
+def _contract_views(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """View event_days, and a view offending_NAME for every contract: most measures count their rows."""
+    views = {"event_days": "findings/event_days"}
+    views |= {f"offending_{contract}": f"offending/{contract}" for contract in CONTRACTS}
+    for view, file in views.items():
+        con.execute(f"create temp view {view} as\n{read_sql(file)}")
     try:
         yield
     finally:
-        for contract in CONTRACTS:
-            con.execute(f"drop view if exists temp.offending_{contract}")
+        for view in views:
+            con.execute(f"drop view if exists temp.{view}")
 
 
 def _measures(con: duckdb.DuckDBPyConnection, contract: str) -> list[Measure]:
     numbers = ", ".join(f"cast({name} as double)" for name in ("value", "least", "most"))
     rows = con.execute(
-        f"select measure, {numbers} from (\n{_text('contracts', contract)}\n) order by measure"
+        f"select measure, {numbers} from (\n{read_sql(f'contracts/{contract}')}\n) order by measure"
     ).fetchall()
     return [Measure(contract, *row) for row in rows]
 
 
-def _offending(con: duckdb.DuckDBPyConnection, contract: str, measures: list[str]) -> dict[str, Any]:
-    """The first rows of the broken measures, the largest figure in the last column first, and how many."""
+def _offending_rows(con: duckdb.DuckDBPyConnection, contract: str, measures: list[str]) -> dict[str, Any]:
+    """Offending rows of some measures: the first by their last column, largest first, and how many."""
     columns = con.view(f"offending_{contract}").columns
     rows = f"from offending_{contract} where list_contains(?, measure)"
     order = ", ".join([f'"{columns[-1]}" desc', *(f'"{column}"' for column in columns[:-1])])
-    first = con.execute(f"{rows} order by {order} limit {FIRST}", [measures]).fetchall()
+    first = con.execute(f"{rows} order by {order} limit {SHOWN_ROWS}", [measures]).fetchall()
     total = con.execute(f"select count(*) {rows}", [measures]).fetchall()[0][0]
     return {"columns": columns, "rows": [list(row) for row in first], "total": total}
-
-
-def _text(folder: str, contract: str) -> str:
-    return (SQL / folder / f"{contract}.sql").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import duckdb
 
 from pipelines.config.errors import ColumnError, InputError
-from pipelines.data.quoting import literal
+from pipelines.data.sql import literal
 
 DELIMITERS = (",", ";", "\t", "|")
 HEAD = 100  # lines among which the header must be

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.config.config import Config
-from pipelines.data.prepare import opened
+from pipelines.data.database import open_database
 from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
@@ -59,7 +59,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
     its last fitted event, of anybody, in or out of the k-core. Raises InputError: not prepared, locked.
     """
     new = "and is_new" if exclude_seen else ""
-    with opened(config) as con:
+    with open_database(config) as con:
         users = _rows(con, name, 'select user_id from users where fold = $fold order by "user"')["user_id"]
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
@@ -121,7 +121,7 @@ def digest_of_fit(fit: Interactions) -> str:
 
 def window_starts(config: Config) -> dict[FoldName, int]:
     """The first second of each window of a split by time, since 1970 UTC. Raises InputError: not prepared."""
-    with opened(config) as con:
+    with open_database(config) as con:
         row = con.execute("select epoch(validation_start), epoch(test_start) from windows").fetchone()
     assert row is not None
     starts: dict[FoldName, float | None] = {"validation": row[0], "test": row[1]}
@@ -133,7 +133,7 @@ def newcomers(config: Config, fold: Fold) -> tuple[NDArray[np.bool_], NDArray[np
     if config.split.kind != "time":
         return None
     found = np.zeros(fold.fit.n_users, bool), np.zeros(fold.fit.n_items, bool)
-    with opened(config) as con:
+    with open_database(config) as con:
         for is_new, query in zip(found, (NEW_USERS, NEW_ITEMS), strict=True):
             is_new[np.array(_rows(con, "test", query)["number"], np.int64)] = True
     return found
@@ -141,7 +141,7 @@ def newcomers(config: Config, fold: Fold) -> tuple[NDArray[np.bool_], NDArray[np
 
 def load_mined_triplets(config: Config, name: FoldName) -> NDArray[np.int32]:
     """(T, 3) internal numbers (user, positive, negative). Raises InputError: not prepared, locked."""
-    with opened(config) as con:
+    with open_database(config) as con:
         query = 'select * from mined_triplets where fold = $fold order by "user", positive, draw'
         triplets = _rows(con, name, query).select("user", "positive", "negative")
     return np.stack([np.array(triplets[column], np.int32) for column in triplets.columns], axis=1)  # (T, 3)

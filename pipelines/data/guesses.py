@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 
 from pipelines.config.errors import InputError
-from pipelines.data.quoting import literal
+from pipelines.data.sql import literal
 
 CSV_FUNCTIONS = ("read_csv", "read_csv_auto")
 JSON_FUNCTIONS = ("read_json", "read_json_auto", "read_ndjson", "read_ndjson_auto")

@@ -1,6 +1,6 @@
-"""The history of runs: one DuckDB file under root that holds every retrain's row and its measures.
+"""The history of runs: one DuckDB file under root with a row for every retrain, and the measures of its log.
 
-Runs are ordered by their numbers, never by a clock, which may be set back.
+Runs are ordered by number, not by time, as a clock may be set back.
 """
 
 import time
@@ -18,7 +18,7 @@ from rich.table import Table
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 
-LOCK_SECONDS = 5.0  # to wait for another process's write, which takes milliseconds
+LOCK_SECONDS = 5.0  # how long to wait for another process's write, which takes milliseconds
 
 Status = Literal[
     "running", "promoted", "unchanged", "not_promoted", "bad_data", "failed", "interrupted", "killed"
@@ -26,19 +26,19 @@ Status = Literal[
 
 
 class Run(NamedTuple):
-    """One retrain; what it did not come to is None. Its metric is of the test window."""
+    """One retrain; None where it ended before that step. Its metric is of the test window."""
 
     number: int
     started_at: datetime | None  # UTC
     ended_at: datetime | None
     status: str
     fingerprint: str | None  # of the log
-    accepted: bool | None  # the log kept every contract
+    accepted: bool | None  # no contract was broken
     events: int | None  # of weight above 0
     prepared_key: str | None
     run: str | None  # name of its folder
     bundle: str | None
-    metric: str | None  # name of what the gate went by
+    metric: str | None  # name of the gate's metric
     champion: float | None
     challenger: float | None
     low: float | None  # lower confidence bound of challenger - champion
@@ -46,8 +46,8 @@ class Run(NamedTuple):
     revision: str | None  # of the code
 
 
-class Measured(NamedTuple):
-    """What a run found its log to be: one measure of a contract, and what was allowed."""
+class PastMeasure(NamedTuple):
+    """One measure of a contract, as a run took it from its log, and its bounds."""
 
     number: int
     contract: str
@@ -63,27 +63,27 @@ TYPES = {
     **dict.fromkeys(("champion", "challenger", "low", "value", "least", "most"), "double"),
     "accepted": "boolean",
 }  # all others are varchar
-TABLES = {"runs": Run._fields, "measures": Measured._fields}
+TABLES = {"runs": Run._fields, "measures": PastMeasure._fields}
 
 
-def begin(config: Config, revision: str | None = None) -> int:
-    """Record that a run begins, by code of that revision, and return its number.
+def start_run(config: Config, revision: str | None = None) -> int:
+    """Record that a run starts, with code of that revision; its number.
 
-    One that has not ended was killed: it is said so now.
-    Raises InputError, as all here: the file is locked, damaged, of something else, or cannot be written.
+    A run that is still "running" was killed, and is now marked so. Raises InputError, as every function here:
+    the file is locked, damaged, of something else, or cannot be written.
     """
     try:
         config.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"root = '{config.root}' cannot be written: {error}") from None
-    with _writing(config) as con:
+    with _transaction(config) as con:
         con.execute("update runs set status = 'killed' where status = 'running'")
         number = int(con.execute("select coalesce(max(number), 0) + 1 from runs").fetchall()[0][0])
-        _keep(con, number, {"started_at": _now(), "revision": revision})
+        _update_run(con, number, {"started_at": _now(), "revision": revision})
     return number
 
 
-def measured(
+def record_measures(
     config: Config,
     number: int,
     measures: Iterable[tuple[str, str, float | None, float | None, float | None]],
@@ -92,71 +92,71 @@ def measured(
     events: int,
     accepted: bool,
 ) -> None:
-    """Record what the log of a run was measured to be: (contract, measure, value, least, most) each."""
-    with _writing(config) as con:
-        _keep(con, number, {"fingerprint": fingerprint, "events": events, "accepted": accepted})
+    """Record the measures of a run's log: rows of (contract, measure, value, least, most)."""
+    with _transaction(config) as con:
+        _update_run(con, number, {"fingerprint": fingerprint, "events": events, "accepted": accepted})
         con.execute("delete from measures where number = ?", [number])
         for measure in measures:
-            names = ", ".join(Measured._fields)
+            names = ", ".join(PastMeasure._fields)
             con.execute(f"insert into measures ({names}) values (?, ?, ?, ?, ?, ?)", [number, *measure])
 
 
-def ended(config: Config, number: int, status: Status, **known: str | float | None) -> None:
-    """Record how a run ended, and what is `known` of it: fields of Run by name.
+def finish_run(config: Config, number: int, status: Status, **known: str | float | None) -> None:
+    """Record how a run ended, and other fields of Run by name.
 
-    A history that was taken away meanwhile begins anew with this run.
+    If the file was removed meanwhile, a new one starts with this run.
     """
     unknown = [name for name in known if name not in Run._fields]
     if unknown or status == "running" or status not in get_args(Status):
         raise ValueError(f"a run cannot end as '{status}' with {', '.join(unknown) or 'what is known'}")
-    with _writing(config) as con:
-        _keep(con, number, {"status": status, "ended_at": _now(), **known})
+    with _transaction(config) as con:
+        _update_run(con, number, {"status": status, "ended_at": _now(), **known})
 
 
-def past(config: Config, limit: int) -> list[Run]:
-    """The last `limit` runs, the newest first; none where there is no history."""
-    found = _read(config, "from runs order by number desc limit ?", limit)
+def past_runs(config: Config, limit: int) -> list[Run]:
+    """The last `limit` runs, newest first; empty if there is no history."""
+    found = _query(config, "from runs order by number desc limit ?", limit)
     return [Run._make(row.get(name) for name in Run._fields) for row in found]
 
 
-def past_measures(config: Config, limit: int) -> list[Measured]:
-    """The measures of the last `limit` runs, the newest run first, each run's in the order they were made."""
+def past_measures(config: Config, limit: int) -> list[PastMeasure]:
+    """The measures of the last `limit` runs, newest run first, within a run as recorded."""
     query = """
         select measures.* from measures
         semi join (from runs order by number desc limit ?) as last_runs using (number)
         order by measures.number desc, measures.rowid"""
-    found = _read(config, query, limit)
-    return [Measured._make(row.get(name) for name in Measured._fields) for row in found]
+    found = _query(config, query, limit)
+    return [PastMeasure._make(row.get(name) for name in PastMeasure._fields) for row in found]
 
 
-def volumes(config: Config, limit: int) -> list[tuple[int, int]]:
-    """(number of the run, events) of the last `limit` logs that kept every contract and check, each once."""
+def past_volumes(config: Config, limit: int) -> list[tuple[int, int]]:
+    """(run number, events) of the last `limit` different logs that passed every contract and check."""
     query = """
         select max(number) as number, any_value(events) as events from runs
         where accepted and status <> 'bad_data' group by fingerprint order by number desc limit ?"""
-    return [(row["number"], row["events"]) for row in _read(config, query, limit)]
+    return [(row["number"], row["events"]) for row in _query(config, query, limit)]
 
 
-def show(config: Config, limit: int, measures: bool, console: Console) -> None:
-    """Print the last runs, and by wish their measures. Raises InputError: there is none yet."""
-    runs = past(config, limit)
+def print_history(config: Config, limit: int, measures: bool, console: Console) -> None:
+    """Print the last runs, optionally with their measures. Raises InputError: there is none yet."""
+    runs = past_runs(config, limit)
     if not runs:
         raise InputError(f"'{config.history}' holds no runs: run retrain first")
     tables = [runs_table(runs)]
     if measures:
         tables.append(measures_table([run.number for run in runs], past_measures(config, limit)))
     if not console.is_terminal:
-        console.width = 1000  # a file or a pipe has no edge to wrap at
+        console.width = 1000  # do not wrap lines in a file or a pipe
     console.print(*tables, sep="\n")
 
 
 def runs_table(runs: list[Run]) -> Table:
-    """A line a run, the newest first; changes are against the run before that has the figure."""
+    """One line per run, newest first; changes are relative to the last older run with a value."""
     table = Table(title=f"Last {len(runs)} runs", title_justify="left")
     for name in ("run", "started (UTC)", "status", "events", "metric", "champion", "challenger"):
         right = name in ("run", "events", "champion", "challenger")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("bundle, or why there is none", overflow="fold")
+    table.add_column("bundle, or reason for none", overflow="fold")
     for place, run in enumerate(runs):
         older = runs[place + 1 :]
         events = next((past.events for past in older if past.events), None)
@@ -165,17 +165,17 @@ def runs_table(runs: list[Run]) -> Table:
             str(run.number),
             f"{run.started_at:%Y-%m-%d %H:%M}" if run.started_at else "",
             run.status,
-            _trend(run.events, events, ","),
+            _with_change(run.events, events, ","),
             run.metric,
             "" if run.champion is None else f"{run.champion:.4f}",
-            _trend(run.challenger, next((score for score in scores if score), None), ".4f"),
+            _with_change(run.challenger, next((score for score in scores if score), None), ".4f"),
             escape((run.detail or run.bundle or "").partition("\n")[0]),
         )
     return table
 
 
-def measures_table(numbers: list[int], measures: list[Measured]) -> Table:
-    """A line a measure, a column a run, the newest first; what was not allowed is marked."""
+def measures_table(numbers: list[int], measures: list[PastMeasure]) -> Table:
+    """One line per measure, one column per run, newest first; values outside their bounds are marked."""
     found = {(one.contract, one.measure, one.number): one for one in measures}
     table = Table("contract", "measure", title="Measures by run (! not allowed)", title_justify="left")
     for number in numbers:
@@ -186,19 +186,19 @@ def measures_table(numbers: list[int], measures: list[Measured]) -> Table:
     return table
 
 
-def holds(value: float | None, least: float | None, most: float | None) -> bool:
-    """Within the bounds; None bounds nothing, and there is nothing to say of a value that is None."""
+def within_bounds(value: float | None, least: float | None, most: float | None) -> bool:
+    """Whether least <= value <= most; a bound of None allows all, a value of None is always within."""
     return value is None or ((least is None or value >= least) and (most is None or value <= most))
 
 
-def _cell(one: Measured | None) -> str:
+def _cell(one: PastMeasure | None) -> str:
     if one is None or one.value is None:
         return ""
-    return f"{one.value:.4g}" + ("" if holds(one.value, one.least, one.most) else " !")
+    return f"{one.value:.4g}" + ("" if within_bounds(one.value, one.least, one.most) else " !")
 
 
-def _trend(value: float | None, before: float | None, form: str) -> str:
-    """A figure and its change."""
+def _with_change(value: float | None, before: float | None, form: str) -> str:
+    """A value and its relative change."""
     if value is None:
         return ""
     return format(value, form) + (f" ({value / before - 1:+.1%})" if before else "")
@@ -208,45 +208,45 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _keep(con: duckdb.DuckDBPyConnection, number: int, known: Mapping[str, object]) -> None:
-    """Set fields of a run, which is made if it is not there."""
+def _update_run(con: duckdb.DuckDBPyConnection, number: int, known: Mapping[str, object]) -> None:
+    """Set fields of a run; its row is added if missing."""
     con.execute("insert or ignore into runs (number, status) values (?, 'running')", [number])
     names = ", ".join(f"{name} = ?" for name in known)
     con.execute(f"update runs set {names} where number = ?", [*known.values(), number])
 
 
-def _read(config: Config, query: str, limit: int) -> list[dict[str, Any]]:
-    """Rows by column: a file of an older version lacks some, which the next run adds."""
+def _query(config: Config, query: str, limit: int) -> list[dict[str, Any]]:
+    """Rows as {column: value}; a file of an older version lacks columns until the next run adds them."""
     if not config.history.exists():
         return []
-    with _opened(config, read_only=True) as con:
+    with _open(config, read_only=True) as con:
         found = con.execute(query, [limit])
         names = [column[0] for column in found.description or []]
         return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 @contextmanager
-def _writing(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
-    """One transaction: all that is written within is kept, or none of it."""
-    with _opened(config, read_only=False) as con:
+def _transaction(config: Config) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection in a transaction, committed at the end of the block."""
+    with _open(config, read_only=False) as con:
         con.begin()
         yield con
         con.commit()
 
 
 @contextmanager
-def _opened(config: Config, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+def _open(config: Config, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
     path = config.history
     try:
-        with _connected(path, read_only) as con:
-            _check_layout(con, path, read_only)
+        with _connect(path, read_only) as con:
+            _ensure_layout(con, path, read_only)
             yield con
     except duckdb.Error as error:
         raise InputError(f"history '{path}': {str(error).splitlines()[0]}") from None
 
 
-def _connected(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Waits for whoever writes it; what is no database may be moved away."""
+def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file, waiting up to LOCK_SECONDS while another process writes it."""
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
@@ -255,22 +255,22 @@ def _connected(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
             reason = str(error).splitlines()[0]
             if "Could not set lock" not in reason:
                 raise InputError(
-                    f"history '{path}' cannot be opened: {reason} (moved away, it begins anew)"
+                    f"history '{path}' cannot be opened: {reason} (move it away to start a new one)"
                 ) from None
             if time.monotonic() > deadline:
                 raise InputError(f"history '{path}' is held by another process: {reason}") from None
         time.sleep(0.05)
 
 
-def _check_layout(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
-    """Makes what a new file or one of an older version lacks. Raises InputError if it holds other tables."""
+def _ensure_layout(con: duckdb.DuckDBPyConnection, path: Path, read_only: bool) -> None:
+    """Add missing tables and columns. Raises InputError if the file holds other tables."""
     rows = con.execute("select table_name, column_name from duckdb_columns() where not internal").fetchall()
     found = {table: [name for of, name in rows if of == table] for table, _ in rows}
     foreign = [table for table, names in found.items() if table not in TABLES or "number" not in names]
     if foreign or (read_only and set(found) != set(TABLES)):
         raise InputError(
             f"history '{path}' holds tables of something else ({', '.join(foreign or found) or 'none'}), "
-            f"allowed: {', '.join(TABLES)} (moved away, it begins anew)"
+            f"allowed: {', '.join(TABLES)} (move it away to start a new one)"
         )
     for table, names in TABLES.items() if not read_only else ():
         if table not in found:

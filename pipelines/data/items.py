@@ -8,7 +8,7 @@ from pipelines.config.data import Items
 from pipelines.config.errors import InputError
 from pipelines.data import columns
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
-from pipelines.data.relation import Opened, opened_relation
+from pipelines.data.relation import OpenRelation, open_relation
 
 # our own columns of tables stg_items and items, beside which the attributes stand
 ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
@@ -31,7 +31,7 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -
         raise InputError(f"items.attributes: {', '.join(taken)} would stand twice, rename them in a query")
     wanted = {"items.item": items.item} | ({"items.title": items.title} if items.title else {})
     wanted |= {f"items.attributes[{place}]": name for place, name in enumerate(items.attributes)}
-    with opened_relation(con, "items", items, wanted) as opened:
+    with open_relation(con, "items", items, wanted) as opened:
         notes += opened.notes
         ids = columns.id_column("items.item", items.item, opened.types)
         read = {}
@@ -81,7 +81,7 @@ def match_ids(con: duckdb.DuckDBPyConnection, described: Described, log: Column)
 
 
 def titles_of_log(
-    con: duckdb.DuckDBPyConnection, title: Column, expressions: dict[str, str], log: Opened
+    con: duckdb.DuckDBPyConnection, title: Column, expressions: dict[str, str], log: OpenRelation
 ) -> None:
     """Make temp table source_items of the log's own titles: of each item its latest."""
     item = expressions["item_id"]

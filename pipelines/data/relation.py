@@ -18,7 +18,7 @@ from pipelines.config.data import Relation
 from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import csv_files
 from pipelines.data.guesses import refuse_guesses
-from pipelines.data.quoting import identifier, literal
+from pipelines.data.sql import identifier, literal
 
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 JSON = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
@@ -26,7 +26,7 @@ ENDINGS = (".parquet", *CSV, *JSON)
 TEXT, JSON_VALUE = "text", "json"  # what holds a column of csv, of json; else a name of DuckDB's
 
 
-class Opened(NamedTuple):
+class OpenRelation(NamedTuple):
     """A relation that can be read: text for a FROM, {column: what holds it}, lines for people."""
 
     text: str
@@ -35,20 +35,20 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened_relation(
+def open_relation(
     con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
-) -> Iterator[Opened]:
+) -> Iterator[OpenRelation]:
     """Open the relation of a section of the configuration, while its database is attached.
 
     `wanted`: {key of the configuration: column}. Raises InputError: no such file, table or column, a query
     that is no SELECT, that fails or that guesses; so does what fails inside the context.
     """
     database = f"{section}_database"
-    with explained(f"{section}.database = '{relation.database}'"):
+    with explain_errors(f"{section}.database = '{relation.database}'"):
         if relation.database is not None:
             con.execute(f"attach {literal(str(relation.database))} as {database} (read_only)")
             con.execute(f"use {database}")
-    with explained(section):
+    with explain_errors(section):
         yield _opened(con, section, relation, wanted)
     if relation.database is not None:
         con.execute("use recsys")
@@ -57,7 +57,7 @@ def opened_relation(
 
 def _opened(
     con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
-) -> Opened:
+) -> OpenRelation:
     if relation.files is not None:
         return _opened_files(con, section, relation, wanted)
     if relation.encoding is not None:
@@ -70,7 +70,7 @@ def _opened(
     else:
         text = _select(con, section, relation.query or "")
     refuse_guesses(con, section, text, f"{section}_database")
-    return Opened(text, _types(con, text), [])
+    return OpenRelation(text, _types(con, text), [])
 
 
 def _types(con: duckdb.DuckDBPyConnection, text: str) -> dict[str, str]:
@@ -95,9 +95,9 @@ def _select(con: duckdb.DuckDBPyConnection, section: str, query: str) -> str:
 
 def _opened_files(
     con: duckdb.DuckDBPyConnection, section: str, relation: Relation, wanted: Mapping[str, str]
-) -> Opened:
+) -> OpenRelation:
     files = relation.files or ""
-    kinds: dict[tuple[str, ...], Callable[..., Opened]] = {
+    kinds: dict[tuple[str, ...], Callable[..., OpenRelation]] = {
         (".parquet",): _parquet,
         CSV: _csv,
         JSON: _json,
@@ -131,7 +131,7 @@ def _csv(
     relation: Relation,
     wanted: Mapping[str, str],
     paths: list[str],
-) -> Opened:
+) -> OpenRelation:
     groups = csv_files.groups(con, section, relation.encoding, wanted, paths)
     parts = [f"select * from {csv_files.reader(form, _listed(group))}" for form, group in groups.items()]
     text = (
@@ -144,7 +144,7 @@ def _csv(
         for form, group in groups.items()
         if form.skipped
     ]
-    return Opened(text, dict.fromkeys(con.sql(f"select * from {text}").columns, TEXT), notes)
+    return OpenRelation(text, dict.fromkeys(con.sql(f"select * from {text}").columns, TEXT), notes)
 
 
 def json_keys(con: duckdb.DuckDBPyConnection, paths: list[str]) -> list[str]:
@@ -161,7 +161,7 @@ def _json(
     relation: Relation,
     wanted: Mapping[str, str],
     paths: list[str],
-) -> Opened:
+) -> OpenRelation:
     """Each wanted key as the JSON value that is written; a key may be missing in some objects of a file."""
     known = {name.lower(): name for name in json_keys(con, paths)}
     partitions = {key.lower() for key in re.findall(r"([^/=]+)=[^/]*/", paths[0])}
@@ -173,7 +173,7 @@ def _json(
         _refuse_absent(con, inside, path, options)
     text = f"read_json({_listed(paths)}, {options})"
     folders = set(con.sql(f"select * from {text}").columns) - set(keys)
-    return Opened(text, dict.fromkeys(keys, JSON_VALUE) | dict.fromkeys(folders, TEXT), [])
+    return OpenRelation(text, dict.fromkeys(keys, JSON_VALUE) | dict.fromkeys(folders, TEXT), [])
 
 
 def _refuse_absent(
@@ -200,7 +200,7 @@ def _parquet(
     relation: Relation,
     wanted: Mapping[str, str],
     paths: list[str],
-) -> Opened:
+) -> OpenRelation:
     """DuckDB reads all files with the types of the first: where they differ, with the type that holds all."""
     text = f"read_parquet({_listed(paths)}, hive_types_autocast = false)"
     notes = list[str]()
@@ -210,7 +210,7 @@ def _parquet(
             text = text.removesuffix(")") + ", union_by_name = true)"
     types = _types(con, text)
     partitions = {key for key in types if re.search(rf"(^|/){re.escape(key)}=[^/]*/", paths[0])}
-    return Opened(text, types | dict.fromkeys(partitions, TEXT), notes)
+    return OpenRelation(text, types | dict.fromkeys(partitions, TEXT), notes)
 
 
 def _differing(
@@ -267,7 +267,7 @@ def _top_level(schema: list[tuple[str, int, str]]) -> dict[str, str]:
 
 
 @contextmanager
-def explained(what: str) -> Iterator[None]:
+def explain_errors(what: str) -> Iterator[None]:
     """DuckDB's error as an InputError about `what`: the first line of its message, of csv some more."""
     try:
         yield

@@ -9,7 +9,7 @@ from pipelines.config.data import Items, Source
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.items import match_ids, read_items, titles_of_log
-from pipelines.data.relation import Opened, opened_relation
+from pipelines.data.relation import OpenRelation, open_relation
 
 IDS = ("user_id", "item_id")
 KEYS = ("user", "item", "time", "weight", "event", "split", "title")  # of [source]: those that name columns
@@ -36,7 +36,7 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
     notes = list[str]()
     described = read_items(con, items, notes) if items is not None else None
     wanted = {f"source.{key}": getattr(source, key) for key in KEYS if getattr(source, key)}
-    with opened_relation(con, "source", source, wanted) as opened:
+    with open_relation(con, "source", source, wanted) as opened:
         notes += opened.notes
         reading = _Reading(source, opened)
         query = reading.read(con, described is not None and described.is_text)
@@ -60,7 +60,7 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
 class _Reading:
     """One reading of the log: its columns, and which ids turned out to be text."""
 
-    def __init__(self, source: Source, opened: Opened) -> None:
+    def __init__(self, source: Source, opened: OpenRelation) -> None:
         self.source, self.opened = source, opened
         self.as_text = set[str]()
         types, words = opened.types, columns.WORDS

@@ -7,8 +7,8 @@ import duckdb
 from pipelines.config.data import Relation, Source
 from pipelines.config.places import pattern
 from pipelines.data.guesses import AS_TEXT
-from pipelines.data.quoting import identifier, literal
 from pipelines.data.relation import CSV, JSON
+from pipelines.data.sql import identifier, literal
 
 COLUMNS = {"alike_users": "user", "alike_items": "item"}  # measure of the contract: key of source
 

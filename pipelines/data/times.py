@@ -2,7 +2,7 @@
 
 import duckdb
 
-from pipelines.data.quoting import literal
+from pipelines.data.sql import literal
 
 ISO = "iso"
 EPOCHS = {"epoch_s": 1e6, "epoch_ms": 1e3, "epoch_us": 1.0}  # microseconds in one of them

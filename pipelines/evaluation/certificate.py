@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
+from pipelines.data.database import open_database
 from pipelines.data.folds import Fold, FoldName, attributes_of
+from pipelines.data.prepared import read_prepared
+from pipelines.data.sql import read_sql
 from pipelines.training import model
 from pipelines.training.devices import choose_device
 from pipelines.training.model import Choice
@@ -28,7 +31,7 @@ from recsys import sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
-from recsys.interactions import Interactions
+from recsys.interactions import Interactions, popularity_order
 from recsys.spaces import Vectors
 
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
@@ -87,8 +90,8 @@ def certify_tables(config: Config) -> list[Statement]:
 
     Whether mining goes by availability is the configuration's to say: model.as_trained gives a run's own.
     """
-    counts = prepare.stored(config).counts
-    with prepare.opened(config) as con:
+    counts = read_prepared(config).counts
+    with open_database(config) as con:
         core = config.split.min_users_per_item, config.split.min_items_per_user
         con.execute("set variable has_core = ?", [core != (1, 1)])
         return _all_hold([_of_tables(con, name, config, counts) for name in TABLES])
@@ -115,7 +118,7 @@ def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> l
 
 def refitted(config: Config, name: FoldName) -> Interactions:
     """What a fold may fit on: events before the window, if the split is by time; spans from item_parts."""
-    with prepare.opened(config) as con:
+    with open_database(config) as con:
         starts = con.execute("select validation_start, test_start from windows").fetchall()[0]
         what = {"fold": name, "start": starts[FOLDS.index(name)]}
         triples, spans = (con.sql(query, params=what).pl() for query in (TRIPLES, SPANS))
@@ -160,7 +163,7 @@ def _rows(offending: list[dict[str, Any]]) -> str:
 def _of_tables(
     con: duckdb.DuckDBPyConnection, name: str, config: Config, counts: dict[str, int]
 ) -> Statement:
-    text = (prepare.SQL / "certificate" / f"{name}.sql").read_text(encoding="utf-8")
+    text = read_sql(f"certificate/{name}")
     says = text.splitlines()[1].removeprefix("-- Holds: ")
     if name == "times" and config.split.kind != "time":
         return Statement(name, says, None, _leaks(con), [])
@@ -187,9 +190,7 @@ def _of_tables(
 def _leaks(con: duckdb.DuckDBPyConnection) -> str:
     """What a split that is not by time leaks, in figures of each fold."""
     words = []
-    for row in (
-        con.sql((prepare.SQL / "certificate" / "leaks.sql").read_text(encoding="utf-8")).pl().to_dicts()
-    ):
+    for row in con.sql(read_sql("certificate/leaks")).pl().to_dicts():
         late = "without times nothing says what was fitted before what is held out"
         if row["held_out_from"] is not None:
             late = (
@@ -283,7 +284,7 @@ def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
     found |= {"user_vectors": bundle.user_vectors, "item_vectors": bundle.item_vectors}
     found |= _arrays("user_ids", bundle.users) | _arrays("item_ids", bundle.items)
     right: Arrays = {"seen_offsets": fold.fit.offsets(), "seen_items": fold.fit.item}
-    right |= {"popular": fold.fit.by_popularity()}
+    right |= {"popular": popularity_order(fold.fit.item_counts())}
     right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()}
     right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(fold.item_ids))
     evidence = f"{len(bundle.users):,} users, {len(bundle.items):,} items, {len(fold.fit):,} seen pairs"

@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
+from pipelines.data.prepared import read_prepared
 from pipelines.evaluation import certificate, evidence
 from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
-from pipelines.tracking import progress
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import Manifest, read_manifest
+from recsys.files import write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import Manifest, read_manifest
 from recsys.measured import search_words, searched
 from recsys.metrics import item_coverage
+from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -85,7 +88,7 @@ def evaluate(
         "search": search_words(manifest),
         "searched": {"chosen": searched(manifest), **manifest["measured"]},
         "users": len(judge.users),
-        "counts": prepare.stored(config).counts,
+        "counts": read_prepared(config).counts,
         **_figures(config, judge, ranked, values),
     }
     try:
@@ -105,7 +108,7 @@ def read_results(run: Path) -> dict[str, Any] | None:
 def write_results(run: Path, result: dict[str, Any]) -> None:
     """Write metrics.json, after all other files of the results. Raises InputError."""
     try:
-        files.write_whole(run / RESULTS, json.dumps(result, indent=1))
+        write_text(run / RESULTS, json.dumps(result, indent=1))
     except OSError as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
 
@@ -122,7 +125,7 @@ def rank_with_bundle(
     items, users, offsets = folds.as_list(fold.item_ids), folds.as_list(fold.user_ids), fold.fit.offsets()
     numbers = {item_id: item for item, item_id in enumerate(items)}
     ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
-    with progress.progress(f"asking bundle {recommender.version}", len(ranked)) as tick:
+    with progress(f"asking bundle {recommender.version}", len(ranked)) as tick:
         for row, user in enumerate(judge.users):
             seen = fold.fit.item[offsets[user] : offsets[user + 1]].tolist() if exclude_seen else ()
             answer = recommender.recommend(
@@ -136,9 +139,9 @@ def rank_with_bundle(
 def _key(config: Config, run: Path, manifest: Manifest) -> str:
     """Digest of everything that the results and the certificate depend on."""
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
-    settings += prepare.stored(config).key
+    settings += read_prepared(config).key
     settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
-    return files.digest(settings, *CODE)
+    return code_digest(settings, *CODE)
 
 
 def _figures(config: Config, judge: Judge, ranked: Ranked, values: dict[str, Values]) -> dict[str, Any]:

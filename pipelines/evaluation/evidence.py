@@ -17,6 +17,8 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import Fold, Ids, attributes_of
+from recsys.files import write_text
+from recsys.interactions import popularity_order
 from recsys.spaces import Vectors
 from serving.recommender import Recommendation, Recommender
 
@@ -49,9 +51,9 @@ def write(
     attribute = config.items.attributes[0] if config.items and config.items.attributes else None
     points, about = item_map(model[1].cpu().numpy(), fold, attribute)
     points.write_parquet(run / "map.parquet", metadata=about)
-    files.write_whole(run / "distances.json", json.dumps(distances(model, fold, config.seed)))
+    write_text(run / "distances.json", json.dumps(distances(model, fold, config.seed)))
     shown = examples(fold, recommender, config.evaluate.exclude_seen)
-    files.write_whole(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
+    write_text(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
 
 
 def target_table(
@@ -111,8 +113,8 @@ def item_map(
     (I, D) vectors as served. `value` is the attribute's, the most frequent by name, others as 'other', none
     as '(none)'. Beside it what the map is of: the attribute, the share of the variance on each axis.
     """
-    counts = fold.fit.item_counts()
-    some = fold.fit.by_popularity()[:MAPPED]  # (S,)
+    counts = fold.fit.item_counts()  # (I,)
+    some = popularity_order(counts)[:MAPPED]  # (S,)
     vectors = items[some].astype(np.float64)
     centred = vectors - vectors.mean(0)  # (S, D)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
@@ -176,7 +178,7 @@ def examples(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 
         order = (-fold.fit.weight[rows]).argsort(kind="stable")[:k]
         later = fold.target_items[fold.target_offsets[user] : fold.target_offsets[user + 1]]
         (user_id,) = _taken(fold.user_ids, [user])
-        later = later[(-counts[later]).argsort(kind="stable")]
+        later = later[popularity_order(counts[later])]
         shown.append(
             Example(
                 user_id,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.config.errors import InputError
-from pipelines.tracking import progress
 from recsys import releases
-from recsys.bundle import MANIFEST, BundleError
+from recsys.manifest import MANIFEST, BundleError
 from recsys.measured import search_words
+from recsys.progress import progress
 
 COLUMNS = ("current", "version", "time (UTC)", "users", "items", "coordinates", "search")
 
@@ -44,7 +44,7 @@ def verify_bundles(bundles: Path, version: str | None) -> list[tuple[str, str | 
             raise InputError(f"'{version}' is no version in '{bundles}', only {', '.join(names)}")
         names = [version]
     found = list[tuple[str, str | None]]()
-    with progress.progress("verifying", len(names)) as tick:
+    with progress("verifying", len(names)) as tick:
         for name in names:
             try:
                 releases.seal(bundles / name)

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import folds, prepare
+from pipelines.data import folds
 from pipelines.data.folds import attributes_of
+from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tune_index
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
+from recsys.interactions import popularity_order
+from recsys.manifest import BundleError
 from recsys.spaces import Vectors
 
 LOGGER = logging.getLogger("recsys")
@@ -30,7 +33,7 @@ SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # settin
 def bundle_folder(config: Config, run: Path) -> Path:
     """Folder of the run's bundle; its name is the run's and a digest of export's settings and code."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    return config.bundles / f"{run.name}-{files.digest(settings, 'recsys', 'pipelines/release')[:6]}"
+    return config.bundles / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/release')[:6]}"
 
 
 def stage(config: Config, run: Path) -> Path:
@@ -42,7 +45,7 @@ def stage(config: Config, run: Path) -> Path:
     if folder.exists():
         try:
             bundle.verify(folder)
-        except bundle.BundleError as error:
+        except BundleError as error:
             LOGGER.info(f"export: {error}; writing the bundle again")
             os.rename(folder, _unused_name(folder))
         else:
@@ -65,29 +68,24 @@ def _write(config: Config, run_name: str, folder: Path, fold: folds.Fold, served
     nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
     hidden = seen if config.evaluate.exclude_seen else nothing
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
-    tuned = tune_index(config.export, (users, items), hidden, held_out, config.seed, config.bundles)
-    bundle.write_bundle(
-        folder,
+    plan = tune_index(config.export, (users, items), hidden, held_out, config.seed, config.bundles)
+    content = bundle.BundleContent(
         user_vectors=users,
         item_vectors=items,
         user_ids=fold.user_ids,
         item_ids=fold.item_ids,
         seen=seen,
-        popular=fold.fit.by_popularity(),
+        popular=popularity_order(fold.fit.item_counts()),
         titles=fold.titles,
-        trees=tuned.trees,
-        search_k=tuned.search_k,
-        seed=config.seed,
-        index=tuned.built,
-        measured=tuned.measured,
         attributes=attributes_of(fold.item_table),
         fold_in=fold_in.fit(users, items, seen),
-        info={
-            "run": run_name,
-            "data_fingerprint": prepare.stored(config).fingerprint,
-            "fitted_until": _fitted_until(config),
-        },
     )
+    info = {
+        "run": run_name,
+        "data_fingerprint": read_prepared(config).fingerprint,
+        "fitted_until": _fitted_until(config),
+    }
+    bundle.write_bundle(folder, content, plan, info=info)
 
 
 def _fitted_until(config: Config) -> str | None:

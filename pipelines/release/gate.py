@@ -5,7 +5,6 @@ Axes: I items, Q users judged, K ranks.
 
 import json
 import logging
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.config import files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, as_list
 from pipelines.evaluation.evaluate import rank_with_bundle
@@ -28,8 +28,9 @@ from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from pipelines.training.train import run_fold
-from recsys.bundle import BundleError, Manifest, read_manifest
+from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
+from recsys.manifest import BundleError, Manifest, read_manifest
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -268,7 +269,7 @@ def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
             both.append(str(error))
     settings = config.model_dump_json(include={"seed", "evaluate", "gate"})
     settings += f"withdrawn: {folder.name in promotion.withdrawn(config)}"
-    return files.digest(json.dumps(both) + settings, *CODE)
+    return code_digest(json.dumps(both) + settings, *CODE)
 
 
 def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
@@ -280,9 +281,8 @@ def _write(run: Path, verdict: Verdict, per_user: pl.DataFrame | None) -> None:
         path.unlink(missing_ok=True)
         table.unlink(missing_ok=True)
         if per_user is not None:
-            partial = table.with_name(f".{table.name}.partial")
-            per_user.write_parquet(partial)
-            os.replace(partial, table)
-        files.write_whole(path, json.dumps(held, indent=1))
+            with replace_atomically(table) as partial:
+                per_user.write_parquet(partial)
+        write_text(path, json.dumps(held, indent=1))
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"the verdict on '{run}' cannot be written: {error}") from None

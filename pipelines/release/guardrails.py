@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.statistics import Comparison
 from recsys import metrics
+from recsys.interactions import popularity_order
 from recsys.measured import MEASURED_K, point_of
 
 TOO_FEW = 30  # users or targets of which no share is judged
@@ -55,7 +56,7 @@ def popular_share(
     challenger: Lists, champion: Lists, item_counts: NDArray[np.int64], most: float
 ) -> Guardrail:
     """Share of the slots that the most popular hundredth takes; allowed: the champion's and `most` more."""
-    popular = np.argsort(-item_counts, kind="stable")[: max(1, len(item_counts) // 100)]
+    popular = popularity_order(item_counts)[: max(1, len(item_counts) // 100)]
     ours, theirs = (np.isin(x, popular).sum() / max((x >= 0).sum(), 1) for x in (challenger, champion))
     allowed = float(theirs) + most
     words = (

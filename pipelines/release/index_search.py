@@ -3,23 +3,23 @@
 Axes: S measured users, I items, D coordinates, K ranks.
 """
 
-import fcntl
 import logging
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.config.errors import InputError
 from pipelines.config.release import Export
-from pipelines.tracking import progress
+from recsys.bundle import IndexPlan
 from recsys.index import NOTHING, ItemIndex, Search, exact_top_k
 from recsys.measured import MEASURED_K, Point
-from recsys.releases import locked
+from recsys.progress import progress
+from recsys.releases import lock_bundle
 
 LOGGER = logging.getLogger("recsys")
 
@@ -31,15 +31,6 @@ FIRST_SEARCH_K = 256
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]  # users (U, D) and items (I, D)
 Histories = tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets (U + 1,) and items
-
-
-class TunedIndex(NamedTuple):
-    """The chosen index and search, and all measurements."""
-
-    built: ItemIndex
-    trees: int
-    search_k: int | None  # None: a scan
-    measured: dict[str, Any]  # for the manifest
 
 
 class Queries(NamedTuple):
@@ -57,7 +48,7 @@ class Queries(NamedTuple):
 
 def tune_index(
     settings: Export, vectors: Vectors, seen: Histories, held_out: NDArray[np.int64], seed: int, scratch: Path
-) -> TunedIndex:
+) -> IndexPlan:
     """Find the fastest search that finds settings.recall of the exact top 20 of held-out users.
 
     Measured are up to 300 of the users `held_out`, without the items they have in `seen`. For each number of
@@ -70,7 +61,7 @@ def tune_index(
     queries = _sample_queries(vectors, seen, held_out)
     with (
         tempfile.TemporaryDirectory(dir=scratch, prefix=".tuning-") as folder,
-        locked(Path(folder), fcntl.LOCK_SH),
+        lock_bundle(Path(folder), shared=True),
     ):
         points, left_out = _measure_indexes(settings, seed, items, queries, Path(folder))
         fastest = _fastest(settings, points)
@@ -94,7 +85,7 @@ def tune_index(
         "scans_many": scans_many,
         "curve": [point._asdict() for point in points],
     }
-    return TunedIndex(index, trees, fastest.search_k, measured)
+    return IndexPlan(trees, fastest.search_k, seed, index, measured)
 
 
 def _sample_queries(vectors: Vectors, seen: Histories, held_out: NDArray[np.int64]) -> Queries:
@@ -113,7 +104,7 @@ def _measure_indexes(
 ) -> tuple[list[Point], list[str]]:
     """The scan's point, then the points of each index saved in the folder; and why others were left out."""
     points, left_out, tree_seconds = list[Point](), list[str](), 0.0
-    with progress.progress("export: trees built and measured", sum(settings.trees)) as tick:
+    with progress("export: trees built and measured", sum(settings.trees)) as tick:
         for trees in sorted(set(settings.trees)):
             if trees * tree_seconds > settings.max_build_seconds:
                 left_out.append(f"{trees} trees would take {trees * tree_seconds:.0f} s to build")

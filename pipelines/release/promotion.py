@@ -17,7 +17,8 @@ from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 from pipelines.tracking.model_registry import CHAMPION
 from recsys import releases
-from recsys.bundle import BundleError, flush
+from recsys.files import flush, write_text
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
@@ -173,8 +174,7 @@ def _set_alias(config: Config, version: str | None) -> None:
 def _write(path: Path, content: Any) -> None:
     """Whole and on the disk before anything else is done. Raises InputError."""
     try:
-        files.write_whole(path, json.dumps(content))
-        flush(path)
+        write_text(path, json.dumps(content))
         flush(path.parent)
     except OSError as error:
         raise InputError(f"'{path}' cannot be written: {error}") from None

@@ -112,7 +112,7 @@ def show(config: Config, run: Path, result: dict[str, Any], words: list[str]) ->
                 "leaks": result["leaks"],
                 "search": result["search"],
                 **in_mlflow(config, run),
-                "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.png)",
+                "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.svg)",
                 "bundle": str(bundle_folder(config, run)),
                 "ask it": places.command(*words, "--user", shown[0].user_id),
                 "serve it": places.command(

@@ -9,7 +9,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipelines.config.files import flat, masked, read_table
+from pipelines.config.files import read_table
+from pipelines.config.loading import flatten
+from pipelines.config.secrets import mask_secrets
 
 STATUS = {"failed": "FAILED", "killed": "KILLED"}  # of a stage; all others have finished
 METRICS, PARAMS = 1000, 100  # a call, by MLflow's limits
@@ -19,9 +21,9 @@ def log_contents(client: Any, known: dict[str, Any], run: Path, changed: set[str
     """What the files that have changed say, as parameters, metrics, tags, inputs and nested runs."""
     run_id = known["run_id"]
     if "config.json" in changed:
-        log_params(client, run_id, flat(_read(run / "config.json")))
+        log_params(client, run_id, flatten(_read(run / "config.json")))
     if "choice.json" in changed:
-        log_params(client, run_id, flat({"choice": _read(run / "choice.json")}))
+        log_params(client, run_id, flatten({"choice": _read(run / "choice.json")}))
     for name, prefix in (("history.parquet", ""), ("fit.parquet", "fit.")):
         if name in changed:
             log_metrics(client, run_id, _epochs(run / name, prefix))
@@ -77,7 +79,9 @@ def log_params(client: Any, run_id: str, values: Mapping[str, object]) -> None:
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
-    new = [Param(name, str(masked(value))[:6000]) for name, value in values.items() if name not in known]
+    new = [
+        Param(name, str(mask_secrets(value))[:6000]) for name, value in values.items() if name not in known
+    ]
     for start in range(0, len(new), PARAMS):
         client.log_batch(run_id, params=new[start : start + PARAMS])
 
@@ -90,7 +94,7 @@ def _log_dataset(client: Any, run_id: str, lineage: dict[str, Any]) -> None:
         name="interaction log",
         digest=lineage["fingerprint"][:32],
         source_type="duckdb",
-        source=json.dumps({"query": masked(lineage["source_query"])}),
+        source=json.dumps({"query": mask_secrets(lineage["source_query"])}),
         profile=json.dumps(lineage["counts"]),
     )
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])

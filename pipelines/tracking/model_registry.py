@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import files
+from pipelines.config import digests, files
 from pipelines.config.config import Config
 from pipelines.tracking import ownership
-from recsys.bundle import read_manifest
+from recsys.files import write_text
+from recsys.manifest import read_manifest
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -67,7 +68,7 @@ def register(
             client.set_model_version_tag(name, version.version, key, value)
     known = {"name": name, "version": str(version.version), "bundle": bundle.name}
     if files.read_json(run / NOTE) != known:
-        files.write_whole(run / NOTE, json.dumps(known))
+        write_text(run / NOTE, json.dumps(known))
 
 
 def _tags(run: Path, bundle: Path) -> dict[str, str]:
@@ -140,7 +141,7 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
             folder,
             python_model=Path(__file__).with_name("pyfunc_model.py"),
             artifacts={"bundle": str(bundle.resolve())},
-            code_paths=[str(files.ROOT / name) for name in CODE],
+            code_paths=[str(digests.ROOT / name) for name in CODE],
             pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in needed],
             signature=ModelSignature(Schema([ColSpec(user, "user_id")]), answer, ParamSchema(params)),
             input_example=pd.DataFrame({"user_id": recommender.some_users(2)}),

@@ -4,7 +4,6 @@ A root has an id, in root.json, and both carry it as a tag. A moved root keeps i
 own: else it would write into the books of the root that it was copied from.
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple
 from pipelines.config import files, places
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
+from pipelines.config.secrets import mask_secrets
+from recsys.files import hold_lock, write_text
 
 NOTE = "root.json"  # under root
 ARTIFACTS = "artifacts"  # folder under root
@@ -58,7 +59,7 @@ def identity(folder: Path) -> Root:
         before = noted(folder)
         now = _now(folder, before)
         if now != before:
-            files.write_whole(folder / NOTE, json.dumps(now._asdict()))
+            write_text(folder / NOTE, json.dumps(now._asdict()))
     return now
 
 
@@ -73,9 +74,9 @@ def _now(folder: Path, before: Root | None) -> Root:
 def _alone(note: Path) -> Iterator[None]:
     """Hold the lock of a file, made if there is none, that its holder may replace; wait for who has it."""
     while True:
-        with note.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.path.samestat(os.fstat(file.fileno()), note.stat()):  # else it was replaced meanwhile
+        note.open("a").close()
+        with hold_lock(note, wait=True) as handle:
+            if os.path.samestat(os.fstat(handle), note.stat()):  # else it was replaced meanwhile
                 yield
                 return
 
@@ -138,14 +139,14 @@ def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
 
 def _refusal(kind: str, name: str, uri: str, place: str) -> str:
     return (
-        f"tracking.experiment = '{name}': at MLflow '{files.masked(uri)}' the {kind} of this name belongs to "
+        f"tracking.experiment = '{name}': at MLflow '{mask_secrets(uri)}' the {kind} of this name belongs to "
         f"another root, {place}: set tracking.experiment to another name; only if that root is gone, or is "
         "this one from before it was moved, `recsys claim` with the same options takes it over"
     )
 
 
 def _way_back(name: str, uri: str, experiment_id: str) -> str:
-    store = places.command(f"MLFLOW_TRACKING_URI={files.masked(uri)}")
+    store = places.command(f"MLFLOW_TRACKING_URI={mask_secrets(uri)}")
     return (
         f"tracking.experiment = '{name}' was deleted there; to bring it back: env {store} mlflow experiments "
         f"restore --experiment-id {experiment_id}; or set tracking.experiment to another name"

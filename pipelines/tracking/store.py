@@ -4,7 +4,6 @@ MLflow out of reach stops no work: a line says so, once, and the next retrain up
 experiment of another root does: see ownership.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -19,14 +18,17 @@ from typing import Any
 from pipelines.config import files, places
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
+from pipelines.config.loading import flatten
+from pipelines.config.secrets import mask_secrets
 from pipelines.tracking import mlflow_run, model_registry, ownership
 from recsys import releases
-from recsys.bundle import BundleError
+from recsys.files import file_sha256, write_text
+from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
 NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
-COPIED = {".json", ".parquet", ".png", ".html"}
+COPIED = {".json", ".parquet", ".svg", ".html"}
 ALL = 3  # mlflow.entities.ViewType: those that were thrown away too
 
 _told = set[tuple[str, bool]]()  # stores, local faults apart, that were warned of since the last upload_all
@@ -46,7 +48,7 @@ class Live:
             client, experiment_id = _books(config)
             self._run_id = _run(client, experiment_id, folder, name)["run_id"]
             client.update_run(self._run_id, status="RUNNING")  # it may be one that was interrupted
-            mlflow_run.log_params(client, self._run_id, files.flat(config.model_dump(mode="json")))
+            mlflow_run.log_params(client, self._run_id, flatten(config.model_dump(mode="json")))
             self._client = client  # comes last: without it nothing is logged
 
     def metrics(self, row: Mapping[str, Any], step: int) -> None:
@@ -149,7 +151,7 @@ def uri(config: Config) -> str:
 
 def shown_uri(config: Config) -> str:
     """The same without a user's name and password."""
-    masked: str = files.masked(uri(config))
+    masked: str = mask_secrets(uri(config))
     return masked
 
 
@@ -206,7 +208,7 @@ def _reason(error: Exception) -> str:
     """The first line of an error, with its kind where that is not ours."""
     line = (str(error).strip().splitlines() or [""])[0]
     ours = isinstance(error, ownership.DeletedError)
-    masked: str = files.masked(line if ours else f"{type(error).__name__}: {line}")
+    masked: str = mask_secrets(line if ours else f"{type(error).__name__}: {line}")
     return masked
 
 
@@ -266,7 +268,7 @@ def _run(client: Any, experiment_id: str, folder: Path, name: str) -> dict[str, 
     tags = {"mlflow.source.git.commit": git_revision()}
     made = client.create_run(experiment_id, start_time=_begun(name), tags=tags, run_name=name)
     known = {"run_id": made.info.run_id, "experiment_id": experiment_id, "uploaded": {}}
-    files.write_whole(folder / NOTE, json.dumps(known))
+    write_text(folder / NOTE, json.dumps(known))
     return known
 
 
@@ -324,7 +326,7 @@ def _upload(
     if client.get_run(run_id).info.lifecycle_stage == "deleted":
         return  # somebody threw it away there
     seen = _seen(config, run)  # before they are read: what changes meanwhile is read again
-    digests = {path.name: _digest(path) for path in _copied(run)}
+    digests = {path.name: file_sha256(path) for path in _copied(run)}
     changed = [name for name, digest in digests.items() if known["uploaded"].get(name) != digest]
     mlflow_run.log_contents(client, known, run, set(changed))
     for name in changed:
@@ -334,12 +336,7 @@ def _upload(
     if changed:
         ended = max((run / name).stat().st_mtime for name in digests)
         client.set_terminated(run_id, "FINISHED", int(ended * 1000))
-    files.write_whole(run / NOTE, json.dumps(known | {"uploaded": digests, "seen": seen}))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_text(run / NOTE, json.dumps(known | {"uploaded": digests, "seen": seen}))
 
 
 def nest(config: Config, folder: Path, parent: Path) -> None:

@@ -1,9 +1,7 @@
 """Checkpoints: what a training that was killed goes on from, and stops that wait for one."""
 
-import hashlib
 import io
 import logging
-import os
 import signal
 import threading
 import time
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from recsys.files import sha256, write_bytes
 
 LOGGER = logging.getLogger("recsys")
 
@@ -36,7 +36,7 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         digest, rest = content[:DIGEST], content[DIGEST:]
-        if hashlib.sha256(rest).hexdigest().encode() != digest:
+        if sha256(rest).encode() != digest:
             LOGGER.warning(f"train: WARNING: checkpoint '{self.path}' is damaged; training starts anew")
             return None
         return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
@@ -51,14 +51,8 @@ class Checkpoint:
         buffer = io.BytesIO()
         torch.save(make(), buffer)
         content = buffer.getbuffer()
-        partial = self.path.with_name(f".{self.path.name}.partial")
         try:
-            with partial.open("wb") as file:
-                file.write(hashlib.sha256(content).hexdigest().encode())
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.path)
+            write_bytes(self.path, sha256(content).encode(), content)
         except OSError as error:
             if not self._complained:
                 LOGGER.warning(
@@ -73,7 +67,7 @@ class Checkpoint:
             raise KeyboardInterrupt
 
     @contextmanager
-    def patient(self) -> Iterator[None]:
+    def defer_signals(self) -> Iterator[None]:
         """SIGTERM and Ctrl-C wait for the next offer; a second one does not. Elsewhere they act at once."""
         if threading.current_thread() is not threading.main_thread():  # signals are not ours there
             yield

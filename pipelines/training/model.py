@@ -3,7 +3,6 @@
 Axes: U users, I items, D dimensions.
 """
 
-import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from recsys import baselines, spaces
+from recsys.files import sha256
 from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, Vectors
@@ -86,7 +86,7 @@ def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
     buffer = io.BytesIO()  # torch writing to a full disk itself would not say so
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
     (folder / WEIGHTS).write_bytes(buffer.getbuffer())
-    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+    return sha256(buffer.getbuffer())
 
 
 def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
@@ -97,7 +97,7 @@ def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
     except OSError as error:
         raise InputError(f"weights '{path}' cannot be read: {error}") from None
     written = json.loads((folder / "train.json").read_text())["weights_sha256"]
-    if hashlib.sha256(content).hexdigest() != written:
+    if sha256(content) != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
     tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     learned = spaces.euclidean_vectors(Space(*(tensors[f"space.{name}"] for name in Space._fields)))

@@ -21,13 +21,14 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import Fold, FoldName, Ids
-from pipelines.data.prepare import Prepared
-from pipelines.training import learner, model
+from pipelines.data.prepared import Prepared
+from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
-from pipelines.training.learner import Learner
 from recsys import ranking, releases
-from recsys.bundle import BundleError, read_manifest
+from recsys.interactions import popularity_order
+from recsys.manifest import BundleError, read_manifest
 from recsys.spaces import Space, Vectors
+from recsys.training import Training
 
 TABLES = ("tower.table", "items", "offset")  # which have a row an id
 STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
@@ -98,9 +99,9 @@ def load(source: Source, device: torch.device) -> dict[str, Any] | None:
     return Checkpoint(source.run / STATE, 0).load(device)
 
 
-def fits(learned: Learner, saved: dict[str, Any]) -> bool:
+def fits(training: Training, saved: dict[str, Any]) -> bool:
     """Whether rows of before have as many coordinates as those of now, which few items or users limit."""
-    before, now = saved["learner"]["weights"], learned.model.state_dict()
+    before, now = saved["learner"]["weights"], training.model.state_dict()
     return before.keys() == now.keys() and all(
         before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
         for name, part in now.items()
@@ -115,7 +116,7 @@ def matched(here: Ids, there: Any) -> Matched:
     return Matched(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
 
 
-def carry(learned: Learner, fold: Fold, saved: dict[str, Any]) -> None:
+def carry(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
     """Put the saved rows, and the optimizer's of them, where their ids are now; new rows are folded in.
 
     A new item starts at the mean of the users who took it, a new user at the mean of his items, as far as
@@ -123,18 +124,18 @@ def carry(learned: Learner, fold: Fold, saved: dict[str, Any]) -> None:
     """
     users, items = matched(fold.user_ids, saved["users"]), matched(fold.item_ids, saved["items"])
     moves = {"tower.table": users, "items": items, "offset": items, "beta": items}
-    now, before = learner.state(learned), saved["learner"]
+    now, before = training.state(), saved["learner"]
     for name, part in now["weights"].items():
         now["weights"][name] = _moved(part, before["weights"][name], moves.get(name))
     now["beta"] = _moved(now["beta"], before["beta"], items if len(now["beta"]) > 1 else None)
-    _fold_in(now["weights"], learned, users, items)
-    names = {id(part): name for name, part in learned.model.named_parameters()} | {id(learned.beta): "beta"}
-    parameters = [part for group in learned.optimizer.param_groups for part in group["params"]]
+    _fold_in(now["weights"], training, users, items)
+    names = {id(part): name for name, part in training.model.named_parameters()} | {id(training.beta): "beta"}
+    parameters = training.parameters()
     for number, known in before["optimizer"].items():
         name = names[id(parameters[number])]
-        match = moves.get(name) if name != "beta" or len(learned.beta) > 1 else None
+        match = moves.get(name) if name != "beta" or len(training.beta) > 1 else None
         now["optimizer"][number] = _moved_moments(parameters[number], known, match)
-    learner.restore(learned, now)
+    training.restore(now)
 
 
 def _moved(part: Tensor, before: Tensor, match: Matched | None) -> Tensor:
@@ -157,9 +158,9 @@ def _moved_moments(part: Tensor, known: dict[str, Any], match: Matched | None) -
     return {"step": known["step"], "square": square, "last": last}
 
 
-def _fold_in(weights: dict[str, Tensor], learned: Learner, users: Matched, items: Matched) -> None:
+def _fold_in(weights: dict[str, Tensor], training: Training, users: Matched, items: Matched) -> None:
     """New points at the means of those that they were taken with; new offsets moved as the learned ones."""
-    data, start = learned.data, learned.model.offset.detach()
+    data, start = training.data, training.model.offset.detach()
     if "tower.table" in weights:
         table = weights["tower.table"]
         order = data.item.argsort(stable=True)
@@ -213,7 +214,7 @@ def compare(
     device = served[1].device
     learned_before, served_before = model.load(source.run, device)
     items, users = matched(fold.item_ids, saved["items"]), matched(fold.user_ids, saved["users"])
-    order = np.argsort(-fold.fit.item_counts()[items.here], kind="stable")[:LOOKED_AT]  # (P,)
+    order = popularity_order(fold.fit.item_counts()[items.here])[:LOOKED_AT]  # (P,)
     here, there = _on(items.here[order], learned.items), _on(items.there[order], learned.items)
     points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
     points, before = points - points.mean(0), before - before.mean(0)

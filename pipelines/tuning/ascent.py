@@ -1,4 +1,4 @@
-"""Coordinate ascent: a search of a few lists of settings, one list at a time, uphill."""
+"""Coordinate ascent over lists of values, one setting at a time."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,10 +12,10 @@ def coordinate_ascent(
     score: Callable[[Settings], float],
     has_room: Callable[[Settings], bool],
 ) -> dict[Settings, float]:
-    """All that was scored, in order; the best of it has no better neighbour, unless room ended before.
+    """All scores in the order they were made; no neighbour of the best is better, unless has_room ended it.
 
-    From where a setting is to the larger values of its list while they score better, or else to the smaller
-    ones; setting after setting, and again until nothing changes. Nothing is scored twice.
+    A setting moves to larger values of its list while the score rises, or else to smaller ones; all settings
+    in turn, repeated until nothing changes. Nothing is scored twice.
     """
     scores = {first: score(first)}
     before, best = None, first
@@ -25,8 +25,8 @@ def coordinate_ascent(
             here = getattr(best, name)
             larger = sorted({value for value in values if value > here})
             smaller = sorted({value for value in values if value < here}, reverse=True)
-            for way in (larger, smaller):
-                for value in way:
+            for direction in (larger, smaller):
+                for value in direction:
                     other = best._replace(**{name: value})
                     if other not in scores:
                         if not has_room(other):

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
-from pipelines.config.loading import read_tables, validated
+from pipelines.config.loading import read_toml, validate_settings
 from pipelines.config.section import Section
 
 SEARCHED = ("space", "loss", "mining", "train", "spectral")  # sections that decide a training
@@ -64,7 +64,7 @@ def read_space(path: Path) -> Space:
     a range or choice that the setting cannot take.
     """
     settings: Space = {}
-    for section, tables in read_tables(path).items():
+    for section, tables in read_toml(path).items():
         where = f"search space '{path}'"
         if section not in SEARCHED:
             raise InputError(f"{where}: section '{section}', allowed: {', '.join(SEARCHED)}")
@@ -72,7 +72,9 @@ def read_space(path: Path) -> Space:
             raise InputError(f"{where}: '{section}' holds a table a setting, e.g. [train.learning_rate]")
         for key, table in tables.items():
             where = f"search space '{path}', {section}.{key}"
-            settings[f"{section}.{key}"] = _fitting(validated(Setting, table, where), section, key, where)
+            settings[f"{section}.{key}"] = _fitting(
+                validate_settings(Setting, table, where), section, key, where
+            )
     if not settings:
         raise InputError(f"search space '{path}' has no settings, e.g. [train.learning_rate]")
     return settings
@@ -82,7 +84,7 @@ def _fitting(setting: Setting, section: str, key: str, where: str) -> Setting:
     """The setting with its ends as numbers of the configured kind."""
     model: Any = Config.model_fields[section].annotation
     ends = setting.choices if setting.choices is not None else (setting.low, setting.high)
-    values = [getattr(validated(model, {key: end}, where), key) for end in ends]
+    values = [getattr(validate_settings(model, {key: end}, where), key) for end in ends]
     if setting.choices is not None:
         return setting.model_copy(update={"choices": tuple(values)})
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.config import files, places
+from pipelines.config import places
+from recsys.files import write_text
 
 FINISHED, INVALID = "finished", "invalid"
-TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.png"
+TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.svg"
 FIXED = ("trial", "outcome", "base", "validation", "epoch", "epochs", "seconds")
 SHOWN = 10
 
@@ -62,10 +63,10 @@ def write(folder: Path, rows: list[Row], select: str) -> None:
     table.writeheader()
     for row in rows:
         table.writerow({name: getattr(row, name) for name in FIXED} | row.settings)
-    files.write_whole(folder / TABLE, text.getvalue())
+    write_text(folder / TABLE, text.getvalue())
     found = best(rows)
     if found is not None:
-        files.write_whole(folder / BEST, _best(found, base(rows), select))
+        write_text(folder / BEST, _best(found, base(rows), select))
 
 
 def _best(found: Row, start: Row | None, select: str) -> str:

@@ -18,16 +18,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipelines.config import files, places
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.config.loading import changed
+from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
-from pipelines.data import folds, prepare
-from pipelines.data.prepare import Prepared
+from pipelines.data import folds
+from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import log, store
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
-from pipelines.training.train import choose_epochs, choose_spectral
+from pipelines.training.selection import Selection, choose_spectral, select_epochs
+from pipelines.training.start import start
 from pipelines.tuning import plots, trials
 from pipelines.tuning.search_space import Setting, Space, read_space
 from recsys.judge import Judge
@@ -73,7 +75,7 @@ def tune(
     """
     deadline = np.inf if seconds is None else time.monotonic() + seconds
     wanted = (TRIALS if seconds is None else np.inf) if n_trials is None else n_trials
-    space, prepared = read_space(space_file), prepare.stored(config)
+    space, prepared = read_space(space_file), read_prepared(config)
     name = study_name(config, prepared, space)
     folder = config.root / "tune" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def tune(
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     with (
-        files.alone(folder, "this very search"),
+        files.lock_folder(folder, "this very search"),
         _study(config, name) as study,
         store.Live(config, folder, f"tune-{name}"),
     ):
@@ -98,9 +100,7 @@ def tune(
         found = trials.best(rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        plots.search_course(
-            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
-        )
+        plots.search_course(rows(study), importances(study, space), config.evaluate.select).save(folder)
         store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
@@ -112,7 +112,7 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
     settings = config.model_dump_json(include=included | {"evaluate": {"select", "exclude_seen", "ks"}})
     searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
     text = "\n".join((prepared.key, settings, torch.__version__, *searched))
-    return files.digest(text, *CODE)[:12]
+    return code_digest(text, *CODE)[:12]
 
 
 @contextmanager
@@ -248,7 +248,7 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     Raises optuna.TrialPruned, OutOfTime, InputError (settings that do not go together), FloatingPointError.
     """
     base = bool(trial.user_attrs.get("base"))
-    config = search.config if base else changed(search.config, trial.user_attrs["settings"])
+    config = search.config if base else with_settings(search.config, trial.user_attrs["settings"])
     metric = f"validation.{config.evaluate.select}"
     folder = _trial_folder(search, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
@@ -269,11 +269,13 @@ def _train(search: Search, trial: Trial, label: str) -> None:
 
         if config.spectral not in search.spectral:
             search.spectral[config.spectral] = choose_spectral(config, search.judge)
-        choose_epochs(config, search.judge, search.spectral[config.spectral], record)
+        choice = search.spectral[config.spectral]
+        training = start(config, search.judge.data, choice, "validation")
+        select_epochs(config, search.judge, training, Selection(choice), config.train.max_epochs, record)
 
 
 def _goes_on(config: Config, seen: dict[int, float]) -> bool:
-    """Whether epochs are left to a trial, as choose_epochs has it."""
+    """Whether epochs are left to a trial, as select_epochs does."""
     last = max(seen)
     return last < config.train.max_epochs and last - _best_epoch(seen) < config.train.patience
 

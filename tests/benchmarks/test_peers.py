@@ -114,7 +114,7 @@ def test_each_system_learns_the_groups_and_the_same_again(name, split):
     if name.startswith("implicit"):
         pytest.importorskip("implicit", reason="implicit is not installed (the extra `bench`)")
     config = peers.Bench()
-    data = peers.published.read(*split)
+    data = peers.published.read_split(*split)
     judge = peers.judge_fold(data.fold(data.train, data.test), torch.device("cpu"), config.evaluate)
     chosen = peers.Point(name, "validation", step=150, plan=150, seconds=0.0, metrics={})
     points = [peers.refitted(peers.Task(judge, config, seconds=0.0), chosen) for _ in range(2)]

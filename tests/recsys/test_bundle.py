@@ -14,8 +14,9 @@ import pytest
 from paths import FIXTURES
 from small_bundles import edit
 
-from recsys import bundle as bundles
-from recsys.bundle import BundleError, open_bundle, verify, write_bundle
+from recsys.bundle import BundleContent, IndexPlan, open_bundle, verify, write_bundle
+from recsys.index import ItemIndex
+from recsys.manifest import BundleError, fingerprint
 from recsys.releases import publish
 from serving.recommender import Recommender
 
@@ -25,7 +26,7 @@ STRING_IDS = sorted((f"{WORDS[n % 4]}-{n}" for n in range(N_ITEMS)), key=str.enc
 
 
 def contents(seed=0, **changes):
-    """The arguments of write_bundle for a small random release."""
+    """The content, index and info of a small random release."""
     rng = np.random.default_rng(seed)
     seen = [np.flatnonzero(rng.random(N_ITEMS) < 0.2) for _ in range(N_USERS)]
     return {
@@ -46,6 +47,13 @@ def contents(seed=0, **changes):
     } | changes
 
 
+def write(folder, seed=0, **changes):
+    given = contents(seed, **changes)
+    content = BundleContent(**{name: given.pop(name) for name in BundleContent._fields if name in given})
+    info = given.pop("info")
+    write_bundle(folder, content, IndexPlan(**given), info)
+
+
 ARRAYS = ["user_vectors", "item_vectors", "user_ids", "seen_offsets", "seen_items", "popular"]
 ARRAYS += ["item_ids.bytes", "item_ids.offsets", "titles.bytes", "titles.offsets"]
 FILES = sorted([f"{name}.npy" for name in ARRAYS] + ["index.ann", "manifest.json"])
@@ -53,7 +61,7 @@ FILES = sorted([f"{name}.npy" for name in ARRAYS] + ["index.ann", "manifest.json
 
 @pytest.fixture
 def folder(tmp_path):
-    write_bundle(tmp_path / "v1", **contents())
+    write(tmp_path / "v1")
     return tmp_path / "v1"
 
 
@@ -65,7 +73,7 @@ def replace(folder, name, array):
 
 def resign(folder, name):
     files = json.loads((folder / "manifest.json").read_text())["files"]
-    edit(folder, files=files | {name: bundles._fingerprint(folder / name)})
+    edit(folder, files=files | {name: fingerprint(folder / name)})
 
 
 def test_what_is_written_is_what_is_read(folder):
@@ -94,7 +102,7 @@ def test_manifest_says_what_the_folder_holds(folder):
 
 
 def test_same_contents_give_the_same_files(folder, tmp_path):
-    write_bundle(tmp_path / "v2", **contents())
+    write(tmp_path / "v2")
     assert verify(folder)["files"] == verify(tmp_path / "v2")["files"]
 
 
@@ -104,7 +112,7 @@ def test_smallest_and_emptiest_bundle(tmp_path):
     nothing = np.array([0, 0]), np.array([], dtype=np.int32)
     small = {"user_vectors": one, "item_vectors": one, "user_ids": [""], "item_ids": np.array([-1])}
     small |= {"seen": nothing, "popular": np.array([0], dtype=np.int32), "titles": None}
-    write_bundle(tmp_path / "v1", **contents(**small))
+    write(tmp_path / "v1", **small)
     bundle = open_bundle(tmp_path / "v1")
     assert bundle.titles is None
     assert (bundle.users.number(""), bundle.items.external(0), bundle.seen(0).tolist()) == (0, -1, [])
@@ -113,7 +121,7 @@ def test_smallest_and_emptiest_bundle(tmp_path):
 def test_existing_folder_is_refused_and_kept(folder):
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(FileExistsError, match="exists already"):
-        write_bundle(folder, **contents(seed=1))
+        write(folder, seed=1)
     assert (folder / "manifest.json").read_bytes() == before
 
 
@@ -142,12 +150,12 @@ NAN = np.full((N_ITEMS, DIM), np.nan, dtype=np.float32)
 )
 def test_contents_that_cannot_be_served_are_refused_and_leave_nothing(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        write_bundle(tmp_path / "v1", **contents(**changes))
+        write(tmp_path / "v1", **changes)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_info_is_kept_as_json_has_it(tmp_path):
-    write_bundle(tmp_path / "v1", **contents(info={10: "ten", 2: (1, 2)}))
+    write(tmp_path / "v1", info={10: "ten", 2: (1, 2)})
     assert verify(tmp_path / "v1")["info"] == {"10": "ten", "2": [1, 2]}
 
 
@@ -220,7 +228,7 @@ def near(request, tmp_path):
     """A bundle whose items are as good as one; item 39 is elsewhere."""
     items = 1 + 1e-7 * np.random.default_rng(0).normal(size=(N_ITEMS, DIM))
     items[-1] += 0.01
-    write_bundle(tmp_path / "v1", **contents(item_vectors=items.astype(np.float32), search_k=request.param))
+    write(tmp_path / "v1", item_vectors=items.astype(np.float32), search_k=request.param)
     return tmp_path / "v1"
 
 
@@ -319,7 +327,7 @@ def test_signed_arrays_with_the_wrong_content(folder, name, array, message):
 def test_signed_index_of_other_vectors_count_or_width(folder, tmp_path):
     rng = np.random.default_rng(0)
     for n, shape in enumerate([(N_ITEMS + 1, DIM), (N_ITEMS, DIM + 4), (N_ITEMS, 2), (N_ITEMS, DIM)]):
-        index = bundles.ItemIndex.build(rng.normal(size=shape).astype(np.float32), trees=4, seed=0)
+        index = ItemIndex.build(rng.normal(size=shape).astype(np.float32), trees=4, seed=0)
         index.save(tmp_path / f"{n}.ann")
         shutil.copy(tmp_path / f"{n}.ann", folder / "index.ann")
         resign(folder, "index.ann")
@@ -328,7 +336,7 @@ def test_signed_index_of_other_vectors_count_or_width(folder, tmp_path):
 
 
 def test_publish_points_current_at_a_version_by_a_relative_link(folder, tmp_path):
-    write_bundle(tmp_path / "v2", **contents(seed=1))
+    write(tmp_path / "v2", seed=1)
     for version in ("v1", "v2", "v1"):
         publish(tmp_path, version)
         assert os.readlink(tmp_path / "current") == version
@@ -337,7 +345,7 @@ def test_publish_points_current_at_a_version_by_a_relative_link(folder, tmp_path
 
 def test_publish_refuses_what_does_not_verify(folder, tmp_path):
     publish(tmp_path, "v1")
-    write_bundle(tmp_path / "v2", **contents(seed=1))
+    write(tmp_path / "v2", seed=1)
     (tmp_path / "v2" / "index.ann").write_bytes(b"")
     with pytest.raises(BundleError, match=r"index\.ann: 0 bytes"):
         publish(tmp_path, "v2")
@@ -359,7 +367,7 @@ def test_a_reader_never_sees_half_a_release(tmp_path):
     """While another process swaps `current`, each reader gets the answers of one version or the other."""
     answers = {}
     for seed, version in enumerate(("v1", "v2")):
-        write_bundle(tmp_path / version, **contents(seed=seed))
+        write(tmp_path / version, seed=seed)
         answers[version] = Recommender.open(tmp_path / version).recommend(10, 5)
     publish(tmp_path, "v1")
     spawn = multiprocessing.get_context("spawn")
@@ -389,7 +397,7 @@ def _release_until(folder, deadly_step, steps):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
-    write_bundle(folder / "v2", **contents(seed=1))
+    write(folder / "v2", seed=1)
     publish(folder, "v2")
 
 
@@ -398,7 +406,7 @@ def test_kill_9_at_any_step_leaves_the_old_release_or_the_whole_new_one(tmp_path
 
     def release(deadly_step):
         folder = tmp_path / str(deadly_step)
-        write_bundle(folder / "v1", **contents())
+        write(folder / "v1")
         publish(folder, "v1")
         steps = spawn.Value("i", 0)
         process = spawn.Process(target=_release_until, args=(folder, deadly_step, steps))
@@ -417,7 +425,7 @@ def test_kill_9_at_any_step_leaves_the_old_release_or_the_whole_new_one(tmp_path
             verify(folder / version)
         assert os.readlink(folder / "current") == "v1" or "v2" in visible
         if "v2" not in visible:
-            write_bundle(folder / "v2", **contents(seed=1))  # what was left behind is not in the way
+            write(folder / "v2", seed=1)  # what was left behind is not in the way
             publish(folder, "v2")
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recsys.interactions import Interactions
+from recsys.interactions import Interactions, popularity_order
 
 
 def columns(**changes):
@@ -94,3 +94,10 @@ def test_spans_are_as_given_or_those_of_the_pairs():
     assert (first.dtype, last.dtype) == (np.int64, np.int64)
     given = Interactions(**columns(**spans([0, 1, 2, 3], [9, 1, 8, 7]))).spans()
     assert [part.tolist() for part in given] == [[0, 1, 2, 3], [9, 1, 8, 7]]
+
+
+def test_popularity_order_falls_and_breaks_ties_by_number():
+    counts = np.array([1, 3, 0, 3, 1])
+    order = popularity_order(counts)
+    assert order.dtype == np.int32
+    assert order.tolist() == [1, 3, 0, 4, 2] == sorted(range(5), key=lambda item: (-counts[item], item))

@@ -10,7 +10,8 @@ import pytest
 from small_bundles import write
 
 from recsys import seals
-from recsys.bundle import BundleError, open_bundle, verify
+from recsys.bundle import open_bundle, verify
+from recsys.manifest import BundleError
 from recsys.releases import current, earlier, prune, publish, seal, versions
 
 

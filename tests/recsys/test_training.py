@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from recsys import distances, losses, miners, sampling, spaces
+from recsys.candidates import Objective
 from recsys.distances import Mahalanobis
+from recsys.epochs import run_epoch, sample_triplets
 from recsys.interactions import Interactions
 from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler
-from recsys.training import Objective, sample_triplets, train_epoch
+from recsys.settings import Settings
+from recsys.training import Training
 
 N_USERS, N_ITEMS, MARGIN, TEMPERATURE, WEIGHT_POWER = 40, 60, 0.5, 0.3, 0.5
 SAME = (torch.arange(N_USERS)[:, None] % 2) == (torch.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
@@ -93,15 +96,24 @@ def adam(model):
     return RowAdam(model.parameter_groups(), lr=0.01)
 
 
+def training_of(model, data, seed=0, optimizer=None, sampler=None, batch_size=64, weight_power=0.0, **parts):
+    settings = Settings(batch_size=batch_size, weight_power=weight_power)
+    return Training(
+        settings,
+        data,
+        model,
+        optimizer or adam(model),
+        sampler or candidates_of(data),
+        torch.Generator().manual_seed(seed),
+        torch.ones(1),
+        **parts,
+    )
+
+
 def run(model, data, schedule, seed=0, optimizer=None, sampler=None, **changes):
     """Train one epoch for each objective of the schedule; the stats of each."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer, sampler = optimizer or adam(model), sampler or candidates_of(data)
-    settings = {"batch_size": 64, "weight_power": 0.0} | changes
-    return [
-        train_epoch(model, optimizer, data, sampler, objective, generator, **settings)
-        for objective in schedule
-    ]
+    training = training_of(model, data, seed, optimizer, sampler, **changes)
+    return [run_epoch(training, objective) for objective in schedule]
 
 
 def assert_same(model, other, exactly=True):
@@ -155,11 +167,8 @@ class Naive:
         loss.backward()
         sgd(self.start).step()
         model = new_space()
-        optimizer, generator = sgd(model), torch.Generator().manual_seed(3)
-        stats = train_epoch(
-            model, optimizer, self.data, candidates_of(self.data), objective, generator,
-            batch_size=10**6, weight_power=weight_power,
-        )  # fmt: skip
+        training = training_of(model, self.data, 3, sgd(model), batch_size=10**6, weight_power=weight_power)
+        stats = run_epoch(training, objective)
         assert_same(model, self.start, exactly=False)
         assert not torch.equal(model.items, new_space().items)
         assert stats[1:] == pytest.approx((mined / self.n, active / mined))
@@ -455,7 +464,7 @@ def test_batches_and_candidates_of_any_size(changes, batch_size, whole):
     data, heard, model = on_device(two_clusters()), [], new_space()
     objective = Objective(miners.hardest, MARGIN, softmax if whole else hinge, whole, regularize=covariance)
     sampler = candidates_of(data, **changes)
-    (stats,) = run(model, data, [objective], sampler=sampler, batch_size=batch_size, tick=heard.append)
+    (stats,) = run(model, data, [objective], sampler=sampler, batch_size=batch_size, on_step=heard.append)
     n = len(data.user)
     assert heard == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
     assert 0 < stats.mined <= 1
@@ -553,7 +562,7 @@ def test_where_the_host_runs_ahead_what_is_looked_at_is_the_same(mine, whole, mo
     def sample():
         source = torch.Generator().manual_seed(5)
         objective = Objective(mine, MARGIN, warp, rank=rank, whole_lists=whole)
-        return sample_triplets(new_space(), data, candidates_of(data), objective, source, size=500)
+        return sample_triplets(training_of(new_space(), data), objective, 500, source)
 
     plain, lists = sample()
     assert len(plain.user) < 500
@@ -574,7 +583,9 @@ def test_looking_at_triplets_leaves_no_trace():
     kept, remembered = copy.deepcopy(model), copy.deepcopy(sampler)
     model.items.grad = None
     (mined, lists), (again, _) = (
-        sample_triplets(model, data, sampler, objective, torch.Generator().manual_seed(5), size=100)
+        sample_triplets(
+            training_of(model, data, sampler=sampler), objective, 100, torch.Generator().manual_seed(5)
+        )
         for _ in range(2)
     )
     assert all(torch.equal(a, b) for a, b in zip(mined.triplets[:3], again.triplets[:3], strict=True))

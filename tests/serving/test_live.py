@@ -1,4 +1,4 @@
-"""The bundle that answers is replaced while requests go on: by what is sound only, and never halfway."""
+"""The live bundle is replaced during requests: only by a valid one, and never halfway."""
 
 import gc
 import http.client
@@ -14,24 +14,24 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from server import Server, bundles_of, released, serving, until
+from server import Server, publish_bundle, serving, wait_until, write_version
 
 from recsys.releases import publish
 from serving.live import Live
 from serving.recommender import Recommender
 
-SWAPS, CORRUPT = 100, 10  # every tenth is to what must be refused
+SWAPS, CORRUPT = 100, 10  # every tenth is to a bundle that must be refused
 VERSIONS = ("v1", "v2", "v3")
 
 
-def point(bundles: Path, target: str) -> None:
-    """What publish does, without a look at what is pointed at."""
+def set_current(bundles: Path, target: str) -> None:
+    """publish() without verification."""
     (bundles / "next").symlink_to(target)
     os.replace(bundles / "next", bundles / "current")
 
 
-class Seen:
-    """A Live that is looked after by hand, and what it told."""
+class Watched:
+    """A Live that is refreshed by hand, and its callbacks' records."""
 
     def __init__(self, bundles: Path) -> None:
         self.opened: list[str] = []
@@ -41,58 +41,58 @@ class Seen:
     def _refuse(self) -> None:
         self.refused += 1
 
-    def look(self) -> tuple[str | None, int]:
-        self.live.look()
+    def refresh(self) -> tuple[str | None, int]:
+        self.live.refresh()
         return self.live.recommender and self.live.recommender.version, self.refused
 
 
 def test_a_new_current_is_opened_once(tmp_path: Path) -> None:
-    seen = Seen(bundles_of(tmp_path))
-    released(tmp_path, "v2", seed=1)
-    assert [seen.look(), seen.look()] == [("v1", 0)] * 2
+    watched = Watched(publish_bundle(tmp_path))
+    write_version(tmp_path, "v2", seed=1)
+    assert [watched.refresh(), watched.refresh()] == [("v1", 0)] * 2
     publish(tmp_path, "v2")
-    assert [seen.look(), seen.look()] == [("v2", 0)] * 2
+    assert [watched.refresh(), watched.refresh()] == [("v2", 0)] * 2
     publish(tmp_path, "v1")
-    assert seen.look() == ("v1", 0)
-    assert seen.opened == ["v1", "v2", "v1"]
+    assert watched.refresh() == ("v1", 0)
+    assert watched.opened == ["v1", "v2", "v1"]
 
 
-def test_what_is_corrupt_is_refused_once_and_tried_again_when_it_changes(
+def test_a_corrupt_bundle_is_refused_once_and_tried_again_when_it_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    seen = Seen(bundles_of(tmp_path))
-    seen.look()
-    broken = released(tmp_path, "v2", seed=1) / "item_vectors.npy"
+    watched = Watched(publish_bundle(tmp_path))
+    watched.refresh()
+    broken = write_version(tmp_path, "v2", seed=1) / "item_vectors.npy"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    point(tmp_path, "v2")
-    assert [seen.look(), seen.look(), seen.look()] == [("v1", 1)] * 3
-    assert "item_vectors.npy: SHA-256 differs from the manifest; bundle v1 goes on" in caplog.text
+    set_current(tmp_path, "v2")
+    assert [watched.refresh(), watched.refresh(), watched.refresh()] == [("v1", 1)] * 3
+    assert "item_vectors.npy: SHA-256 differs from the manifest; bundle v1 stays live" in caplog.text
     broken.write_bytes(whole[:-1])
-    assert [seen.look(), seen.look()] == [("v1", 2)] * 2
+    assert [watched.refresh(), watched.refresh()] == [("v1", 2)] * 2
     broken.write_bytes(whole)
-    assert [seen.look(), seen.look()] == [("v2", 2)] * 2
+    assert [watched.refresh(), watched.refresh()] == [("v2", 2)] * 2
 
 
-def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    seen = Seen(bundles_of(tmp_path))
-    seen.look()
+def test_a_broken_link_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched(publish_bundle(tmp_path))
+    watched.refresh()
     for refused, target in enumerate(("nothing", "current", "v1/manifest.json"), start=1):
-        point(tmp_path, target)
-        assert [seen.look(), seen.look()] == [("v1", refused)] * 2
+        set_current(tmp_path, target)
+        assert [watched.refresh(), watched.refresh()] == [("v1", refused)] * 2
     (tmp_path / "current").unlink()
-    assert seen.look() == ("v1", 4)
-    point(tmp_path, "v1")
-    assert seen.look() == ("v1", 4)
+    assert watched.refresh() == ("v1", 4)
+    set_current(tmp_path, "v1")
+    assert watched.refresh() == ("v1", 4)
     assert f"refused: {tmp_path}/current: No such file or directory" in caplog.text
 
 
-def test_the_first_bundle_is_waited_for(tmp_path: Path) -> None:
-    with serving(bundles_of(tmp_path), ready=False) as server:
-        until(lambda: server.ask("/health/ready").status == 200)
+def test_the_server_waits_for_the_first_bundle(tmp_path: Path) -> None:
+    with serving(publish_bundle(tmp_path), ready=False) as server:
+        wait_until(lambda: server.ask("/health/ready").status == 200)
     (tmp_path / "current").unlink()
     (tmp_path / "empty").mkdir()
-    point(tmp_path, "empty")  # no bundle, but something to start with
+    set_current(tmp_path, "empty")  # not a bundle, but enough for the server to start
     with serving(tmp_path, ready=False) as server:
         for path in ("/health/ready", "/version", "/v1/users", "/v1/users/101/recommendations"):
             answer = server.ask(path)
@@ -101,20 +101,20 @@ def test_the_first_bundle_is_waited_for(tmp_path: Path) -> None:
             assert "manifest.json: missing" in answer.json["detail"]
         assert server.ask("/health/live").status == 200
         publish(tmp_path, "v1")
-        until(lambda: server.ask("/health/ready").status == 200)
+        wait_until(lambda: server.ask("/health/ready").status == 200)
         assert server.metric("recsys_bundle_swaps_total") == 0
         assert server.metric("recsys_bundles_refused_total") == 1
 
 
-def test_an_old_bundle_is_let_go_when_its_last_request_is_done(tmp_path: Path) -> None:
-    seen = Seen(bundles_of(tmp_path))
-    released(tmp_path, "v2", seed=1)
-    seen.look()
+def test_an_old_bundle_is_unmapped_after_its_last_request(tmp_path: Path) -> None:
+    watched = Watched(publish_bundle(tmp_path))
+    write_version(tmp_path, "v2", seed=1)
+    watched.refresh()
     gc.disable()
     try:
-        request = seen.live.recommender
+        request = watched.live.recommender
         publish(tmp_path, "v2")
-        seen.look()
+        watched.refresh()
         assert request is not None
         assert request.version == "v1"
         assert str(tmp_path / "v1") in maps(os.getpid())
@@ -126,7 +126,7 @@ def test_an_old_bundle_is_let_go_when_its_last_request_is_done(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_the_pause_between_looks_is_a_number_above_nought(tmp_path: Path, seconds: float) -> None:
+def test_poll_seconds_must_be_positive_and_finite(tmp_path: Path, seconds: float) -> None:
     with pytest.raises(ValueError, match=f"poll_seconds = {seconds}, allowed"):
         Live(tmp_path, seconds)
 
@@ -136,16 +136,16 @@ def maps(process: int) -> str:
 
 
 def memory(process: int) -> int:
-    """KiB that are the process's own: what it maps from files comes and goes with the bundles."""
+    """The process's own memory in KiB, without mapped files, which change with the bundles."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def questions(shop: Recommender) -> dict[str, object]:
-    """What is asked under load, and what a version answers to it."""
+    """Requests under load, and the answers of a version."""
     paths: dict[str, object] = {}
     for user in range(100, 110):
-        items = listed(shop.recommend(user, 10))
+        items = as_json(shop.recommend(user, 10))
         paths[f"/v1/users/{user}/recommendations?k=10"] = {
             "version": shop.version,
             "user_id": user,
@@ -156,21 +156,21 @@ def questions(shop: Recommender) -> dict[str, object]:
         paths[f"/v1/items/{item}/similar?k=5"] = {
             "version": shop.version,
             "item_id": item,
-            "items": listed(shop.similar_items(item, 5)),
+            "items": as_json(shop.similar_items(item, 5)),
         }
     many = list(range(100, 140))
-    results = [{"basis": "user", "items": listed(items)} for items in shop.recommend_many(many, 20)]
+    results = [{"basis": "user", "items": as_json(items)} for items in shop.recommend_many(many, 20)]
     body = json.dumps({"users": [{"user_id": user} for user in many], "k": 20})
     paths[body] = {"version": shop.version, "results": results}
     return paths
 
 
-def listed(items) -> list[dict[str, object]]:
+def as_json(items) -> list[dict[str, object]]:
     return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
 
 
-def broken(bundles: Path) -> list[str]:
-    """Versions that must be refused, each for another reason."""
+def write_broken(bundles: Path) -> list[str]:
+    """Write versions that must be refused, each for another reason."""
     shutil.copytree(bundles / "v1", bundles / "flipped")
     path = bundles / "flipped" / "user_vectors.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
@@ -184,12 +184,12 @@ def broken(bundles: Path) -> list[str]:
     return ["flipped", "cut", "headless", "newer", "missing"]
 
 
-def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_answer(tmp_path: Path) -> None:
+def test_a_hundred_swaps_under_load_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     for seed, version in enumerate(VERSIONS):
-        released(bundles, version, seed)
+        write_version(bundles, version, seed)
     publish(bundles, "v1")
-    bad = broken(bundles)
+    bad = write_broken(bundles)
     (tmp_path / "expected.json").write_text(
         json.dumps({version: questions(Recommender.open(bundles / version)) for version in VERSIONS})
     )
@@ -203,17 +203,17 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_answer(tmp_path: 
                 tmp_path / "report.json",
             ],
             stdin=subprocess.PIPE,
-            cwd=ROOT / "tests",
+            cwd=ROOT / "tests" / "support",
         )
         try:
-            warm = swapped(server, bundles, bad)
+            warm = swap_often(server, bundles, bad)
             load.communicate()
         finally:
             load.kill()
             load.wait()
         assert load.returncode == 0
         reports = json.loads((tmp_path / "report.json").read_text())
-        assert [fault for report in reports for fault in report["faults"]] == []
+        assert [error for report in reports for error in report["errors"]] == []
         assert {version for report in reports for version in report["versions"]} == set(VERSIONS)
         assert min(report["asked"] for report in reports) > SWAPS
         assert server.metric("recsys_bundle_swaps_total") == SWAPS - CORRUPT
@@ -225,7 +225,7 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_answer(tmp_path: 
         )
         assert end - warm < 4096
         live = server.ask("/version").json["version"]
-        until(
+        wait_until(
             lambda: {name for name in (*VERSIONS, *bad) if f"/{name}/" in maps(server.process.pid)} == {live}
         )
         log = server.log.read_text()
@@ -239,29 +239,29 @@ def test_a_hundred_swaps_under_load_fail_no_request_and_mix_no_answer(tmp_path: 
             assert reason in log
 
 
-def swapped(server: Server, bundles: Path, bad: list[str]) -> int:
-    """Swap and wait for it, a hundred times; the memory of the server after the first twenty."""
+def swap_often(server: Server, bundles: Path, bad: list[str]) -> int:
+    """Swap SWAPS times, each time until it is live; the server's memory after the first twenty."""
     warm = refusals = 0
     live = "v1"
     for swap in range(1, SWAPS + 1):
         if swap % (SWAPS // CORRUPT) == 0:
-            point(bundles, bad[refusals % len(bad)])
+            set_current(bundles, bad[refusals % len(bad)])
             refusals += 1
-            until(lambda count=refusals: server.metric("recsys_bundles_refused_total") == count)
+            wait_until(lambda count=refusals: server.metric("recsys_bundles_refused_total") == count)
             assert server.ask("/version").json["version"] == live
         else:
             live = VERSIONS[(VERSIONS.index(live) + 1) % len(VERSIONS)]
             publish(bundles, live)
-            until(lambda wanted=live: server.ask("/version").json["version"] == wanted)
+            wait_until(lambda wanted=live: server.ask("/version").json["version"] == wanted)
         if swap == 20:
             warm = memory(server.process.pid)
     return warm
 
 
-def test_workers_share_their_metrics_and_the_dead_are_forgotten(tmp_path: Path) -> None:
-    bundles_of(tmp_path)
+def test_workers_share_metrics_without_those_that_ended(tmp_path: Path) -> None:
+    publish_bundle(tmp_path)
     with serving(tmp_path, "--workers", "2") as server:
-        until(lambda: server.metric("recsys_bundle_info") == 2)
+        wait_until(lambda: server.metric("recsys_bundle_info") == 2)
         for _ in range(50):
             assert server.ask("/v1/users/101/history").status == 200
         counted = (
@@ -270,23 +270,23 @@ def test_workers_share_their_metrics_and_the_dead_are_forgotten(tmp_path: Path) 
         assert counted in server.ask("/metrics").body.decode()
         victim = workers(server)[0]
         os.kill(victim, signal.SIGKILL)
-        until(lambda: victim not in workers(server) and server.process.poll() is None)
-        until(
+        wait_until(lambda: victim not in workers(server) and server.process.poll() is None)
+        wait_until(
             lambda: (
                 len(workers(server)) == 2 and server.is_ready() and server.metric("recsys_bundle_info") == 2
             )
         )
         assert counted in server.ask("/metrics").body.decode()
-        released(tmp_path, "v2", seed=1)
+        write_version(tmp_path, "v2", seed=1)
         publish(tmp_path, "v2")
-        until(lambda: 'recsys_bundle_info{version="v2"} 2.0' in server.ask("/metrics").body.decode())
+        wait_until(lambda: 'recsys_bundle_info{version="v2"} 2.0' in server.ask("/metrics").body.decode())
         folder = metrics_folder(server)
         assert folder.is_dir()
     assert not folder.exists()
 
 
 def workers(server: Server) -> list[int]:
-    """Processes that serve: children of the command that run a spawned interpreter."""
+    """Process ids of the workers: the command's children that run a spawned interpreter."""
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     found = []
     for child in map(int, children):
@@ -304,16 +304,19 @@ def metrics_folder(server: Server) -> Path:
     return Path(value.partition(b"=")[2].decode())
 
 
-def test_requests_under_way_are_finished_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
-    """SIGTERM comes after the head of a request and before its body; the answer is whole all the same."""
+def test_running_requests_finish_before_the_server_stops(tmp_path: Path) -> None:
+    """SIGTERM comes between the headers of a request and its body; the answer is still complete."""
     body = json.dumps({"users": [{"user_id": 101}] * 50, "k": 10}).encode()
     head = f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     head += "Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n"
-    with serving(bundles_of(tmp_path)) as server, socket.create_connection(("127.0.0.1", server.port)) as raw:
+    with (
+        serving(publish_bundle(tmp_path)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as raw,
+    ):
         raw.sendall(head.encode())
         assert raw.recv(25).startswith(b"HTTP/1.1 100 Continue")
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: "Shutting down" in server.log.read_text())
+        wait_until(lambda: "Shutting down" in server.log.read_text())
         raw.sendall(body)
         answer = http.client.HTTPResponse(raw)
         answer.begin()
@@ -321,11 +324,9 @@ def test_requests_under_way_are_finished_when_the_server_is_told_to_stop(tmp_pat
         assert len(json.loads(answer.read())["results"]) == 50
 
 
-def test_the_log_of_swaps_is_quiet_where_nothing_changes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_is_logged_while_nothing_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serving")
-    seen = Seen(bundles_of(tmp_path))
+    watched = Watched(publish_bundle(tmp_path))
     for _ in range(5):
-        seen.look()
-    assert [record.message for record in caplog.records] == ["bundle v1 answers"]
+        watched.refresh()
+    assert [record.message for record in caplog.records] == ["bundle v1 is live"]

@@ -16,21 +16,18 @@ from pipelines.config.config import Config
 from pipelines.config.data import Relation, Source
 from pipelines.config.errors import InputError
 from pipelines.data import contracts
-from pipelines.data.prepare import SQL, prepare, scratch_database
+from pipelines.data.database import scratch_database
+from pipelines.data.prepare import prepare
 from pipelines.data.proposal import choices
 from pipelines.data.proposal.profile import profile
 from pipelines.data.proposal.toml import Proposal, toml
 from pipelines.data.source import read_log
 from pipelines.data.spelling import Alike, alike_ids
+from pipelines.data.sql import read_sql
 from pipelines.tracking import log
 
 WINDOWS = 56.0  # days of the two windows of a split by time, by default
 OUTLIER = 10  # times the events of the user at the 99th percentile
-BOUNDS = {  # measures that a first log can break: their keys of [contracts]
-    "old_share": "max_old_share",
-    "duplicate_share": "max_duplicate_share",
-    "missing_ids": "max_missing_ids",
-}
 
 
 class Tried(NamedTuple):
@@ -101,7 +98,7 @@ def _facts(proposal: Proposal, relation: Relation) -> None:
         except InputError as error:
             proposal.leave("source", "query", f"the log is refused as it is: {error}", [])
             return
-        query = con.execute((SQL / "findings" / "facts.sql").read_text(encoding="utf-8"))
+        query = con.execute(read_sql("findings/facts"))
         names = [column[0] for column in query.description or []]
         facts = dict(zip(names, query.fetchall()[0], strict=True))
     proposal.say("", f"{facts['user_count']:,} users, {facts['item_count']:,} items")
@@ -151,8 +148,8 @@ def _try(proposal: Proposal) -> None:
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
         report = contracts.examine(con, config)
-        activity = con.execute((SQL / "findings" / "activity.sql").read_text(encoding="utf-8")).fetchall()[0]
-        offending = f"({(SQL / 'offending' / 'spelling.sql').read_text(encoding='utf-8')})"
+        activity = con.execute(read_sql("findings/activity")).fetchall()[0]
+        offending = f"({read_sql('offending/spelling')})"
         seen.append(Tried(report, activity, alike_ids(con, config.source, offending)))
 
     with tempfile.TemporaryDirectory(prefix="recsys-check-") as root:
@@ -198,6 +195,5 @@ def _say_contracts(proposal: Proposal, tried: Tried) -> None:
             proposal.say("contracts", f"{value:.1%} {text}")
     for one in tried.report.measures:
         if not one.holds and one.value is not None:
-            key = BOUNDS.get(one.measure, "max_null_share")
             why = f"{one.measure} = {one.value:.4g}, allowed {one.allowed}: mend the log, or raise the bound"
-            proposal.leave("contracts", key, why, [ceil(one.value * 100) / 100])
+            proposal.leave("contracts", one.key, why, [ceil(one.value * 100) / 100])

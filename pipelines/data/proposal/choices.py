@@ -12,7 +12,7 @@ from pipelines.data.guesses import AS_TEXT
 from pipelines.data.proposal import roles
 from pipelines.data.proposal.profile import Profile, titles_per_item
 from pipelines.data.proposal.toml import Proposal, toml
-from pipelines.data.quoting import literal
+from pipelines.data.sql import literal
 
 MOST_CHOICES = 10  # columns that are listed
 PARTS = {"train", "validation", "test"}

@@ -9,7 +9,15 @@ from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import columns, csv_files, times
 from pipelines.data.columns import Column
 from pipelines.data.proposal import roles
-from pipelines.data.relation import CSV, JSON, Opened, explained, json_keys, matching, opened_relation
+from pipelines.data.relation import (
+    CSV,
+    JSON,
+    OpenRelation,
+    explain_errors,
+    json_keys,
+    matching,
+    open_relation,
+)
 
 SAMPLE = 1000  # texts by which the formats of a time are short-listed
 LIKELY = 0.9  # share of them that a format must read
@@ -39,10 +47,10 @@ class Profile(NamedTuple):
 
 def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
     """Read every column of the files. Raises InputError: they cannot be read."""
-    with explained("source"):
+    with explain_errors("source"):
         heading, names = _names(con, relation)
     wanted = {f"column {place}": name for place, name in enumerate(names, 1)}
-    with opened_relation(con, "source", relation, wanted) as opened:
+    with open_relation(con, "source", relation, wanted) as opened:
         types = {name: type_ for name, type_ in opened.types.items() if not names or name in names}
         found = {
             name: Column(f"column '{name}'", name, type_)
@@ -70,7 +78,7 @@ def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
 
 def titles_per_item(con: duckdb.DuckDBPyConnection, relation: Relation, title: str, item: str) -> float:
     """Different texts of a column for each value of another."""
-    with opened_relation(con, "source", relation, {"source.title": title, "source.item": item}) as opened:
+    with open_relation(con, "source", relation, {"source.title": title, "source.item": item}) as opened:
         texts, items = (columns.column("source", name, opened.types).text for name in (title, item))
         pairs = f"select distinct {texts} as title, {items} as item from {opened.text}"
         counts = f"select count(*), count(distinct item) from ({pairs}) where title is not null"
@@ -113,7 +121,7 @@ def _maybe_times(found: dict[str, Column]) -> list[str]:
     return [name for name, one in found.items() if name in named or one.type in columns.INSTANTS | text]
 
 
-def _times(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int) -> Times:
+def _times(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int) -> Times:
     if one.type in columns.INSTANTS:
         return Times([times.ISO], 0, "")
     text = one.text
@@ -142,7 +150,7 @@ def _times(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: 
 
 
 def _read_all(
-    con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int, sql: dict[str, str]
+    con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int, sql: dict[str, str]
 ) -> Times:
     """Of the short-listed formats those that read most of the column, one of each that read it alike."""
     counts = ", ".join(f"count({read}), bit_xor(hash({read}, {one.text}))" for read in sql.values())
@@ -166,13 +174,13 @@ def _read_all(
     return Times(formats, filled - most, example)
 
 
-def _kinds(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column) -> list[str]:
+def _kinds(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column) -> list[str]:
     counts = f"select {one.text} as kind, count(*) as rows from {opened.text} group by kind"
     query = f"from ({counts}) where kind is not null order by rows desc, kind limit {MOST_KINDS}"
     return [row[0] for row in con.execute(query).fetchall()]
 
 
-def _is_number(con: duckdb.DuckDBPyConnection, opened: Opened, one: Column, filled: int) -> bool:
+def _is_number(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int) -> bool:
     """Whether source.weight could be this column: of numbers, or of text that is nothing else."""
     if not one.is_undeclared or not filled:
         return one.type in columns.NUMBERS

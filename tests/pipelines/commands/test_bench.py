@@ -1,8 +1,8 @@
-"""recsys bench on small planted splits: what is written, what is chosen by what, budgets and bad input."""
+"""recsys bench on small planted splits: results, model selection, budgets and bad input."""
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,14 +12,16 @@ from paths import ROOT
 from shop import Ran, failed, recsys
 
 from pipelines.commands import bench
-from pipelines.config.bench import Bench, Seeded, Start
-from pipelines.config.loading import read_toml
+from pipelines.config.bench import Bench, SeededStart, Start, Trial, Validation
+from pipelines.config.loading import load_settings
 from pipelines.data import published
-from pipelines.data.published import Validation
 from pipelines.training.judging import judge_fold
-from recsys import graph
+from pipelines.tuning import ensemble, hyperparameters
+from pipelines.tuning.budget import Clock
+from pipelines.tuning.ensemble import Ensemble, Training
+from pipelines.tuning.experiment import Experiment
+from recsys import graph, models
 from recsys.graph import GraphSpace
-from recsys.judge import Judge
 from recsys.spaces import Space
 
 N_USERS, N_ITEMS, CLUSTERS = 150, 120, 6
@@ -40,8 +42,8 @@ SETTINGS = (
 )
 
 
-def split(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Users take what is in their cluster; a quarter of it is asked for."""
+def planted_split(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Train and test pairs of users who take items of their own cluster; a quarter is test."""
     generator = np.random.default_rng(seed)
     same = generator.integers(CLUSTERS, size=N_USERS)[:, None] == np.arange(N_ITEMS)[None, :] % CLUSTERS
     taken = generator.random((N_USERS, N_ITEMS)) < np.where(same, 0.7, 0.02)
@@ -54,7 +56,7 @@ def split(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[Path, Path]:
     paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
-    for frame, path in zip(split(), paths, strict=True):
+    for frame, path in zip(planted_split(), paths, strict=True):
         frame.write_parquet(path)
     return paths
 
@@ -67,11 +69,17 @@ def run(files: tuple[Path, Path], out: Path, *changes: str, seconds: float | Non
     )
 
 
+def experiment(config: Bench, seconds: float | None) -> Experiment:
+    """An experiment without data, for what reads its configuration and clock only."""
+    clock = Clock(seconds, torch.device("cpu"))
+    return Experiment(config, None, None, clock)  # type: ignore[arg-type]
+
+
 def metrics(out: Path) -> dict[str, Any]:
     return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
-def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_model_beats_the_baselines_also_as_served(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "made" / "metrics.json"
     ran = run(files, out, "spectral.dims=[1]")  # too few for six clusters
     assert ran.code == 0, ran.err
@@ -85,7 +93,7 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
         low, high = result["intervals"]["model"][name]
         assert low < test["model"][name] < high
         assert f"{test['model'][name]:.4f}".lstrip("0") in ran.out
-    assert result["dim"] == 9  # and the offset's
+    assert result["dim"] == 9  # one for the offset
     assert result["chosen"]["steps"] == 60
     assert result["config"]["graph"]["dims"] == [8]
     seconds = [point["seconds"] for point in result["validation"]]
@@ -98,11 +106,11 @@ def test_the_model_beats_the_baselines_and_is_served(files: tuple[Path, Path], t
     }
     assert result["chosen"]["refit_steps"] == 60
     assert result["seconds"]["fit"] >= seconds[-1]
-    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert out.with_suffix(".svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
-def test_test_chooses_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
-    """Another test file: the same choices, the same validation, the same model of popularity."""
+def test_selection_does_not_depend_on_test(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """With another test file the choices and the validation points stay the same."""
     changes = ("graph.temperatures=[0.1, 0.3]", "graph.hops=[1, 2]", "graph.trial_steps=10", "graph.steps=20")
     assert run(files, tmp_path / "a.json", *changes).code == 0
     pl.read_parquet(files[1]).sample(fraction=0.3, seed=1).write_parquet(files[1])
@@ -117,7 +125,7 @@ def test_test_chooses_nothing(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert first["test"]["model"] != second["test"]["model"]
 
 
-def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_best_trial_is_chosen(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     ran = run(files, out, "graph.temperatures=[3.0, 0.2, 5.0]", "graph.steps=20")
     assert ran.code == 0, ran.err
@@ -127,8 +135,8 @@ def test_the_chosen_trial_is_the_best_tried(files: tuple[Path, Path], tmp_path: 
     assert max(tried) == tried[2]  # after 3 and the larger 5
 
 
-def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path], tmp_path: Path) -> None:
-    """Coordinates of the starts that validation wants, of the spectrum if it does, and the offset's."""
+def test_trainings_and_the_spectrum_are_combined(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """One vector holds the starts and the spectrum as validation selects them, and the offset."""
     out = tmp_path / "out.json"
     changes = (
         'graph.starts=[{kind="spectral"}, {kind="random"}]',
@@ -153,10 +161,10 @@ def test_trainings_and_the_spectrum_stand_side_by_side(files: tuple[Path, Path],
     assert result["test"]["served"]["ndcg@20"] == pytest.approx(result["test"]["model"]["ndcg@20"], rel=0.01)
 
 
-def test_the_best_training_is_kept_then_whichever_adds_most(
+def test_forward_selection_keeps_the_best_addition_of_each_round(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Read off the points: each round's best stays, and the rounds end where none of them beats the last."""
+    """By the validation points: each round keeps its best, until no addition improves the score."""
     real, fitted = graph.fit, list[tuple[int, float]]()
 
     def fit(model: GraphSpace, **settings: Any) -> None:
@@ -168,7 +176,7 @@ def test_the_best_training_is_kept_then_whichever_adds_most(
     others = ((1, None), (2, 1), (1.5, 3))
     starts = (Start(), *(Start(kind="random", sharper=s, hops=h) for s, h in others))
     changes = {"starts": starts, "together": 3, "steps": 30, "longer": 1.0, "rounds": 1}
-    config = read_toml(Bench, None, list(SETTINGS))
+    config = load_settings(Bench, None, list(SETTINGS))
     config = config.model_copy(update={"graph": config.graph.model_copy(update=changes)})
     result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None)
     tau, hops = result["chosen"]["temperature"], result["chosen"]["hops"]
@@ -187,24 +195,22 @@ def test_the_best_training_is_kept_then_whichever_adds_most(
     assert scores == []
     assert [tuple(start.values()) for start in result["chosen"]["starts"]] == kept
     assert result["dim"] == 8 * len(kept) + 1
-    assert fitted == trained + [(one_hops, one_tau) for _, _, one_tau, one_hops in kept]  # and the refit's
+    assert fitted == trained + [(one_hops, one_tau) for _, _, one_tau, one_hops in kept]  # then the refit
 
 
-def test_a_training_is_not_added_where_its_refit_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_without_room_for_its_refit_is_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Bench(graph={"starts": [{"kind": "random"}, {"kind": "random"}]})
-    first, second = config.graph.seeded(0)
+    first, second = config.graph.seeded_starts(0)
     space = Space(torch.rand(9, 2), torch.rand(9, 2), torch.rand(9))
-    parts, judge = {first: space, second: space}, cast(Judge, None)
     for seconds, both in ((140.0, True), (180.0, False)):  # 96 are left, half a refit takes .56 times as many
         scores = iter([0.3, 0.2, 0.4])
-        monkeypatch.setattr(bench, "point", lambda *_, scores=scores: next(scores))
-        clock = bench.Clock(100.0, torch.device("cpu"))
-        took = {first: 10.0, second: seconds}
-        kept, score = bench.choose_together(config, judge, parts, took, clock)
+        monkeypatch.setattr(Experiment, "validate", lambda *_, scores=scores: next(scores))
+        trainings = {first: Training(space, 10.0), second: Training(space, seconds)}
+        kept, score = ensemble.select_together(experiment(config, 100.0), trainings)
         assert (kept, score) == (([first, second], 0.4) if both else ([first], 0.3))
 
 
-def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
+def test_combined_distances_are_a_sum_scaled_to_equal_spread() -> None:
     generator = torch.Generator().manual_seed(0)
     users, items = torch.randn(7, 3, generator=generator), torch.randn(20, 3, generator=generator)
     first = Space(users, items, torch.rand(20, generator=generator))
@@ -214,15 +220,15 @@ def test_distances_side_by_side_add_up_each_over_its_spread() -> None:
         return torch.cdist(space.users, space.items).square() + space.offset  # (U, I)
 
     one, other = distances(first), distances(second)
-    assert float(bench.spread(first)) == pytest.approx(float(one.std(1).mean()), rel=1e-5)
+    assert float(ensemble.spread(first)) == pytest.approx(float(one.std(1).mean()), rel=1e-5)
     expected = one + other * one.std(1).mean() / other.std(1).mean()
-    torch.testing.assert_close(distances(bench.evenly([first, second])), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(distances(bench.evenly([first])), one)
+    torch.testing.assert_close(
+        distances(ensemble.combine_equal_spread([first, second])), expected, rtol=1e-4, atol=1e-4
+    )
+    assert torch.equal(distances(ensemble.combine_equal_spread([first])), one)
 
 
-def test_a_budget_without_room_for_a_step_leaves_the_baseline(
-    files: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_a_budget_too_small_for_a_step_selects_a_baseline(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     ran = run(files, out, seconds=1e-3)
     assert ran.code == 0, ran.err
@@ -245,19 +251,15 @@ def test_a_short_budget_takes_fewer_steps(
     assert result["seconds"]["budget"] == 6
 
 
-def test_a_refit_without_room_leaves_what_validation_chose(
+def test_an_unfinished_refit_keeps_the_model_of_validation(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the steps of another learning rate's fall would be a model that nothing was chosen by."""
-    config = read_toml(Bench, None, [*SETTINGS, "spectral.dims=[1]"])
-    real, learned = bench.refit, list[Space]()
-
-    def cut_short(config: Bench, whole: Judge, *rest: Any) -> tuple[Space, int]:
-        space, steps = real(config, whole, *rest)
-        learned.append(space)
-        return space, steps - 1
-
-    monkeypatch.setattr(bench, "refit", cut_short)
+    """Fewer steps with a steeper learning rate schedule would be a model that was never validated."""
+    config = load_settings(Bench, None, [*SETTINGS, "spectral.dims=[1]"])
+    real = Clock.is_over
+    monkeypatch.setattr(
+        Clock, "is_over", lambda clock, step: real(clock, step) or (clock.reserved == 0 and step == 59)
+    )  # nothing is reserved during the refit
     result = bench.bench(config, *files, tmp_path / "cut.json", "cpu", None)
     monkeypatch.undo()
     whole = bench.bench(config, *files, tmp_path / "whole.json", "cpu", None)
@@ -268,24 +270,24 @@ def test_a_refit_without_room_leaves_what_validation_chose(
     assert result["test"]["model"]["ndcg@20"] > 1.5 * result["test"]["popularity"]["ndcg@20"]
 
 
-def test_a_training_that_took_longer_leaves_fewer_steps_to_the_refit() -> None:
-    """Their learning rate falls to its end all the same."""
-    config, clock = Bench(), bench.Clock(100.0, torch.device("cpu"))
+def test_a_slow_training_leaves_fewer_steps_for_the_refit() -> None:
+    """The learning rate still falls to its end within fewer steps."""
     space = Space(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
     for seconds, expected in ((10.0, 200), (160.0, 102), (170.0, 0)):  # 96 are left; a step is a ninth longer
-        learned = bench.Learned(space, 0.0, 0.1, seconds, (Seeded(Start(), 0),))
-        assert bench.affordable(config, learned, 200, clock) == pytest.approx(expected, abs=1)
-    assert bench.affordable(config, learned, 200, bench.Clock(None, torch.device("cpu"))) == 200
+        trained = Ensemble(space, 0.0, 0.1, seconds, (SeededStart(Start(), 0),))
+        steps = ensemble.affordable_steps(experiment(Bench(), 100.0), trained, 200)
+        assert steps == pytest.approx(expected, abs=1)
+    assert ensemble.affordable_steps(experiment(Bench(), None), trained, 200) == 200
 
 
 def test_a_start_that_diverges_is_left_out_of_the_refit_too(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    config = read_toml(
+    config = load_settings(
         Bench, None, [*SETTINGS, 'graph.starts=[{kind="spectral"}, {kind="random"}]', "spectral.dims=[1]"]
     )
-    real = bench.models.random_start
-    monkeypatch.setattr(bench.models, "random_start", lambda *a: [part * torch.nan for part in real(*a)])
+    real = models.random_start
+    monkeypatch.setattr(models, "random_start", lambda *a: [part * torch.nan for part in real(*a)])
     result = bench.bench(config, *files, tmp_path / "out.json", "cpu", None)
     assert any("not finite" in line and "left out: the random start" in line for line in said)
     assert (result["model"], result["dim"]) == ("learned", 8 + 1)
@@ -293,7 +295,7 @@ def test_a_start_that_diverges_is_left_out_of_the_refit_too(
 
 
 def test_popularity_may_be_the_model(tmp_path: Path) -> None:
-    """Where everybody takes the same few items, the spectrum goes against that, and there is no time."""
+    """If all users take the same few items, the spectrum counters that and there is no time to train."""
     generator = np.random.default_rng(0)
     taken = generator.random((80, 60)) < np.where(np.arange(60) < 12, 0.6, 0.01)
     asked = taken & (generator.random(taken.shape) < 0.3)
@@ -313,10 +315,10 @@ def test_popularity_may_be_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("*.toml")))
 def test_each_configuration_can_be_read(name: str) -> None:
-    read_toml(Bench, CONFIGS / name)
+    load_settings(Bench, CONFIGS / name)
 
 
-def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_steps_cover_the_configured_rounds(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert run(files, out, "graph.steps=1", "graph.rounds=4", "graph.batch_users=50").code == 0
     assert metrics(out)["chosen"]["steps"] == 12  # 150 users
@@ -324,7 +326,7 @@ def test_steps_are_as_many_as_rounds_ask_for(files: tuple[Path, Path], tmp_path:
     assert metrics(out)["chosen"]["steps"] == 30
 
 
-def test_a_longer_budget_takes_more_steps_up_to_a_limit(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_longer_budget_allows_more_steps_up_to_a_limit(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     steps = ("graph.steps=2", "graph.rounds=1", "graph.longer=1.5")
     assert run(files, out, *steps, "graph.batch_users=50", "graph.dims=[8]", seconds=30).code == 0
@@ -336,13 +338,13 @@ def test_a_longer_budget_takes_more_steps_up_to_a_limit(files: tuple[Path, Path]
     ("scores", "trials", "chosen"),
     [
         ({2: 0.5, 4: 0.6, 8: 0.6}, 3, 4),  # 8 did no better
-        ({2: 0.5, 4: 0.4}, 2, 2),  # 8 was not tried: it is next to one that did no better
+        ({2: 0.5, 4: 0.4}, 2, 2),  # 8 was not tried, as 4 did no better
         ({2: 0.5, 4: 0.6, 8: 0.7}, 3, 8),
         ({2: 0.5}, 1, 8),  # no room for another trial: nothing is ruled out
         ({2: 0.5, 4: 0.6}, 2, 8),
     ],
 )
-def test_no_more_dimensions_than_did_well_in_trials(
+def test_trials_rule_out_dimensions_that_do_not_help(
     files: tuple[Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -350,14 +352,14 @@ def test_no_more_dimensions_than_did_well_in_trials(
     trials: int,
     chosen: int,
 ) -> None:
-    def tried(config: object, judge: object, trial: bench.Trial, *_: object) -> float:
+    def score_trial(_: Experiment, trial: Trial) -> float:
         seen.append(trial.dim)
         if len(seen) == trials:
-            monkeypatch.setattr(bench.Clock, "now", lambda clock: real(clock) + 10)
+            monkeypatch.setattr(Clock, "now", lambda clock: real(clock) + 10)
         return scores[trial.dim]
 
-    seen, real = list[int](), bench.Clock.now
-    monkeypatch.setattr(bench, "_tried", tried)
+    seen, real = list[int](), Clock.now
+    monkeypatch.setattr(hyperparameters, "_score_trial", score_trial)
     out = tmp_path / "out.json"
     ran = run(files, out, "graph.steps=2", "graph.rounds=1", "graph.dims=[2, 4, 8]", seconds=60)
     assert ran.code == 0, ran.err
@@ -365,18 +367,18 @@ def test_no_more_dimensions_than_did_well_in_trials(
     assert metrics(out)["chosen"]["dim"] == chosen
 
 
-def test_what_diverges_is_passed_over(
+def test_trainings_that_diverge_are_skipped(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One trial diverges; then all do, and the timing of steps too: the baseline is what is left."""
+    """First one trial diverges; then all do, also the timed steps, and the baseline is selected."""
 
-    def fit(config: object, model: GraphSpace, *rest: object, **named: object) -> None:
-        graph_fit(config, model, *rest, **named)
+    def fit(model: GraphSpace, **settings: Any) -> None:
+        real(model, **settings)
         if model.temperature in diverging:
-            raise FloatingPointError("a point is not finite")  # told at the end
+            raise FloatingPointError("a point is not finite")
 
-    graph_fit = bench.graph_fit
-    monkeypatch.setattr(bench, "graph_fit", fit)
+    real = graph.fit
+    monkeypatch.setattr(graph, "fit", fit)
     changes = "graph.temperatures=[0.12, 0.2]", "graph.trial_steps=5", "graph.steps=5", "graph.rounds=1"
     diverging = [0.2]
     ran = run(files, tmp_path / "one.json", *changes)
@@ -388,14 +390,14 @@ def test_what_diverges_is_passed_over(
     assert metrics(tmp_path / "all.json")["model"] == "spectral"
 
 
-def test_dimensions_are_as_many_as_there_are(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_dimensions_are_limited_by_the_data(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert run(files, out, "graph.dims=[4096]", "graph.steps=3", "graph.rounds=1").code == 0
     assert metrics(out)["chosen"]["dim"] <= min(N_USERS, N_ITEMS)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_very_few_users_still_choose(tmp_path: Path, seed: int) -> None:
+def test_very_few_users_are_enough_for_validation(tmp_path: Path, seed: int) -> None:
     pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [10, 11, 12, 11, 12, 13]}).write_parquet(
         tmp_path / "train.parquet"
     )
@@ -406,7 +408,7 @@ def test_very_few_users_still_choose(tmp_path: Path, seed: int) -> None:
     assert metrics(out)["test"]["model"]["hit_rate@10"] == 1  # one item is left to each
 
 
-def test_targets_that_train_does_not_know_are_all_missed(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_targets_unknown_to_train_are_all_missed(files: tuple[Path, Path], tmp_path: Path) -> None:
     pl.read_parquet(files[1]).with_columns(pl.col("item_id") + 10**6).write_parquet(files[1])
     out = tmp_path / "out.json"
     ran = run(files, out, "graph.steps=3", "graph.rounds=1")
@@ -426,31 +428,31 @@ def test_ids_may_be_strings(files: tuple[Path, Path], tmp_path: Path) -> None:
     assert metrics(tmp_path / "a.json")["test"] == metrics(tmp_path / "b.json")["test"]
 
 
-def test_what_cannot_be_judged_is_counted(tmp_path: Path) -> None:
+def test_pairs_that_cannot_be_judged_are_counted(tmp_path: Path) -> None:
     train = pl.DataFrame({"user_id": [1, 1, 1, 2, 2, 2], "item_id": [10, 11, 10, 11, 12, 13]})
     test = pl.DataFrame({"user_id": [1, 1, 1, 2, 9, 9], "item_id": [12, 12, 99, 11, 10, 98]})
     paths = tmp_path / "train.parquet", tmp_path / "test.parquet"
     train.write_parquet(paths[0])
     test.write_parquet(paths[1])
-    data = published.read(*paths)
+    data = published.read_split(*paths)
     assert data.counts == {
         "users": 2, "items": 4, "train": 5, "test": 2, "train_repeats": 1, "test_repeats": 1,
         "test_pairs_in_train": 1, "users_of_test_alone": 1, "items_of_test_alone": 2,
     }  # fmt: skip
     assert data.train.tolist() == [[0, 0], [0, 1], [1, 1], [1, 2], [1, 3]]
-    (known, stranger) = data.test.tolist()
+    known, unknown = data.test.tolist()
     assert known == [0, 2]
-    assert stranger[0] == 0
-    assert stranger[1] >= 4  # a target that is always missed: recall is over both
+    assert unknown[0] == 0
+    assert unknown[1] >= 4  # a target that is always missed: recall is over both
     judge = judge_fold(data.fold(data.train, data.test), torch.device("cpu"), Bench().evaluate)
     perfect = judge.values(judge.padded(np.array([[2, 3]], np.int32)))
     assert perfect["recall@20"].tolist() == [0.5]
 
 
-def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path]) -> None:
-    data = published.read(*files)
+def test_the_slice_takes_the_same_share_of_each_user_but_never_all(files: tuple[Path, Path]) -> None:
+    data = published.read_split(*files)
     for share in (0.1, 0.5, 0.99):
-        fitted, targets = published.sliced(data, Validation(share=share, users=10**6), seed=0)
+        fitted, targets = published.hold_out_slice(data, Validation(share=share, users=10**6), seed=0)
         both = np.concatenate([fitted, targets])
         assert sorted(map(tuple, both)) == list(map(tuple, data.train))
         n = np.bincount(data.train[:, 0], minlength=N_USERS)
@@ -462,14 +464,14 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
         for part in (fitted, targets):
             rising = part[:, 0].astype(np.int64) * N_ITEMS + part[:, 1]
             assert (np.diff(rising) > 0).all()
-        again, _ = published.sliced(data, Validation(share=share, users=10**6), seed=0)
-        other, _ = published.sliced(data, Validation(share=share, users=10**6), seed=1)
+        again, _ = published.hold_out_slice(data, Validation(share=share, users=10**6), seed=0)
+        other, _ = published.hold_out_slice(data, Validation(share=share, users=10**6), seed=1)
         assert np.array_equal(fitted, again)
         assert not np.array_equal(fitted, other)
-    few, some = published.sliced(data, Validation(share=0.5, users=7), seed=0)
+    few, some = published.hold_out_slice(data, Validation(share=0.5, users=7), seed=0)
     assert len(np.unique(some[:, 0])) == 7
     assert len(few) == len(
-        published.sliced(data, Validation(share=0.5, users=100), seed=0)[0]
+        published.hold_out_slice(data, Validation(share=0.5, users=100), seed=0)[0]
     )  # none is fitted on
 
 
@@ -482,7 +484,7 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
         (lambda t: t.clear(), ["has no rows"]),
         (
             lambda t: t.with_columns(pl.lit(2**63, pl.UInt64).alias("user_id")),
-            ["user_id goes to 9223372036854775808, allowed: integers below 2^63"],
+            ["user_id reaches 9223372036854775808, allowed: integers below 2^63"],
         ),
         (lambda t: t.with_columns(pl.col("user_id") + 10**6), ["nothing to judge"]),
         (
@@ -490,7 +492,7 @@ def test_each_user_gives_the_same_share_and_keeps_a_pair(files: tuple[Path, Path
             ["user_id Int64, item_id Int64", "user_id String, item_id Int64", "the same types in both"],
         ),
     ],
-    ids=["column", "floats", "nulls", "empty", "huge", "strangers", "types"],
+    ids=["column", "floats", "nulls", "empty", "huge", "unknown_users", "types"],
 )
 def test_bad_files_are_one_line(
     files: tuple[Path, Path], tmp_path: Path, change: Any, words: list[str]
@@ -501,7 +503,7 @@ def test_bad_files_are_one_line(
     assert not out.exists()
 
 
-def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_bad_arguments_are_one_line(files: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     failed(run((tmp_path / "no.parquet", files[1]), out), 2, "no.parquet' does not exist")
     files[0].write_bytes(b"PAR1 and then nothing")
@@ -510,9 +512,14 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     failed(run(files, out, "evaluate.ks=[20]"), 2, "must hold 10 and 20")
     failed(run(files, out, "evaluate.exclude_seen=false"), 2, "exclude_seen = false")
     failed(run(files, out, "graph.temperatures=[0.01]"), 2, "greater than or equal to 0.02")
-    failed(run(files, tmp_path / "out.png"), 2, "out.png', allowed: a file for JSON")
+    failed(run(files, tmp_path / "out.svg"), 2, "out.svg', allowed: a file for JSON")
     failed(run(files, out, 'graph.starts=[{knd="random"}]'), 2, "'graph.starts.0.knd' (did you mean 'kind'?)")
-    failed(run(files, out, "graph.starts=[{sharper=9}]"), 2, "sharper = 9 takes the least", "allowed up to 6")
+    failed(
+        run(files, out, "graph.starts=[{sharper=9}]"),
+        2,
+        "sharper = 9 divides the lowest temperature",
+        "allowed up to 6",
+    )
     ran = run(files, out, 'graph.starts=["spectral"]')
     failed(ran, 2, "'graph.starts.0' = 'spectral': allowed: a table, { key = value }")
     assert "at least" not in ran.err
@@ -523,7 +530,7 @@ def test_other_mistakes_are_one_line(files: tuple[Path, Path], tmp_path: Path) -
     assert not out.exists()
 
 
-def test_the_input_is_never_written_over(files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_input_is_never_overwritten(files: tuple[Path, Path], tmp_path: Path) -> None:
     before = files[1].read_bytes()
     failed(run(files, files[1]), 2, "test.parquet', allowed: a file for JSON other than --train and --test")
     link = tmp_path / "link.json"

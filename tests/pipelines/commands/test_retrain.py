@@ -18,9 +18,9 @@ import polars as pl
 import pytest
 from shop import Shop, failed, purchases, recsys
 
-from pipelines.cli import find_run
 from pipelines.commands import retrain
-from pipelines.config import files
+from pipelines.commands.runs import find_run
+from pipelines.config import digests, files
 from pipelines.config.loading import load_config
 from pipelines.data import history
 from pipelines.training import train
@@ -69,7 +69,7 @@ def changed(path: Path, change: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
 
 
 def statuses(shop_config: Any) -> list[str]:
-    return [run.status for run in history.past(shop_config, 50)]
+    return [run.status for run in history.past_runs(shop_config, 50)]
 
 
 def writable(own_shop: Shop) -> Path:
@@ -177,7 +177,7 @@ def test_a_worse_challenger_is_not_promoted_and_nothing_moves(own_shop: Shop) ->
         ran = recsys("retrain", "--config", own_shop.config_file, *worse, "--set", "train.max_epochs=1")
         assert ran.code == 4, ran.err
         assert "not promoted" in ran.err.splitlines()[-1]
-        assert "the champion goes on" in ran.err.splitlines()[-1]
+        assert "the champion stays" in ran.err.splitlines()[-1]
         assert releases.current(own_shop.config.bundles) == before
     assert statuses(own_shop.config)[:2] == ["not_promoted", "not_promoted"]
     assert "gate.json is of these two bundles: reused" in ran.err
@@ -262,7 +262,7 @@ def test_other_code_takes_nothing_over(
     own_shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("recsys", "pipelines", "serving"):
-        shutil.copytree(files.ROOT / package, tmp_path / package)
+        shutil.copytree(digests.ROOT / package, tmp_path / package)
     with open(tmp_path / "recsys" / "losses.py", "a") as file:
         file.write("# another version\n")
     runs = set(own_shop.config.runs.iterdir())

@@ -7,9 +7,8 @@ import pytest
 
 from pipelines.config.data import Source
 from pipelines.config.errors import InputError
-from pipelines.config.loading import load_config, validated
-from pipelines.config.training import MOST_TRIPLETS, TRIPLET_LOSSES
-from pipelines.training import learner
+from pipelines.config.loading import load_config, validate_settings
+from pipelines.config.training import MOST_TRIPLETS
 from recsys import miners
 
 GOOD = """
@@ -173,10 +172,6 @@ def test_as_many_triplets_as_the_miner_makes(tmp_path: Path) -> None:
         load_config(written(tmp_path), overrides)
 
 
-def test_the_losses_of_triplets_are_the_learners() -> None:
-    assert set(TRIPLET_LOSSES) == learner.TRIPLET_LOSSES.keys()
-
-
 def test_missing_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"'source' is missing"):
         load_config(written(tmp_path, 'root = "out"'))
@@ -211,4 +206,4 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 
 def test_a_time_format_needs_a_time() -> None:
     with pytest.raises(InputError, match="time_format = 'epoch_s' needs time"):
-        validated(Source, {"files": "log.csv", "time_format": "epoch_s"}, "here")
+        validate_settings(Source, {"files": "log.csv", "time_format": "epoch_s"}, "here")

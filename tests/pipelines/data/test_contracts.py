@@ -25,7 +25,8 @@ from pipelines.config.data import Contracts
 from pipelines.config.errors import DataError, InputError
 from pipelines.data import contracts, history
 from pipelines.data.contracts import CONTRACTS, Measure, Report
-from pipelines.data.prepare import SQL, _variables, prepare
+from pipelines.data.prepare import prepare, sql_variables
+from pipelines.data.sql import SQL
 
 COMPARED = {"changed_columns", "hours_back", "volume", "user_psi", "item_psi"} | {
     f"{kind}_{ids}" for kind in ("gone", "new") for ids in ("users", "items")
@@ -42,8 +43,8 @@ def examined(config: Config) -> Report:
 
 def retrained(config: Config) -> Report:
     """As a retrain does it: recorded, and stopped where a contract is broken."""
-    number, found = history.begin(config), list[Report]()
-    prepare(config, examine=lambda con: found.append(contracts.checked(con, config, number)))
+    number, found = history.start_run(config), list[Report]()
+    prepare(config, examine=lambda con: found.append(contracts.examine_and_record(con, config, number)))
     return found[0]
 
 
@@ -163,8 +164,8 @@ def test_volume_goes_by_the_median_of_accepted_logs_each_once(tmp_path: Path) ->
         ("c", 10, True),
         ("b", 20, True),
     ):
-        number = history.begin(config)
-        history.measured(config, number, [], fingerprint=fingerprint, events=events, accepted=accepted)
+        number = history.start_run(config)
+        history.record_measures(config, number, [], fingerprint=fingerprint, events=events, accepted=accepted)
     assert values(examined(config_of(tmp_path, contracts={"past_runs": 3})))["volume"] == 15 / 20
     assert values(examined(config_of(tmp_path, contracts={"past_runs": 4})))["volume"] == 15 / 40
     report = examined(config_of(tmp_path, contracts={"past_runs": 3, "min_volume": 0.8}))
@@ -346,7 +347,7 @@ def test_a_source_that_shrinks_to_nothing_keeps_the_last_tables(
         retrained(config_of(tmp_path, rows or LOG, source=source))
     assert config.database.read_bytes() == before
     assert sorted(path.name for path in config.root.iterdir()) == ["history.duckdb", "recsys.duckdb"]
-    assert history.volumes(config, 5) == [(1, 15)], "what was refused is nothing to compare with"
+    assert history.past_volumes(config, 5) == [(1, 15)], "what was refused is nothing to compare with"
     assert retrained(config_of(tmp_path)).violated == []
 
 
@@ -356,10 +357,13 @@ def test_refused_by_name_value_bounds_and_rows(tmp_path: Path) -> None:
         retrained(config_of(tmp_path, LOG[:-1], contracts={"max_user_psi": None}))
     lines = str(caught.value).splitlines()
     assert lines[0] == "data contracts are broken: clock"
-    assert lines[1] == "clock: hours_back = 24, allowed <= 0. Offending rows: 1, the first:"
+    assert (
+        lines[1]
+        == "clock: hours_back = 24, allowed <= 0 (contracts.max_hours_back). Offending rows: 1, the first:"
+    )
     assert lines[2].startswith("  measure = 'hours_back', item_id = 10, events = 8, log_ends = 2024-01-22")
     config = config_of(tmp_path)
-    last = history.past(config, 1)[0]
+    last = history.past_runs(config, 1)[0]
     assert (last.number, last.accepted, last.events) == (2, False, 14)
     kept = {one.measure: one for one in history.past_measures(config, 1)}
     assert kept["hours_back"] == (2, "clock", "hours_back", 24.0, None, 0.0)
@@ -386,7 +390,7 @@ def test_bounds(
 def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_path: Path) -> None:
     config, path = config_of(tmp_path), tmp_path / "contracts.json"
     prepare(config)
-    contracts.write(config, path)
+    contracts.write_report(config, path)
     assert not path.exists()  # made without
     other = config_of(
         tmp_path, LOG[:-1], contracts={"max_hours_back": 1000, "max_user_psi": 9, "max_item_psi": 9}
@@ -399,7 +403,7 @@ def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_p
 
     for _ in range(2):  # the second time the log is compared with itself, and the tables are reused
         prepare(other, examine=accepted)
-        contracts.write(other, path)
+        contracts.write_report(other, path)
         assert json.loads(path.read_text()) == contracts.as_json(found[0])
     assert contracts.as_json(found[1]) != contracts.as_json(found[0])
 
@@ -413,7 +417,7 @@ def test_report_as_table_and_json(tmp_path: Path) -> None:
     held = {one["measure"]: one["holds"] for one in written["measures"]}
     assert held == {one.measure: one.holds for one in report.measures}
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(contracts.table(report))
+    console.print(contracts.report_table(report))
     assert re.search(r"clock +│ hours_back +│ +24 │ <= 0 +│ NO", console.export_text())
 
 
@@ -452,11 +456,19 @@ def test_a_last_database_that_is_locked_or_replaced_meanwhile(tmp_path: Path) ->
 
 
 def test_every_contract_has_both_its_files_and_asks_only_for_what_is_set(tmp_path: Path) -> None:
-    asked: set[str] = set()
+    asked = set(re.findall(r"getvariable\('(\w+)'\)", (SQL / "findings/event_days.sql").read_text()))
     for folder in ("contracts", "offending"):
         texts = {path.stem: path.read_text() for path in (SQL / folder).glob("*.sql")}
         assert sorted(texts) == sorted(CONTRACTS)
         asked |= {name for text in texts.values() for name in re.findall(r"getvariable\('(\w+)'\)", text)}
     bounds = set(Contracts.model_fields) - {"past_runs"}
     assert asked >= bounds, "a threshold that nothing reads"
-    assert asked <= bounds | set(_variables(config_of(tmp_path), "", "", "", 0))
+    assert asked <= bounds | set(sql_variables(config_of(tmp_path), "", "", "", 0))
+
+
+def test_every_measure_names_a_key_of_the_configuration(tmp_path: Path) -> None:
+    items = {"files": products(tmp_path, [(10, "a", "s")]), "title": "name"}
+    report = examined(config_of(tmp_path, items=items))
+    assert {one.key for one in report.measures} <= set(Contracts.model_fields)
+    assert {one.contract for one in report.measures} == set(CONTRACTS)
+    assert Measure("volume", "volume", 0.1, 0.5, 2.0).key == "min_volume"

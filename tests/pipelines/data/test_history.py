@@ -23,23 +23,23 @@ FOUND = [("churn", "gone_users", 0.25, None, 0.3), ("volume", "volume", None, 0.
 
 
 def accepted(config: Config, number: int, fingerprint: str, events: int) -> None:
-    history.measured(config, number, FOUND, fingerprint=fingerprint, events=events, accepted=True)
+    history.record_measures(config, number, FOUND, fingerprint=fingerprint, events=events, accepted=True)
 
 
 def test_a_run_from_its_beginning_to_its_end(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    assert history.past(config, 5) == []
-    assert history.volumes(config, 5) == []
-    number = history.begin(config)
+    assert history.past_runs(config, 5) == []
+    assert history.past_volumes(config, 5) == []
+    number = history.start_run(config)
     assert number == 1
-    (run,) = history.past(config, 5)
+    (run,) = history.past_runs(config, 5)
     assert (run.status, run.ended_at, run.events, run.accepted) == ("running", None, None, None)
     accepted(config, number, "f", 15)
     accepted(config, number, "f", 15)  # a second time changes nothing
-    history.ended(
+    history.finish_run(
         config, number, "not_promoted", run="r", metric="ndcg@10", champion=0.3, challenger=0.2, low=-0.12
     )
-    (run,) = history.past(config, 5)
+    (run,) = history.past_runs(config, 5)
     assert run.ended_at is not None
     assert run.started_at is not None
     assert run.ended_at >= run.started_at
@@ -52,25 +52,25 @@ def test_numbers_order_runs_when_the_clock_goes_back(tmp_path: Path, monkeypatch
     config = config_of(tmp_path)
     for year, events in ((2030, 10), (2024, 20), (2027, 30)):
         monkeypatch.setattr(history, "_now", lambda year=year: datetime(year, 1, 1))
-        number = history.begin(config)
+        number = history.start_run(config)
         accepted(config, number, str(year), events)
-        history.ended(config, number, "promoted")
-    runs = history.past(config, 2)
+        history.finish_run(config, number, "promoted")
+    runs = history.past_runs(config, 2)
     assert [(run.number, run.started_at and run.started_at.year) for run in runs] == [(3, 2027), (2, 2024)]
     assert [one.number for one in history.past_measures(config, 2)] == [3, 3, 2, 2]
-    assert history.volumes(config, 2) == [(3, 30), (2, 20)]
-    history.ended(config, 3, "bad_data")  # a check on the tables refused it after the contracts
-    assert history.volumes(config, 2) == [(2, 20), (1, 10)]
+    assert history.past_volumes(config, 2) == [(3, 30), (2, 20)]
+    history.finish_run(config, 3, "bad_data")  # a check on the tables refused it after the contracts
+    assert history.past_volumes(config, 2) == [(2, 20), (1, 10)]
 
 
 def test_only_known_ends_and_fields_are_taken(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    number = history.begin(config)
+    number = history.start_run(config)
     with pytest.raises(ValueError, match="cannot end as 'running'"):
-        history.ended(config, number, "running")
+        history.finish_run(config, number, "running")
     with pytest.raises(ValueError, match="cannot end as 'failed' with bundel"):
-        history.ended(config, number, "failed", bundel="b")
-    assert history.past(config, 1)[0].status == "running"
+        history.finish_run(config, number, "failed", bundel="b")
+    assert history.past_runs(config, 1)[0].status == "running"
 
 
 KILLED = """
@@ -79,9 +79,9 @@ from pathlib import Path
 from pipelines.data import history
 from pipelines.config.loading import load_config
 config = load_config(Path(sys.argv[1]))
-number = history.begin(config)
+number = history.start_run(config)
 print(number, flush=True)
-with history._writing(config) as con:  # half a transaction
+with history._transaction(config) as con:  # half a transaction
     con.execute("update runs set status = 'promoted'")
     con.execute("insert into measures values (1, 'half', 'half', 1, 1, 1)")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -99,13 +99,16 @@ def test_a_killed_run_keeps_nothing_by_halves_and_is_called_killed_by_the_next(t
     config, command = config_of(tmp_path), [sys.executable, "-c", KILLED, config_file(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, "1\n"), ran.stderr
-    assert [run.status for run in history.past(config, 5)] == ["running"]
+    assert [run.status for run in history.past_runs(config, 5)] == ["running"]
     assert history.past_measures(config, 5) == []
-    number = history.begin(config)
-    assert [(run.number, run.status) for run in history.past(config, 5)] == [(2, "running"), (1, "killed")]
-    history.ended(config, number, "unchanged")
-    assert history.begin(config) == 3
-    assert [run.status for run in history.past(config, 5)] == ["running", "unchanged", "killed"]
+    number = history.start_run(config)
+    assert [(run.number, run.status) for run in history.past_runs(config, 5)] == [
+        (2, "running"),
+        (1, "killed"),
+    ]
+    history.finish_run(config, number, "unchanged")
+    assert history.start_run(config) == 3
+    assert [run.status for run in history.past_runs(config, 5)] == ["running", "unchanged", "killed"]
 
 
 HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
@@ -115,7 +118,7 @@ def test_a_history_that_another_process_holds_is_waited_for_and_then_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(tmp_path)
-    history.begin(config)
+    history.start_run(config)
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, config.history], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
@@ -123,12 +126,12 @@ def test_a_history_that_another_process_holds_is_waited_for_and_then_named(
         assert other.stdin
         assert other.stdout.readline() == b"held\n"
         monkeypatch.setattr(history, "LOCK_SECONDS", 0.2)
-        for attempt in (history.begin, lambda config: history.past(config, 1)):
+        for attempt in (history.start_run, lambda config: history.past_runs(config, 1)):
             with pytest.raises(InputError, match=r"history\.duckdb' is held by another process: .*PID \d+"):
                 attempt(config)
         monkeypatch.setattr(history, "LOCK_SECONDS", 60.0)
         threading.Timer(0.3, other.stdin.close).start()
-        assert history.begin(config) == 2
+        assert history.start_run(config) == 2
 
 
 def text(path: Path) -> None:
@@ -160,74 +163,74 @@ def test_a_history_that_is_damaged_or_of_something_else_is_refused_by_name(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     config = config_of(tmp_path)
-    history.ended(config, history.begin(config), "promoted")
+    history.finish_run(config, history.start_run(config), "promoted")
     damage(config.history)
     before = None if config.history.is_dir() else config.history.read_bytes()
-    for attempt in (history.begin, lambda config: history.past(config, 1)):
-        with pytest.raises(InputError, match=r"history '.*history\.duckdb' .*moved away, it begins anew"):
+    for attempt in (history.start_run, lambda config: history.past_runs(config, 1)):
+        with pytest.raises(InputError, match=r"history '.*history\.duckdb' .*move it away to start"):
             attempt(config)
     assert before is None or config.history.read_bytes() == before, "it is left as it was"
     config.history.rename(tmp_path / "away")
-    assert history.begin(config) == 1
+    assert history.start_run(config) == 1
 
 
 def test_columns_that_a_version_lacks_are_added_and_those_it_does_not_know_stay(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    number = history.begin(config, "abc")
+    number = history.start_run(config, "abc")
     accepted(config, number, "f", 7)
-    history.ended(config, number, "promoted", detail="older")
+    history.finish_run(config, number, "promoted", detail="older")
     with duckdb.connect(config.history) as con:
         con.execute("alter table runs drop column revision")
         con.execute("alter table runs add column mood varchar default 'good'")
         con.execute("alter table measures drop column most")
         con.execute("alter table measures add column unit varchar")
-    (run,) = history.past(config, 5)  # a reader changes nothing
+    (run,) = history.past_runs(config, 5)  # a reader changes nothing
     assert (run.detail, run.revision) == ("older", None)
     assert [one.most for one in history.past_measures(config, 5)] == [None, None]
-    number = history.begin(config, "def")
+    number = history.start_run(config, "def")
     accepted(config, number, "g", 8)
-    history.ended(config, number, "unchanged")
-    assert [run.revision for run in history.past(config, 5)] == ["def", None]
+    history.finish_run(config, number, "unchanged")
+    assert [run.revision for run in history.past_runs(config, 5)] == ["def", None]
     assert [one.most for one in history.past_measures(config, 1)] == [0.3, 2.0]
     with duckdb.connect(config.history) as con:
         assert con.execute("select mood from runs").fetchall() == [("good",), ("good",)]
 
 
 def test_a_retrain_notes_the_revision_of_its_code(shop: Shop) -> None:
-    (run,) = history.past(shop.config, 1)
+    (run,) = history.past_runs(shop.config, 1)
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", str(run.revision))
 
 
 def test_a_history_taken_away_while_a_run_goes_on_begins_anew_with_it(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    history.ended(config, history.begin(config), "promoted")
-    number = history.begin(config)
+    history.finish_run(config, history.start_run(config), "promoted")
+    number = history.start_run(config)
     config.history.unlink()
     accepted(config, number, "f", 7)
     config.history.unlink()
-    history.ended(config, number, "promoted", bundle="b")
-    (run,) = history.past(config, 5)
+    history.finish_run(config, number, "promoted", bundle="b")
+    (run,) = history.past_runs(config, 5)
     assert (run.number, run.status, run.bundle, run.started_at) == (2, "promoted", "b", None)
-    assert history.begin(config) == 3
+    assert history.start_run(config) == 3
 
 
 def test_no_room_is_named_and_loses_nothing(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    history.ended(config, history.begin(config), "promoted", bundle="b")
-    before, limits = history.past(config, 5), resource.getrlimit(resource.RLIMIT_FSIZE)
+    history.finish_run(config, history.start_run(config), "promoted", bundle="b")
+    before, limits = history.past_runs(config, 5), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
         with pytest.raises(InputError, match=r"history '.*history\.duckdb'"):
-            history.begin(config)
+            history.start_run(config)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert history.past(config, 5)[-1] == before[-1]
-    assert history.begin(config) >= 2
+    assert history.past_runs(config, 5)[-1] == before[-1]
+    assert history.start_run(config) >= 2
 
 
 def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="root = '/proc/nowhere' cannot be written"):
-        history.begin(config_of(tmp_path, root="/proc/nowhere"))
+        history.start_run(config_of(tmp_path, root="/proc/nowhere"))
 
 
 def test_history_shows_trends(tmp_path: Path) -> None:
@@ -235,14 +238,14 @@ def test_history_shows_trends(tmp_path: Path) -> None:
     failed(recsys("history", "--config", path), 2, "history.duckdb' holds no runs: run retrain first")
     scores = ((1000, 0.2, "promoted"), (1100, 0.21, "promoted"), (550, None, "bad_data"))
     for events, score, status in scores:
-        number = history.begin(config)
+        number = history.start_run(config)
         gone = ("churn", "gone_users", 1 - events / 1100, None, 0.3)
-        history.measured(
+        history.record_measures(
             config, number, [gone], fingerprint=f"{events}", events=events, accepted=status == "promoted"
         )
         known = {} if score is None else {"metric": "ndcg@10", "challenger": score, "bundle": f"b{number}"}
-        history.ended(config, number, status, **known, detail=None if score else "data [are] bad\nrows")
-    history.begin(config)
+        history.finish_run(config, number, status, **known, detail=None if score else "data [are] bad\nrows")
+    history.start_run(config)
     ran = recsys("history", "--config", path)
     assert (ran.code, ran.err) == (0, "")
     shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ran.out.splitlines() if "│" in line]

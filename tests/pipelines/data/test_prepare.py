@@ -17,7 +17,10 @@ from small_log import LOG, config_of, rows_of, write
 
 from pipelines.config.errors import InputError
 from pipelines.data.folds import load_fold
-from pipelines.data.prepare import ROUND, SQL, STEPS, _variables, prepare, stored
+from pipelines.data.prepare import prepare, sql_variables
+from pipelines.data.prepared import read_prepared
+from pipelines.data.sql import SQL
+from pipelines.data.steps import CORE_STEPS, MARTS, STAGING
 
 
 def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
@@ -26,7 +29,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str])
     assert any(line.startswith("prepare: numbered_pairs has 12 rows") for line in said)
     written = os.stat(config.database).st_mtime_ns
     second = prepare(config_of(tmp_path, LOG[::-1], prepare={"threads": 2, "memory_limit": "1GB"}))
-    assert second == stored(config) == first._replace(reused=True)
+    assert second == read_prepared(config) == first._replace(reused=True)
     assert "reused" in said[-1]
     assert os.stat(config.database).st_mtime_ns == written
 
@@ -34,7 +37,7 @@ def test_reuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str])
     assert not prepare(config_of(tmp_path, prepare={"mined_negatives": 3})).reused
     assert not prepare(config_of(tmp_path, split={"min_items_per_user": 2})).reused
     assert not prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
-    monkeypatch.setattr("pipelines.config.files.ROOT", copied_code(tmp_path / "code"))
+    monkeypatch.setattr("pipelines.config.digests.ROOT", copied_code(tmp_path / "code"))
     assert prepare(config_of(tmp_path, [*LOG, LOG[0]])).reused
     for changed in ("sql/marts/events.sql", "pipelines/data/source.py", "pipelines/data/prepare.py"):
         with (tmp_path / "code" / changed).open("a") as file:
@@ -150,12 +153,12 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"prepare.memory_limit = '{limit}'"):
             prepare(config_of(tmp_path, prepare={"memory_limit": limit}))
     config = config_of(tmp_path)
-    for read in (stored, lambda config: load_fold(config, "test")):
+    for read in (read_prepared, lambda config: load_fold(config, "test")):
         with pytest.raises(InputError, match=r"recsys.duckdb' does not exist: run prepare first"):
             read(config)
     duckdb.connect(config.database).close()  # a database, but none of ours: made anew
-    with pytest.raises(InputError, match=r"recsys.duckdb' was not made by this prepare: run prepare"):
-        stored(config)
+    with pytest.raises(InputError, match=r"recsys.duckdb' was not made by this version of prepare"):
+        read_prepared(config)
     assert not prepare(config).reused
     config.database.write_text("no database " * 999)
     with pytest.raises(InputError, match=r"recsys.duckdb': .*not a valid DuckDB database"):
@@ -224,14 +227,14 @@ def test_sql_files_are_all_run_and_ask_only_for_what_is_set(tmp_path: Path) -> N
         for folder in folders
         for path in (SQL / folder).glob("*.sql")
     }
-    assert sorted(files) == sorted((*STEPS, *ROUND))
+    assert sorted(files) == sorted((*STAGING, *MARTS, *CORE_STEPS))
     asked = {name for text in files.values() for name in re.findall(r"getvariable\('(\w+)'\)", text)}
     of_contracts = {
         name
         for path in SQL.glob("*/*.sql")
         for name in re.findall(r"getvariable\('(\w+)'\)", path.read_text())
     }
-    known = set(_variables(config_of(tmp_path), "", "", "", 0))
+    known = set(sql_variables(config_of(tmp_path), "", "", "", 0))
     assert asked <= known <= asked | of_contracts
     for step, text in files.items():
         assert text.startswith("-- Grain: one row"), step

@@ -146,7 +146,7 @@ CASES: list[tuple[str, Read | Refused]] = [
         "weights_returns.csv",
         Refused(3, ("bad_weights", "source.returns = 'drop' or 'net'"), {"weight": "quantity"}),
     ),
-    ("weights_returns.csv", Read(NUMBERS, ("returns leave nothing of",), source=RETURNS)),
+    ("weights_returns.csv", Read(NUMBERS, ("are fully returned in their part",), source=RETURNS)),
     ("weights_with_commas.csv", Refused(3, ("bad_weights", "written = '1,5'"), {"weight": "quantity"})),
     ("users_bot.csv", Read([7, 666, 1003, 1004])),
     ("titles_in_the_log.csv", Read(NUMBERS, source={"title": "name"})),
@@ -392,7 +392,10 @@ def test_titles_out_of_the_log(tmp_path: Path) -> None:
 def test_the_most_active_users_are_shown_and_bounded(tmp_path: Path) -> None:
     bounded = ran(tmp_path, REPORTS / "users_bot.csv", {"contracts": {"max_events_per_user": 100}})
     assert bounded.code == 3
-    assert "events_per_user = 400, allowed <= 100. Offending rows: 1" in bounded.err
+    assert (
+        "events_per_user = 400, allowed <= 100 (contracts.max_events_per_user). Offending rows: 1"
+        in bounded.err
+    )
     assert "user_id = 666" in bounded.err
 
 
@@ -410,7 +413,7 @@ def test_the_most_active_users_are_shown_and_bounded(tmp_path: Path) -> None:
             "weights_returns.csv",
             RETURNS | {"returns": "drop"},
             {"max_returns": 0.1},
-            "returns = 0.15, allowed <= 0.1. Offending rows: 3",
+            "returns = 0.15, allowed <= 0.1 (contracts.max_returns). Offending rows: 3",
         ),
     ],
 )

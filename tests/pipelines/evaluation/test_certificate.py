@@ -26,7 +26,9 @@ from pipelines.evaluation import certificate
 from pipelines.report import terminal
 from pipelines.training import model
 from pipelines.training.model import Choice
-from recsys import bundle, sampling
+from recsys import sampling
+from recsys.files import file_sha256
+from recsys.manifest import checksum, fingerprint
 
 VALIDATION_START, TEST_START = (START + timedelta(days=DAYS - n * WINDOW) for n in (2, 1))
 NAMES = [*certificate.TABLES, *certificate.RUN]
@@ -242,7 +244,7 @@ def test_a_spectrum_that_has_seen_the_test_window_is_caught(own_shop: Shop) -> N
     added = model.additions(config, sampling.to_device(leaking, torch.device("cpu")), choice)
     tensors["user_vectors"], tensors["item_vectors"] = model.side_by_side(space, added, choice)
     torch.save(tensors, path)
-    digest = bundle._fingerprint(path)["sha256"]
+    digest = file_sha256(path)
     change(run / "train.json", lambda done: done | {"weights_sha256": digest})
     refused(own_shop, "additions", "bundle")
 
@@ -276,11 +278,9 @@ def rewrite(path: Path, array: np.ndarray[Any, Any]) -> None:
 def resign(path: Path) -> None:
     """As a faulty writer would: the hashes fit."""
     manifest = json.loads((path.parent / "manifest.json").read_text())
-    manifest["files"][path.name] = bundle._fingerprint(path)
+    manifest["files"][path.name] = fingerprint(path)
     del manifest["checksum"]
-    (path.parent / "manifest.json").write_text(
-        json.dumps(manifest | {"checksum": bundle._checksum(manifest)})
-    )
+    (path.parent / "manifest.json").write_text(json.dumps(manifest | {"checksum": checksum(manifest)}))
 
 
 def test_attributes_of_others_are_caught(own_shop: Shop) -> None:

@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, bundle_of, recsys
 
-from pipelines.config import files
+from pipelines.config import digests, files
 from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import attributes_of, load_fold
 from pipelines.evaluation import evaluate
@@ -53,13 +54,13 @@ def test_bundles_and_results_are_of_the_code_that_wrote_them(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for package in ("pipelines", "recsys", "serving", "sql"):
-        shutil.copytree(files.ROOT / package, tmp_path / package)
+        shutil.copytree(digests.ROOT / package, tmp_path / package)
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    before = bundle_folder(shop.config, shop.run), files.digest("", *evaluate.CODE)
+    before = bundle_folder(shop.config, shop.run), code_digest("", *evaluate.CODE)
     with (tmp_path / "pipelines" / f"{name}.py").open("a") as file:
         file.write("# other")
     assert (bundle_folder(shop.config, shop.run) != before[0]) == name.startswith("release/")
-    assert (files.digest("", *evaluate.CODE) != before[1]) == (not name.startswith("release/"))
+    assert (code_digest("", *evaluate.CODE) != before[1]) == (not name.startswith("release/"))
 
 
 def test_a_valid_bundle_is_kept_and_a_damaged_one_written_again(own_shop: Shop, said: list[str]) -> None:
@@ -162,7 +163,7 @@ def test_the_manifest_says_how_the_search_was_chosen(shop: Shop) -> None:
     assert (measured["k"], measured["target"], measured["path"]) == (20, 0.99, "exact")
     assert measured["curve"][0]["recall"] == 1.0
     assert "search: scan: recall@20 1.0000" in (shop.run / "report.txt").read_text()
-    assert (shop.run / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert (shop.run / "search.svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:

@@ -22,7 +22,7 @@ from pipelines.evaluation.statistics import compare
 from pipelines.release import guardrails
 from pipelines.release.gate import Verdict, decide, lines, read, why
 from pipelines.release.guardrails import Guardrail
-from recsys.bundle import write_bundle
+from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.releases import publish
 
 # --- guardrails as functions ---
@@ -115,17 +115,17 @@ class Planted:
             "seen": (self.fold.fit.offsets(), self.fold.fit.item),
             "info": {"fitted_until": "2024-03-21T00:00:00+00:00"},
         } | changes
-        n_items = scores.shape[1]
+        info, n_items = held.pop("info"), scores.shape[1]
         write_bundle(
             folder,
-            user_vectors=scores.astype(np.float32),
-            item_vectors=np.eye(n_items, dtype=np.float32),
-            popular=np.arange(n_items, dtype=np.int32),
-            titles=None,
-            trees=1,
-            search_k=None,
-            seed=0,
-            **held,
+            BundleContent(
+                user_vectors=scores.astype(np.float32),
+                item_vectors=np.eye(n_items, dtype=np.float32),
+                popular=np.arange(n_items, dtype=np.int32),
+                **held,
+            ),
+            IndexPlan(1, None),
+            info=info,
         )
 
     def champion(self, scores: NDArray[np.float64], **changes: Any) -> None:

@@ -23,7 +23,7 @@ from pipelines.release import promotion
 from pipelines.release.export import bundle_folder
 from pipelines.release.gate import read
 from pipelines.tracking import store
-from recsys.bundle import open_bundle, write_bundle
+from recsys.bundle import BundleContent, IndexPlan, open_bundle, write_bundle
 from recsys.releases import current, publish, versions
 
 
@@ -305,17 +305,15 @@ def challenged(own_shop: Shop) -> Shop:
     shutil.rmtree(folder)
     write_bundle(
         folder,
-        user_vectors=np.roll(held.user_vectors, 1, axis=0),
-        item_vectors=np.asarray(held.item_vectors),
-        user_ids=fold.user_ids,
-        item_ids=fold.item_ids,
-        seen=(held.seen_offsets, held.seen_items),
-        popular=held.popular,
-        titles=None,
-        trees=1,
-        search_k=None,
-        seed=0,
-        measured=held.manifest["measured"],
+        BundleContent(
+            user_vectors=np.roll(held.user_vectors, 1, axis=0),
+            item_vectors=np.asarray(held.item_vectors),
+            user_ids=fold.user_ids,
+            item_ids=fold.item_ids,
+            seen=(held.seen_offsets, held.seen_items),
+            popular=held.popular,
+        ),
+        IndexPlan(1, None, measured=held.manifest["measured"]),
         info=held.manifest["info"],
     )
     return own_shop

@@ -14,9 +14,11 @@ import torch
 
 from pipelines.config.loading import load_config
 from pipelines.data import folds, prepare
-from pipelines.training import checkpoints, learner
+from pipelines.training import checkpoints
 from pipelines.training.checkpoints import Checkpoint
+from pipelines.training.start import start
 from pipelines.training.train import train
+from recsys.epochs import train_epoch
 
 CPU = torch.device("cpu")
 
@@ -65,7 +67,7 @@ def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(
     checkpoint = Checkpoint(tmp_path / "a.pt", 3600)
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
-        with pytest.raises(KeyboardInterrupt), checkpoint.patient():
+        with pytest.raises(KeyboardInterrupt), checkpoint.defer_signals():
             stop_and_offer(checkpoint, heard)
         assert heard == [signal.SIGTERM]
     finally:
@@ -77,7 +79,7 @@ def test_a_stop_waits_for_the_next_checkpoint_and_then_reaches_who_waited(
 def test_a_stop_after_the_last_checkpoint_is_not_lost(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600).patient():
+        with pytest.raises(KeyboardInterrupt), Checkpoint(tmp_path / "a.pt", 3600).defer_signals():
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -161,15 +163,15 @@ def test_a_learners_state_is_a_copy_and_comes_back(shop_file: Callable[..., Path
     from recsys import sampling
 
     data = sampling.to_device(folds.load_fold(config, "validation").fit, CPU)
-    learned = learner.start(config, data, Choice(4, 0.4))
-    learner.one_epoch(config, learned, 0, "semi_hard")
-    saved = learner.state(learned)
-    first = learner.one_epoch(config, learned, 1, "semi_hard")
-    after = learner.state(learned)
+    learned = start(config, data, Choice(4, 0.4), "test")
+    train_epoch(learned, "semi_hard")
+    saved = learned.state()
+    first = train_epoch(learned, "semi_hard")
+    after = learned.state()
     assert not torch.equal(after["weights"]["items"], saved["weights"]["items"])
-    learner.restore(learned, saved)
-    assert learner.one_epoch(config, learned, 1, "semi_hard") == first
-    again = learner.state(learned)
+    learned.restore(saved)
+    assert train_epoch(learned, "semi_hard") == first
+    again = learned.state()
     assert all(torch.equal(again["weights"][name], part) for name, part in after["weights"].items())
     for number, known in after["optimizer"].items():
         assert torch.equal(again["optimizer"][number]["square"], known["square"])

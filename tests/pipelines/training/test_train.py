@@ -10,13 +10,13 @@ import pytest
 import torch
 from shop import Shop
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.config.loading import load_config
 from pipelines.data.folds import load_fold
 from pipelines.data.prepare import prepare
-from pipelines.data.prepare import stored as prepare_stored
+from pipelines.data.prepared import read_prepared
 from pipelines.training.model import load
 from pipelines.training.train import run_key, train
 
@@ -159,6 +159,6 @@ def test_where_mlflow_keeps_its_books_is_no_reason_to_train_again(own_shop: Shop
     def key(uri: str | None, experiment: str) -> str:
         tracking = {"uri": uri, "experiment": experiment}
         config = Config.model_validate(own_shop.config.model_dump() | {"tracking": tracking})
-        return run_key(config, prepare_stored(config))
+        return run_key(config, read_prepared(config))
 
     assert len({key(None, "shop"), key("http://a:1@books:5000", "shop"), key(None, "other")}) == 1

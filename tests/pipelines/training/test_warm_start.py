@@ -16,11 +16,14 @@ from shop import DAYS, START, WINDOW, purchases
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data import folds, prepare
+from pipelines.data.prepared import read_prepared
 from pipelines.release.export import stage
-from pipelines.training import learner, model, warm_start
+from pipelines.training import model, warm_start
 from pipelines.training.model import Choice
+from pipelines.training.start import start
 from pipelines.training.train import run_key, train
 from recsys import releases, sampling
+from recsys.epochs import train_epoch
 from recsys.spaces import Space, euclidean_vectors
 
 CPU = torch.device("cpu")
@@ -93,18 +96,18 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     config = settings(shop_file(items=None))
     prepare.prepare(config)
     fold = folds.load_fold(config, "test")
-    learned = learner.start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4))
-    learner.one_epoch(config, learned, 0, "semi_hard")
+    learned = start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4), "test")
+    train_epoch(learned, "semi_hard")
     users, items = fold.user_ids.tolist(), fold.item_ids.tolist()
     # The same state as of a source that lists other ids in another order.
     theirs_users, theirs_items = [7, *users[::-1][3:]], [*items[::-1][2:], 9]
-    state = learner.state(learned)
+    state = learned.state()
     saved = {"learner": reordered(state, users, theirs_users, items, theirs_items)}
     saved |= {"users": torch.tensor(theirs_users), "items": torch.tensor(theirs_items)}
 
-    fresh = learner.start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4))
+    fresh = start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4), "test")
     warm_start.carry(fresh, fold, saved)
-    after = learner.state(fresh)
+    after = fresh.state()
     kept_users = [row for row, one in enumerate(users) if one in theirs_users]
     kept_items = [row for row, one in enumerate(items) if one in theirs_items]
     assert (len(users) - len(kept_users), len(items) - len(kept_items)) == (3, 2)
@@ -212,25 +215,25 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     config = settings(path)
     run = released(config)
     cold = load_config(path)
-    assert warm_start.source(cold, prepare.stored(cold)) is None
-    assert warm_start.source(config, prepare.stored(config)) is None  # of the same data
+    assert warm_start.source(cold, read_prepared(cold)) is None
+    assert warm_start.source(config, read_prepared(config)) is None  # of the same data
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
     prepare.prepare(config)
-    source = warm_start.source(config, prepare.stored(config))
+    source = warm_start.source(config, read_prepared(config))
     assert source is not None
     assert source.run == run
-    key = run_key(config, prepare.stored(config))
+    key = run_key(config, read_prepared(config))
     for override in ("space.dim=4", "loss.margin=0.7"):
         other = load_config(path, ["warm.start=true", override])
-        assert warm_start.source(other, prepare.stored(other)) is None
+        assert warm_start.source(other, read_prepared(other)) is None
     done = json.loads((run / "train.json").read_text())
     later = done | {"latest": {"validation": 0, "test": done["latest"]["test"] + 30 * 86_400}}
     (run / "train.json").write_text(json.dumps(later))  # it has fitted what is held out now
-    assert warm_start.source(config, prepare.stored(config)) is None
+    assert warm_start.source(config, read_prepared(config)) is None
     (run / "train.json").write_text(json.dumps(done))
-    assert run_key(config, prepare.stored(config)) == key
+    assert run_key(config, read_prepared(config)) == key
     (run / warm_start.STATE).unlink()
-    assert warm_start.source(config, prepare.stored(config)) is None
+    assert warm_start.source(config, read_prepared(config)) is None
 
 
 def test_a_damaged_state_is_said_and_everything_is_trained_anew(

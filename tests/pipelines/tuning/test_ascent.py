@@ -1,4 +1,4 @@
-"""The search of a few lists of settings against a search of all of them."""
+"""Coordinate ascent compared with an exhaustive search."""
 
 import itertools
 from typing import NamedTuple
@@ -23,7 +23,7 @@ def top(scores: dict[Point, float]) -> Point:
 
 @pytest.mark.parametrize("x", range(6))
 @pytest.mark.parametrize("y", [0.0, 0.25, 0.5, 0.75])
-def test_the_top_of_a_hill_is_found_from_everywhere(x: int, y: float) -> None:
+def test_finds_the_top_of_a_hill_from_any_start(x: int, y: float) -> None:
     lists = {"x": (5, 4, 3, 3, 2, 1, 0), "y": (0.75, 0.0, 0.5, 0.25)}
     scored: list[Point] = []
 
@@ -32,13 +32,13 @@ def test_the_top_of_a_hill_is_found_from_everywhere(x: int, y: float) -> None:
         return hill(point)
 
     scores = coordinate_ascent(Point(x, y), lists, score, lambda _: True)
-    every = itertools.starmap(Point, itertools.product(*lists.values()))
-    assert top(scores) == max(every, key=hill) == Point(3, 0.5)
+    grid = itertools.starmap(Point, itertools.product(*lists.values()))
+    assert top(scores) == max(grid, key=hill) == Point(3, 0.5)
     assert scores == {point: hill(point) for point in scored}
-    assert len(scores) == len(scored) <= 6 + 4 + 2  # a list each, less what is behind, and the neighbours
+    assert len(scores) == len(scored) <= 6 + 4 + 2  # one way along each list, and the neighbours
 
 
-def test_a_setting_is_looked_at_again_once_another_has_moved() -> None:
+def test_searches_a_setting_again_after_another_changed() -> None:
     value = {(0, 0.0): 0.0, (1, 0.0): -1.0, (0, 1.0): 1.0, (1, 1.0): 2.0}
     scores = coordinate_ascent(
         Point(0, 0.0), {"x": (0, 1), "y": (0.0, 1.0)}, value.__getitem__, lambda _: True
@@ -46,7 +46,7 @@ def test_a_setting_is_looked_at_again_once_another_has_moved() -> None:
     assert top(scores) == (1, 1.0)
 
 
-def test_larger_values_come_first_and_smaller_ones_only_where_they_fail() -> None:
+def test_tries_larger_values_first_and_smaller_ones_only_if_they_fail() -> None:
     lists = {"x": (2, 0, 1, 3, 4)}
     rising = coordinate_ascent(Point(2, 0.0), lists, lambda point: point.x, lambda _: True)
     assert [point.x for point in rising] == [2, 3, 4]
@@ -54,7 +54,7 @@ def test_larger_values_come_first_and_smaller_ones_only_where_they_fail() -> Non
     assert [point.x for point in falling] == [2, 3, 1, 0]
 
 
-def test_where_room_ends_the_scores_so_far_are_there() -> None:
+def test_returns_the_scores_so_far_when_room_ends() -> None:
     left = iter([True, True, False])
     scores = coordinate_ascent(
         Point(0, 0.0), {"x": (0, 1, 2, 3), "y": (0.0, 0.5)}, hill, lambda _: next(left)
@@ -62,6 +62,6 @@ def test_where_room_ends_the_scores_so_far_are_there() -> None:
     assert list(scores) == [Point(0, 0.0), Point(1, 0.0), Point(2, 0.0)]
 
 
-def test_of_equal_ones_the_first_stays() -> None:
+def test_keeps_the_first_of_equal_scores() -> None:
     scores = coordinate_ascent(Point(1, 0.0), {"x": (0, 1, 2)}, lambda _: 7.0, lambda _: True)
     assert top(scores) == Point(1, 0.0)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import files
+from pipelines.config.secrets import mask_secrets
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from pipelines.config import files
     ],
 )
 def test_credentials_are_masked_wherever_they_stand(text: str) -> None:
-    masked = files.masked(text)
+    masked = mask_secrets(text)
     assert "hush" not in masked
     assert "***" in masked
     assert masked.startswith(text[:4])
@@ -40,4 +40,4 @@ def test_credentials_are_masked_wherever_they_stand(text: str) -> None:
     ],
 )
 def test_what_is_none_stays(value: Any) -> None:
-    assert files.masked(value) == value
+    assert mask_secrets(value) == value

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -21,15 +22,22 @@ from pipelines.config.loading import load_config
 from pipelines.config.training import Loss, Mining, Space
 from pipelines.data import prepare
 from pipelines.data.folds import Fold, load_fold
-from pipelines.training import learner, train
+from pipelines.training import train
 from pipelines.training.judging import judge_fold
-from pipelines.training.learner import Learner
 from pipelines.training.model import Choice
-from recsys import baselines, optim, sampling, spaces, training
+from pipelines.training.selection import Selection, select_epochs
+from pipelines.training.start import settings_of, start
+from recsys import baselines, objectives, optim, sampling, spaces
+from recsys import training as library
+from recsys.candidates import CandidateDistances, Mined
 from recsys.distances import Mahalanobis
+from recsys.epochs import Epoch, epochs, measure_health, miner_of_epoch, sample_triplets, train_epoch
 from recsys.interactions import Interactions
 from recsys.judge import Judge
+from recsys.objectives import log_q as log_q_of
+from recsys.objectives import make_objective
 from recsys.sampling import DeviceInteractions
+from recsys.training import Training, TrainingProgress, start_training
 
 N_USERS, N_ITEMS = 40, 60
 SAME = (np.arange(N_USERS)[:, None] % 2) == (np.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
@@ -84,21 +92,37 @@ def mined_offline() -> NDArray[np.int32]:
     return np.array(triplets, dtype=np.int32)
 
 
-def started(config: Config) -> Learner:
+def started(config: Config) -> Training:
     mined = mined_offline() if config.mining.miner == "offline" else None
-    return learner.start(config, data(), CHOICE, mined)
+    return start_training(data(), settings_of(config, CHOICE.item_exponent), mined)
 
 
-def learned(config: Config, epochs: int) -> Learner:
+def learned(config: Config, n_epochs: int) -> Training:
     """After some epochs with the miner that train would take."""
     learner_ = started(config)
-    for epoch in range(epochs):
-        stats = learner.one_epoch(config, learner_, epoch, train._miner(config, epoch, None))
+    for epoch in range(n_epochs):
+        stats = train_epoch(learner_, miner_of_epoch(settings_of(config, 0.4), epoch, None))
         assert all(math.isfinite(value) for value in stats)
     return learner_
 
 
-def auc(learner_: Learner) -> NDArray[np.float64]:
+def outcomes(
+    training: Training, n_epochs: int, hardest_until: int | None = None
+) -> list[tuple[Epoch, int | None]]:
+    """Each epoch, and how many were under the hardest miner by then."""
+    training.progress = TrainingProgress(hardest_until=hardest_until)
+    return [(epoch, training.progress.hardest_until) for epoch in epochs(training, n_epochs)]
+
+
+def chosen(config: Config) -> Selection:
+    """What validation chooses."""
+    judge, selection = judge_of(config), Selection(CHOICE)
+    training = start(config, judge.data, CHOICE, "validation")
+    select_epochs(config, judge, training, selection, config.train.max_epochs, lambda row, epoch: None)
+    return selection
+
+
+def auc(learner_: Training) -> NDArray[np.float64]:
     """(U,): how often an unseen item of the user's cluster is served nearer than one of the other cluster."""
     d = torch.cdist(*spaces.euclidean_vectors(learner_.model.space())).numpy()  # (U, I)
     nearer = [
@@ -108,11 +132,11 @@ def auc(learner_: Learner) -> NDArray[np.float64]:
     return np.array(nearer)
 
 
-def state(learner_: Learner) -> list[Tensor]:
+def state(learner_: Training) -> list[Tensor]:
     return [*learner_.model.state_dict().values(), learner_.beta.detach()]
 
 
-def assert_same_bits(first: Learner, second: Learner) -> None:
+def assert_same_bits(first: Training, second: Training) -> None:
     assert all(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
 
 
@@ -124,10 +148,10 @@ def names(section: type, field: str) -> set[str]:
 
 
 def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
-    assert names(Space, "distance") == learner.DISTANCES.keys() | {"mahalanobis"}
-    assert names(Mining, "miner") == learner.MINERS.keys() | {"distance_weighted"}
-    assert names(Loss, "name") == learner.TRIPLET_LOSSES.keys() | learner.LIST_LOSSES.keys()
-    assert not learner.TRIPLET_LOSSES.keys() & learner.LIST_LOSSES.keys()
+    assert names(Space, "distance") == library.DISTANCES.keys() | {"mahalanobis"}
+    assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
+    assert names(Loss, "name") == objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
+    assert not objectives.TRIPLET_LOSSES.keys() & objectives.LIST_LOSSES.keys()
     for form in names(Space, "mahalanobis"):
         assert Mahalanobis(4, form, rank=2).form == form
     assert names(Space, "tower") == {"two_tables", "siamese"}
@@ -243,13 +267,13 @@ def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: p
     config = configured(**CASES[name])
     before, after = started(config), started(config)
 
-    def epochs(learner_: Learner) -> list[list[float]]:
+    def losses(learner_: Training) -> list[list[float]]:
         miner = config.mining.miner
-        return [list(learner.one_epoch(config, learner_, epoch, miner)) for epoch in range(2)]
+        return [list(train_epoch(learner_, miner)) for epoch in range(2)]
 
-    expected = epochs(before)
+    expected = losses(before)
     monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
-    torch.testing.assert_close(epochs(after), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses(after), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(state(after), state(before), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -260,7 +284,9 @@ def test_training_multiplies_as_fast_as_a_gpu_can() -> None:
     def heard(interactions: int) -> None:
         seen.add(torch.backends.cuda.matmul.fp32_precision)
 
-    learner.one_epoch(config, started(config), 0, "semi_hard", heard)
+    training = started(config)
+    training.on_step = heard
+    train_epoch(training, "semi_hard")
     assert seen == {"tf32"}
 
 
@@ -282,18 +308,18 @@ def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.Mon
     config, meta = configured(**CASES[name]), torch.device("meta")
     there = started(config)
     there.model.to(meta)
-    there = there._replace(**{part: moved(getattr(there, part), meta) for part in WITH_VALUES})
+    there = replace(there, **{part: moved(getattr(there, part), meta) for part in WITH_VALUES})
     for known in (there.sampler, there.model.tower):
         vars(known).update({part: moved(value, meta) for part, value in vars(known).items()})
     learned = [*there.model.parameter_groups(), {"params": [there.beta]}]
-    there = there._replace(optimizer=optim.RowAdam(learned, 0.1))
+    there = replace(there, optimizer=optim.RowAdam(learned, 0.1))
     # what an epoch waits for before its first step
     monkeypatch.setattr(sampling, "_units", lambda weights, n: weights.long())
     monkeypatch.setattr(sampling, "history_entries", lambda data, order, size: [99] * len(order.split(size)))
     heard: list[int] = []
     with pytest.raises(RuntimeError) as asked:
-        learner.one_epoch(config, there, 0, config.mining.miner, heard.append)
-    if config.mining.miner in MINERS_THAT_COUNT and config.loss.name in learner.TRIPLET_LOSSES:
+        train_epoch(replace(there, on_step=heard.append), config.mining.miner)
+    if config.mining.miner in MINERS_THAT_COUNT and config.loss.name in objectives.TRIPLET_LOSSES:
         assert not heard
         return
     assert sum(heard) == len(there.data.user), asked.traceback[-1]  # what failed is the end of the epoch
@@ -348,18 +374,16 @@ OF_LIST: dict[str, Callable[[float, list[float]], float]] = {  # d(a,p), every d
 }
 
 
-def sampled(name: str) -> tuple[Tensor, training.Lists, training.Mined]:
+def sampled(name: str) -> tuple[Tensor, CandidateDistances, Mined]:
     """The loss of each triplet or list of one batch, at a space that is spread out."""
     config = configured(
         loss={"name": name, **SETTINGS},
         space={"distance": "cosine", "offset": "fixed", "start_length": 1.0},
         mining={"miner": "random"},
     )
-    start = started(config)
-    goal = learner.objective(config, start, "random")
-    mined, lists = training.sample_triplets(
-        start.model, start.data, start.sampler, goal, torch.Generator(), size=100
-    )
+    begun = started(config)
+    goal = make_objective(begun, "random")
+    mined, lists = sample_triplets(begun, goal, 100, torch.Generator())
     with torch.no_grad():
         return goal.loss(lists if goal.whole_lists else mined), lists, mined
 
@@ -367,7 +391,7 @@ def sampled(name: str) -> tuple[Tensor, training.Lists, training.Mined]:
 @pytest.mark.parametrize("name", OF_TRIPLET)
 def test_a_loss_of_triplets_takes_its_own_settings(name: str) -> None:
     each, lists, mined = sampled(name)
-    assert OF_TRIPLET.keys() == learner.TRIPLET_LOSSES.keys()
+    assert OF_TRIPLET.keys() == objectives.TRIPLET_LOSSES.keys()
     expected = []
     for a, p, n in zip(mined.triplets.anchor, mined.d_pos.tolist(), mined.d_neg.tolist(), strict=True):
         negatives = lists.d[a][lists.d[a] != math.inf].tolist()
@@ -380,7 +404,7 @@ def test_a_loss_of_triplets_takes_its_own_settings(name: str) -> None:
 @pytest.mark.parametrize("name", OF_LIST)
 def test_a_loss_of_lists_takes_its_own_settings(name: str) -> None:
     each, lists, _ = sampled(name)
-    assert OF_LIST.keys() == learner.LIST_LOSSES.keys()
+    assert OF_LIST.keys() == objectives.LIST_LOSSES.keys()
     rows = zip(lists.d_own.tolist(), lists.d, strict=True)
     expected = [OF_LIST[name](own, d[d != math.inf].tolist()) for own, d in rows]
     assert each.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -409,12 +433,12 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
         space={"distance": "cosine", "offset": "none", "dim": 3},
         train={"batch_size": len(pairs)},
     )
-    start = learner.start(config, sampling.to_device(interactions(taken), CPU), CHOICE)
-    start.model.double()
-    tables: list[Tensor] = [*start.model.tower.parameters(), start.model.items]
+    begun = start(config, sampling.to_device(interactions(taken), CPU), CHOICE, "validation")
+    begun.model.double()
+    tables: list[Tensor] = [*begun.model.tower.parameters(), begun.model.items]
     before = torch.cat(tables).tolist()
-    descent = torch.optim.SGD(start.model.parameters(), lr=1.0)
-    stats = learner.one_epoch(config, start._replace(optimizer=descent), 0, "semi_hard")
+    descent = torch.optim.SGD(begun.model.parameters(), lr=1.0)
+    stats = train_epoch(replace(begun, optimizer=descent), "semi_hard")
     moved = torch.cat(tables).tolist()
     assert stats.loss == pytest.approx(naive_align_uniform(before, pairs, 0.0))
     step = 1e-6
@@ -432,33 +456,31 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
 def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
     """Offline each row has candidates of its own."""
     config = configured(mining={"miner": miner, "in_batch_items": 20, "uniform_items": 1})
-    start = started(config)
-    goal = learner.objective(config, start, miner)
-    _, lists = training.sample_triplets(
-        start.model, start.data, start.sampler, goal, torch.Generator(), size=50, offline=start.offline
-    )
-    log_q = learner.log_q(start, lists)  # (B, 1 + C)
+    begun = started(config)
+    goal = make_objective(begun, miner)
+    _, lists = sample_triplets(begun, goal, 50, torch.Generator())
+    log_q = log_q_of(begun, lists)  # (B, 1 + C)
     assert log_q.shape == lists.matrix()[0].shape
-    assert torch.equal(log_q[:, 0], start.sampler.log_q(lists.item))
+    assert torch.equal(log_q[:, 0], begun.sampler.log_q(lists.item))
     for row in range(50):
-        assert torch.equal(log_q[row, 1:], start.sampler.log_q(lists.candidate[row]))
+        assert torch.equal(log_q[row, 1:], begun.sampler.log_q(lists.candidate[row]))
     assert len(log_q.unique()) > 3
 
 
 def test_distance_weighted_goes_by_directions_whatever_the_offsets() -> None:
     """With offsets in them, distances would lie beyond what the miner draws from."""
     config = configured(space={"distance": "cosine"}, mining={"miner": "distance_weighted"})
-    start = started(config)
+    begun = started(config)
     with torch.no_grad():
-        start.model.offset.add_(3.0)
-    goal = learner.objective(config, start, "distance_weighted")
+        begun.model.offset.add_(3.0)
+    goal = make_objective(begun, "distance_weighted")
 
-    def mined() -> training.Mined:
+    def mined() -> Mined:
         seeded = torch.Generator().manual_seed(0)
-        return training.sample_triplets(start.model, start.data, start.sampler, goal, seeded, size=200)[0]
+        return sample_triplets(begun, goal, 200, seeded)[0]
 
     with_offset = mined()
-    with start.model.without_offset():
+    with begun.model.without_offset():
         without = mined()
     assert len(without.negative) > 150
     for found, expected in zip(with_offset.triplets[:3], without.triplets[:3], strict=True):
@@ -545,11 +567,11 @@ def test_health_is_finite_and_leaves_no_trace(name: str) -> None:
     mining = {"memory_items": 24} | CASES[name].get("mining", {})
     config = configured(**CASES[name] | {"mining": mining})
     looked_at, alone = started(config), started(config)
-    for epoch in range(2):
+    for _ in range(2):
         for one in (looked_at, alone):
-            learner.one_epoch(config, one, epoch, config.mining.miner)
-        now = learner.health_now(config, looked_at, config.mining.miner)
-        again = learner.health_now(config, looked_at, config.mining.miner)
+            train_epoch(one, config.mining.miner)
+        now = measure_health(looked_at, config.mining.miner)
+        again = measure_health(looked_at, config.mining.miner)
         assert now is not None
         assert now == again
         assert all(math.isfinite(value) for value in now[:-1])
@@ -564,16 +586,14 @@ def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
     config = configured(mining={"miner": "hardest"})
     after = learned(config, 3)
     apart = torch.Generator().manual_seed(config.seed)
-    goal = learner.objective(config, after, "hardest")
-    mined, _ = training.sample_triplets(
-        after.model, after.data, after.sampler, goal, apart, size=config.train.batch_size
-    )
+    goal = make_objective(after, "hardest")
+    mined, _ = sample_triplets(after, goal, config.train.batch_size, apart)
     later = SAME & ~TAKEN
     expected = later[mined.user, mined.negative].mean()
     assert 0 < expected < 1
     for held_out, share in ((later, expected), (~TAKEN, 1.0), (TAKEN, 0.0)):
         known = sampling.to_device(interactions(held_out), CPU)
-        now = learner.health_now(config, after, "hardest", known)
+        now = measure_health(replace(after, held_out=known), "hardest")
         assert now is not None
         assert now.false_negatives == pytest.approx(share)
 
@@ -581,7 +601,7 @@ def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
 def test_without_a_negative_there_is_no_health() -> None:
     config = configured()
     full = sampling.to_device(interactions(np.ones_like(TAKEN)), CPU)
-    assert learner.health_now(config, learner.start(config, full, CHOICE), "semi_hard") is None
+    assert measure_health(start(config, full, CHOICE, "validation"), "semi_hard") is None
 
 
 # A collapse under the hardest miner
@@ -614,7 +634,8 @@ def judge_of(config: Config) -> Judge:
 
 def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str]) -> None:
     config = shrinking()
-    best, history, _ = train.choose_epochs(config, judge_of(config), CHOICE, lambda row, step: None)
+    selection = chosen(config)
+    best, history = selection.choice, selection.history
     (warning,) = (line for line in said if "WARNING" in line)
     assert "everything is at one point" in warning
     found = re.search(r"epoch (\d+) again with semi_hard", warning)
@@ -629,52 +650,54 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
     assert history[best.epochs - 1]["validation.ndcg@10"] > 1.5 * history[until - 1]["validation.ndcg@10"]
     assert best.hardest_until == until
 
-    again, losses = learner.start(config, data(), CHOICE), list[float]()  # by hand
+    again, losses = start(config, data(), CHOICE, "validation"), list[float]()  # by hand
     for epoch in range(config.train.max_epochs):
-        before = train._state(again)
-        miner = train._miner(config, epoch, best.hardest_until)  # as in the final fit
+        before = again.weights()
+        miner = miner_of_epoch(settings_of(config, 0.4), epoch, best.hardest_until)  # as in the final fit
         if epoch == until:
-            learner.one_epoch(config, again, epoch, "hardest")
-            train._restore(again, before)
+            train_epoch(again, "hardest")
+            again.restore_weights(before)
             assert miner == "semi_hard"
-        losses.append(learner.one_epoch(config, again, epoch, miner).loss)
+        losses.append(train_epoch(again, miner).loss)
     assert losses == [row["loss"] for row in history]
 
-    fitted = learner.start(config, data(), CHOICE)  # the final fit: told when to stop, it has nothing to undo
+    fitted = start(
+        config, data(), CHOICE, "validation"
+    )  # the final fit: told when to stop, it has nothing to undo
     said.clear()
-    kept = list(train.epochs(config, fitted, len(history), best.hardest_until))
+    kept = outcomes(fitted, len(history), best.hardest_until)
     assert said == []
-    assert [now.loss < margin for _, now, __, ___ in kept] == [row["loss"] < margin for row in history]
+    assert [epoch.stats.loss < margin for epoch, _ in kept] == [row["loss"] < margin for row in history]
     assert {until for *_, until in kept} == {best.hardest_until}
 
 
 def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> None:
     config = shrinking()
-    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 6))
+    kept = outcomes(start(config, data(), CHOICE, "validation"), 6)
     assert sum("WARNING" in line for line in said) == 1
-    *_, (_, stats, now, until) = kept
-    assert stats.loss < config.loss.margin
-    assert now is not None
-    assert now.effective_rank > 3
+    *_, (last, until) = kept
+    assert last.stats.loss < config.loss.margin
+    assert last.health is not None
+    assert last.health.effective_rank > 3
     assert until is not None
 
 
 def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
     config = shrinking()
-    told, by_hand, stale = (learner.start(config, data(), CHOICE) for _ in range(3))
-    kept = list(train.epochs(config, told, 4, hardest_until=2))
+    told, by_hand, stale = (start(config, data(), CHOICE, "validation") for _ in range(3))
+    kept = outcomes(told, 4, 2)
     assert [until for *_, until in kept] == [2] * 4
     for one in (by_hand, stale):
         for epoch, miner in enumerate(("hardest", "hardest", "semi_hard", "semi_hard")):
             if epoch == 2 and one is by_hand:
                 one.optimizer.state.clear()
-            learner.one_epoch(config, one, epoch, miner)
+            train_epoch(one, miner)
     assert_same_bits(told, by_hand)
     assert not torch.equal(told.model.items, stale.model.items)
 
 
 @torch.no_grad()
-def stretch(learner_: Learner, *lengths: float) -> None:
+def stretch(learner_: Training, *lengths: float) -> None:
     """Users and items as a cloud with these standard deviations along the axes."""
     drawn = torch.Generator().manual_seed(5)
     for table in (*learner_.model.tower.parameters(), learner_.model.items):
@@ -688,14 +711,14 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(sai
         mining={"miner": "hardest", "warmup_epochs": 0},
         train={"learning_rate": 1e-9},
     )
-    start = learner.start(config, data(), CHOICE)
+    begun = start(config, data(), CHOICE, "validation")
     kept = []
     shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
-    stretch(start, *shapes[0])
-    for epoch, outcome in enumerate(train.epochs(config, start, len(shapes))):
-        kept.append(outcome)
-        stretch(start, *shapes[min(epoch + 1, 3)])
-    ranks = [now.effective_rank for _, __, now, ___ in kept if now is not None]
+    stretch(begun, *shapes[0])
+    for epoch, outcome in enumerate(epochs(begun, len(shapes))):
+        kept.append((outcome, begun.progress.hardest_until))
+        stretch(begun, *shapes[min(epoch + 1, 3)])
+    ranks = [one.health.effective_rank for one, _ in kept if one.health is not None]
     assert 0.5 * ranks[1] < ranks[2] < 0.5 * ranks[0]
     (warning,) = said
     assert (
@@ -725,9 +748,9 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any,
     kept = torch.load(run / "model.pt", weights_only=True)["items"]
     everything = sampling.to_device(load_fold(config, "test").fit, CPU)
     for until in (1, None):
-        again = learner.start(config, everything, choice)
+        again = start(config, everything, choice, "test")
         with logged() as warnings:
-            assert len(list(train.epochs(config, again, choice.epochs, until))) == choice.epochs
+            assert len(outcomes(again, choice.epochs, until)) == choice.epochs
         assert len(warnings) == (until is None)
         assert torch.equal(again.model.items, kept) == (until == 1)
 
@@ -740,7 +763,7 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
         train={"learning_rate": 1e-9},
         space={"start_length": 1e-4, "offset": "none"},
     )
-    kept = list(train.epochs(config, learner.start(config, data(), CHOICE), 2))
+    kept = outcomes(start(config, data(), CHOICE, "validation"), 2)
     assert said == []
     assert [until for *_, until in kept] == [None, None]
 
@@ -748,13 +771,14 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
 def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
     config = configured(mining={"miner": "hardest", "warmup_epochs": 2})
     for until, expected in ((None, "sshhhh"), (4, "sshhss"), (2, "ssssss")):
-        miners = [train._miner(config, epoch, until)[0] for epoch in range(6)]
+        miners = [miner_of_epoch(settings_of(config, 0.4), epoch, until)[0] for epoch in range(6)]
         assert "".join(miners) == expected
     for name in names(Mining, "miner") - {"hardest"}:
         mining, space = {"miner": name}, {"distance": "cosine"}  # which every miner takes
-        assert {train._miner(configured(mining=mining, space=space), epoch, None) for epoch in range(4)} == {
-            name
-        }
+        assert {
+            miner_of_epoch(settings_of(configured(mining=mining, space=space), 0.4), epoch, None)
+            for epoch in range(4)
+        } == {name}
 
 
 def test_what_an_epoch_learned_is_undone_bit_for_bit() -> None:
@@ -762,14 +786,14 @@ def test_what_an_epoch_learned_is_undone_bit_for_bit() -> None:
     space = {"distance": "mahalanobis", "mahalanobis": "full"}
     config = configured(loss=loss, space=space, mining={"miner": "random"})
     first, second = learned(config, 2), learned(config, 2)
-    kept = train._state(first)
-    learner.one_epoch(config, first, 2, "random")
+    kept = first.weights()
+    train_epoch(first, "random")
     pairs = list(zip(state(first), state(second), strict=True))
     assert len(pairs) == 5  # users, items, offsets, the map, the boundaries
     assert not any(torch.equal(a, b) for a, b in pairs)
-    train._restore(first, kept)
+    first.restore_weights(kept)
     assert_same_bits(first, second)
-    learner.one_epoch(config, first, 2, "random")
+    train_epoch(first, "random")
     assert not any(torch.equal(a, b) for a, b in zip(state(first), state(second), strict=True))
-    train._restore(first, kept)  # as often as one likes
+    first.restore_weights(kept)  # as often as one likes
     assert_same_bits(first, second)

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 
-from pipelines.tracking import log, progress
+from pipelines.tracking import log
+from recsys.progress import progress
 
 PROGRAM = """
 import sys
-from pipelines.tracking import progress
-with progress.progress("epoch 7", 30) as tick:
+from recsys.progress import progress
+with progress("epoch 7", 30) as tick:
     for _ in range(3):
         tick(10)
 print("done", file=sys.stderr)
@@ -22,9 +23,9 @@ print("done", file=sys.stderr)
 def test_plain_lines_without_a_terminal(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
     log.to_standard_error()
-    with progress.progress("epoch 7", 3_000) as tick:
+    with progress("epoch 7", 3_000) as tick:
         for _ in range(3):
             tick(1_000)
     out, err = capfd.readouterr()
@@ -38,14 +39,14 @@ def test_plain_lines_without_a_terminal(
 
 
 def test_lines_are_some_seconds_apart(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress.progress("epoch 7", 3_000) as tick:
+    with progress("epoch 7", 3_000) as tick:
         for _ in range(3_000):
             tick(1)
     assert capfd.readouterr().err == ""
 
 
 def test_an_error_inside_passes_through() -> None:
-    with pytest.raises(ZeroDivisionError), progress.progress("epoch 7", 3):
+    with pytest.raises(ZeroDivisionError), progress("epoch 7", 3):
         raise ZeroDivisionError
 
 

@@ -1,0 +1,230 @@
+"""The training loop: steps, epochs, and what an epoch did to the space.
+
+Axes: B batch, T triplets, N interactions, H items of histories.
+"""
+
+import copy
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys import health, miners, precision, sampling
+from recsys.candidates import (
+    CandidateDistances,
+    Mined,
+    Objective,
+    measure_distances,
+    mine_triplets,
+    with_gradient,
+)
+from recsys.health import Health
+from recsys.objectives import make_objective
+from recsys.progress import progress
+from recsys.sampling import Batch
+from recsys.settings import Settings
+from recsys.training import Position, Training
+
+LOGGER = logging.getLogger("recsys")
+HEALTH_INTERACTIONS = 2048  # whose triplets show how mining fares
+HEALTH_USERS = 256  # of theirs, whose histories show how compact they are
+
+
+class EpochStats(NamedTuple):
+    """Means over an epoch."""
+
+    loss: float  # of an interaction, or of a triplet if there are more of them
+    mined: float  # triplets an interaction
+    active: float  # share of the triplets, or of the lists, with a loss above 0
+
+
+class Epoch(NamedTuple):
+    """One epoch that has ended."""
+
+    number: int  # from 1
+    stats: EpochStats
+    health: Health | None
+
+
+def epochs(training: Training, n_epochs: int) -> Iterator[Epoch]:
+    """Train from training.progress on, n_epochs in all; yield each epoch as it ends.
+
+    Where the space collapses under the hardest miner, that epoch is undone, the optimizer starts afresh and
+    semi_hard takes over for good: progress.hardest_until is how many epochs came before. Given from the
+    start, semi_hard takes over there, with a fresh optimizer, and nothing needs to be undone. on_step is
+    called before each epoch (with 0) and after each step; progress and state as they are then are enough to
+    resume. Raises FloatingPointError as train_epoch does.
+    """
+    settings = training.settings
+    for number in range(training.progress.epoch, n_epochs):
+        if training.progress.position is None:
+            training.progress = training.progress._replace(epoch=number, before=None)
+            training.on_step(0)
+            if number == training.progress.hardest_until:
+                training.optimizer.state.clear()
+        miner = miner_of_epoch(settings, number, training.progress.hardest_until)
+        guarded = miner == "hardest" and settings.mines_triplets
+        if guarded and training.progress.position is None:
+            training.progress = training.progress._replace(before=training.weights())
+        stats = train_epoch(training, miner)
+        now, best = measure_health(training, miner), training.progress.healthiest
+        collapse = health.collapse(now, best, settings.margin) if guarded and now is not None else None
+        if collapse is not None:
+            LOGGER.warning(
+                f"train: WARNING: the hardest miner: {collapse}; epoch {number + 1} again with semi_hard"
+            )
+            training.restore_weights(training.progress.before)
+            training.progress = training.progress._replace(hardest_until=number, before=None)
+            stats = train_epoch(training, "semi_hard")
+            now = measure_health(training, "semi_hard")
+        if now is not None and (best is None or now.effective_rank > best.effective_rank):
+            training.progress = training.progress._replace(healthiest=now)
+        yield Epoch(number + 1, stats, now)
+
+
+def miner_of_epoch(settings: Settings, epoch: int, hardest_until: int | None) -> str:
+    """The name of an epoch's miner; the hardest one has a warm-up, and an end where it collapsed."""
+    warm_up = epoch < settings.warmup_epochs
+    ended = hardest_until is not None and epoch >= hardest_until
+    return "semi_hard" if settings.miner == "hardest" and (warm_up or ended) else settings.miner
+
+
+def train_epoch(training: Training, miner: str) -> EpochStats:
+    """Learn from every interaction once, with the miner of that name, under a progress bar.
+
+    Each row of a batch has its own positive, and candidates that all rows share; what a user is known to have
+    is no negative, nor what was not on sale at the time. With training.offline a row's candidates are these
+    alone. A loss counts its interaction's weight to the power weight_power, over the mean of all.
+    Raises FloatingPointError if the loss or an embedding is no longer finite.
+    """
+    shown = miner if training.settings.mines_triplets else training.settings.loss
+    label = f"epoch {training.progress.epoch + 1}, {shown}"
+    with progress(label, len(training.data.user)) as advance, precision.of_training():
+        return run_epoch(training, make_objective(training, miner), advance)
+
+
+def run_epoch(
+    training: Training, objective: Objective, advance: Callable[[int], None] = lambda interactions: None
+) -> EpochStats:
+    """Minimise the objective over one epoch, or over what progress.position leaves of it; `advance` a bar."""
+    data, settings = training.data, training.settings
+    importance = data.weight.pow(settings.weight_power)  # (N,)
+    importance = importance / importance.mean()
+    position = training.progress.position
+    resume_from = None if position is None else (position.generator, position.steps)
+    if position is None:
+        # sums over the epoch, read once at its end
+        zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
+        position = Position(training.generator.get_state(), 0, zeros, 0)
+    batches = sampling.batches(
+        data, settings.batch_size, training.generator, training.row_weights, begun=resume_from
+    )
+    for batch in batches:
+        sums = _step(training, objective, batch, importance)
+        n = len(batch.users)
+        position = Position(
+            position.generator, position.steps + 1, position.totals + sums, position.interactions + n
+        )
+        training.progress = training.progress._replace(position=position)
+        advance(n)
+        training.on_step(n)
+    training.progress = training.progress._replace(position=None)
+    total, active, triplets = position.totals.tolist()
+    loss = total / position.interactions
+    if not all(torch.isfinite(part).all() for part in (position.totals, *training.model.parameters())):
+        raise FloatingPointError(f"loss = {loss} or an embedding is not finite: lower the learning_rate")
+    return EpochStats(loss, triplets / position.interactions, active / max(triplets, 1))
+
+
+def _step(training: Training, objective: Objective, batch: Batch, importance: Tensor) -> Tensor:
+    """Learn from one batch; (3,): its loss, active triplets (or lists) and all of them, summed."""
+    model, users = training.model, batch.users  # (B,)
+    asynchronous = sampling.runs_behind(users.device)
+    block = sys.maxsize if asynchronous else miners.BLOCK
+    anchor = model.anchors(users, batch.items, training.generator)  # (B, D)
+    parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows
+    mined: list[Mined] = []
+    for part in measure_distances(training, objective, batch, anchor, block):
+        if objective.whole_lists:
+            end = part.first + len(part.user)
+            parts.append((objective.loss(part), torch.arange(part.first, end, device=users.device)))
+        else:
+            mined.append(mine_triplets(training, part, objective, fixed=asynchronous))
+        del part  # its memory is the next part's
+    if mined and not objective.every_candidate:
+        mined = [with_gradient(model, anchor, mined)]
+    parts += [(objective.loss(one), one.triplets.anchor) for one in mined]
+    each, row = (torch.cat(part) for part in zip(*parts, strict=True))
+    real = mined[0].triplets.real if mined else None
+    if real is not None:
+        each = each * real
+    weighted = each * importance.index_select(0, batch.rows).index_select(0, row)
+    # A row without a triplet counts as one without loss; several triplets a row count their mean.
+    loss = weighted.sum() * min(1.0, len(users) / max(len(weighted), 1))
+    mean = loss / len(users)
+    if objective.regularize is not None:
+        mean = mean + objective.regularize(anchor, model.points(batch.items)[0])
+    training.optimizer.zero_grad()
+    torch.autograd.backward(mean)
+    training.optimizer.step()
+    with torch.no_grad():
+        found = torch.full_like(loss, len(each)) if real is None else real.sum()
+        return torch.stack([loss, (each > 0).sum(), found])
+
+
+@torch.no_grad()
+def sample_triplets(
+    training: Training, objective: Objective, size: int, generator: torch.Generator
+) -> tuple[Mined, CandidateDistances]:
+    """What would be mined now of one batch of `size` interactions; nothing is learned or remembered."""
+    batch = next(sampling.batches(training.data, size, generator))
+    # a draw puts another memory in the sampler's place
+    aside = replace(training, sampler=copy.copy(training.sampler), generator=generator)
+    anchor = training.model.anchors(batch.users, batch.items, generator)
+    (found,) = measure_distances(aside, objective, batch, anchor)
+    mined = mine_triplets(aside, found, objective)
+    return mined if objective.every_candidate else with_gradient(training.model, anchor, [mined]), found
+
+
+def measure_health(training: Training, miner: str) -> Health | None:
+    """How mining fares, from one batch of a generator of its own; None if it has no negative at all.
+
+    Classes are users, their members the items of their histories.
+    """
+    model, settings, objective = training.model, training.settings, make_objective(training, miner)
+
+    def sample() -> tuple[Mined, CandidateDistances]:
+        generator = torch.Generator(training.data.user.device).manual_seed(settings.seed)
+        size = min(HEALTH_INTERACTIONS, settings.batch_size)
+        return sample_triplets(training, objective, size, generator)
+
+    mined, found = sample()
+    with model.without_offset():
+        of_points, *_ = sample()[1].matrix()  # the same pairs
+    d, positive, negative = found.matrix()
+    if not negative.any():
+        return None
+    with torch.no_grad():
+        each = objective.loss(found if objective.whole_lists else mined)  # (T,), or (B,) of whole lists
+        users = torch.unique(found.user[:HEALTH_USERS])
+        of_user, member = sampling.histories(training.data, users)  # (H,)
+        known_later = training.held_out
+        return health.measure(
+            rows=torch.cat([found.anchor, model.points(found.item)[0]]),
+            members=model.points(member)[0],
+            labels=of_user,
+            d=d,
+            of_points=of_points,
+            positive=positive,
+            negative=negative,
+            triplets=mined.triplets,
+            each=each,
+            margin=settings.margin,
+            false_negatives=None
+            if known_later is None
+            else health.false_negative_rate(mined.user, mined.negative, known_later),
+        )

@@ -1,0 +1,143 @@
+"""Fit a space in one call: `space = fit(Interactions.of(frame))`; it recommends, and writes a bundle.
+
+Axes: U users, I items, D coordinates, K ranks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys import fold_in, spaces
+from recsys.bundle import BundleContent, IndexPlan, write_bundle
+from recsys.epochs import epochs
+from recsys.interactions import Ids, Interactions, popularity_order
+from recsys.judge import Judge, Targets
+from recsys.sampling import to_device
+from recsys.settings import Settings, check_names
+from recsys.training import start_training
+
+Id = int | str
+
+
+@dataclass(frozen=True)
+class FittedSpace:
+    """Users and items as points: a smaller distance is a better recommendation."""
+
+    interactions: Interactions
+    users: NDArray[np.float32]  # (U, D)
+    items: NDArray[np.float32]  # (I, D)
+    scores: dict[str, float]  # of the epoch that was kept, on held-out interactions; empty without them
+    history: list[dict[str, float]]  # an epoch a row: epoch, loss, mined, active, and the scores
+
+    def recommend(self, user: Id, k: int = 10) -> list[Id]:
+        """The k items nearest to a user, without those they have. Raises KeyError: unknown user."""
+        number = _number(self.interactions.user_ids, user)
+        return self._nearest(self.users[number], k, self._items_of(number))
+
+    def recommend_to(self, items: list[Id], k: int = 10) -> list[Id]:
+        """The k items for a user who is not in the space, by the items they have (see recsys/fold_in.py).
+
+        Raises KeyError: unknown item; ValueError: no item.
+        """
+        if not items:
+            raise ValueError("items = [], allowed: at least one")
+        history = np.array([_number(self.interactions.item_ids, item) for item in items], np.int32)
+        radius = fold_in.radius(self.users)
+        point = fold_in.place(self._fold_in_weights(), radius, self.items, history)
+        return self._nearest(point, k, history)
+
+    def similar_items(self, item: Id, k: int = 10) -> list[Id]:
+        """The k items nearest to an item. Raises KeyError: unknown item."""
+        number = _number(self.interactions.item_ids, item)
+        return self._nearest(self.items[number], k, np.array([number], np.int32))
+
+    def write_bundle(self, folder: Path, *, trees: int = 30, search_k: int | None = None) -> None:
+        """Write what serving opens: `Recommender.open(folder)`; search_k None scans all items.
+
+        Raises FileExistsError if the folder is there already.
+        """
+        data = self.interactions
+        write_bundle(
+            folder,
+            BundleContent(
+                user_vectors=self.users,
+                item_vectors=self.items,
+                user_ids=_ids(data.user_ids, data.n_users),
+                item_ids=_ids(data.item_ids, data.n_items),
+                seen=(data.offsets(), data.item),
+                popular=popularity_order(data.item_counts()),
+                fold_in=self._fold_in_weights(),
+            ),
+            IndexPlan(trees, search_k),
+            info={},
+        )
+
+    def _fold_in_weights(self) -> NDArray[np.float32]:
+        return fold_in.fit(self.users, self.items, (self.interactions.offsets(), self.interactions.item))
+
+    def _items_of(self, user: int) -> NDArray[np.int32]:
+        start, end = self.interactions.offsets()[user : user + 2]
+        return self.interactions.item[start:end]
+
+    def _nearest(self, point: NDArray[np.float32], k: int, without: NDArray[np.int32]) -> list[Id]:
+        d = np.square(self.items - point).sum(1)  # (I,)
+        d[without] = np.inf
+        best = np.argsort(d, kind="stable")[: min(k, len(d) - len(np.unique(without)))]
+        ids = _ids(self.interactions.item_ids, len(self.items))
+        return [ids[item] if isinstance(ids, list) else int(ids[item]) for item in best]
+
+
+def fit(
+    interactions: Interactions,
+    settings: Settings | None = None,
+    *,
+    epochs_at_most: int = 10,
+    held_out: Interactions | None = None,
+    patience: int = 2,
+    device: str = "cpu",
+) -> FittedSpace:
+    """Learn a space of users and items from their interactions, under a progress bar.
+
+    With `held_out`, later interactions by the same numbers of users and items, training stops once their
+    NDCG@10 has not risen for `patience` epochs, and the best epoch is kept; without, all epochs are trained.
+    Same data, settings and seed: same bits on CPU. Raises ValueError: unknown names in the settings;
+    FloatingPointError: the training diverged.
+    """
+    settings = settings or Settings()
+    check_names(settings)
+    data = to_device(interactions, torch.device(device))
+    training = start_training(data, settings)
+    judge = None
+    if held_out is not None:
+        judge = Judge(interactions, Targets(held_out.offsets(), held_out.item), data.user.device)
+    best: dict[str, Any] = {"epoch": 0, "scores": {}, "weights": None}
+    history: list[dict[str, float]] = []
+    for epoch in epochs(training, epochs_at_most):
+        scores = judge.means(spaces.euclidean_vectors(training.model.space())) if judge else {}
+        history.append({"epoch": epoch.number, **epoch.stats._asdict(), **scores})
+        if judge is None or best["weights"] is None or scores["ndcg@10"] > best["scores"]["ndcg@10"]:
+            best = {"epoch": epoch.number, "scores": scores, "weights": training.weights() if judge else None}
+        elif epoch.number - best["epoch"] >= patience:
+            break
+    if best["weights"] is not None:
+        training.restore_weights(best["weights"])
+    users, items = (part.cpu().numpy() for part in spaces.euclidean_vectors(training.model.space()))
+    return FittedSpace(interactions, users, items, best["scores"], history)
+
+
+def _ids(ids: Ids | None, n: int) -> Ids:
+    return np.arange(n, dtype=np.int64) if ids is None else ids
+
+
+def _number(ids: Ids | None, wanted: Id) -> int:
+    """The internal number of an id. Raises KeyError."""
+    if ids is None and isinstance(wanted, int):
+        return wanted
+    place = int(np.searchsorted(np.asarray(ids), wanted)) if ids is not None else 0
+    if ids is None or place >= len(ids) or ids[place] != wanted:
+        raise KeyError(f"{wanted!r} is not in the space")
+    return place
