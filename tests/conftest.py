@@ -10,7 +10,7 @@ import pytest
 from logs import logged
 from shop import Shop, copied, purchases, recsys, write_config
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
 
 

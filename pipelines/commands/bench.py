@@ -55,21 +55,8 @@ class Selection(NamedTuple):
     ensemble: Ensemble | None  # None if there was no room for a training
 
 
-class Final(NamedTuple):
-    """The systems fitted on all of train, ready to be scored on test."""
-
-    systems: dict[str, Vectors]
-    choices: dict[str, Any]  # as metrics.json holds them
-    seconds: float  # when the last fit ended
-
-
 def bench(
-    config: Bench,
-    train: Path,
-    test: Path,
-    out: Path,
-    device_name: str = "auto",
-    seconds: float | None = None,
+    config: Bench, train: Path, test: Path, out: Path, device_name: str = "auto", seconds: float | None = None
 ) -> dict[str, Any]:
     """The content of metrics.json, written to `out` with a plot of validation by seconds next to it.
 
@@ -88,19 +75,20 @@ def bench(
     judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
     experiment = Experiment(config, judge, compute_spectrum(config, judge), clock)
     clock.reserved = 0.0
-    final = fit_final(experiment, selection)
-    if seconds is not None and final.seconds > 1.1 * seconds:
+    systems, choices = fit_final(experiment, selection)
+    fit_seconds = clock.now()
+    if seconds is not None and fit_seconds > 1.1 * seconds:
         LOGGER.info(f"bench: the fit took longer than the budget of {seconds:g} s")
-    LOGGER.info(f"bench: fitted after {final.seconds:.1f} s; the model is the {selection.model} one")
+    LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s; the model is the {selection.model} one")
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
-    values, search_k = score_test(config, split, judge, final.systems, selection.model)
+    values, search_k = score_test(config, split, judge, systems, selection.model)
     result: dict[str, Any] = {
         **_summary(config, values),
         "model": selection.model,
-        "dim": final.systems[selection.model][1].shape[1],
+        "dim": systems[selection.model][1].shape[1],
         "search_k": search_k,
-        "chosen": final.choices,
-        "seconds": {"budget": seconds, "fit": final.seconds, "with_test": clock.now()},
+        "chosen": choices,
+        "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
         "validation": clock.points,
         "counts": split.counts | {"users_judged": len(judge.users)},
         **_environment(device),
@@ -108,7 +96,7 @@ def bench(
     }
     try:
         write_text(out, json.dumps(result, indent=1))
-        figures.quality(out.stem, clock.points, final.seconds, config.evaluate.select).save(out.parent)
+        figures.quality(out.stem, clock.points, fit_seconds, config.evaluate.select).save(out.parent)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
@@ -158,9 +146,12 @@ def select_model(experiment: Experiment) -> Selection:
     return Selection(model, spectral, trial, steps, ensemble)
 
 
-def fit_final(experiment: Experiment, selection: Selection) -> Final:
-    """Fit the selected model and its baselines on all of train, as far as the budget has room."""
-    _, judge, spectrum, clock = experiment
+def fit_final(experiment: Experiment, selection: Selection) -> tuple[dict[str, Vectors], dict[str, Any]]:
+    """Fit the selected model and its baselines on all of train; their vectors, and `chosen` of metrics.json.
+
+    Without room for a refit the model is its fit without the slice.
+    """
+    _, judge, spectrum, _ = experiment
     model, spectral, trial, steps, ensemble = selection
     systems: dict[str, Vectors] = {
         "popularity": popularity_vectors(judge.data),
@@ -169,18 +160,16 @@ def fit_final(experiment: Experiment, selection: Selection) -> Final:
     choices: dict[str, Any] = spectral._asdict() | trial._asdict() | {"steps": steps}
     if ensemble is not None and model in ("learned", "both"):
         planned = affordable_steps(experiment, ensemble, steps)
-        space, done = ensemble.space, 0
-        if planned > 0:
-            space, done = refit(experiment, trial, ensemble.starts, planned)
-        if done < planned or planned == 0:
-            LOGGER.info(f"bench: the refit finished {done} of {steps} steps; the fit without the slice stays")
+        space = refit(experiment, trial, ensemble.starts, planned) if planned > 0 else None
+        if space is None:
+            LOGGER.info(f"bench: no room for a refit of {steps} steps; the fit without the slice stays")
             space, planned = ensemble.space, 0
         systems["learned"] = spaces.euclidean_vectors(space)
         if ensemble.spectral_weight > 0:
             systems["both"] = add_spectrum(experiment, space, spectral, ensemble.spectral_weight)
         starts = [start.as_json(trial) for start in ensemble.starts]
         choices |= {"refit_steps": planned, "starts": starts, "beside": ensemble.spectral_weight}
-    return Final(systems, choices, clock.now())
+    return systems, choices
 
 
 def score_test(

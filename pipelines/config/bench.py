@@ -132,9 +132,7 @@ class Beside(Section):
 
     dims: NonNegativeInt = Field(0, description="dimensions of the spectrum; 0: none are added")
     weights: tuple[PositiveFloat, ...] = Field(
-        (0.03, 0.06, 0.12),
-        min_length=1,
-        description="tried; at 1 both parts spread the items equally",
+        (0.03, 0.06, 0.12), min_length=1, description="tried; at 1 both parts spread the items equally"
     )
 
 

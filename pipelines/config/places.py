@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.config.secrets import mask_secrets
+
 UNFIT = re.compile(  # DuckDB takes what follows a ? for parameters, and \ for /; MLflow takes %41 for A
     r"[?\\\x00-\x1f\x7f-\x9f\ud800-\udfff]|%[0-9a-fA-F]{2}"
 )
@@ -79,3 +81,14 @@ def program() -> list[str]:
     if os.path.basename(sys.argv[0]) == "__main__.py":
         return [sys.executable, "-m", "pipelines"]
     return [sys.argv[0]]
+
+
+def next_command(verb: str, config: Path, overrides: list[str] | None) -> list[str]:
+    """The words of another command with the same configuration; without secrets and tracking.uri."""
+    kept = [
+        override
+        for override in overrides or []
+        if not override.strip().startswith("tracking") or override.strip().startswith("tracking.experiment")
+    ]
+    changes = [word for override in kept for word in ("--set", mask_secrets(override))]
+    return [*program(), verb, "--config", str(config), *changes]

@@ -18,8 +18,8 @@ import polars as pl
 import pytest
 from shop import Shop, failed, purchases, recsys
 
-from pipelines.cli import find_run
 from pipelines.commands import retrain
+from pipelines.commands.runs import find_run
 from pipelines.config import digests, files
 from pipelines.config.loading import load_config
 from pipelines.data import history
@@ -177,7 +177,7 @@ def test_a_worse_challenger_is_not_promoted_and_nothing_moves(own_shop: Shop) ->
         ran = recsys("retrain", "--config", own_shop.config_file, *worse, "--set", "train.max_epochs=1")
         assert ran.code == 4, ran.err
         assert "not promoted" in ran.err.splitlines()[-1]
-        assert "the champion goes on" in ran.err.splitlines()[-1]
+        assert "the champion stays" in ran.err.splitlines()[-1]
         assert releases.current(own_shop.config.bundles) == before
     assert statuses(own_shop.config)[:2] == ["not_promoted", "not_promoted"]
     assert "gate.json is of these two bundles: reused" in ran.err

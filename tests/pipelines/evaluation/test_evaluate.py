@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, bundle_of, failed, recsys
 
-from pipelines.cli import find_run
 from pipelines.commands.evaluate import evaluate
+from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.evaluation.certificate import LEAKS

@@ -23,7 +23,7 @@ from mlflow_runs import AT, STAGES, client_of, counts, forgotten, run_of
 from paths import FIXTURES
 from shop import Shop, bundle_of, recsys
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.report.terminal import in_mlflow
