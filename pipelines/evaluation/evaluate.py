@@ -22,7 +22,7 @@ from pipelines.evaluation import certificate, evidence
 from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
+from pipelines.training.model import Choice, load, popularity_vectors, spectral_vectors, with_settings_of_run
 from pipelines.training.train import run_fold
 from recsys.files import write_text
 from recsys.judge import Judge, Values
@@ -75,7 +75,7 @@ def evaluate(
         "model": judge.rank(model),
         "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
         "learned": judge.rank(learned),
-        "spectral": judge.rank(spectral_vectors(as_trained(config, run), judge.data, choice)),
+        "spectral": judge.rank(spectral_vectors(with_settings_of_run(config, run), judge.data, choice)),
         "popularity": judge.rank(popularity_vectors(judge.data)),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}

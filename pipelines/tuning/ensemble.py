@@ -78,10 +78,8 @@ def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededS
             LOGGER.info(f"bench: training takes too long; left out: the {start.describe()}")
             continue
         trainings[start] = Training(space, clock.now() - started)
-    if trainings and len(different) < len(config.graph.starts):
-        LOGGER.info(
-            f"bench: {len(config.graph.starts) - len(different)} of the starts are the same as another here"
-        )
+    if repeated := len(config.graph.starts) - len(different):
+        LOGGER.info(f"bench: {repeated} of the starts equal another one here and are skipped")
     return trainings
 
 
@@ -122,16 +120,15 @@ def select_together(
     Ends when no training improves the score, or when the refit of one more would have no room for
     MIN_REFIT of its steps.
     """
-    config, clock = experiment.config, experiment.clock
+    config, clock, select = experiment.config, experiment.clock, experiment.config.evaluate.select
     kept, best = list[SeededStart](), -1.0
     while len(kept) < config.graph.max_ensemble_size():
         left = [start for start in trainings if start not in kept]
         if not left:
             break
-        slowest = max(trainings[start].seconds for start in left)
-        refit_seconds = (
-            MIN_REFIT * config.refit_factor() * (sum(trainings[one].seconds for one in kept) + slowest)
-        )
+        seconds = sum(trainings[start].seconds for start in kept)
+        seconds += max(trainings[start].seconds for start in left)  # the slowest
+        refit_seconds = MIN_REFIT * config.refit_factor() * seconds
         if kept and clock.remaining() < 1.5 * len(left) * clock.validation_seconds + refit_seconds:
             LOGGER.info("bench: no room for a refit of one more")
             break
@@ -140,18 +137,13 @@ def select_together(
             space = combine_equal_spread([trainings[one].space for one in (*kept, start)])
             scores[start] = experiment.validate(spaces.euclidean_vectors(space), "learned")
             if not kept and len(trainings) > 1:
-                LOGGER.info(
-                    f"bench: the {start.describe()} alone: {config.evaluate.select} {scores[start]:.4f}"
-                )
+                LOGGER.info(f"bench: the {start.describe()} alone: {select} {scores[start]:.4f}")
         added = max(scores, key=lambda start: scores[start])
         if scores[added] <= best:
             LOGGER.info(f"bench: no other training improves this; the best reaches {scores[added]:.4f}")
             break
         kept, best = [*kept, added], scores[added]
-        LOGGER.info(
-            f"bench: after {clock.now():.0f} s, with the {added.describe()}: "
-            f"{config.evaluate.select} {best:.4f}"
-        )
+        LOGGER.info(f"bench: after {clock.now():.0f} s, with the {added.describe()}: {select} {best:.4f}")
     return kept, best
 
 
