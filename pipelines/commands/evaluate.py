@@ -10,7 +10,7 @@ from pipelines.evaluation import certificate
 from pipelines.evaluation import evaluate as evaluation
 from pipelines.release import export
 from pipelines.report import figures
-from pipelines.training.model import as_trained
+from pipelines.training.model import with_settings_of_run
 
 
 def evaluate(config: Config, run: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
 
     Raises DataError if a statement of the leakage certificate does not hold: nothing is scored then.
     """
-    certified = certificate.certify_tables(as_trained(config, run))
+    certified = certificate.certify_tables(with_settings_of_run(config, run))
     bundle = export.stage(config, run)
     result = evaluation.evaluate(config, run, bundle, certified)
     if result != evaluation.results_of(run):

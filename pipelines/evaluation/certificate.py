@@ -88,7 +88,7 @@ class Statement(NamedTuple):
 def certify_tables(config: Config) -> list[Statement]:
     """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold.
 
-    Whether mining goes by availability is the configuration's to say: model.as_trained gives a run's own.
+    Mining goes by availability as config says: pass model.with_settings_of_run.
     """
     counts = read_prepared(config).counts
     with open_database(config) as con:
@@ -257,7 +257,9 @@ def _additions(
     if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
         evidence = f"the spectrum is of {done['device']}, whose random numbers {device} has not"
         return Statement("additions", RUN["additions"], None, evidence, [])
-    added = model.additions(model.as_trained(config, run), sampling.to_device(fit, device), choice)
+    added = model.fit_additions(
+        model.with_settings_of_run(config, run), sampling.to_device(fit, device), choice
+    )
     expected = _distances(learned)
     for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
         expected += weight * _distances(spaces.euclidean_vectors(space))

@@ -22,7 +22,7 @@ from pipelines.data.prepared import read_prepared
 from pipelines.evaluation import certificate, evidence
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
+from pipelines.training.model import Choice, load, popularity_vectors, spectral_vectors, with_settings_of_run
 from pipelines.training.train import run_fold
 from recsys.files import write_text
 from recsys.judge import Judge, Values
@@ -59,7 +59,7 @@ def evaluate(
     certificate.certify_tables found. Raises DataError before any of it if a statement about the run does not
     hold; for results found there it is not asked again.
     """
-    trained = as_trained(config, run)
+    trained = with_settings_of_run(config, run)
     manifest = read_manifest(bundle_folder)
     path, key = run / RESULTS, _key(config, run, manifest)
     found = results_of(run)

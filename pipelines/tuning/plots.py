@@ -9,11 +9,11 @@ from pipelines.tuning import trials
 
 
 @STYLED
-def search_course(rows: list[trials.Row], importances: dict[str, float], select: str) -> Drawing:
+def draw_search(rows: list[trials.Row], importances: dict[str, float], select: str) -> Drawing:
     """The course of the search, and beside it how much each setting mattered, if that is known."""
     figure = Figure(figsize=(10 if importances else 6, 3.8), layout="constrained")
     axes = figure.subplots(1, 2 if importances else 1, squeeze=False)[0]
-    _course(axes[0], rows, select)
+    _draw_trials(axes[0], rows, select)
     if importances:
         names = sorted(importances, key=lambda name: importances[name])
         axes[1].barh(names, [importances[name] for name in names], color="tab:grey")
@@ -25,7 +25,7 @@ def search_course(rows: list[trials.Row], importances: dict[str, float], select:
     return to_drawing(figure, "trials", "Trials of the search", description)
 
 
-def _course(axes: Axes, rows: list[trials.Row], select: str) -> None:
+def _draw_trials(axes: Axes, rows: list[trials.Row], select: str) -> None:
     """Each trial's best epoch, and the best so far of those that have finished."""
     known = [row for row in rows if row.validation is not None]
     finished = [row for row in known if row.outcome == trials.FINISHED]

@@ -224,18 +224,18 @@ def test_a_trial_whose_last_epoch_ends_late_has_finished(
     judge = judge_fold(load_fold(config, "validation", True), torch.device("cpu"), config.evaluate)
     with tune._study(config, "late") as study:
         search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {})
-        tune._take_up(search)
-        tune._one_trial(search)  # the clock is past 0
-        assert [row.outcome for row in tune.rows(study)] == [outcome]
+        tune._start_or_resume(search)
+        tune._run_trial(search)  # the clock is past 0
+        assert [row.outcome for row in tune.trial_rows(study)] == [outcome]
         states = [trial.state.name for trial in study.get_trials()]
         assert states == (["COMPLETE"] if outcome == "finished" else ["FAIL", "WAITING"])
 
 
 def test_patience_ends_a_trial_too(bench: Callable[..., Bench]) -> None:
     config = load_config(bench(max_epochs=9, patience=2).config)
-    assert tune._goes_on(config, {1: 0.1, 2: 0.3, 3: 0.2})
-    assert not tune._goes_on(config, {1: 0.3, 2: 0.3, 3: 0.2})
-    assert not tune._goes_on(config, {9: 0.3})
+    assert tune._has_epochs_left(config, {1: 0.1, 2: 0.3, 3: 0.2})
+    assert not tune._has_epochs_left(config, {1: 0.3, 2: 0.3, 3: 0.2})
+    assert not tune._has_epochs_left(config, {9: 0.3})
 
 
 def test_seconds_end_a_search_that_would_not_end(bench: Callable[..., Bench]) -> None:
