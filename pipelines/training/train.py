@@ -39,7 +39,8 @@ def train(config: Config) -> Path:
     """Return the folder of the run of these data, settings and code: found, resumed, or trained.
 
     A run that was killed or stopped resumes from its checkpoint, to the same weights on CPU.
-    Raises InputError: nothing prepared, unknown device, no room on the disk; BusyError: another process trains the same.
+    Raises InputError: nothing prepared, unknown device, no room on the disk; BusyError: another process
+    trains the same.
     """
     prepared = read_prepared(config)
     key = run_key(config, prepared)
