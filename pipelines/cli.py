@@ -42,7 +42,7 @@ releases = typer.Typer(
 )
 app.add_typer(releases, name="bundles")
 
-PATH: dict[str, Any] = {"parser": places.option, "metavar": "PATH"}
+PATH: dict[str, Any] = {"parser": places.path_option, "metavar": "PATH"}
 BundleFolder = Annotated[
     Path, Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles: <root>/bundles", **PATH)
 ]
@@ -331,9 +331,9 @@ def serve(
 @releases.command("list")
 def list_bundles(bundles: BundleFolder) -> None:
     """List all versions, newest first: sizes and measured recall of the search."""
-    from pipelines.release.bundles import listed
+    from pipelines.release.bundles import list_bundles
 
-    for row in listed(bundles):
+    for row in list_bundles(bundles):
         print(*row, sep="\t")
 
 
@@ -342,9 +342,9 @@ def verify_bundles(
     bundles: BundleFolder, version: Annotated[str | None, Argument(help="default: all")] = None
 ) -> None:
     """Verify versions in full, from checksums to answers; exit code 1 if one is damaged."""
-    from pipelines.release.bundles import verified
+    from pipelines.release.bundles import verify_bundles
 
-    found = verified(bundles, version)
+    found = verify_bundles(bundles, version)
     for name, wrong in found:
         print(name, wrong or "ok", sep="\t")
     if any(wrong for _, wrong in found):

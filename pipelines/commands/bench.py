@@ -18,9 +18,11 @@ import torch
 
 from pipelines.config.bench import Bench, Trial
 from pipelines.config.errors import InputError
+from pipelines.data.folds import Fold
 from pipelines.data.published import PublishedSplit, hold_out_slice, read_split
-from pipelines.evaluation.evaluate import intervals, served
-from pipelines.release.index_search import tuned
+from pipelines.evaluation.evaluate import rank_with_bundle
+from pipelines.evaluation.statistics import bootstrap_intervals
+from pipelines.release.index_search import tune_index
 from pipelines.report import figures
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
@@ -178,51 +180,46 @@ def score_test(
     """Metrics of each test user by system, of the model and of the model as served; its search_k."""
     values = {name: judge.values(judge.rank(vectors)) for name, vectors in systems.items()}
     values["model"] = values[model]
+    fold = split.fold(split.train, split.test)
     with tempfile.TemporaryDirectory() as folder:
-        recommender, search_k = _open_as_bundle(config, split, systems[model], Path(folder))
-        ranked = served(recommender, split.user_ids, split.item_ids, judge, config.evaluate.exclude_seen)
+        recommender, search_k = _open_as_bundle(config, fold, systems[model], Path(folder))
+        ranked = rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen)
         values["served"] = judge.values(ranked)
     return values, search_k
 
 
 def _open_as_bundle(
-    config: Bench, split: PublishedSplit, vectors: Vectors, folder: Path
+    config: Bench, fold: Fold, vectors: Vectors, folder: Path
 ) -> tuple[Recommender, int | None]:
     """Write the model as a bundle into the folder and open it; its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
-    fold = split.fold(split.train, split.test)
     seen = (fold.fit.offsets(), fold.fit.item)
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
-    found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
+    plan = tune_index(config.export, (users, items), seen, held_out, config.seed, folder)
     bundle.write_bundle(
         folder / "bench",
         bundle.BundleContent(
             user_vectors=users,
             item_vectors=items,
-            user_ids=split.user_ids,
-            item_ids=split.item_ids,
+            user_ids=fold.user_ids,
+            item_ids=fold.item_ids,
             seen=seen,
             popular=popularity_order(fold.fit.item_counts()),
         ),
-        bundle.IndexPlan(
-            found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
-        ),
+        plan,
         info={},
     )
-    return Recommender.open(folder / "bench"), found.search_k
+    return Recommender.open(folder / "bench"), plan.search_k
 
 
 def _summary(config: Bench, values: dict[str, Values]) -> dict[str, Any]:
     """Means of the shown metrics by system, and their bootstrap intervals."""
-    shown = {
-        name: {metric: value[metric] for metric in SHOWN if metric in value} for name, value in values.items()
-    }
+    shown = {name: {m: value[m] for m in SHOWN if m in value} for name, value in values.items()}
+    resamples, seed = config.evaluate.resamples, config.seed
     return {
-        "test": {
-            name: {metric: float(users.mean()) for metric, users in of.items()} for name, of in shown.items()
-        },
+        "test": {name: {m: float(v.mean()) for m, v in value.items()} for name, value in shown.items()},
         "intervals": {
-            name: intervals(of, config.evaluate.resamples, config.seed, name) for name, of in shown.items()
+            name: bootstrap_intervals(value, resamples, seed, name) for name, value in shown.items()
         },
     }
 

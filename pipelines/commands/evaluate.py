@@ -21,9 +21,9 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
     certified = certificate.certify_tables(with_settings_of_run(config, run))
     bundle = export.stage(config, run)
     result = evaluation.evaluate(config, run, bundle, certified)
-    if result != evaluation.results_of(run):
+    if result != evaluation.read_results(run):
         _draw(run, result)
-        evaluation.conclude(run, result)
+        evaluation.write_results(run, result)
     return result
 
 

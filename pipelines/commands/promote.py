@@ -27,7 +27,7 @@ def rollback(folder: Path, version: str | None, config: Config | None = None) ->
     earlier version, or none that is intact.
     """
     if config is None:
-        before, after = bundles.rolled_back(folder, version)
+        before, after = bundles.roll_back(folder, version)
     else:
         with alone(config.root):
             before, after = promotion.rollback(config, version)

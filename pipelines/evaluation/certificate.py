@@ -130,7 +130,7 @@ def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
     return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
 
 
-def whole(result: dict[str, Any]) -> bool:
+def is_complete(result: dict[str, Any]) -> bool:
     """Is every statement in it, and none that does not hold?"""
     statements = result.get("certificate") or []
     names = [one["name"] for one in statements]
@@ -140,7 +140,7 @@ def whole(result: dict[str, Any]) -> bool:
 def lines(result: dict[str, Any]) -> list[str]:
     """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
     statements = result.get("certificate") or []
-    if not whole(result):
+    if not is_complete(result):
         raise InputError("these results have no leakage certificate: run evaluate again")
     held = [one["name"] for one in statements if one["holds"]]
     not_claimed = [f"not claimed: {one['name']}: {one['evidence']}" for one in statements if not one["holds"]]

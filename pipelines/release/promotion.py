@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
-from pipelines.release.bundles import current, pointed, way_back
+from pipelines.release.bundles import current, rollback_target, set_current
 from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 from pipelines.tracking.model_registry import CHAMPION
@@ -49,7 +49,7 @@ def rollback(config: Config, to: str | None) -> tuple[str | None, str]:
     """
     finish(config)
     before, held = current(config.bundles), champions(config)
-    after = way_back(config.bundles, to, [name for name in _until(held, before) if name != before])
+    after = rollback_target(config.bundles, to, [name for name in _until(held, before) if name != before])
     if before is not None and before != after:  # first: the next retrain shall not bring it back
         _withdraw(config, [*(name for name in withdrawn(config) if name != after), before])
     _move(config, after, None)
@@ -81,7 +81,7 @@ def finish(config: Config) -> None:
         try:
             if now not in (intent["from"], version):
                 raise InputError(f"'{now}' has become current since")
-            way_back(config.bundles, version)
+            rollback_target(config.bundles, version)
         except InputError as error:
             LOGGER.info(f"promotion: what was cut short is dropped, {version} is not promoted: {error}")
             _give_up(config)
@@ -124,7 +124,7 @@ def champions(config: Config) -> list[str]:
 
 def _move(config: Config, version: str, run: str | None) -> None:
     """Write the intent and carry it out."""
-    way_back(config.bundles, version)  # whole, or nothing begins
+    rollback_target(config.bundles, version)  # whole, or nothing begins
     intent = {"bundle": version, "run": run, "from": current(config.bundles)}
     _write(config.root / INTENT, intent)
     _carry_out(config, intent)
@@ -135,7 +135,7 @@ def _carry_out(config: Config, intent: dict[str, str | None]) -> None:
     version, before = str(intent["bundle"]), champions(config)
     try:
         _set_alias(config, version)
-        pointed(config.bundles, version)
+        set_current(config.bundles, version)
     except InputError:
         _give_up(config)
         raise

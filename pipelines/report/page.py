@@ -57,7 +57,7 @@ def render(run: Path) -> str:
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
-    certified = metrics if metrics is not None and certificate.whole(metrics) else None
+    certified = metrics if metrics is not None and certificate.is_complete(metrics) else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -372,7 +372,7 @@ def test_what_was_rolled_back_from_stays_away_until_it_is_forced(own_shop: Shop)
     assert releases.current(bundles) == first
     ran = recsys("retrain", "--config", path, *other)
     assert ran.code == 4, ran.err
-    assert "gone back from; promote --force brings it back" in ran.err.splitlines()[-1]
+    assert "rolled back; promote --force promotes it again" in ran.err.splitlines()[-1]
     assert releases.current(bundles) == first
     assert recsys("promote", "--config", path, "--force", *other).code == 0
     assert releases.current(bundles) == second

@@ -19,7 +19,6 @@ from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.evaluation.certificate import LEAKS
-from pipelines.evaluation.evaluate import intervals
 from pipelines.release import index_search
 from pipelines.release.export import bundle_folder
 from pipelines.report import figures
@@ -93,19 +92,6 @@ def test_other_settings_of_evaluate_are_scored_anew(own_shop: Shop, said: list[s
     assert model["ndcg@10"] == before["ndcg@10"]
     assert "ndcg@20" not in model
     assert 0 < model["hit_rate@5"] <= model["hit_rate@10"]
-
-
-def test_intervals_are_percentiles_of_resampled_means(said: list[str]) -> None:
-    values = np.random.default_rng(1).random(400)
-    spread = {"recall@10": values, "hit_rate@10": np.ones(400)}
-    found = intervals(spread, 2000, 0, "model")
-    error = values.std() / 20
-    assert found["recall@10"] == pytest.approx(
-        [values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.15 * error
-    )
-    assert found["hit_rate@10"] == [1.0, 1.0]
-    assert intervals({"recall@10": values[:1]}, 100, 0, "model") == {"recall@10": [values[0]] * 2}
-    assert said == ["evaluate: one user is too few for an interval of model"]
 
 
 def words_of(svg: str) -> str:
