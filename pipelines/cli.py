@@ -42,7 +42,7 @@ releases = typer.Typer(
 )
 app.add_typer(releases, name="bundles")
 
-PATH: dict[str, Any] = {"parser": places.option, "metavar": "PATH"}
+PATH: dict[str, Any] = {"parser": places.path_option, "metavar": "PATH"}
 BundleFolder = Annotated[
     Path, Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles: <root>/bundles", **PATH)
 ]

@@ -1,4 +1,4 @@
--- Grain: one row per kind of churn: the share of the last run's ids that are gone, of this run's that are new.
+-- Grain: one row per kind of churn: the share of the last run's ids that are gone, of today's that are new.
 with
 
 sizes as (
