@@ -21,7 +21,7 @@ from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data.folds import Fold
 from pipelines.data.prepare import prepare
-from pipelines.evaluation.evaluate import intervals
+from pipelines.evaluation.statistics import bootstrap_intervals
 from pipelines.release.export import stage
 from pipelines.tracking import log
 from pipelines.training.devices import choose_device
@@ -69,7 +69,7 @@ def main() -> None:
     print("|" + "---|" * (len(names) + 1))
     for system, tops in ranked.items():
         values = {name: value[rows] for name, value in judge.values(tops).items() if name in names}
-        bounds = intervals(values, config.evaluate.resamples, config.seed, system)
+        bounds = bootstrap_intervals(values, config.evaluate.resamples, config.seed, system)
         cells = [f"{values[n].mean():.4f} ({bounds[n][0]:.4f}–{bounds[n][1]:.4f})" for n in names]
         print(f"| {system} | " + " | ".join(cells) + " |")
 

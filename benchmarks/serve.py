@@ -31,10 +31,10 @@ from typing import Any
 import numpy as np
 
 from pipelines.config.release import Export
-from pipelines.release.index_search import tuned
+from pipelines.release.index_search import tune_index
 from pipelines.tracking import log
 from recsys import fold_in
-from recsys.bundle import Bundle, BundleContent, IndexPlan, open_bundle, write_bundle
+from recsys.bundle import Bundle, BundleContent, open_bundle, write_bundle
 from recsys.progress import progress
 from recsys.releases import publish
 from serving.recommender import Recommender
@@ -297,7 +297,7 @@ def synthetic(
     own = rng.integers(0, n_items // 10, (n_users, 10), dtype=np.int32) * 10 + np.arange(10, dtype=np.int32)
     seen = np.arange(0, 10 * n_users + 1, 10), np.sort(own, axis=1).ravel()
     settings = Export(trees=(10, 30), recall=0.95)
-    found = tuned(settings, 0, users, items, seen, np.arange(n_users), root)
+    plan = tune_index(settings, (users, items), seen, np.arange(n_users), 0, root)
     write_bundle(
         folder,
         BundleContent(
@@ -309,7 +309,7 @@ def synthetic(
             popular=rng.permutation(n_items).astype(np.int32),
             fold_in=fold_in.fit(users, items, seen),
         ),
-        IndexPlan(found.trees, found.search_k, built=found.built, measured=found.measured),
+        plan,
         info={},
     )
     publish(root, folder.name)

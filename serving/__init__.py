@@ -1,1 +1,1 @@
-"""Light serving: opens a bundle with numpy, and annoy where it is searched by its index."""
+"""Light serving of bundles: needs numpy, and annoy if the bundle has an index."""

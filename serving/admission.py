@@ -16,13 +16,7 @@ from serving.contract import MAX_BYTES
 from serving.counters import Counters
 from serving.live import Live
 
-PUBLIC = {
-    "/",
-    "/health",
-    "/health/live",
-    "/health/ready",
-    "/openapi.json",
-}  # all other paths need the token, if there is one
+PUBLIC = {"/", "/health", "/health/live", "/health/ready", "/openapi.json"}  # all others need the token
 TOO_LARGE = f"the body is larger than {MAX_BYTES} bytes, which is the limit"
 UNAUTHORIZED = "the header 'Authorization: Bearer TOKEN' with the token of this server is required"
 ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

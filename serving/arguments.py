@@ -40,7 +40,7 @@ def single_id(name: str, external: Any) -> Any:
 
 
 def parse_id(given: Id, integers: bool) -> Id:
-    """An id that came as text or a number, converted to the bundle's type of ids where it can be."""
+    """An id given as text or a number, in the bundle's type of ids; text that is no integer stays text."""
     if isinstance(given, bool) or not isinstance(given, int | str | np.integer):
         raise ValueError(f"id {given!r} is {type(given).__name__}, allowed are whole numbers and text")
     if not integers:

@@ -22,10 +22,7 @@ class Counters:
         self.folder = os.environ.get(SHARED)
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "recsys_http_requests",
-            "Requests answered",
-            ("route", "method", "status"),
-            registry=self.registry,
+            "recsys_http_requests", "Requests answered", ("route", "method", "status"), registry=self.registry
         )
         self.seconds = Histogram(
             "recsys_http_request_seconds",
@@ -35,9 +32,7 @@ class Counters:
             registry=self.registry,
         )
         self.swaps = Counter(
-            "recsys_bundle_swaps",
-            "Bundles that replaced another, per worker",
-            registry=self.registry,
+            "recsys_bundle_swaps", "Bundles that replaced another, per worker", registry=self.registry
         )
         self.refused = Counter(
             "recsys_bundles_refused",
@@ -92,6 +87,6 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # of another user
+        pass
     return True

@@ -110,7 +110,7 @@ class Recommender:
     def basis(
         self, user_id: Id | None = None, history: Sequence[Id] | None = None
     ) -> Literal["user", "history", "popular"]:
-        """What the answer is based on; a given history comes first, as it is newer than the bundle."""
+        """The basis of an answer; a given history comes first, as it is newer than the bundle."""
         if history is not None and self._bundle.fold_in is not None and len(self._numbers(history)):
             return "history"
         return "user" if user_id is not None and self.knows_user(user_id) else "popular"

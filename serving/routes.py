@@ -62,11 +62,7 @@ router = APIRouter()
 
 @router.get("/v1/users/{user_id:id}/recommendations", response_model=Recommendations, responses=QUERY_ERRORS)
 async def user_recommendations(
-    request: Request,
-    user_id: PathId,
-    k: Count = 10,
-    exclude_seen: bool = True,
-    ids_as_text: AsText = False,
+    request: Request, user_id: PathId, k: Count = 10, exclude_seen: bool = True, ids_as_text: AsText = False
 ) -> Response:
     """The k best items for a user; popular items if the user is unknown."""
     recommender = _recommender(request)

@@ -1,4 +1,4 @@
-"""The scheduling examples: each runs a `recsys retrain` that exists, and heeds its exit codes."""
+"""The scheduling examples: each runs a valid `recsys retrain` and handles its exit codes."""
 
 import configparser
 import re
@@ -23,53 +23,53 @@ SERVICE, TIMER = EXAMPLES / "recsys-retrain.service", EXAMPLES / "recsys-retrain
 
 
 def cron_line() -> tuple[str, str]:
-    """When, and what the shell is given."""
+    """The schedule and the shell command."""
     lines = (EXAMPLES / "crontab").read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line and not line.startswith("#") and "=" not in line.split()[0])
     fields = line.split(maxsplit=5)
     return " ".join(fields[:5]), fields[5]
 
 
-def unit(path: Path) -> configparser.ConfigParser:
+def read_unit(path: Path) -> configparser.ConfigParser:
     parser = configparser.ConfigParser(interpolation=None, strict=True)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(path.read_text(encoding="utf-8"))
     return parser
 
 
-class FailedForGood(Exception):
-    """Stands for AirflowFailException."""
+class FailedWithoutRetry(Exception):
+    """Replaces AirflowFailException."""
 
 
 @pytest.fixture
 def dag(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the file hands to Airflow, which is not installed: what stands for it here records that."""
-    handed: dict[str, Any] = {}
+    """The arguments that the file passes to Airflow, which is replaced by a stub."""
+    passed: dict[str, Any] = {}
 
     class Dag:
         def __init__(self, name: str, **settings: Any) -> None:
-            handed.update(settings)
+            passed.update(settings)
 
         def __enter__(self) -> None: ...
 
         def __exit__(self, *_: object) -> None: ...
 
     contents: dict[str, dict[str, Any]] = {
-        "airflow.providers.standard.operators.bash": {"BashOperator": handed.update},
+        "airflow.providers.standard.operators.bash": {"BashOperator": passed.update},
         "airflow.sdk": {"DAG": Dag},
-        "airflow.sdk.exceptions": {"AirflowFailException": FailedForGood},
+        "airflow.sdk.exceptions": {"AirflowFailException": FailedWithoutRetry},
     }
     for name, content in contents.items():
         module = types.ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     runpy.run_path(str(EXAMPLES / "airflow_dag.py"))
-    return handed
+    return passed
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder whose recsys ends with the exit code in $CODE."""
+    """A folder with a `recsys` that ends with the exit code $CODE."""
     command = tmp_path / ".venv" / "bin" / "recsys"
     command.parent.mkdir(parents=True)
     command.write_text('#!/bin/sh\necho "arguments: $*"\necho "last words" >&2\nexit "$CODE"\n')
@@ -77,34 +77,34 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def retrains(command: str) -> list[str]:
-    """The arguments of each recsys that a shell command runs."""
+def retrain_arguments(command: str) -> list[str]:
+    """The arguments of each `recsys retrain` in a shell command."""
     return re.findall(r"\.venv/bin/recsys (retrain [^>;]+)", command)
 
 
-def accepted(arguments: str) -> dict[str, Any]:
-    """What the command line makes of the arguments; raises UsageError where it refuses them."""
+def parse_arguments(arguments: str) -> dict[str, Any]:
+    """The arguments parsed by the command line. Raises UsageError."""
     group: Any = typer.main.get_command(cli.app)
     name, *rest = shlex.split(arguments)
     with group.commands[name].make_context(name, rest) as context:
         return dict(context.params)
 
 
-def test_all_three_run_a_retrain_that_the_command_line_accepts(dag: dict[str, Any]) -> None:
+def test_all_three_run_a_valid_retrain(dag: dict[str, Any]) -> None:
     when, cron = cron_line()
-    service = unit(SERVICE)["Service"]
-    found = [retrains(text) for text in (cron, service["ExecStart"], dag["bash_command"])]
+    service = read_unit(SERVICE)["Service"]
+    found = [retrain_arguments(text) for text in (cron, service["ExecStart"], dag["bash_command"])]
     assert [len(commands) for commands in found] == [1, 1, 1]
     for (arguments,) in found:
-        params = accepted(arguments)
+        params = parse_arguments(arguments)
         assert params["config"] == Path("shop.toml")
         assert not params["dry_run"]
     with pytest.raises(Exception, match="No such option"):
-        accepted("retrain --config shop.toml --no-such-option")
+        parse_arguments("retrain --config shop.toml --no-such-option")
     assert cron.startswith(f"cd {HOME} && ")
     assert service["WorkingDirectory"] == dag["cwd"] == HOME
     assert when == dag["schedule"] == "30 3 * * *"
-    assert unit(TIMER)["Timer"]["OnCalendar"] == "*-*-* 03:30"
+    assert read_unit(TIMER)["Timer"]["OnCalendar"] == "*-*-* 03:30"
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_all_three_run_a_retrain_that_the_command_line_accepts(dag: dict[str, An
         (2, "bad configuration or input"),
         (3, "bad data"),
         (4, "not promoted"),
-        (5, "another retrain is at work"),
+        (5, "another retrain is running"),
         (143, "failed"),
     ],
 )
-def test_cron_mails_what_is_not_well(home: Path, code: int, words: str | None) -> None:
+def test_cron_mails_every_failure(home: Path, code: int, words: str | None) -> None:
     _, cron = cron_line()
-    assert "%" not in cron, "cron makes a newline of it"
+    assert "%" not in cron, "cron reads % as a newline"
     done = subprocess.run(
         ["/bin/sh", "-c", cron.replace(HOME, str(home))],
         env={"CODE": str(code)},
@@ -136,14 +136,14 @@ def test_cron_mails_what_is_not_well(home: Path, code: int, words: str | None) -
     assert "last words" in done.stdout
 
 
-def test_cron_mails_where_the_folder_is_gone(tmp_path: Path) -> None:
+def test_cron_mails_if_the_folder_is_missing(tmp_path: Path) -> None:
     command = cron_line()[1].replace(HOME, str(tmp_path / "gone"))
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
     assert "exit code" in done.stdout
 
 
 def test_the_service_knows_the_exit_codes() -> None:
-    service = unit(SERVICE)["Service"]
+    service = read_unit(SERVICE)["Service"]
     assert service["SuccessExitStatus"].split() == [str(cli.NOT_PROMOTED)]
     assert service["RestartPreventExitStatus"].split() == [str(cli.BAD_INPUT), str(cli.BAD_DATA)]
     assert service["Restart"] == "on-failure"
@@ -164,7 +164,7 @@ def test_the_service_knows_the_exit_codes() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_takes_the_units(home: Path) -> None:
+def test_systemd_accepts_the_units(home: Path) -> None:
     for path in (SERVICE, TIMER):
         text = path.read_text(encoding="utf-8").replace(HOME, str(home))
         (home / path.name).write_text(text.replace("User=recsys", "User=root"), encoding="utf-8")
@@ -185,7 +185,7 @@ def test_systemd_takes_the_units(home: Path) -> None:
         (cli.TERMINATED, "retry"),
     ],
 )
-def test_airflow_skips_what_is_not_promoted_and_retries_what_may_help(
+def test_airflow_fails_skips_or_retries_by_exit_code(
     dag: dict[str, Any], home: Path, code: int, becomes: str
 ) -> None:
     done = subprocess.run(
@@ -196,10 +196,10 @@ def test_airflow_skips_what_is_not_promoted_and_retries_what_may_help(
         stderr=subprocess.STDOUT,
         text=True,
     )
-    if done.returncode == 0:  # the operator then has the last line judged
+    if done.returncode == 0:  # the operator then processes the last line
         last = done.stdout.splitlines()[-1]
         if becomes == "failed":
-            with pytest.raises(FailedForGood):
+            with pytest.raises(FailedWithoutRetry):
                 dag["output_processor"](last)
         else:
             assert becomes == "success"

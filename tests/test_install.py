@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from server import PATIENCE, Server, until
+from server import TIMEOUT, Server, wait_until
 
 from pipelines.commands import doctor
 
@@ -105,22 +105,22 @@ def test_http_without_annoy_serves_a_scan_and_refuses_an_index(without_annoy: Pa
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        until(lambda: process.poll() is not None or "running on http" in log.read_text())
+        wait_until(lambda: process.poll() is not None or "running on http" in log.read_text())
         found = re.search(r"running on http://[\w.]+:(\d+)", log.read_text())
         assert found, log.read_text()
         server = Server(process, int(found[1]), log)
-        until(server.is_ready)
+        wait_until(server.is_ready)
         user = server.ask("/v1/users?limit=1").json["users"][0]
         answer = server.ask(f"/v1/users/{user}/recommendations?k=3").json
         assert (answer["version"], answer["basis"], len(answer["items"])) == ("v1", "user", 3)
         (bundles / "next").symlink_to("v2")
         os.replace(bundles / "next", bundles / "current")
-        until(lambda: "refused: " in log.read_text())
+        wait_until(lambda: "refused: " in log.read_text())
         assert "v2/index.ann: this bundle is searched by Annoy" in log.read_text()
         assert "bundle v1 goes on" in log.read_text()
         assert server.ask(f"/v1/users/{user}/recommendations?k=3").json == answer
         process.terminate()
-        assert process.wait(PATIENCE) == 0, log.read_text()
+        assert process.wait(TIMEOUT) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()

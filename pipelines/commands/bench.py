@@ -18,10 +18,12 @@ import torch
 
 from pipelines.config.bench import Bench, Trial
 from pipelines.config.errors import InputError
+from pipelines.data.folds import Fold
 from pipelines.data.published import PublishedSplit, hold_out_slice, read_split
-from pipelines.evaluation.evaluate import intervals, served
-from pipelines.release.index_search import tuned
-from pipelines.report import plots
+from pipelines.evaluation.evaluate import rank_with_bundle
+from pipelines.evaluation.statistics import bootstrap_intervals
+from pipelines.release.index_search import tune_index
+from pipelines.report import figures
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
@@ -55,21 +57,8 @@ class Selection(NamedTuple):
     ensemble: Ensemble | None  # None if there was no room for a training
 
 
-class Final(NamedTuple):
-    """The systems fitted on all of train, ready to be scored on test."""
-
-    systems: dict[str, Vectors]
-    choices: dict[str, Any]  # as metrics.json holds them
-    seconds: float  # when the last fit ended
-
-
 def bench(
-    config: Bench,
-    train: Path,
-    test: Path,
-    out: Path,
-    device_name: str = "auto",
-    seconds: float | None = None,
+    config: Bench, train: Path, test: Path, out: Path, device_name: str = "auto", seconds: float | None = None
 ) -> dict[str, Any]:
     """The content of metrics.json, written to `out` with a plot of validation by seconds next to it.
 
@@ -88,19 +77,20 @@ def bench(
     judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
     experiment = Experiment(config, judge, compute_spectrum(config, judge), clock)
     clock.reserved = 0.0
-    final = fit_final(experiment, selection)
-    if seconds is not None and final.seconds > 1.1 * seconds:
+    systems, choices = fit_final(experiment, selection)
+    fit_seconds = clock.now()
+    if seconds is not None and fit_seconds > 1.1 * seconds:
         LOGGER.info(f"bench: the fit took longer than the budget of {seconds:g} s")
-    LOGGER.info(f"bench: fitted after {final.seconds:.1f} s; the model is the {selection.model} one")
+    LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s; the model is the {selection.model} one")
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
-    values, search_k = score_test(config, split, judge, final.systems, selection.model)
+    values, search_k = score_test(config, split, judge, systems, selection.model)
     result: dict[str, Any] = {
         **_summary(config, values),
         "model": selection.model,
-        "dim": final.systems[selection.model][1].shape[1],
+        "dim": systems[selection.model][1].shape[1],
         "search_k": search_k,
-        "chosen": final.choices,
-        "seconds": {"budget": seconds, "fit": final.seconds, "with_test": clock.now()},
+        "chosen": choices,
+        "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
         "validation": clock.points,
         "counts": split.counts | {"users_judged": len(judge.users)},
         **_environment(device),
@@ -108,18 +98,18 @@ def bench(
     }
     try:
         write_text(out, json.dumps(result, indent=1))
-        plots.quality(clock.points, final.seconds, config.evaluate.select, out.with_suffix(".png"))
+        figures.quality(out.stem, clock.points, fit_seconds, config.evaluate.select).save(out.parent)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
 
 
 def _prepare_output(out: Path, train: Path, test: Path) -> None:
-    written = out.resolve(), out.with_suffix(".png").resolve()
-    if out.suffix == ".png" or out.is_dir() or {train.resolve(), test.resolve()} & set(written):
+    written = out.resolve(), out.with_suffix(".svg").resolve()
+    if out.suffix == ".svg" or out.is_dir() or {train.resolve(), test.resolve()} & set(written):
         raise InputError(
             f"--out '{out}', allowed: a file for JSON other than --train and --test; the plot takes its name "
-            "with .png"
+            "with .svg"
         )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -158,9 +148,12 @@ def select_model(experiment: Experiment) -> Selection:
     return Selection(model, spectral, trial, steps, ensemble)
 
 
-def fit_final(experiment: Experiment, selection: Selection) -> Final:
-    """Fit the selected model and its baselines on all of train, as far as the budget has room."""
-    _, judge, spectrum, clock = experiment
+def fit_final(experiment: Experiment, selection: Selection) -> tuple[dict[str, Vectors], dict[str, Any]]:
+    """Fit the selected model and its baselines on all of train; their vectors, and `chosen` of metrics.json.
+
+    Without room for a refit the model is its fit without the slice.
+    """
+    _, judge, spectrum, _ = experiment
     model, spectral, trial, steps, ensemble = selection
     systems: dict[str, Vectors] = {
         "popularity": popularity_vectors(judge.data),
@@ -169,18 +162,16 @@ def fit_final(experiment: Experiment, selection: Selection) -> Final:
     choices: dict[str, Any] = spectral._asdict() | trial._asdict() | {"steps": steps}
     if ensemble is not None and model in ("learned", "both"):
         planned = affordable_steps(experiment, ensemble, steps)
-        space, done = ensemble.space, 0
-        if planned > 0:
-            space, done = refit(experiment, trial, ensemble.starts, planned)
-        if done < planned or planned == 0:
-            LOGGER.info(f"bench: the refit finished {done} of {steps} steps; the fit without the slice stays")
+        space = refit(experiment, trial, ensemble.starts, planned) if planned > 0 else None
+        if space is None:
+            LOGGER.info(f"bench: no room for a refit of {steps} steps; the fit without the slice stays")
             space, planned = ensemble.space, 0
         systems["learned"] = spaces.euclidean_vectors(space)
         if ensemble.spectral_weight > 0:
             systems["both"] = add_spectrum(experiment, space, spectral, ensemble.spectral_weight)
         starts = [start.as_json(trial) for start in ensemble.starts]
         choices |= {"refit_steps": planned, "starts": starts, "beside": ensemble.spectral_weight}
-    return Final(systems, choices, clock.now())
+    return systems, choices
 
 
 def score_test(
@@ -189,51 +180,46 @@ def score_test(
     """Metrics of each test user by system, of the model and of the model as served; its search_k."""
     values = {name: judge.values(judge.rank(vectors)) for name, vectors in systems.items()}
     values["model"] = values[model]
+    fold = split.fold(split.train, split.test)
     with tempfile.TemporaryDirectory() as folder:
-        recommender, search_k = _open_as_bundle(config, split, systems[model], Path(folder))
-        ranked = served(recommender, split.user_ids, split.item_ids, judge, config.evaluate.exclude_seen)
+        recommender, search_k = _open_as_bundle(config, fold, systems[model], Path(folder))
+        ranked = rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen)
         values["served"] = judge.values(ranked)
     return values, search_k
 
 
 def _open_as_bundle(
-    config: Bench, split: PublishedSplit, vectors: Vectors, folder: Path
+    config: Bench, fold: Fold, vectors: Vectors, folder: Path
 ) -> tuple[Recommender, int | None]:
     """Write the model as a bundle into the folder and open it; its search_k."""
     users, items = (np.ascontiguousarray(part.cpu().numpy()) for part in vectors)
-    fold = split.fold(split.train, split.test)
     seen = (fold.fit.offsets(), fold.fit.item)
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
-    found = tuned(config.export, config.seed, users, items, seen, held_out, folder)
+    plan = tune_index(config.export, (users, items), seen, held_out, config.seed, folder)
     bundle.write_bundle(
         folder / "bench",
         bundle.BundleContent(
             user_vectors=users,
             item_vectors=items,
-            user_ids=split.user_ids,
-            item_ids=split.item_ids,
+            user_ids=fold.user_ids,
+            item_ids=fold.item_ids,
             seen=seen,
             popular=popularity_order(fold.fit.item_counts()),
         ),
-        bundle.IndexPlan(
-            found.trees, found.search_k, seed=config.seed, built=found.built, measured=found.measured
-        ),
+        plan,
         info={},
     )
-    return Recommender.open(folder / "bench"), found.search_k
+    return Recommender.open(folder / "bench"), plan.search_k
 
 
 def _summary(config: Bench, values: dict[str, Values]) -> dict[str, Any]:
     """Means of the shown metrics by system, and their bootstrap intervals."""
-    shown = {
-        name: {metric: value[metric] for metric in SHOWN if metric in value} for name, value in values.items()
-    }
+    shown = {name: {m: value[m] for m in SHOWN if m in value} for name, value in values.items()}
+    resamples, seed = config.evaluate.resamples, config.seed
     return {
-        "test": {
-            name: {metric: float(users.mean()) for metric, users in of.items()} for name, of in shown.items()
-        },
+        "test": {name: {m: float(v.mean()) for m, v in value.items()} for name, value in shown.items()},
         "intervals": {
-            name: intervals(of, config.evaluate.resamples, config.seed, name) for name, of in shown.items()
+            name: bootstrap_intervals(value, resamples, seed, name) for name, value in shown.items()
         },
     }
 

@@ -1,16 +1,16 @@
 """evaluate: certify, stage the bundle, score the test window once, draw the figures."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.evaluation import certificate
 from pipelines.evaluation import evaluate as evaluation
 from pipelines.release import export
-from pipelines.report import plots
-from pipelines.training.model import as_trained
+from pipelines.report import figures
+from pipelines.training.model import with_settings_of_run
 
 
 def evaluate(config: Config, run: Path) -> dict[str, Any]:
@@ -18,22 +18,23 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
 
     Raises DataError if a statement of the leakage certificate does not hold: nothing is scored then.
     """
-    certified = certificate.certify_tables(as_trained(config, run))
+    certified = certificate.certify_tables(with_settings_of_run(config, run))
     bundle = export.stage(config, run)
     result = evaluation.evaluate(config, run, bundle, certified)
-    if result != evaluation.results_of(run):
+    if result != evaluation.read_results(run):
         _draw(run, result)
-        evaluation.conclude(run, result)
+        evaluation.write_results(run, result)
     return result
 
 
 def _draw(run: Path, result: dict[str, Any]) -> None:
     """The figures of the run's folder. Raises InputError if they cannot be written."""
     try:
-        select = json.loads((run / "config.json").read_text())["evaluate"]["select"]
-        plots.curves(run / "history.parquet", run / "curves.png", select)
-        plots.distances(json.loads((run / "distances.json").read_text()), run / "distances.png")
-        plots.results(result, run / "results.png")
-        plots.search(result["searched"], tuple(result["searched"]["chosen"]), run / "search.png")
+        select = files.read_json(run / "config.json")["evaluate"]["select"]
+        history, choice = files.read_table(run / "history.parquet"), files.read_json(run / "choice.json")
+        figures.curves(history, choice, select).save(run)
+        figures.distances(files.read_json(run / "distances.json")).save(run)
+        figures.results(result).save(run)
+        figures.search(result["searched"]).save(run)
     except OSError as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None

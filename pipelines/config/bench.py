@@ -117,7 +117,7 @@ class SeededStart(NamedTuple):
         return words + (f", hops {start.hops}" if start.hops else "")
 
     def as_json(self, trial: "Trial") -> dict[str, Any]:
-        """What was trained from this start, given the chosen settings."""
+        """The start as metrics.json holds it, with the settings that it was trained with."""
         own = self.settings.apply_to(trial)
         return {
             "kind": self.settings.kind,
@@ -132,9 +132,7 @@ class Beside(Section):
 
     dims: NonNegativeInt = Field(0, description="dimensions of the spectrum; 0: none are added")
     weights: tuple[PositiveFloat, ...] = Field(
-        (0.03, 0.06, 0.12),
-        min_length=1,
-        description="tried; at 1 both parts spread the items equally",
+        (0.03, 0.06, 0.12), min_length=1, description="tried; at 1 both parts spread the items equally"
     )
 
 
@@ -167,7 +165,7 @@ class Bench(Section):
     export: Export = Export(recall=0.995)  # keeps the served metrics within 1 %
 
     def refit_factor(self) -> float:
-        """How many times as many pairs, and so seconds per step, a refit on all of train has."""
+        """Pairs of all of train per pair without the slice: the factor on the seconds per step in a refit."""
         return 1 / (1 - self.validation.share)
 
 

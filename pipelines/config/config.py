@@ -1,4 +1,4 @@
-"""The whole configuration of a run: its sections, and what they must have in common."""
+"""The whole configuration of a run: its sections, and the rules between them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ class Config(Section):
     """Everything a run depends on."""
 
     root: Annotated[Place, AfterValidator(places.root_folder)] = Field(
-        Path("var/recsys"), description="folder that holds all a run writes"
+        Path("var/recsys"), description="folder for everything a run writes"
     )
     seed: int = Field(0, ge=0, description="seed of every generator")
     source: Source
@@ -50,40 +50,40 @@ class Config(Section):
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
-    def _split_has_its_column(self) -> "Config":
+    def _require_columns(self) -> "Config":
         if self.split.kind == "predefined" and self.source.split is None:
-            raise ValueError("split.kind = 'predefined' needs source.split, the column that names the part")
+            raise ValueError("split.kind = 'predefined' needs source.split, the column with the part")
         if self.split.kind != "predefined" and self.source.time is None:
-            raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column that says when")
+            raise ValueError(f"split.kind = '{self.split.kind}' needs source.time, the column with the time")
         if self.source.title is not None and self.items is not None:
             raise ValueError(
                 "source.title is for a log without [items]: name items.title, or leave [items] out"
             )
         if self.contracts.max_age_hours is not None and self.source.time is None:
-            raise ValueError("contracts.max_age_hours needs source.time, the column that says when")
+            raise ValueError("contracts.max_age_hours needs source.time, the column with the time")
         return self
 
     @model_validator(mode="after")
-    def _miner_has_what_it_needs(self) -> "Config":
+    def _require_valid_training(self) -> "Config":
         mining = self.mining
         if mining.miner == "offline" and self.prepare.mined_negatives < 1:
             raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
-        mines = self.loss.name in TRIPLET_LOSSES  # whole lists mine nothing; offline says what is in them
+        mines = self.loss.name in TRIPLET_LOSSES  # other losses take all candidates
         if mines and mining.miner == "distance_weighted" and self.space.distance != "cosine":
             raise ValueError(
-                "mining.miner = 'distance_weighted' needs space.distance = 'cosine': it goes by how points "
-                "are spread over a sphere"
+                "mining.miner = 'distance_weighted' needs space.distance = 'cosine': it uses the density "
+                "of distances on a sphere"
             )
         if mines and mining.miner == "distance_weighted" and self.space.dim < 2:
             raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
         if self.loss.name == "align_uniform" and self.space.distance != "cosine":
             raise ValueError(
-                "loss.name = 'align_uniform' needs space.distance = 'cosine': it is uniform on the sphere"
+                "loss.name = 'align_uniform' needs space.distance = 'cosine': it spreads points over a sphere"
             )
         if self.loss.name == "align_uniform" and self.space.offset == "learned":
             raise ValueError(
-                "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': alignment alone would "
-                "lower every offset, the popular items' first"
+                "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': its alignment would "
+                "lower every offset, that of popular items first"
             )
         if self.loss.name == "sampled_softmax" and self.loss.log_q and mining.miner == "offline":
             raise ValueError(
@@ -100,7 +100,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _gate_goes_by_what_is_computed(self) -> "Config":
+    def _require_computed_gate_metric(self) -> "Config":
         names = [f"{metric}@{k}" for metric in METRICS for k in self.evaluate.ks]
         if self.gate.metric is not None and self.gate.metric not in names:
             raise ValueError(f"gate.metric = '{self.gate.metric}', allowed: {', '.join(names)}")
@@ -108,7 +108,7 @@ class Config(Section):
 
     @property
     def gate_metric(self) -> str:
-        """What the gate goes by."""
+        """The metric by which the gate decides."""
         return self.gate.metric or self.evaluate.select
 
     @property

@@ -19,16 +19,17 @@ TIME_FORMATS = ("iso", "epoch_s", "epoch_ms", "epoch_us")
 
 
 class Relation(Section):
-    """Anything DuckDB reads: exactly one of `query`, `files`, or `table` (of `database`)."""
+    """A relation that DuckDB reads: exactly one of `query`, `files`, or `table` (of `database`)."""
 
-    query: str | None = Field(None, description="a SELECT; relative paths in it start where the command runs")
+    query: str | None = Field(None, description="a SELECT; relative paths start in the working directory")
     files: Files | None = Field(
-        None, description="a path or glob of .parquet, .csv, .csv.gz or .json; relative ones as in query"
+        None,
+        description="path or glob of .parquet, .csv, .tsv, .json or .ndjson files; relative as in query",
     )
     table: str | None = Field(None, description="a table or view of `database`, e.g. 'sales' or 'main.sales'")
     database: Place | None = Field(None, description="a DuckDB database file, opened read-only")
     encoding: Literal["utf-8", "utf-16", "latin-1"] | None = Field(
-        None, description="of files of csv; without it UTF-8, or UTF-16 where a file begins with its mark"
+        None, description="of csv files; default: UTF-8, or UTF-16 if a file starts with its byte order mark"
     )
 
     @model_validator(mode="after")
@@ -44,24 +45,25 @@ class Relation(Section):
 class Source(Relation):
     """The interaction log and the names of its columns."""
 
-    user: str = Field("user_id", description="column: who; integers or strings")
-    item: str = Field("item_id", description="column: what; integers or strings")
-    time: str | None = Field(None, description="column: when; without a zone it is UTC")
+    user: str = Field("user_id", description="column: the user id; integers or strings")
+    item: str = Field("item_id", description="column: the item id; integers or strings")
+    time: str | None = Field(None, description="column: the time of the event; UTC if it has no time zone")
     time_format: str = Field(
         "iso",
-        description="how text is read: 'iso' (ISO 8601), 'epoch_s', 'epoch_ms', 'epoch_us', "
-        "or a pattern such as '%d.%m.%Y %H:%M'; numbers need one of the epochs",
+        description="format of time as text: 'iso' (ISO 8601), 'epoch_s', 'epoch_ms', 'epoch_us', "
+        "or a pattern such as '%d.%m.%Y %H:%M'; of numbers: one of the epochs",
     )
     weight: str | None = Field(
-        None, description="column: how much, >= 0 (0 is no interaction); without it each event counts 1"
+        None,
+        description="column: weight of the event, >= 0 (0: no interaction); default: each event has weight 1",
     )
-    event: str | None = Field(None, description="column: kind of event, weighted by `event_weights`")
+    event: str | None = Field(None, description="column: kind of the event, weighted by `event_weights`")
     event_weights: dict[str, float] = Field({}, description="weight of each kind of event, >= 0")
     split: str | None = Field(
         None, description="column: 'train', 'validation' or 'test' (split.kind = predefined)"
     )
     title: str | None = Field(
-        None, description="column: a name of the item to show people, its latest; only without [items]"
+        None, description="column: title of the item, the latest one is shown; only without [items]"
     )
     missing_ids: Literal["refuse", "drop"] = Field(
         "refuse",
@@ -70,8 +72,8 @@ class Source(Relation):
     )
     returns: Literal["refuse", "drop", "net"] = Field(
         "refuse",
-        description="rows whose weight is below 0; net takes them off what the user took of the item in the "
-        "same part of the split: a pair with a sum of 0 or less is no interaction there",
+        description="rows of negative weight; net subtracts them from the user's other events with the item "
+        "in the same part of the split: a pair whose sum is <= 0 is no interaction there",
     )
 
     @field_validator("time_format")
@@ -87,10 +89,10 @@ class Source(Relation):
             raise ValueError(f"user and item are both '{self.user}', allowed: two columns")
         if self.returns != "refuse" and self.weight is None:
             raise ValueError(
-                f"returns = '{self.returns}' needs weight, the column that is below 0 for a return"
+                f"returns = '{self.returns}' needs weight, the column that is negative for a return"
             )
         if self.time_format != "iso" and self.time is None:
-            raise ValueError(f"time_format = '{self.time_format}' needs time, the column that it reads")
+            raise ValueError(f"time_format = '{self.time_format}' needs time, the column in that format")
         return self
 
     @model_validator(mode="after")
@@ -106,106 +108,110 @@ class Source(Relation):
 
 
 class Items(Relation):
-    """What is known of the items: optional, read for titles and attributes."""
+    """Item metadata, optional: titles and attributes."""
 
-    item: str = Field("item_id", description="column: the item, as in the log")
-    title: str | None = Field(None, description="column: a name to show people")
-    attributes: tuple[str, ...] = Field((), description="columns kept beside the item")
+    item: str = Field("item_id", description="column: the item id, as in the log")
+    title: str | None = Field(None, description="column: the title that is shown")
+    attributes: tuple[str, ...] = Field((), description="columns kept as attributes of the item")
 
 
 class Split(Section):
-    """Which interactions are fitted, which choose (validation), which are scored once (test)."""
+    """Which interactions are for fitting, for choices (validation), and for scoring once (test)."""
 
     kind: Literal["time", "leave_last_out", "predefined"] = Field(
         "time",
         description="time leaks nothing; leave_last_out fits other users' later events; predefined may leak",
     )
-    test_start: datetime | None = Field(None, description="first instant of the test window (UTC)")
-    validation_start: datetime | None = Field(
-        None, description="first instant of the validation window (UTC)"
-    )
-    test_days: float = Field(
-        28, gt=0, description="length of the test window in days, if test_start is left out"
-    )
+    test_start: datetime | None = Field(None, description="start of the test window (UTC)")
+    validation_start: datetime | None = Field(None, description="start of the validation window (UTC)")
+    test_days: float = Field(28, gt=0, description="length of the test window in days, without test_start")
     validation_days: float = Field(
-        28, gt=0, description="length of the validation window in days, if validation_start is left out"
+        28, gt=0, description="length of the validation window in days, without validation_start"
     )
-    min_users_per_item: int = Field(
-        1, ge=1, description="k-core: users an item must have, in the fitted part"
-    )
-    min_items_per_user: int = Field(1, ge=1, description="k-core: items a user must have, in the fitted part")
+    min_users_per_item: int = Field(1, ge=1, description="k-core: least users per item, in the fitted part")
+    min_items_per_user: int = Field(1, ge=1, description="k-core: least items per user, in the fitted part")
 
 
 class Prepare(Section):
+    """How the tables are made."""
+
     memory_limit: str = Field(
-        "4GB", description="memory DuckDB may use before it spills to disk, for readers of the tables too"
+        "4GB",
+        description="memory limit of DuckDB, above which it spills to disk; also for reading the tables",
     )
-    threads: int | None = Field(None, ge=1, le=512, description="DuckDB threads; without it one a core")
+    threads: int | None = Field(None, ge=1, le=512, description="DuckDB threads; default: one per core")
     mined_negatives: int = Field(1, ge=0, description="offline-mined negatives for each pair")
     now: datetime | None = Field(
-        None, description="events after this instant are refused; default the clock (UTC)"
+        None, description="events after this time are refused; default: the current time (UTC)"
     )
 
 
 class Contracts(Section):
-    """What the log must look like before anything is trained; what is None is recorded but not bounded.
+    """Bounds on measures of the log, checked before training; None: recorded but not bounded.
 
-    Shares and ratios compare with the log of the last run, or with the last runs, and need one.
+    Measures that compare with the last run, or the last runs, hold in a first run.
     """
 
     max_changed_columns: NonNegativeInt | None = Field(
-        0, description="columns that the last run read as another type"
+        0, description="columns whose type is not that of the last run"
     )
-    max_age_hours: PositiveFloat | None = Field(None, description="from the last event to prepare.now")
+    max_age_hours: PositiveFloat | None = Field(None, description="hours from the last event to prepare.now")
     max_hours_back: NonNegativeFloat | None = Field(
-        0, description="by which the log ends before the last run's did: cut short, or a clock set back"
+        0,
+        description="hours by which the log ends before the last run's: it is cut off, or a clock is wrong",
     )
-    min_volume: NonNegativeFloat | None = Field(0.5, description="events, times the median of the last runs")
-    max_volume: PositiveFloat | None = Field(2.0, description="the same")
-    past_runs: PositiveInt = Field(5, description="runs whose volume is compared with")
+    min_volume: NonNegativeFloat | None = Field(
+        0.5, description="number of events, relative to the median of the last runs"
+    )
+    max_volume: PositiveFloat | None = Field(2.0, description="upper bound of the same")
+    past_runs: PositiveInt = Field(5, description="number of last runs for the median volume")
     max_duplicate_share: Share | None = Field(
-        0.5, description="of rows that repeat another; of a log over ten million rows by a sample"
+        0.5, description="share of rows that repeat another; estimated for a log of over ten million rows"
     )
-    max_null_share: Share | None = Field(0.9, description="of any column that is read")
+    max_null_share: Share | None = Field(0.9, description="share of NULL in any column that is read")
     max_missing_ids: Share | None = Field(
-        0.5, description="share of rows without a user or an item, where source.missing_ids drops them"
+        0.5, description="share of rows without a user or an item, with source.missing_ids = 'drop'"
     )
     max_returns: Share | None = Field(
         0.5,
-        description="share of rows below 0, where source.returns takes them: a sign that was turned around",
+        description="share of rows of negative weight, with source.returns = 'drop' or 'net': a wrong sign",
     )
     max_missing_words: Share | None = Field(
         0.001,
-        description="share of events whose user or item is a word for a missing one: nan, NULL, None, ...",
+        description="share of events whose user or item is a word for a missing value: nan, NULL, None, ...",
     )
     max_events_per_user: PositiveInt | None = Field(
-        None, description="of the most active user: test accounts, bots, tills that share one card"
+        None, description="events of the most active user: test accounts, bots, cash registers"
     )
     past_years: float = Field(
-        30, gt=0, le=1000, description="what is longer before prepare.now counts into max_old_share"
+        30, gt=0, le=1000, description="events more years before prepare.now count for max_old_share"
     )
     max_old_share: Share | None = Field(
-        0.01, description="share of events so old: zero dates, a wrong epoch; of over ten million by a sample"
+        0.01,
+        description="share of such old events: zero dates, a wrong epoch; estimated over ten million rows",
     )
     max_midnight_share: Share | None = Field(
-        None, description="share of events at 00:00:00 UTC: dates whose time of day was lost"
+        None, description="share of events at 00:00:00 UTC: the time of day was lost"
     )
     max_empty_days: Share | None = Field(
         None,
-        description="share of the days from the first event to the last without any: days and months swapped",
+        description="share of days without events between the first and the last: days and months swapped",
     )
     max_alike_ids: Share | None = Field(
-        None, description="share of ids that equal another but for case and blanks, of users and of items"
+        None,
+        description="share of ids that differ from another only in case and blanks, of users and of items",
     )
-    max_gone_users: Share | None = Field(0.3, description="share of the last run's users that are no more")
-    max_gone_items: Share | None = Field(0.3, description="the same of items")
-    max_new_users: Share | None = Field(0.5, description="share of users that the last run did not have")
-    max_new_items: Share | None = Field(0.5, description="the same of items")
+    max_gone_users: Share | None = Field(0.3, description="share of the last run's users that this log lacks")
+    max_gone_items: Share | None = Field(0.3, description="the same for items")
+    max_new_users: Share | None = Field(0.5, description="share of users that the last run's log lacks")
+    max_new_items: Share | None = Field(0.5, description="the same for items")
     max_user_psi: PositiveFloat | None = Field(
-        0.25, description="population stability index of how active users are"
+        0.25, description="population stability index of the events per user"
     )
     max_item_psi: PositiveFloat | None = Field(
-        0.5, description="the same of what share of the events items have; new ones weigh heavily"
+        0.5, description="the same for the share of events per item; new items have a large effect"
     )
-    max_orphan_share: Share | None = Field(None, description="of described items that nobody has taken")
-    max_undescribed_share: Share | None = Field(0.5, description="of events whose item is not described")
+    max_orphan_share: Share | None = Field(None, description="share of described items without events")
+    max_undescribed_share: Share | None = Field(
+        0.5, description="share of events whose item is not described"
+    )

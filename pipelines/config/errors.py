@@ -1,17 +1,17 @@
-"""Errors whose message is all that a user of the command line sees."""
+"""Errors of which a user of the command line sees only the message."""
 
 
 class InputError(Exception):
-    """Bad configuration or bad input: the message is all that a user of the command line sees (exit 2)."""
+    """Bad configuration or bad input (exit 2)."""
 
 
 class DataError(InputError):
-    """The data break a check or a contract: the message names it and shows the offending rows (exit 3)."""
+    """The data break a check or a contract, which the message names with the offending rows (exit 3)."""
 
 
 class ColumnError(InputError):
-    """A configured column is not there, or of a type that its role does not take."""
+    """A configured column is missing, or its type does not suit its role."""
 
 
 class BusyError(InputError):
-    """Another process is at the same work (exit 5)."""
+    """Another process is doing the same work (exit 5)."""

@@ -1,4 +1,4 @@
-"""Read a TOML file into its model, and explain what is wrong with it."""
+"""Read a TOML file into its model, and explain its errors."""
 
 import difflib
 import tomllib
@@ -24,7 +24,7 @@ def load_config(path: Path, overrides: list[str] | None = None) -> Config:
 def load_settings(model: type[Settings], path: Path | None, overrides: list[str] | None = None) -> Settings:
     """Read TOML, apply `a.b=value` overrides (values in TOML syntax, or plain text), and check every key.
 
-    Without a path all is at its default but for the overrides.
+    Without a path, everything but the overrides has its default.
     Raises InputError: no such file, not TOML, unknown key (with its near match), value out of range.
     """
     raw = read_toml(path) if path else {}
@@ -35,7 +35,7 @@ def load_settings(model: type[Settings], path: Path | None, overrides: list[str]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file as it is. Raises InputError: no such file, not TOML."""
+    """The content of a TOML file. Raises InputError: no such file, not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -47,13 +47,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def validate_settings(model: type[Settings], raw: Any, where: str) -> Settings:
-    """The model of the raw values. Raises InputError: each unknown key or bad value, after `where`."""
+    """The model of raw values. Raises InputError: `where`, then every unknown key and bad value."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
         problems = error.errors()
         below = {problem["loc"][:n] for problem in problems for n in range(len(problem["loc"]))}
-        lines = [  # a list of bad values alone is not too short
+        lines = [  # bad values in a list also make it too short: do not report both
             _explain(model, problem)
             for problem in problems
             if not (problem["type"] == "too_short" and problem["loc"] in below)
@@ -62,7 +62,7 @@ def validate_settings(model: type[Settings], raw: Any, where: str) -> Settings:
 
 
 def with_settings(config: Config, values: dict[str, Any]) -> Config:
-    """The configuration with other values of 'section.key'. Raises InputError as validate_settings does."""
+    """The configuration with new values of 'section.key'. Raises InputError as validate_settings does."""
     raw = config.model_dump()
     for name, value in values.items():
         section, _, key = name.partition(".")

@@ -1,4 +1,4 @@
-"""What every section of the configuration has in common."""
+"""The base of every section of the configuration, and types of its fields."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,8 @@ from pipelines.config import places
 
 METRICS = ("hit_rate", "recall", "ndcg", "mrr", "map")
 Share = Annotated[float, Field(ge=0, le=1)]
-Place = Annotated[Path, BeforeValidator(places.local)]
-Files = Annotated[str, BeforeValidator(places.expanded)]
+Place = Annotated[Path, BeforeValidator(places.local_path)]
+Files = Annotated[str, BeforeValidator(places.expand_home)]
 
 
 class Section(BaseModel):

@@ -102,7 +102,7 @@ def _read_pairs(path: Path) -> pl.DataFrame:
         if not (column.dtype.is_integer() or column.dtype == pl.String):
             raise InputError(f"'{path}': {name} is {column.dtype}, allowed: integers or strings")
         if column.dtype == pl.UInt64 and (column > 2**63 - 1).any():
-            raise InputError(f"'{path}': {name} goes to {column.max()!r}, allowed: integers below 2^63")
+            raise InputError(f"'{path}': {name} reaches {column.max()!r}, allowed: integers below 2^63")
     if frame.is_empty():
         raise InputError(f"'{path}' has no rows")
     return frame.with_columns(pl.selectors.integer().cast(pl.Int64))

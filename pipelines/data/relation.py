@@ -112,7 +112,9 @@ def _opened_files(
 
 def matching(con: duckdb.DuckDBPyConnection, section: str, files: str) -> list[str]:
     """The paths of a path or glob. Raises InputError: there are none, or one is empty."""
-    paths = [row[0] for row in con.execute("select file from glob(?)", [places.pattern(files)]).fetchall()]
+    paths = [
+        row[0] for row in con.execute("select file from glob(?)", [places.duckdb_pattern(files)]).fetchall()
+    ]
     if not paths:
         raise InputError(f'{section}: No files found that match the pattern "{files}"')
     empty = next((path for path in paths if Path(path).is_file() and not Path(path).stat().st_size), None)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import duckdb
 
 from pipelines.config.data import Relation, Source
-from pipelines.config.places import pattern
+from pipelines.config.places import duckdb_pattern
 from pipelines.data.guesses import AS_TEXT
 from pipelines.data.relation import CSV, JSON
 from pipelines.data.sql import identifier, literal
@@ -71,7 +71,7 @@ def _relation(source: Source) -> str:
         return f"({source.query.strip().rstrip(';')})"
     if source.table is not None:
         return ".".join(identifier(name) for name in source.table.split("."))
-    files = literal(pattern(source.files or ""))
+    files = literal(duckdb_pattern(source.files or ""))
     lower = (source.files or "").lower()
     if lower.endswith(CSV):
         encoding = f", encoding = {literal(source.encoding)}" if source.encoding else ""

@@ -88,7 +88,7 @@ class Statement(NamedTuple):
 def certify_tables(config: Config) -> list[Statement]:
     """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold.
 
-    Whether mining goes by availability is the configuration's to say: model.as_trained gives a run's own.
+    Mining goes by availability as config says: pass model.with_settings_of_run.
     """
     counts = read_prepared(config).counts
     with open_database(config) as con:
@@ -130,7 +130,7 @@ def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
     return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
 
 
-def whole(result: dict[str, Any]) -> bool:
+def is_complete(result: dict[str, Any]) -> bool:
     """Is every statement in it, and none that does not hold?"""
     statements = result.get("certificate") or []
     names = [one["name"] for one in statements]
@@ -140,7 +140,7 @@ def whole(result: dict[str, Any]) -> bool:
 def lines(result: dict[str, Any]) -> list[str]:
     """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
     statements = result.get("certificate") or []
-    if not whole(result):
+    if not is_complete(result):
         raise InputError("these results have no leakage certificate: run evaluate again")
     held = [one["name"] for one in statements if one["holds"]]
     not_claimed = [f"not claimed: {one['name']}: {one['evidence']}" for one in statements if not one["holds"]]
@@ -257,7 +257,9 @@ def _additions(
     if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
         evidence = f"the spectrum is of {done['device']}, whose random numbers {device} has not"
         return Statement("additions", RUN["additions"], None, evidence, [])
-    added = model.additions(model.as_trained(config, run), sampling.to_device(fit, device), choice)
+    added = model.fit_additions(
+        model.with_settings_of_run(config, run), sampling.to_device(fit, device), choice
+    )
     expected = _distances(learned)
     for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
         expected += weight * _distances(spaces.euclidean_vectors(space))

@@ -1,6 +1,6 @@
-"""evaluate: the test window, scored once: the model, the model as served, and what it must beat.
+"""evaluate: score the test window once: the model, the model as served, and the baselines.
 
-Axes: U users, Q users judged, K ranks, M metrics.
+Axes: U users, I items, Q users judged, K ranks.
 """
 
 import json
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
 
 from pipelines.config import files
 from pipelines.config.config import Config
@@ -20,9 +19,10 @@ from pipelines.config.errors import InputError
 from pipelines.data import folds
 from pipelines.data.prepared import read_prepared
 from pipelines.evaluation import certificate, evidence
+from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice, as_trained, load, popularity_vectors, spectral_vectors
+from pipelines.training.model import Choice, load, popularity_vectors, spectral_vectors, with_settings_of_run
 from pipelines.training.train import run_fold
 from recsys.files import write_text
 from recsys.judge import Judge, Values
@@ -43,8 +43,9 @@ CODE = (
     "serving",
 )
 RESULTS = "metrics.json"
-SERVED_WITHIN = 0.01
-BOOTSTRAP_VALUES = 2**23
+SERVED_WITHIN = 0.01  # relative difference between the model and the model as served
+
+Ranked = dict[str, NDArray[np.int32]]  # system: (Q, K)
 
 
 def evaluate(
@@ -53,35 +54,32 @@ def evaluate(
     bundle_folder: Path,
     certified: list[certificate.Statement],
 ) -> dict[str, Any]:
-    """What metrics.json holds, or is to hold once the caller has drawn the figures: `conclude` writes it.
+    """The content of metrics.json, reused if still valid; the caller draws the figures, then write_results.
 
-    `served` asks the exported bundle as a shop would, one user after the other. `certified` is what
-    certificate.certify_tables found. Raises DataError before any of it if a statement about the run does not
-    hold; for results found there it is not asked again.
+    `certified` comes from certificate.certify_tables. Raises DataError before anything is scored if a
+    statement about the run does not hold; reused results are not certified again.
     """
-    trained = as_trained(config, run)
     manifest = read_manifest(bundle_folder)
     path, key = run / RESULTS, _key(config, run, manifest)
-    found = results_of(run)
-    if found is not None and found["key"] == key and certificate.whole(found):
+    previous = read_results(run)
+    if previous is not None and previous["key"] == key and certificate.is_complete(previous):
         LOGGER.info(f"evaluate: {path} is of this bundle: reused")
-        return dict(found)
+        return previous
     fold = run_fold(config, run)
     certified = certified + certificate.certify_run(config, run, fold, bundle_folder)
     judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
-    data = judge.data
+    learned, model = load(run, judge.data.user.device)
     choice = Choice(**json.loads((run / "choice.json").read_text()))
-    learned, model = load(run, data.user.device)
     recommender = Recommender.open(bundle_folder)
     ranked = {
         "model": judge.rank(model),
-        "served": served(recommender, fold.user_ids, fold.item_ids, judge, config.evaluate.exclude_seen),
+        "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
         "learned": judge.rank(learned),
-        "spectral": judge.rank(spectral_vectors(trained, data, choice)),
-        "popularity": judge.rank(popularity_vectors(data)),
+        "spectral": judge.rank(spectral_vectors(with_settings_of_run(config, run), judge.data, choice)),
+        "popularity": judge.rank(popularity_vectors(judge.data)),
     }
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
-    result: dict[str, Any] = {
+    result = {
         "key": key,
         "run": run.name,
         "split": config.split.kind,
@@ -91,106 +89,89 @@ def evaluate(
         "searched": {"chosen": search_settings(manifest), **manifest["measured"]},
         "users": len(judge.users),
         "counts": read_prepared(config).counts,
-        "test": {
-            system: _means(ranked[system], value, data.n_items, judge.ks) for system, value in values.items()
-        },
-        "intervals": {
-            system: intervals(value, config.evaluate.resamples, config.seed, system)
-            for system, value in values.items()
-        },
-        "model_minus": {
-            system: _differences(values["model"], values[system], config.evaluate.resamples, config.seed)
-            for system in ("spectral", "popularity")
-        },
+        **_figures(config, judge, ranked, values),
     }
-    exact, asked = (result["test"][system][config.evaluate.select] for system in ("model", "served"))
-    if abs(asked - exact) > SERVED_WITHIN * exact:
-        LOGGER.info(
-            f"evaluate: served {config.evaluate.select} {asked:.4f} is not within 1 % of exact {exact:.4f}"
-        )
     try:
-        path.unlink(missing_ok=True)  # it says that the rest is done, and comes last
+        path.unlink(missing_ok=True)  # written last: it marks the results as complete
         _write_per_user(run / "per_user.parquet", values, judge, fold)
-        evidence.write(config, run, fold, judge, ranked, model, recommender)
+        evidence.write(config, run, fold, ranked, model, recommender)
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
 
 
-def results_of(run: Path) -> dict[str, Any] | None:
-    """What metrics.json of a run holds, None without one."""
+def read_results(run: Path) -> dict[str, Any] | None:
+    """The content of a run's metrics.json, None without one."""
     return files.read_json(run / RESULTS)  # type: ignore[no-any-return]
 
 
-def conclude(run: Path, result: dict[str, Any]) -> None:
-    """Write metrics.json, which says that all the rest is there. Raises InputError."""
+def write_results(run: Path, result: dict[str, Any]) -> None:
+    """Write metrics.json, after all other files of the results. Raises InputError."""
     try:
         write_text(run / RESULTS, json.dumps(result, indent=1))
     except OSError as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
 
 
+def rank_with_bundle(
+    recommender: Recommender, fold: folds.Fold, judge: Judge, exclude_seen: bool
+) -> NDArray[np.int32]:
+    """(Q, K) items that a bundle recommends to the judged users, asked one by one through its index.
+
+    exclude_seen leaves out the fold's interactions of a user, whatever the bundle itself lists as seen, so
+    that bundles of different data can be compared. An item unknown to the fold keeps its place, with a number
+    from I on.
+    """
+    items, users, offsets = folds.as_list(fold.item_ids), folds.as_list(fold.user_ids), fold.fit.offsets()
+    numbers = {item_id: item for item, item_id in enumerate(items)}
+    ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
+    with progress(f"asking bundle {recommender.version}", len(ranked)) as tick:
+        for row, user in enumerate(judge.users):
+            seen = fold.fit.item[offsets[user] : offsets[user + 1]].tolist() if exclude_seen else ()
+            answer = recommender.recommend(
+                users[user], ranked.shape[1], exclude_seen=False, exclude=[items[item] for item in seen]
+            )
+            ranked[row, : len(answer)] = [numbers.setdefault(one.item_id, len(numbers)) for one in answer]
+            tick(1)
+    return ranked
+
+
 def _key(config: Config, run: Path, manifest: Manifest) -> str:
-    """Of all that the results, and what is certified of the run and its bundle, depend on."""
+    """Digest of everything that the results and the certificate depend on."""
     settings = json.dumps(manifest) + config.model_dump_json(include={"seed", "evaluate"})
     settings += read_prepared(config).key
     settings += "".join((run / f"{name}.json").read_text() for name in ("train", "choice", "config"))
     return code_digest(settings, *CODE)
 
 
-def served(
-    recommender: Recommender, users: folds.Ids, items: folds.Ids, judge: Judge, exclude_seen: bool
-) -> NDArray[np.int32]:
-    """(Q, K) internal numbers of what the recommender answers; the index is part of what is measured."""
-    number = {item_id: item for item, item_id in enumerate(_listed(items))}
-    user_ids, k = _listed(users), max(judge.ks)
-    ranked = np.full((len(judge.users), k), -1, dtype=np.int32)
-    with progress("asking the bundle", len(judge.users)) as tick:
-        for row, user in enumerate(judge.users):
-            answers = recommender.recommend(user_ids[user], k, exclude_seen)
-            ranked[row, : len(answers)] = [number[answer.item_id] for answer in answers]
-            tick(1)
-    return ranked
+def _figures(config: Config, judge: Judge, ranked: Ranked, values: dict[str, Values]) -> dict[str, Any]:
+    """Means, their intervals, and the model's paired difference to the baselines."""
+    resamples, seed, metric = config.evaluate.resamples, config.seed, config.evaluate.select
+    test = {system: _means(judge, ranked[system], value) for system, value in values.items()}
+    exact, served = test["model"][metric], test["served"][metric]
+    if abs(served - exact) > SERVED_WITHIN * exact:
+        LOGGER.info(f"evaluate: served {metric} {served:.4f} is not within 1 % of exact {exact:.4f}")
+    return {
+        "test": test,
+        "intervals": {
+            system: bootstrap_intervals(value, resamples, seed, system) for system, value in values.items()
+        },
+        "model_minus": {
+            system: paired_differences(values["model"], values[system], resamples, seed)
+            for system in ("spectral", "popularity")
+        },
+    }
 
 
-def _listed(ids: folds.Ids) -> list[Any]:
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids
-
-
-def _means(ranked: NDArray[np.int32], values: Values, n_items: int, ks: tuple[int, ...]) -> dict[str, float]:
+def _means(judge: Judge, ranked: NDArray[np.int32], values: Values) -> dict[str, float]:
     means = {name: float(value.mean()) for name, value in values.items()}
-    return means | {f"coverage@{k}": item_coverage(ranked, n_items, k) for k in ks}
-
-
-def intervals(values: Values, resamples: int, seed: int, system: str) -> dict[str, list[float]]:
-    """95 % percentile bootstrap intervals of the means over users."""
-    table = np.stack(list(values.values()))  # (M, Q)
-    if table.shape[1] < 2:
-        LOGGER.info(f"evaluate: one user is too few for an interval of {system}")
-        return {name: [float(value.mean())] * 2 for name, value in values.items()}
-    bootstrap = stats.bootstrap(
-        (table,),
-        np.mean,
-        axis=1,
-        n_resamples=resamples,
-        batch=max(1, BOOTSTRAP_VALUES // table.size),  # bounds memory
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return {name: [float(bootstrap.low[m]), float(bootstrap.high[m])] for m, name in enumerate(values)}
-
-
-def _differences(model: Values, other: Values, resamples: int, seed: int) -> dict[str, list[float]]:
-    """Mean, low and high of model - other, user by user; overlapping intervals of the two say less."""
-    paired = {name: value - other[name] for name, value in model.items()}
-    found = intervals(paired, resamples, seed, "a difference")
-    return {name: [float(value.mean()), *found[name]] for name, value in paired.items()}
+    return means | {f"coverage@{k}": item_coverage(ranked, judge.data.n_items, k) for k in judge.ks}
 
 
 def _write_per_user(path: Path, values: dict[str, Values], judge: Judge, fold: folds.Fold) -> None:
     """Grain: one row per system and judged user."""
-    known = _listed(fold.user_ids)
-    user_ids = [known[user] for user in judge.users]
+    ids = folds.as_list(fold.user_ids)
+    user_ids = [ids[user] for user in judge.users]
     tables = [
         pl.DataFrame({"user_id": user_ids, "n_targets": judge.n_targets, **value}).select(
             pl.lit(system).alias("system"), pl.all()

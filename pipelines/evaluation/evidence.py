@@ -19,7 +19,6 @@ from pipelines.data import folds
 from pipelines.data.folds import Fold, Ids, attributes_of
 from recsys.files import write_text
 from recsys.interactions import popularity_order
-from recsys.judge import Judge
 from recsys.spaces import Vectors
 from serving.recommender import Recommendation, Recommender
 
@@ -43,13 +42,12 @@ def write(
     config: Config,
     run: Path,
     fold: Fold,
-    judge: Judge,
     ranked: dict[str, NDArray[np.int32]],
     model: Vectors,
     recommender: Recommender,
 ) -> None:
     """targets.parquet, map.parquet, distances.json and examples.json, into the run's folder."""
-    targets(fold, judge, ranked, folds.newcomers(config, fold)).write_parquet(run / "targets.parquet")
+    target_table(fold, ranked, folds.newcomers(config, fold)).write_parquet(run / "targets.parquet")
     attribute = config.items.attributes[0] if config.items and config.items.attributes else None
     points, about = item_map(model[1].cpu().numpy(), fold, attribute)
     points.write_parquet(run / "map.parquet", metadata=about)
@@ -58,9 +56,8 @@ def write(
     write_text(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
 
 
-def targets(
+def target_table(
     fold: Fold,
-    judge: Judge,
     ranked: dict[str, NDArray[np.int32]],
     new: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None,
 ) -> pl.DataFrame:
@@ -82,8 +79,8 @@ def targets(
         {
             "user_id": _taken(fold.user_ids, user),
             "item_id": _taken(fold.item_ids, item),
-            "rank": _ranks(judge, ranked["model"], user, item),
-            "popularity_rank": _ranks(judge, ranked["popularity"], user, item),
+            "rank": _ranks(fold, ranked["model"], user, item),
+            "popularity_rank": _ranks(fold, ranked["popularity"], user, item),
             "item_count": counts[item],
             "item_decile": deciles[item],
             "item_is_new": None if new_items is None else new_items[item],
@@ -95,10 +92,11 @@ def targets(
     ).with_columns(pl.from_epoch("event_at"))
 
 
-def _ranks(judge: Judge, ranked: NDArray[np.int32], user: NDArray[Any], item: NDArray[Any]) -> pl.Series:
-    """(T,) places of the pairs in the lists of the judged users, (Q, K); NULL where a list lacks one."""
-    n_items, width = judge.data.n_items, ranked.shape[1]
-    listed = judge.users[:, None] * n_items + ranked  # (Q, K)
+def _ranks(fold: Fold, ranked: NDArray[np.int32], user: NDArray[Any], item: NDArray[Any]) -> pl.Series:
+    """(T,) ranks of the pairs in the lists (Q, K) of the users with targets; NULL if not in the list."""
+    n_items, width = fold.fit.n_items, ranked.shape[1]
+    judged = np.flatnonzero(np.diff(fold.target_offsets))  # (Q,)
+    listed = judged[:, None] * n_items + ranked  # (Q, K)
     listed = np.where(ranked >= 0, listed, -1).ravel()
     order = listed.argsort(kind="stable")
     asked = user.astype(np.int64) * n_items + item  # (T,)

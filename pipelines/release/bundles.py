@@ -1,4 +1,4 @@
-"""bundles: what releases a folder holds, whether they are whole, and the way back to an earlier one."""
+"""bundles: list and verify the versions in a folder, and roll back to an earlier one."""
 
 import contextlib
 from collections.abc import Sequence
@@ -13,38 +13,31 @@ from recsys.progress import progress
 COLUMNS = ("current", "version", "time (UTC)", "users", "items", "coordinates", "search")
 
 
-def listed(bundles: Path) -> list[list[str]]:
-    """The names of the columns, then a row of text a version, newest first; * marks the current one.
+def list_bundles(bundles: Path) -> list[list[str]]:
+    """The column names, then one row of text per version, newest first; * marks the current one.
 
-    What cannot be read has its reason in place of the rest. Raises InputError: no folder, no version in it.
+    A version that cannot be read has the reason in place of its figures. Raises InputError: no folder, no
+    version in it.
     """
-    _check(bundles)
+    _check_folder(bundles)
     now, rows = current(bundles), [list(COLUMNS)]
     for name, manifest in reversed(releases.list_versions(bundles)):
         mark = "*" if name == now else ""
         if isinstance(manifest, BundleError):
             rows.append([mark, name, str(manifest)])
             continue
-        rows.append(
-            [
-                mark,
-                name,
-                str(manifest["created_at"])[:19].replace("T", " "),
-                f"{manifest['n_users']:,}",
-                f"{manifest['n_items']:,}",
-                str(manifest["dim"]),
-                describe_search(manifest),
-            ]
-        )
+        time = str(manifest["created_at"])[:19].replace("T", " ")
+        sizes = f"{manifest['n_users']:,}", f"{manifest['n_items']:,}", str(manifest["dim"])
+        rows.append([mark, name, time, *sizes, describe_search(manifest)])
     return rows
 
 
-def verified(bundles: Path, version: str | None) -> list[tuple[str, str | None]]:
-    """Each version, or the one, read as a whole: its name, and what is wrong with it or None.
+def verify_bundles(bundles: Path, version: str | None) -> list[tuple[str, str | None]]:
+    """Verify all versions, or one: each name with its error, or None.
 
     Raises InputError: no such folder, no such version, nothing to verify.
     """
-    _check(bundles)
+    _check_folder(bundles)
     names = [name for name, _ in reversed(releases.list_versions(bundles))]
     if version is not None:
         if version not in names:
@@ -63,63 +56,64 @@ def verified(bundles: Path, version: str | None) -> list[tuple[str, str | None]]
     return found
 
 
-def rolled_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
-    """Point `current` at the version, or at the newest older one that verifies; from what, to what.
+def roll_back(bundles: Path, version: str | None) -> tuple[str | None, str]:
+    """Make the version, or the newest older one that verifies, current; return (before, after).
 
-    Raises InputError as way_back does, and if `current` cannot be moved.
+    Only the link moves: promotion.rollback moves MLflow's alias with it. Raises InputError as rollback_target
+    and set_current do.
     """
-    after, before = way_back(bundles, version), None
-    with contextlib.suppress(BundleError):  # a version that is named is the way out of what cannot be told
+    after, before = rollback_target(bundles, version), None
+    with contextlib.suppress(BundleError):  # a broken `current` is mended by naming a version
         before = releases.current(bundles)
-    return before, pointed(bundles, after)
+    set_current(bundles, after)
+    return before, after
 
 
-def way_back(bundles: Path, version: str | None, before: Sequence[str] | None = None) -> str:
-    """The version, if it verifies, or the last of those before the current one that does; nothing moves.
+def rollback_target(bundles: Path, version: str | None, champions: Sequence[str] | None = None) -> str:
+    """The version if it verifies; without one the last of `champions`, or of all older versions, that does.
 
-    `before` says which these are, the oldest first; else it is all that are older. Raises InputError: no such
-    folder, nothing before, nothing of it that verifies.
+    `champions` are earlier ones, oldest first. Raises InputError: no such folder, nothing earlier that
+    verifies.
     """
-    _check(bundles)
+    _check_folder(bundles)
     try:
         if version is not None:
             releases.seal(releases.folder_of(bundles, version))
             return version
-        for name in releases.earlier_versions(bundles) if before is None else reversed(before):
+        for name in releases.earlier_versions(bundles) if champions is None else reversed(champions):
             with contextlib.suppress(BundleError):
                 releases.seal(bundles / name)
                 return name
     except BundleError as error:
         raise InputError(f"{error}; --to names a version to go to") from None
     now = current(bundles)
-    kind = "version older than" if before is None else "champion before"
+    kind = "version older than" if champions is None else "champion before"
     raise InputError(f"'{bundles}': no {kind} the current one, '{now}', is whole: see verify")
 
 
-def pointed(bundles: Path, version: str) -> str:
-    """Point `current` at the version, in one step; raises InputError."""
+def set_current(bundles: Path, version: str) -> None:
+    """Verify the version and point `current` at it, in one step. Raises InputError."""
     try:
         releases.publish(bundles, version)
     except BundleError as error:
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"'{bundles / releases.CURRENT}' cannot be moved: {error}") from None
-    return version
 
 
 def current(bundles: Path) -> str | None:
-    """The version that is current, None without one. Raises InputError where it cannot be told."""
+    """The current version, None without one. Raises InputError if `current` is broken."""
     try:
         return releases.current(bundles)
     except BundleError as error:
         raise InputError(str(error)) from None
 
 
-def _check(bundles: Path) -> None:
+def _check_folder(bundles: Path) -> None:
     if not bundles.is_dir():
         raise InputError(f"'{bundles}' is no folder: --bundles names the one that export fills")
     if (bundles / MANIFEST).exists():
         raise InputError(f"'{bundles}' is a bundle: --bundles names the folder that holds all of them")
     if not releases.list_versions(bundles):
-        current(bundles)  # which says so where it alone was copied
+        current(bundles)  # raises where only `current` was copied
         raise InputError(f"'{bundles}' holds no version: run export first")

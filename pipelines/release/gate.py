@@ -1,6 +1,6 @@
-"""gate: champion against challenger on one sealed test window, user by user; may the challenger take over?
+"""gate: compare challenger and champion on the test window, user by user, and decide about promotion.
 
-Axes: U users, Q users judged, K ranks.
+Axes: I items, Q users judged, K ranks.
 """
 
 import json
@@ -18,7 +18,8 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, as_list
-from pipelines.evaluation.comparison import Comparison, compare
+from pipelines.evaluation.evaluate import rank_with_bundle
+from pipelines.evaluation.statistics import Comparison, compare
 from pipelines.release import guardrails, promotion
 from pipelines.release.bundles import current
 from pipelines.release.export import bundle_folder, stage
@@ -30,7 +31,6 @@ from pipelines.training.train import run_fold
 from recsys.files import replace_atomically, write_text
 from recsys.judge import Judge, Values
 from recsys.manifest import BundleError, Manifest, read_manifest
-from recsys.progress import progress
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -39,28 +39,28 @@ CODE = ("recsys", "pipelines/training", "pipelines/evaluation", "pipelines/relea
 
 
 class Verdict(NamedTuple):
-    """What the gate says of a challenger, why, and what it went by."""
+    """The gate's decision about a challenger, its reasons, and the figures behind it."""
 
-    key: str  # of both bundles, the settings and the code
-    verdict: Literal["pass", "fail", "unchanged"]  # unchanged: it is the champion already
+    key: str  # digest of both bundles, the settings and the code
+    verdict: Literal["pass", "fail", "unchanged"]  # unchanged: the challenger is the champion already
     challenger: str
     champion: str | None  # None: the first release
     metric: str
     margin: float
     alpha: float  # of the comparison's bounds
-    comparison: Comparison | None  # None: nothing to compare with
+    comparison: Comparison | None  # None: there is no champion, or it cannot be compared
     guardrails: list[Guardrail]
-    reasons: list[str]  # why it is not promoted; none if it is
+    reasons: list[str]  # why the challenger is not promoted; empty if it is
     notes: list[str]
 
     @property
     def holds(self) -> bool:
-        """Whether the challenger may be, or is, the champion."""
+        """The challenger may be promoted, or is the champion."""
         return self.verdict != "fail"
 
 
 class Answers(NamedTuple):
-    """What one bundle shows the judged users, and what that is worth."""
+    """The lists that a bundle gives the judged users, and their metrics."""
 
     manifest: Manifest
     ranked: NDArray[np.int32]  # (Q, K)
@@ -68,10 +68,10 @@ class Answers(NamedTuple):
 
 
 def decide(config: Config, run: Path) -> Verdict:
-    """Compare the run's bundle with the current one; gate.json of the run's folder, or what it holds already.
+    """Compare the run's bundle with the current one and write gate.json; a valid gate.json is reused.
 
-    Raises InputError: no such data any more, a disk that cannot be written. A champion that cannot be
-    compared with, damaged or fitted on the test window, is not replaced.
+    A champion that is damaged or was fitted on the test window cannot be compared and is not replaced. Raises
+    InputError: the data are gone, the challenger is damaged, a disk that cannot be written.
     """
     folder = bundle_folder(config, run)
     if not folder.exists():
@@ -85,10 +85,10 @@ def decide(config: Config, run: Path) -> Verdict:
     if champion == folder.name:
         LOGGER.info(f"gate: {champion} is the champion already")
         unchanged = _verdict(config, key, champion, champion)._replace(verdict="unchanged")
-        if found is None or found.challenger != folder.name:  # or it says how it came to be that
+        if found is None or found.challenger != folder.name:  # else keep why it was promoted
             _write(run, unchanged, None)
         return unchanged
-    verdict, per_user = _decided(config, run, folder, champion, key)
+    verdict, per_user = _compare_bundles(config, run, folder, champion, key)
     _write(run, verdict, per_user)
     for line in lines(verdict):
         LOGGER.info(f"gate: {line}")
@@ -96,49 +96,50 @@ def decide(config: Config, run: Path) -> Verdict:
 
 
 def read(run: Path) -> Verdict | None:
-    """What gate.json holds, None where there is none that is whole."""
+    """The verdict in gate.json; None if the file is missing, damaged or of another format."""
     held = files.read_json(run / "gate.json")
     try:
         found = Verdict(**held)
         compared = found.comparison and Comparison(**cast(dict[str, Any], found.comparison))
         rails = [Guardrail(**cast(dict[str, Any], rail)) for rail in found.guardrails]
-    except TypeError:  # none, or one of another layout
+    except TypeError:
         return None
     return found._replace(comparison=compared, guardrails=rails)
 
 
 def lines(verdict: Verdict) -> list[str]:
-    """The verdict for people: one line of outcome, one a guardrail, one a note."""
+    """The verdict in words: the outcome, the reasons or the comparison, the guardrails kept, the notes."""
     found, champion = verdict.comparison, verdict.champion or "nothing: the first release"
     says = {"pass": "may be promoted", "fail": "not promoted", "unchanged": "is the champion already"}
     shown = [f"{verdict.challenger} against {champion}: {says[verdict.verdict]}"]
     shown += verdict.reasons
     if found is not None and verdict.holds:
-        shown.append(_measured(verdict.metric, found, verdict.margin))
+        shown.append(_comparison_words(verdict.metric, found, verdict.margin))
     shown += [f"{rail.name}: {rail.words}" for rail in verdict.guardrails if rail.holds]
     return shown + [f"note: {note}" for note in verdict.notes]
 
 
 def why(verdict: Verdict) -> str:
-    """All reasons in one line."""
+    """Why the challenger is not promoted, in one line."""
     return "not promoted: " + "; ".join(verdict.reasons)
 
 
-def _decided(
+def _compare_bundles(
     config: Config, run: Path, folder: Path, champion: str | None, key: str
 ) -> tuple[Verdict, pl.DataFrame | None]:
+    """The verdict, and a table of both bundles' values by user if they were compared."""
     verdict = _verdict(config, key, folder.name, champion)
     notes = list[str]()
     if folder.name in promotion.withdrawn(config):
-        reason = f"{folder.name} was promoted before and gone back from; promote --force brings it back"
+        reason = f"{folder.name} was promoted before and rolled back; promote --force promotes it again"
         return verdict._replace(verdict="fail", reasons=[reason]), None
     if champion is not None:
         try:
-            theirs = Recommender.open(config.bundles / champion)
+            opened = Recommender.open(config.bundles / champion)
         except BundleError as error:
-            reason = f"the champion cannot be asked: {error}; go back to a whole one, or use --force"
+            reason = f"the champion cannot be opened: {error}; roll back to a valid one, or use --force"
             return verdict._replace(verdict="fail", reasons=[reason]), None
-        leak, notes = leaks(read_manifest(folder), theirs.manifest)
+        leak, notes = find_leak(read_manifest(folder), opened.manifest)
         if leak is not None:
             return verdict._replace(verdict="fail", reasons=[leak], notes=notes), None
     fold = run_fold(config, run)
@@ -147,42 +148,27 @@ def _decided(
         challenger = Recommender.open(folder)
     except BundleError as error:
         raise InputError(f"{error}; export writes it again") from None
-    ours = answers(challenger, fold, judge, config.evaluate.exclude_seen)
+    ours = _answers(config, challenger, fold, judge)
     if champion is None:
         means = judge.means(popularity_vectors(judge.data))
-        rails = _first_release(config, fold, ours, means[config.gate_metric])
-        return _judged(verdict._replace(guardrails=rails, notes=notes)), None
-    held = answers(theirs, fold, judge, config.evaluate.exclude_seen)
-    pair = ours.values[config.gate_metric], held.values[config.gate_metric]
-    rails = _against(config, fold, judge, ours, held)
-    verdict = verdict._replace(comparison=_compared(config, *pair), guardrails=rails, notes=notes)
+        rails = _first_guardrails(config, fold, ours, means[config.gate_metric])
+        return _with_outcome(verdict._replace(guardrails=rails, notes=notes)), None
+    theirs = _answers(config, opened, fold, judge)
+    pair = ours.values[config.gate_metric], theirs.values[config.gate_metric]
+    rails = _guardrails(config, fold, judge, ours, theirs)
+    verdict = verdict._replace(comparison=_compare(config, *pair), guardrails=rails, notes=notes)
     users = as_list(fold.user_ids)
     columns = {"user_id": [users[user] for user in judge.users], "champion": pair[1], "challenger": pair[0]}
-    return _judged(verdict), pl.DataFrame(columns)
+    return _with_outcome(verdict), pl.DataFrame(columns)
 
 
-def answers(recommender: Recommender, fold: Fold, judge: Judge, exclude_seen: bool) -> Answers:
-    """Ask a bundle as a shop would, one user after the other, by the ids of the log.
-
-    Left out is what the fold says that a user has had, for whatever bundle, not the bundle's own list of it.
-    An item that the fold does not know keeps its place in the list, numbered from I on: it cannot be hit.
-    """
-    items, users, offsets = as_list(fold.item_ids), as_list(fold.user_ids), fold.fit.offsets()
-    numbers = {item_id: item for item, item_id in enumerate(items)}
-    ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
-    with progress(f"asking {recommender.version}", len(ranked)) as tick:
-        for row, user in enumerate(judge.users):
-            had = fold.fit.item[offsets[user] : offsets[user + 1]] if exclude_seen else ()
-            shown = recommender.recommend(
-                users[user], ranked.shape[1], exclude_seen=False, exclude=[items[item] for item in had]
-            )
-            ranked[row, : len(shown)] = [numbers.setdefault(one.item_id, len(numbers)) for one in shown]
-            tick(1)
+def _answers(config: Config, recommender: Recommender, fold: Fold, judge: Judge) -> Answers:
+    ranked = rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen)
     return Answers(recommender.manifest, ranked, judge.values(ranked))
 
 
-def leaks(challenger: Manifest, champion: Manifest) -> tuple[str | None, list[str]]:
-    """Why the champion may know the challenger's test window, None if it does not; and what is not known."""
+def find_leak(challenger: Manifest, champion: Manifest) -> tuple[str | None, list[str]]:
+    """The reason if the champion was fitted on the challenger's test window, else None; a note if unknown."""
     ours, theirs = (manifest["info"].get("fitted_until") for manifest in (challenger, champion))
     if ours is None or theirs is None:
         which = "the test window has no start" if ours is None else "the champion does not say"
@@ -190,13 +176,13 @@ def leaks(challenger: Manifest, champion: Manifest) -> tuple[str | None, list[st
     if datetime.fromisoformat(theirs) <= datetime.fromisoformat(ours):
         return None, []
     return (
-        f"the champion was fitted on data until {theirs}, which is inside the test window from {ours} on: it "
-        "would be asked for what it has seen"
+        f"the champion was fitted on data until {theirs}, which is inside the test window from {ours} on: "
+        "its results there would be too good"
     ), []
 
 
-def _first_release(config: Config, fold: Fold, ours: Answers, popularity: float) -> list[Guardrail]:
-    """What holds with nothing to compare with."""
+def _first_guardrails(config: Config, fold: Fold, ours: Answers, popularity: float) -> list[Guardrail]:
+    """Guardrails of a first release."""
     metric, k = config.gate_metric, _k(config)
     mean = float(ours.values[metric].mean())
     return [
@@ -206,16 +192,16 @@ def _first_release(config: Config, fold: Fold, ours: Answers, popularity: float)
     ]
 
 
-def _against(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:
-    """What holds beside the comparison; the popular items too, or 2 % a night would lead below them."""
+def _guardrails(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:
+    """Guardrails against a champion, and popularity: losing 2 % each night would end below it."""
     popularity = judge.means(popularity_vectors(judge.data))[config.gate_metric]
     settings, metric, k = config.gate, config.gate_metric, _k(config)
     lists, counts = (ours.ranked[:, :k], theirs.ranked[:, :k]), fold.fit.item_counts()
     values = ours.values[metric], theirs.values[metric]
     cold = guardrails.coldest_users(np.diff(fold.fit.offsets())[judge.users])
     hits, n_cold = guardrails.cold_hits(lists, judge.n_targets, fold.target_items, counts)
-    of_users = _compared(config, values[0][cold], values[1][cold])
-    of_items = _compared(config, *hits) if n_cold else None
+    of_users = _compare(config, values[0][cold], values[1][cold])
+    of_items = _compare(config, *hits) if n_cold else None
     return [
         guardrails.reach(ours.manifest, theirs.manifest, settings.min_reach),
         guardrails.above_popularity(metric, float(values[0].mean()), popularity, settings.margin),
@@ -229,30 +215,28 @@ def _against(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: An
     ]
 
 
-def _compared(config: Config, challenger: NDArray[np.float64], champion: NDArray[np.float64]) -> Comparison:
+def _compare(config: Config, challenger: NDArray[np.float64], champion: NDArray[np.float64]) -> Comparison:
     settings = config.gate
     return compare(challenger, champion, alpha=settings.alpha, resamples=settings.resamples, seed=config.seed)
 
 
-def _judged(verdict: Verdict) -> Verdict:
-    """With its outcome: every reason that stands against the challenger, or none."""
+def _with_outcome(verdict: Verdict) -> Verdict:
+    """The verdict with all reasons against the challenger, and pass or fail."""
     found, margin, reasons = verdict.comparison, verdict.margin, list[str]()
     if found is not None and not found.no_worse(margin):
-        reasons.append(_measured(verdict.metric, found, margin))
+        reasons.append(_comparison_words(verdict.metric, found, margin))
     reasons += [f"{rail.name}: {rail.words}" for rail in verdict.guardrails if not rail.holds]
     return verdict._replace(verdict="fail" if reasons else "pass", reasons=reasons)
 
 
-def _measured(metric: str, found: Comparison, margin: float) -> str:
-    """The means, the difference with its interval, and how it lies to what may be lost."""
+def _comparison_words(metric: str, found: Comparison, margin: float) -> str:
+    """The means, the difference with its interval, and how it compares to the allowed loss."""
     both = f"{metric} {number(found.challenger)} against the champion's {number(found.champion)}"
     if found.users == 1:
         return f"{both}: one user is too few to compare"
     allowed = f"{-100 * margin:g} % of it ({_signed(-margin * found.champion)})"
     if found.too_few and found.least > -margin * found.champion and not found.no_worse(margin):
-        return (
-            f"{both}: {found.differ} of {found.users} users fare differently, too few to rule out {allowed}"
-        )
+        return f"{both}: {found.differ} of {found.users} users differ, too few to rule out {allowed}"
     way = "is above" if found.no_worse(margin) else "may reach below"
     better = ", and it is better" if found.superior else ""
     return (
@@ -275,7 +259,7 @@ def _verdict(config: Config, key: str, challenger: str, champion: str | None) ->
 
 
 def _key(config: Config, run: Path, folder: Path, champion: str | None) -> str:
-    """Of all that a verdict depends on."""
+    """Digest of everything that a verdict depends on."""
     data = json.loads((run / "train.json").read_text())["prepared_key"]
     both: list[Any] = [data, champion]
     for bundle in (folder, None if champion is None else config.bundles / champion):

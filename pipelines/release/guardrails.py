@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.statistics import Comparison
 from recsys import metrics
 from recsys.interactions import popularity_order
 from recsys.measured import MEASURED_K, measured_point

@@ -1,6 +1,6 @@
 """report.html: a run on one page, from the files of its folder alone; the same files make the same bytes.
 
-It has no scripts and asks for nothing: pictures are SVG within the page.
+It has no scripts and loads nothing: figures are SVG within the page.
 """
 
 import json
@@ -24,47 +24,47 @@ from recsys.files import write_text
 
 NAME, TEMPLATE = "report.html", "page.html.jinja"
 JSON = ("metrics", "config", "choice", "gate", "contracts", "warm", "stages", "lineage", "distances", "train")
-OF_MINING = {  # columns of history.parquet that a person reads, by the question they answer
-    "pairs that found a negative": "health.mined",
-    "triplets that still teach": "health.active",
+MINING_COLUMNS = {  # of history.parquet
+    "pairs with a negative": "health.mined",
+    "triplets with a loss above 0": "health.active",
     "mined negatives that are held-out positives": "health.false_negatives",
-    "dimensions in use": "health.effective_rank",
-    "spread of the lengths": "health.norm_spread",
-    "hardest hinge": "health.hardest_hinge",
+    "dimensions in use (effective rank)": "health.effective_rank",
+    "spread of the vectors' lengths": "health.norm_spread",
+    "loss of the hardest triplets": "health.hardest_hinge",
 }
 
 
-class Sliced(NamedTuple):
-    """One way to cut: the picture, and a row a slice."""
+class SlicingFigure(NamedTuple):
+    """One way to slice, with its figure; None for two slices or fewer."""
 
     slicing: Slicing
     drawing: Drawing | None
 
 
 def write(run: Path) -> Path:
-    """Make the page anew and put it into the run's folder, whole. Raises InputError on a full disk."""
+    """Write the page into the run's folder. Raises InputError on a full disk."""
     path = run / NAME
     try:
-        write_text(path, page(run))
+        write_text(path, render(run))
     except OSError as error:
         raise InputError(f"report '{path}' cannot be written: {error}") from None
     return path
 
 
-def page(run: Path) -> str:
-    """The whole page; what is not in the folder is said to be missing."""
+def render(run: Path) -> str:
+    """The whole page; it names the files that are missing in the folder."""
     read = {name: mask_secrets(files.read_json(run / f"{name}.json")) for name in JSON}
     metrics, history = read["metrics"], _frame(run / "history.parquet")
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
-    certified = metrics if metrics is not None and certificate.whole(metrics) else None
+    certified = metrics if metrics is not None and certificate.is_complete(metrics) else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": plain, "estimate": estimate, "signed": signed}
+    environment.filters |= {"plain": format_value, "estimate": format_estimate, "signed": format_difference}
     text: str = environment.get_template(TEMPLATE).render(
         read
         | {
@@ -72,20 +72,21 @@ def page(run: Path) -> str:
             "select": select,
             "forest": forest(read["gate"], certified, select),
             "certified": certified is not None,
-            "results": list(results(certified)),
-            "sliced": list(sliced(run, certified, select)),
-            "curves": list(curves(history, read["choice"], select)),
-            "mining": list(mining(history)),
+            "results": figures.results(certified) if certified else None,
+            "result_tables": list(result_tables(certified)),
+            "slicings": list(slicing_figures(run, certified, select)),
+            "curves": None if history is None else figures.curves(history, read["choice"], select),
+            "mining": list(mining_figures(history)),
             "last_epoch": last_epoch(history),
             "distances": figures.distances(read["distances"]) if read["distances"] else None,
             "item_map": None if points is None else figures.item_map(points),
             "map_values": {} if points is None else figures.value_colours(points),
-            "map_about": {} if points is None else pl.read_parquet_metadata(run / "map.parquet"),
+            "map_metadata": {} if points is None else pl.read_parquet_metadata(run / "map.parquet"),
             "search": figures.search(metrics["searched"]) if metrics and "searched" in metrics else None,
             "examples": read_examples(run),
-            "moved": sorted(flatten(read["warm"] or {}).items()),
+            "changes": sorted(flatten(read["warm"] or {}).items()),
             "settings": sorted(flatten(_without(read["config"], "root")).items()),
-            "traced": sorted(
+            "lineage_rows": sorted(
                 flatten(_without(read["lineage"], "source_query", "counts", "settings")).items()
             ),
             "counts": sorted(flatten((read["lineage"] or {}).get("counts", {})).items()),
@@ -95,7 +96,7 @@ def page(run: Path) -> str:
 
 
 def headline(gate: dict[str, Any] | None) -> str:
-    """The gate's verdict in two or three words."""
+    """The gate's verdict in a few words."""
     if gate is None:
         return "Not judged"
     if gate["verdict"] == "pass":
@@ -104,22 +105,22 @@ def headline(gate: dict[str, Any] | None) -> str:
 
 
 def forest(gate: dict[str, Any] | None, metrics: dict[str, Any] | None, select: str) -> Drawing | None:
-    """The lead over the champion and over the baselines, as far as they were measured by one metric."""
+    """The lead over the champion and over the baselines, where both were measured by the same metric."""
     if metrics is None:
         return None
     leads = []
-    found = gate and gate.get("comparison")
-    if gate and found and gate["metric"] == select:
-        bound = -gate["margin"] * found["champion"]
-        ends = found["low"], found["high"], bound, found["least"]
-        leads.append(Lead("champion", found["difference"], *ends, 1 - gate.get("alpha", 0.05)))
+    comparison = gate and gate.get("comparison")
+    if gate and comparison and gate["metric"] == select:
+        bound = -gate["margin"] * comparison["champion"]
+        ends = comparison["low"], comparison["high"], bound, comparison["least"]
+        leads.append(Lead("champion", comparison["difference"], *ends, 1 - gate.get("alpha", 0.05)))
     for system, paired in metrics.get("model_minus", {}).items():
         leads.append(Lead(system, *paired[select]))
     return figures.forest(leads, select) if leads else None
 
 
-def results(metrics: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
-    """A table a cut-off: metrics across, systems down."""
+def result_tables(metrics: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """A table for each cut-off: a column for each metric, a row for each system."""
     if metrics is None:
         return
     names = list(metrics["intervals"]["model"])
@@ -128,44 +129,34 @@ def results(metrics: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         rows = [
             [
                 system,
-                *(_mean(means[name], metrics["intervals"][system][name]) for name in columns),
-                _mean(means[f"coverage@{k}"], None),
+                *(_format_mean(means[name], metrics["intervals"][system][name]) for name in columns),
+                _format_mean(means[f"coverage@{k}"], None),
             ]
             for system, means in metrics["test"].items()
         ]
         yield {"columns": [*columns, f"coverage@{k}"], "rows": rows}
 
 
-def sliced(run: Path, metrics: dict[str, Any] | None, select: str) -> Iterator[Sliced]:
-    """Slices from per_user.parquet and targets.parquet; a picture where there are more than two."""
+def slicing_figures(run: Path, metrics: dict[str, Any] | None, select: str) -> Iterator[SlicingFigure]:
+    """Slices from per_user.parquet and targets.parquet; a figure where there are more than two."""
     per_user, targets = _frame(run / "per_user.parquet"), _frame(run / "targets.parquet")
     if per_user is None or targets is None or metrics is None:
         return
-    deepest = max(_ks(metrics))
-    cuts = slicings(per_user, targets, int(select.partition("@")[2]), deepest)
-    for number, slicing in enumerate(cuts):
+    deepest = max(_cut_offs(metrics))
+    for number, slicing in enumerate(slicings(per_user, targets, int(select.partition("@")[2]), deepest)):
         many = len(slicing.slices) > 2
-        yield Sliced(slicing, figures.slices(f"slices{number}", slicing) if many else None)
+        yield SlicingFigure(slicing, figures.slices(f"slices{number}", slicing) if many else None)
 
 
-def curves(history: pl.DataFrame | None, choice: dict[str, Any] | None, select: str) -> Iterator[Drawing]:
-    """Loss and validation by epoch."""
-    if history is None:
-        return
-    kept = choice["epochs"] if choice else None
-    yield figures.lines("loss", "Training loss, per interaction", history, {"loss": "loss"}, kept)
-    name = f"validation.{select}"
-    if name in history.columns:
-        yield figures.lines("validation", f"Validation, {select}", history, {select: name}, kept)
-
-
-def mining(history: pl.DataFrame | None) -> Iterator[Drawing]:
-    """How mining fared by epoch; nothing for losses of whole lists on spaces without triplets."""
+def mining_figures(history: pl.DataFrame | None) -> Iterator[Drawing]:
+    """Health of mining and of the space by epoch; nothing for spaces that mine no triplets."""
     if history is None or "health.effective_rank" not in history.columns:
         return
-    shares = {"found one": "health.mined", "still teach": "health.active", "false": "health.false_negatives"}
+    shares = {"mined": "health.mined", "active": "health.active", "false": "health.false_negatives"}
     known = {label: column for label, column in shares.items() if column in history.columns}
-    yield figures.lines("shares", "Negatives: shares", history, known)
+    yield figures.lines(
+        "shares", "Shares: pairs with a negative, active triplets, false negatives", history, known
+    )
     yield figures.bands(history)
     yield figures.lines(
         "rank", "Dimensions in use (effective rank)", history, {"rank": "health.effective_rank"}
@@ -173,15 +164,15 @@ def mining(history: pl.DataFrame | None) -> Iterator[Drawing]:
 
 
 def last_epoch(history: pl.DataFrame | None) -> list[tuple[str, float]]:
-    """What mining and the space looked like at the end."""
+    """Health of mining and of the space in the last epoch."""
     if history is None:
         return []
     last = history.row(-1, named=True)
-    return [(words, last[column]) for words, column in OF_MINING.items() if last.get(column) is not None]
+    return [(words, last[column]) for words, column in MINING_COLUMNS.items() if last.get(column) is not None]
 
 
-def plain(value: Any) -> str:
-    """A value of a JSON file for people."""
+def format_value(value: Any) -> str:
+    """A value of a JSON file as text for readers."""
     if value is None or isinstance(value, Undefined):
         return "–"
     if isinstance(value, bool):
@@ -191,35 +182,35 @@ def plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     if isinstance(value, list) and all(not isinstance(one, list | dict) for one in value):
-        return ", ".join(map(plain, value)) or "–"
+        return ", ".join(map(format_value, value)) or "–"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def estimate(found: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """A value with its interval."""
-    return _mean(found.value, found.interval)
+    return _format_mean(estimate.value, estimate.interval)
 
 
-def signed(found: Estimate) -> str:
-    """A difference with its interval."""
-    ends = f" [{found.interval[0]:+.3f}, {found.interval[1]:+.3f}]" if found.interval else ""
-    return f"{found.value:+.4f}{ends}"
+def format_difference(estimate: Estimate) -> str:
+    """A difference with its interval, both signed."""
+    ends = f" [{estimate.interval[0]:+.3f}, {estimate.interval[1]:+.3f}]" if estimate.interval else ""
+    return f"{estimate.value:+.4f}{ends}"
 
 
-def _mean(value: float, ends: Any) -> str:
-    return f"{value:.4f} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else f"{value:.4f}"
+def _format_mean(value: float, interval: Any) -> str:
+    return f"{value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
-def _ks(metrics: dict[str, Any]) -> list[int]:
+def _cut_offs(metrics: dict[str, Any]) -> list[int]:
     return sorted({int(name.partition("@")[2]) for name in metrics["intervals"]["model"]})
 
 
 def _select(metrics: dict[str, Any] | None, config: dict[str, Any] | None) -> str:
-    """The metric that validation chose by, where it is among those measured."""
+    """The metric of the choice on validation, if the test window was scored by it; else ndcg@k."""
     wanted = (config or {}).get("evaluate", {}).get("select", "ndcg@10")
     if metrics is None or wanted in metrics["intervals"]["model"]:
         return str(wanted)
-    return f"ndcg@{_ks(metrics)[0]}"
+    return f"ndcg@{_cut_offs(metrics)[0]}"
 
 
 def _without(content: dict[str, Any] | None, *names: str) -> dict[str, Any]:
@@ -227,7 +218,7 @@ def _without(content: dict[str, Any] | None, *names: str) -> dict[str, Any]:
 
 
 def _frame(path: Path) -> pl.DataFrame | None:
-    """A parquet file; None where there is none that can be read."""
+    """A parquet file; None if it is missing or broken."""
     try:
         return files.read_table(path)
     except (FileNotFoundError, pl.exceptions.ComputeError):

@@ -28,7 +28,7 @@ from recsys.manifest import BundleError
 LOGGER = logging.getLogger("recsys")
 
 NOTE = "mlflow.json"  # of a run folder: its MLflow run, and what that has of it, seen when
-COPIED = {".json", ".parquet", ".png", ".html"}
+COPIED = {".json", ".parquet", ".svg", ".html"}
 ALL = 3  # mlflow.entities.ViewType: those that were thrown away too
 
 _told = set[tuple[str, bool]]()  # stores, local faults apart, that were warned of since the last upload_all

@@ -1,4 +1,4 @@
-"""Checkpoints: what a training that was killed goes on from, and stops that wait for one."""
+"""Checkpoints: where a killed training resumes, and signals that wait for the next one."""
 
 import io
 import logging
@@ -20,17 +20,17 @@ DIGEST = 64  # hexadecimal digits before the content
 
 
 class Checkpoint:
-    """One file, rewritten every so many seconds, and whether a stop was asked for meanwhile."""
+    """A file that is rewritten every so many seconds, and whether a signal asked to stop meanwhile."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds = path, seconds
-        self.about: dict[str, Any] = {}  # what a checkpoint must be of to be gone on with
+        self.about: dict[str, Any] = {}  # what must be the same to resume from a checkpoint
         self._written = time.monotonic()
         self._asked: list[int] = []  # signals
         self._complained = False
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """What was saved last; None without a file, or with one that is damaged, which is said."""
+        """Read what was saved last; None without a file, or, with a warning, if it is damaged."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -42,9 +42,9 @@ class Checkpoint:
         return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
 
     def offer(self, make: Callable[[], dict[str, Any]]) -> None:
-        """A place to stop: save what `make` gives if it is time, or if a stop was asked for.
+        """Save what `make` returns if it is time, or if a signal asked to stop.
 
-        Raises KeyboardInterrupt after the latter. Where the disk is full the one before stays.
+        Raises KeyboardInterrupt after the latter. On a full disk the earlier checkpoint stays.
         """
         if not self._asked and time.monotonic() - self._written < self.seconds:
             return
@@ -68,7 +68,7 @@ class Checkpoint:
 
     @contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C wait for the next offer; a second one does not. Elsewhere they act at once."""
+        """Let SIGTERM and Ctrl-C wait for the next offer; a second signal acts at once."""
         if threading.current_thread() is not threading.main_thread():  # signals are not ours there
             yield
             return
@@ -87,4 +87,4 @@ class Checkpoint:
             for number, handler in before.items():
                 signal.signal(number, handler)
             if self._asked and callable(before[self._asked[0]]):
-                before[self._asked[0]](self._asked[0], None)  # who waited for it hears of it now
+                before[self._asked[0]](self._asked[0], None)  # the deferred signal

@@ -13,7 +13,7 @@ M_MMAP_THRESHOLD, LARGEST = -3, 2**25  # glibc takes no more
 
 
 def choose_device(name: str, option: str = "train.device") -> torch.device:
-    """'auto' is CUDA where present; raises InputError, by the option's name, for one unknown or absent."""
+    """The device of that name; 'auto' is CUDA where present. Raises InputError, naming the option."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.split(":")[0] not in ("cpu", "cuda"):
@@ -27,9 +27,9 @@ def choose_device(name: str, option: str = "train.device") -> torch.device:
 
 
 def keep_freed_memory() -> None:
-    """Let a step have the memory that the last one freed: glibc else gives it back, and gets it cleared anew.
+    """Keep freed memory for the next step: glibc would return it, and the system clear it again.
 
-    For the whole process, from here on. Where another library allocates, nothing happens.
+    Holds for the whole process from now on; without glibc it does nothing.
     """
     with suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

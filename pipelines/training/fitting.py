@@ -108,14 +108,16 @@ def _fit_warm(run: Run, source: warm_start.Source, tracked: store.Live) -> Fitte
     seeds, test = warm_start.load(source, run.device), run.folds["test"]
     if seeds is None:
         return None
-    drift: dict[str, Any] = {"from": source.run.name} | warm_start.unknown(test, seeds["test"])
+    drift: dict[str, Any] = {"from": source.run.name} | warm_start.count_unknown(test, seeds["test"])
     if _reject_warm_start(run, drift):
         return None
     LOGGER.info(f"train: warm start from {source.run.name}")
     fitted = _fit(run, seeds, tracked)
     if fitted is None:
         return None
-    drift |= warm_start.compare(source, seeds["test"], test, fitted.training.model.space(), fitted.served)
+    drift |= warm_start.measure_drift(
+        source, seeds["test"], test, fitted.training.model.space(), fitted.served
+    )
     if _reject_warm_start(run, drift):
         return None
     write_text(run.folder / warm_start.FILE, json.dumps(drift, indent=1))
@@ -128,7 +130,7 @@ def _fit_warm(run: Run, source: warm_start.Source, tracked: store.Live) -> Fitte
 
 def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     """Whether the champion is too far away to start from; if so warm.json says why."""
-    reason = warm_start.too_far(run.config, drift)
+    reason = warm_start.rejection_reason(run.config, drift)
     if reason is None:
         return False
     LOGGER.info(f"train: warm start given up, all is trained anew: {reason}")
@@ -142,14 +144,14 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
     judge = judge_fold(run.folds["validation"], run.device, config.evaluate)
     selection = Selection.of(state["selection"]) if state else Selection(choose_spectral(config, judge))
     choosing = start(config, judge.data, selection.choice, "validation")
-    if seeds and not warm_start.fits(choosing, seeds["validation"]):
+    if seeds and not warm_start.has_same_shapes(choosing, seeds["validation"]):
         LOGGER.info(
             "train: warm start given up, all is trained anew: the space has another number of coordinates"
         )
         return None
     if state is None or state["phase"] == "choose":
         if seeds:
-            warm_start.carry(choosing, run.folds["validation"], seeds["validation"])
+            warm_start.carry_over(choosing, run.folds["validation"], seeds["validation"])
         run.resume(choosing, "choose")
         run.save_checkpoints(choosing, "choose", selection)
         n_epochs = min(config.warm.max_epochs, config.train.max_epochs) if seeds else config.train.max_epochs
@@ -161,14 +163,14 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
     training, rows = start(config, data, choice, "test"), list[dict[str, Any]]()
     training.progress = TrainingProgress(hardest_until=choice.hardest_until)
     if seeds:
-        warm_start.carry(training, run.folds["test"], seeds["test"])
+        warm_start.carry_over(training, run.folds["test"], seeds["test"])
     if run.resume(training, "fit") and state:
         rows = state["rows"]
     run.save_checkpoints(training, "fit", selection, rows=rows)
     with run.checkpoint.defer_signals():
         fit_epochs(training, choice.epochs, rows, tracked.metrics)
     choice = choice._replace(hardest_until=training.progress.hardest_until)
-    served = model.side_by_side(training.model.space(), model.additions(config, data, choice), choice)
+    served = model.combine(training.model.space(), model.fit_additions(config, data, choice), choice)
     return Fitted(training, selection, choice, rows, served)
 
 

@@ -1,4 +1,4 @@
-"""The model as it is served: spaces side by side, and what validation chose about them.
+"""The model as it is served: a learned space combined with untrained ones, and what validation chose.
 
 Axes: U users, I items, D dimensions.
 """
@@ -23,25 +23,25 @@ SECONDS_PER_DAY = 86_400
 
 
 class Choice(NamedTuple):
-    """What validation chose; all that the final fit takes over from it."""
+    """What validation chose, and the final fit takes over."""
 
     spectral_dim: int
     item_exponent: float
     epochs: int = 0
     spectral_weight: float = 0.0
     trend_weight: float = 0.0
-    hardest_until: int | None = None  # epochs after which semi_hard took over, where the hardest collapsed
+    hardest_until: int | None = None  # epochs before semi_hard replaced a miner that collapsed
 
 
 class Additions(NamedTuple):
-    """Spaces that need no training, to stand beside the learned one."""
+    """Spaces without training that may be added to the learned one."""
 
     spectral: Space
     trend: Space
 
 
-def as_trained(config: Config, run: Path) -> Config:
-    """The configuration, but with the run's own values of what its additions and its mining went by."""
+def with_settings_of_run(config: Config, run: Path) -> Config:
+    """The configuration with the run's own settings of its additions and its mining."""
     own = json.loads((run / "config.json").read_text())
     half_life = {"trend_half_life_days": own["train"]["trend_half_life_days"]}
     mining = {"availability": own["mining"]["availability"]}
@@ -54,16 +54,16 @@ def as_trained(config: Config, run: Path) -> Config:
     )
 
 
-def additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
-    """Both, fitted on the data."""
+def fit_additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
+    """Fit both on the data."""
     trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)
     return Additions(_spectral(config, data, choice), spaces.same_for_all(-trend, data.n_users))
 
 
-def side_by_side(learned: Space, added: Additions, choice: Choice) -> Vectors:
-    """The learned space with the chosen weight of each addition, as it is served."""
+def combine(learned: Space, added: Additions, choice: Choice) -> Vectors:
+    """Add the other spaces to the learned one with the chosen weights; Euclidean vectors."""
     for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
-        if weight > 0:  # at 0 its coordinates would only be carried along
+        if weight > 0:  # at 0 its coordinates would be of no use
             learned = spaces.add_distances(learned, space, weight)
     return spaces.euclidean_vectors(learned)
 
@@ -74,7 +74,7 @@ def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -
 
 
 def popularity_vectors(data: DeviceInteractions) -> Vectors:
-    """Popularity as Euclidean vectors: an item's place in the list is its squared distance to everybody."""
+    """Popularity as Euclidean vectors: an item's rank is its squared distance to all users."""
     places = baselines.popularity(data).argsort(descending=True, stable=True).argsort()  # ties by number
     return spaces.euclidean_vectors(spaces.same_for_all(places.float(), data.n_users))
 
@@ -83,7 +83,7 @@ def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
     """Write weights, the learned space and the served vectors to the run's folder; the file's SHA-256."""
     space = {f"space.{name}": part for name, part in model.space()._asdict().items()}
     tensors = model.state_dict() | space | {"user_vectors": served[0], "item_vectors": served[1]}
-    buffer = io.BytesIO()  # torch writing to a full disk itself would not say so
+    buffer = io.BytesIO()  # torch would not report a full disk
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
     (folder / WEIGHTS).write_bytes(buffer.getbuffer())
     return sha256(buffer.getbuffer())

@@ -68,7 +68,7 @@ def select_epochs(
     """
     training.held_out = judge.held_out
     select, history = config.evaluate.select, selection.history
-    added = model.additions(config, judge.data, selection.choice)
+    added = model.fit_additions(config, judge.data, selection.choice)
     started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
     for epoch in epochs(training, n_epochs):
         means = _judge_weights(config, judge, training, added, selection.choice._replace(epochs=epoch.number))
@@ -107,7 +107,7 @@ def _judge_weights(
             trend_weight=weights[1],
             hardest_until=training.progress.hardest_until,
         )
-        means[candidate] = judge.means(model.side_by_side(training.model.space(), added, candidate))
+        means[candidate] = judge.means(model.combine(training.model.space(), added, candidate))
     return means
 
 

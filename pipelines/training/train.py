@@ -36,10 +36,11 @@ VERSIONS = ("torch", "numpy", "duckdb", "polars", "annoy", "recsys")
 
 
 def train(config: Config) -> Path:
-    """The folder of a finished run, made, gone on with, or found again under the same data, settings, code.
+    """Return the folder of the run of these data, settings and code: found, resumed, or trained.
 
-    A run that was killed or stopped goes on from its checkpoint, to the same weights on CPU. InputError:
-    nothing prepared, unknown device, no room on the disk, the same training at work in another process.
+    A run that was killed or stopped resumes from its checkpoint, to the same weights on CPU.
+    Raises InputError: nothing prepared, unknown device, no room on the disk; BusyError: another process
+    trains the same.
     """
     prepared = read_prepared(config)
     key = run_key(config, prepared)
@@ -51,18 +52,18 @@ def train(config: Config) -> Path:
     keep_freed_memory()
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    source = warm_start.source(config, prepared)
+    source = warm_start.find_source(config, prepared)
     if config.warm.start and source is None:
-        LOGGER.info("train: no warm start: no champion's run of other data has kept what may seed this one")
+        LOGGER.info("train: no warm start: no run of a champion on other data has kept a state that fits")
     partial = config.runs / f".partial-{key[:16]}"
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with files.lock_folder(partial, "this very training"):
-            name = _name(partial, key)
+            name = _run_name(partial, key)
             with store.Live(config, partial, name) as tracked:
                 known = train_run(config, device, partial, source, tracked)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
-            # given up or not, it is in the key
+            # part of the key, whether rejected or not
             done["seeded_by"] = source.run.name if source else None
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
             (partial / "train.json").write_text(json.dumps(done, indent=1))
@@ -76,7 +77,7 @@ def train(config: Config) -> Path:
 
 
 def lineage(prepared: Prepared, source: warm_start.Source | None) -> dict[str, Any]:
-    """Where a run comes from."""
+    """Data, settings, code and versions that a run is made of."""
     return {
         "source_query": mask_secrets(prepared.source_query),
         "fingerprint": prepared.fingerprint,
@@ -89,8 +90,8 @@ def lineage(prepared: Prepared, source: warm_start.Source | None) -> dict[str, A
     }
 
 
-def _name(partial: Path, key: str) -> str:
-    """The run's name: the time at which it was first begun."""
+def _run_name(partial: Path, key: str) -> str:
+    """The name of the run: when it was first started."""
     started = files.read_json(partial / STARTED)
     if started is None:
         started = {"name": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{key[:8]}"}
@@ -99,14 +100,14 @@ def _name(partial: Path, key: str) -> str:
 
 
 def _remove_partials(config: Config) -> None:
-    """Remove what is left of trainings of other data, settings or code, unless somebody is at one of them."""
+    """Remove leftovers of unfinished trainings that no process works on."""
     for folder in config.runs.glob(".partial-*"):
         with suppress(InputError, OSError), files.lock_folder(folder, "this very training"):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_fold(config: Config, run: Path) -> Fold:
-    """The test fold that a run was fitted on. Raises InputError if prepare has made another since."""
+    """Load the test fold that a run was fitted on. Raises InputError if other data were prepared since."""
     fitted_on = json.loads((run / "train.json").read_text())["prepared_key"]
     if fitted_on != read_prepared(config).key:
         raise InputError(f"run '{run}' is of other data than '{config.database}' holds now: run train again")
@@ -119,7 +120,7 @@ def run_key(config: Config, prepared: Prepared) -> str:
     included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
     included["evaluate"] = {"select", "exclude_seen"}
     settings = config.model_dump_json(include=included)
-    source = warm_start.source(config, prepared)
+    source = warm_start.find_source(config, prepared)
     if source is not None:
         settings += source.weights_sha256
     settings = f"{prepared.key}\n{settings}\n{torch.__version__}"  # the key is of pipelines/data too

@@ -1,7 +1,6 @@
-"""Warm start: yesterday's champion seeds today's training, row by row of the external ids.
+"""Warm start: training starts from the champion's weights, row by row of the external ids.
 
-Each fold is seeded by the same fold of the run before: nothing of a window that is held out now was fitted
-there.
+Each fold starts from the same fold of the champion's run, which has fitted nothing that is held out now.
 
 Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dimensions, Q rows, K ranks.
 """
@@ -33,7 +32,7 @@ from recsys.training import Training
 TABLES = ("tower.table", "items", "offset")  # which have a row an id
 STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
 NEIGHBOURS, LIST = 10, 10
-LOOKED_AT = 2000  # users, or items, that are compared
+COMPARED = 2000  # users, or items, that are compared
 
 
 class Source(NamedTuple):
@@ -44,8 +43,8 @@ class Source(NamedTuple):
     latest: dict[str, int]  # seconds since 1970 of the last fitted event of each fold
 
 
-class Matched(NamedTuple):
-    """Where the rows of one list of ids were in another."""
+class Match(NamedTuple):
+    """Where the rows of one list of ids are in another."""
 
     here: NDArray[np.int64]  # (S,)
     there: NDArray[np.int64]  # (S,)
@@ -53,11 +52,11 @@ class Matched(NamedTuple):
     gone: int
 
 
-def source(config: Config, prepared: Prepared) -> Source | None:
-    """The champion's run, if this one is to start from it and may.
+def find_source(config: Config, prepared: Prepared) -> Source | None:
+    """The champion's run, if the configuration asks for a warm start and that run allows it.
 
-    The run that seeds is never one of the data of now: doing it again would start elsewhere. None too if it
-    has another space or loss, left no state, or has fitted events that are held out now.
+    It is never a run on the same data: repeating that run would start elsewhere. None also if it has another
+    space or loss, left no state, or has fitted events that are held out now.
     """
     if not config.warm.start or config.split.kind != "time":
         return None
@@ -86,21 +85,21 @@ def source(config: Config, prepared: Prepared) -> Source | None:
 
 
 def save(folder: Path, states: dict[FoldName, tuple[Fold, dict[str, Any]]]) -> None:
-    """What the next run may start from: of each fold what was learned, and whose rows they are."""
+    """Write what the next run may start from: for each fold the state of the training, and its ids."""
     content: dict[str, Any] = {
-        name: {"learner": state, "users": _plain(fold.user_ids), "items": _plain(fold.item_ids)}
+        name: {"learner": state, "users": _storable(fold.user_ids), "items": _storable(fold.item_ids)}
         for name, (fold, state) in states.items()
     }
     Checkpoint(folder / STATE, 0).offer(lambda: content)
 
 
 def load(source: Source, device: torch.device) -> dict[str, Any] | None:
-    """What `save` wrote; None if the file is damaged, which is said."""
+    """Read what `save` wrote; None, and a warning, if the file is damaged."""
     return Checkpoint(source.run / STATE, 0).load(device)
 
 
-def fits(training: Training, saved: dict[str, Any]) -> bool:
-    """Whether rows of before have as many coordinates as those of now, which few items or users limit."""
+def has_same_shapes(training: Training, saved: dict[str, Any]) -> bool:
+    """Whether saved rows have as many coordinates as the new ones, which few items or users limit."""
     before, now = saved["learner"]["weights"], training.model.state_dict()
     return before.keys() == now.keys() and all(
         before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
@@ -108,58 +107,58 @@ def fits(training: Training, saved: dict[str, Any]) -> bool:
     )
 
 
-def matched(here: Ids, there: Any) -> Matched:
-    """Which rows share their id. Both ascend, as ids of a fold do, but strings may do so by other rules."""
-    before = {one: row for row, one in enumerate(_listed(there))}
-    rows = np.array([before.get(one, -1) for one in _listed(here)], np.int64)  # (R,)
+def match_ids(here: Ids, there: Any) -> Match:
+    """Match rows by id; strings may ascend by other rules here and there."""
+    before = {one: row for row, one in enumerate(_as_list(there))}
+    rows = np.array([before.get(one, -1) for one in _as_list(here)], np.int64)  # (R,)
     known = rows >= 0
-    return Matched(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
+    return Match(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
 
 
-def carry(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
-    """Put the saved rows, and the optimizer's of them, where their ids are now; new rows are folded in.
+def carry_over(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
+    """Put the saved rows, and the optimizer's, where their ids are now; fold in new rows.
 
-    A new item starts at the mean of the users who took it, a new user at the mean of his items, as far as
-    they are known; the others keep the start they have.
+    A new item starts at the mean of the known users who took it, a new user at the mean of their known items;
+    rows without any keep the start they have.
     """
-    users, items = matched(fold.user_ids, saved["users"]), matched(fold.item_ids, saved["items"])
+    users, items = match_ids(fold.user_ids, saved["users"]), match_ids(fold.item_ids, saved["items"])
     moves = {"tower.table": users, "items": items, "offset": items, "beta": items}
     now, before = training.state(), saved["learner"]
     for name, part in now["weights"].items():
-        now["weights"][name] = _moved(part, before["weights"][name], moves.get(name))
-    now["beta"] = _moved(now["beta"], before["beta"], items if len(now["beta"]) > 1 else None)
+        now["weights"][name] = _carry_rows(part, before["weights"][name], moves.get(name))
+    now["beta"] = _carry_rows(now["beta"], before["beta"], items if len(now["beta"]) > 1 else None)
     _fold_in(now["weights"], training, users, items)
     names = {id(part): name for name, part in training.model.named_parameters()} | {id(training.beta): "beta"}
     parameters = training.parameters()
     for number, known in before["optimizer"].items():
         name = names[id(parameters[number])]
         match = moves.get(name) if name != "beta" or len(training.beta) > 1 else None
-        now["optimizer"][number] = _moved_moments(parameters[number], known, match)
+        now["optimizer"][number] = _carry_moments(parameters[number], known, match)
     training.restore(now)
 
 
-def _moved(part: Tensor, before: Tensor, match: Matched | None) -> Tensor:
-    """The table with its shared rows from before; without a match the whole of what was before."""
+def _carry_rows(part: Tensor, before: Tensor, match: Match | None) -> Tensor:
+    """The table with its shared rows replaced by the saved ones; all of the saved table without a match."""
     if match is None:
         return before.clone()
     part = part.clone()
-    part[_on(match.here, part)] = before[_on(match.there, part)]
+    part[_index(match.here, part)] = before[_index(match.there, part)]
     return part
 
 
-def _moved_moments(part: Tensor, known: dict[str, Any], match: Matched | None) -> dict[str, Any]:
-    """An optimizer's rows; a new one has the mean second moment: from 0 its first step would be a leap."""
+def _carry_moments(part: Tensor, known: dict[str, Any], match: Match | None) -> dict[str, Any]:
+    """Rows of the optimizer; new ones get the mean second moment, as from 0 the first step would be huge."""
     if match is None:
         return {name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()}
     square = known["square"].mean(0).expand(part.shape).clone()
     last = torch.full((len(part),), known["step"], dtype=torch.int32, device=part.device)
-    here, there = _on(match.here, part), _on(match.there, part)
+    here, there = _index(match.here, part), _index(match.there, part)
     square[here], last[here] = known["square"][there], known["last"][there]
     return {"step": known["step"], "square": square, "last": last}
 
 
-def _fold_in(weights: dict[str, Tensor], training: Training, users: Matched, items: Matched) -> None:
-    """New points at the means of those that they were taken with; new offsets moved as the learned ones."""
+def _fold_in(weights: dict[str, Tensor], training: Training, users: Match, items: Match) -> None:
+    """Put new points at the means of their known users or items; shift new offsets as the learned ones."""
     data, start = training.data, training.model.offset.detach()
     if "tower.table" in weights:
         table = weights["tower.table"]
@@ -168,54 +167,52 @@ def _fold_in(weights: dict[str, Tensor], training: Training, users: Matched, ite
         _means(weights["items"], items, table, users, data.user.long()[order], by_item)
         _means(table, users, weights["items"], items, data.item.long(), data.offsets)
     if len(items.here) and len(items.new):
-        here, new = _on(items.here, start), _on(items.new, start)
+        here, new = _index(items.here, start), _index(items.new, start)
         shift = (weights["offset"][here] - start[here]).median()
         weights["offset"][new] = (start[new] + shift).clamp_min(0)
 
 
-def _means(
-    rows: Tensor, match: Matched, others: Tensor, known: Matched, member: Tensor, offsets: Tensor
-) -> None:
-    """Each new row becomes the mean of its known members among the others; one without any stays."""
+def _means(rows: Tensor, match: Match, others: Tensor, known: Match, member: Tensor, offsets: Tensor) -> None:
+    """Replace each new row by the mean of its known members among the others, if it has any."""
     weight = torch.zeros(len(others), device=rows.device)
-    weight[_on(known.here, rows)] = 1.0
+    weight[_index(known.here, rows)] = 1.0
     sums = embedding_bag(
         member, others, offsets, mode="sum", per_sample_weights=weight[member], include_last_offset=True
     )  # (R, D)
     count = embedding_bag(member, weight[:, None], offsets, mode="sum", include_last_offset=True)  # (R, 1)
-    new = _on(match.new, rows)
+    new = _index(match.new, rows)
     new = new[count[new, 0] > 0]
     rows[new] = sums[new] / count[new]
 
 
-def unknown(fold: Fold, saved: dict[str, Any]) -> dict[str, Any]:
-    """How many ids of the fold the source does not know, and how many of its ids are no more."""
+def count_unknown(fold: Fold, saved: dict[str, Any]) -> dict[str, Any]:
+    """Count ids of the fold that the source does not know, and ids of the source that are gone."""
     found: dict[str, Any] = {}
     for name, here, there in (
         ("users", fold.user_ids, saved["users"]),
         ("items", fold.item_ids, saved["items"]),
     ):
-        match = matched(here, there)
+        match = match_ids(here, there)
         found |= {f"new_{name}": len(match.new), f"gone_{name}": match.gone}
         found[f"new_{name}_share"] = len(match.new) / max(len(here), 1)
     return found
 
 
-def compare(
+def measure_drift(
     source: Source, saved: dict[str, Any], fold: Fold, learned: Space, served: Vectors
 ) -> dict[str, float]:
-    """How far the space has moved from the source's.
+    """Measure how far the space has moved from the source's.
 
-    Of the most popular items that both know, as rare ones are placed by chance. movement: root mean square
-    move once their points are turned onto each other (orthogonal Procrustes, Schönemann 1966), over their
-    spread. churn: share of their 10 nearest neighbours among them that are others now. overlap: share of the
-    lists of 10 of shared users, among all shared items, that stays.
+    By the most popular shared items, as the places of rare ones are noisy. movement: root mean square move
+    after rotating the points onto each other (orthogonal Procrustes, Schönemann 1966), over their spread.
+    churn: share of their 10 nearest neighbours that changed. overlap: share of the shared users' lists of 10
+    among shared items that stayed.
     """
     device = served[1].device
     learned_before, served_before = model.load(source.run, device)
-    items, users = matched(fold.item_ids, saved["items"]), matched(fold.user_ids, saved["users"])
-    order = popularity_order(fold.fit.item_counts()[items.here])[:LOOKED_AT]  # (P,)
-    here, there = _on(items.here[order], learned.items), _on(items.there[order], learned.items)
+    items, users = match_ids(fold.item_ids, saved["items"]), match_ids(fold.user_ids, saved["users"])
+    order = popularity_order(fold.fit.item_counts()[items.here])[:COMPARED]  # (P,)
+    here, there = _index(items.here[order], learned.items), _index(items.there[order], learned.items)
     points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
     points, before = points - points.mean(0), before - before.mean(0)
     turn = torch.from_numpy(orthogonal_procrustes(before.cpu().numpy(), points.cpu().numpy())[0]).to(device)
@@ -223,11 +220,11 @@ def compare(
     all_of_them = torch.arange(len(here), device=device)
     near = [ranking.top_k(space, space, all_of_them, NEIGHBOURS + 1) for space in (points, before)]
     some = (
-        users.here[:: max(1, len(users.here) // LOOKED_AT)],
-        users.there[:: max(1, len(users.here) // LOOKED_AT)],
+        users.here[:: max(1, len(users.here) // COMPARED)],
+        users.there[:: max(1, len(users.here) // COMPARED)],
     )
     lists = [
-        ranking.top_k(u[_on(rows, u)], v[_on(columns, v)], torch.arange(len(rows), device=device), LIST)
+        ranking.top_k(u[_index(rows, u)], v[_index(columns, v)], torch.arange(len(rows), device=device), LIST)
         for (u, v), rows, columns in (
             (served, some[0], items.here),
             (served_before, some[1], items.there),
@@ -235,13 +232,13 @@ def compare(
     ]
     return {
         "movement": float(movement),
-        "churn": 1 - _shared(*(_without(row, np.arange(len(here))) for row in near)),
-        "overlap": _shared(*lists),
+        "churn": 1 - _shared_fraction(*(_without_self(row, np.arange(len(here))) for row in near)),
+        "overlap": _shared_fraction(*lists),
     }
 
 
-def too_far(config: Config, moved: dict[str, Any]) -> str | None:
-    """Why everything is to be trained anew, or None."""
+def rejection_reason(config: Config, drift: dict[str, Any]) -> str | None:
+    """Why training must start from scratch instead, or None."""
     limits = config.warm
     for name, what, most in (
         ("new_users_share", "share of new users", limits.max_new),
@@ -249,21 +246,21 @@ def too_far(config: Config, moved: dict[str, Any]) -> str | None:
         ("movement", "movement of the items", limits.max_movement),
         ("churn", "churn of their neighbours", limits.max_churn),
     ):
-        if moved.get(name, 0.0) > most:
-            return f"{what} {moved[name]:.3f}, allowed <= {most:g}"
-    if moved.get("overlap", 1.0) < limits.min_overlap:
-        return f"overlap with the lists of before {moved['overlap']:.3f}, allowed >= {limits.min_overlap:g}"
+        if drift.get(name, 0.0) > most:
+            return f"{what} {drift[name]:.3f}, allowed <= {most:g}"
+    if drift.get("overlap", 1.0) < limits.min_overlap:
+        return f"overlap with the lists of before {drift['overlap']:.3f}, allowed >= {limits.min_overlap:g}"
     return None
 
 
-def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> float:
+def _shared_fraction(one: NDArray[np.int32], other: NDArray[np.int32]) -> float:
     """(Q, K), (Q, K) -> the mean share of a row that the other row holds too, in any order."""
     if len(one) == 0:
         return 1.0
     return float((one[:, :, None] == other[:, None, :]).any(2).mean())
 
 
-def _without(rows: NDArray[np.int32], own: NDArray[np.int64]) -> NDArray[np.int32]:
+def _without_self(rows: NDArray[np.int32], own: NDArray[np.int64]) -> NDArray[np.int32]:
     """(Q, K + 1) neighbours -> (Q, K): without the item itself, or the last where twins crowd it out."""
     keep = rows != own[:, None]
     keep[keep.all(1), -1] = False
@@ -271,13 +268,13 @@ def _without(rows: NDArray[np.int32], own: NDArray[np.int64]) -> NDArray[np.int3
     return kept
 
 
-def _on(rows: NDArray[np.int64], like: Tensor) -> Tensor:
+def _index(rows: NDArray[np.int64], like: Tensor) -> Tensor:
     return torch.from_numpy(rows).to(like.device)
 
 
-def _plain(ids: Ids) -> Any:
+def _storable(ids: Ids) -> Any:
     return torch.from_numpy(ids) if isinstance(ids, np.ndarray) else ids
 
 
-def _listed(ids: Any) -> list[Any]:
+def _as_list(ids: Any) -> list[Any]:
     return ids if isinstance(ids, list) else list(ids.tolist())

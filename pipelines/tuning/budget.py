@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 MARGIN = 0.04  # share of the budget kept free for the unforeseen
-STEPS_BETWEEN_LOOKS = 8  # on a GPU, where reading the clock makes the host wait
+CHECKED_STEPS = 8  # the budget is checked each time so many steps are done on a GPU
 
 
 class OutOfTime(Exception):
@@ -34,6 +34,6 @@ class Clock:
             return float("inf")
         return self.budget * (1 - MARGIN) - self.reserved - self.now()
 
-    def has_passed(self, deadline: float, step: int) -> bool:
-        """Whether it is later than the deadline; on a GPU only every eighth step is checked."""
-        return (self.device.type == "cpu" or step % STEPS_BETWEEN_LOOKS == 0) and self.now() > deadline
+    def is_over(self, step: int) -> bool:
+        """Whether the budget is used up; on a GPU only every eighth step is checked, as the host waits."""
+        return (self.device.type == "cpu" or step % CHECKED_STEPS == 0) and self.remaining() < 0

@@ -1,5 +1,6 @@
-"""Trainings from several starts, those that validation keeps side by side in one vector, and their refit."""
+"""Trainings from several starts, the selection of those that stand side by side, and their refit."""
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,16 +9,9 @@ import torch
 
 from pipelines.config.bench import SeededStart, Trial
 from pipelines.tuning.budget import OutOfTime
-from pipelines.tuning.experiment import (
-    Experiment,
-    SpectralSettings,
-    fit_graph,
-    initial_model,
-    spectral_space,
-)
+from pipelines.tuning.experiment import Experiment, SpectralSettings, fit_graph, initial_model, spectral_space
 from recsys import spaces
 from recsys.distances import squared_euclidean
-from recsys.graph import GraphSpace
 from recsys.progress import progress
 from recsys.spaces import Space, Vectors
 
@@ -71,41 +65,51 @@ def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededS
     different = {
         (start.settings.kind, start.seed, start.settings.apply_to(trial)): start
         for start in config.graph.seeded_starts(config.seed)
-    }  # a spectral start of two hops is the plain one where two hops are chosen
+    }  # a start with hops = 2 equals the one without if 2 are chosen
     trainings = dict[SeededStart, Training]()
     for start in different.values():
         started = clock.now()
-        model = initial_model(experiment, start.settings.apply_to(trial), start)
         try:
-            _train(experiment, model, steps, start)
-        except (OutOfTime, FloatingPointError) as error:
-            LOGGER.info(f"bench: {error or 'training takes too long'}; left out: the {start.describe()}")
+            space, done = _train(experiment, trial, start, steps, validate=True)
+        except FloatingPointError as error:
+            LOGGER.info(f"bench: {error}; left out: the {start.describe()}")
             continue
-        trainings[start] = Training(model.space(), clock.now() - started)
-    if trainings and len(different) < len(config.graph.starts):
-        LOGGER.info(
-            f"bench: {len(config.graph.starts) - len(different)} of the starts are the same as another here"
-        )
+        if done < steps:
+            LOGGER.info(f"bench: training takes too long; left out: the {start.describe()}")
+            continue
+        trainings[start] = Training(space, clock.now() - started)
+    if repeated := len(config.graph.starts) - len(different):
+        LOGGER.info(f"bench: {repeated} of the starts equal another one here and are skipped")
     return trainings
 
 
-def _train(experiment: Experiment, model: GraphSpace, steps: int, start: SeededStart) -> None:
-    """Run all steps and validate after each quarter except the last. Raises OutOfTime."""
-    clock = experiment.clock
-    quarters = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps}
-    deadline = clock.now() + clock.remaining()
-    with progress(f"training from a {start.describe()}, for validation", steps) as tick:
+def _train(
+    experiment: Experiment, trial: Trial, start: SeededStart, steps: int, validate: bool
+) -> tuple[Space, int]:
+    """Train from a start until the budget ends; the space and the number of steps done.
+
+    With `validate`, a point is recorded after each quarter except the last. Raises FloatingPointError if
+    training diverges.
+    """
+    clock, model = experiment.clock, initial_model(experiment, start.settings.apply_to(trial), start)
+    quarters = {round(steps * quarter / 4) for quarter in (1, 2, 3)} - {steps} if validate else set()
+    done, purpose = 0, "for validation" if validate else "on all of train"
+    with progress(f"training from a {start.describe()}, {purpose}", steps) as tick:
 
         def on_step(step: int, loss: torch.Tensor) -> None:
+            nonlocal done
+            done = step
             tick(1)
             if step in quarters:
                 if not torch.isfinite(loss):
                     raise FloatingPointError("the loss is not finite: lower the learning_rate")
                 experiment.validate(spaces.euclidean_vectors(model.space()), start.describe())
-            if clock.has_passed(deadline, step):
+            if step < steps and clock.is_over(step):
                 raise OutOfTime
 
-        fit_graph(experiment.config, model, start.seed, steps, on_step)
+        with contextlib.suppress(OutOfTime):
+            fit_graph(experiment.config, model, start.seed, steps, on_step)
+    return model.space(), done
 
 
 def select_together(
@@ -113,16 +117,19 @@ def select_together(
 ) -> tuple[list[SeededStart], float]:
     """Forward selection (Caruana et al. 2004) of trainings whose distances are added; their joint score.
 
-    Ends where no training improves the score, or where the refit of one more would have no room for
+    Ends when no training improves the score, or when the refit of one more would have no room for
     MIN_REFIT of its steps.
     """
-    config, clock = experiment.config, experiment.clock
+    config, clock, select = experiment.config, experiment.clock, experiment.config.evaluate.select
     kept, best = list[SeededStart](), -1.0
     while len(kept) < config.graph.max_ensemble_size():
         left = [start for start in trainings if start not in kept]
         if not left:
             break
-        if kept and not _has_room_for_one_more(experiment, trainings, kept, left):
+        seconds = sum(trainings[start].seconds for start in kept)
+        seconds += max(trainings[start].seconds for start in left)  # the slowest
+        refit_seconds = MIN_REFIT * config.refit_factor() * seconds
+        if kept and clock.remaining() < 1.5 * len(left) * clock.validation_seconds + refit_seconds:
             LOGGER.info("bench: no room for a refit of one more")
             break
         scores = {}
@@ -130,35 +137,18 @@ def select_together(
             space = combine_equal_spread([trainings[one].space for one in (*kept, start)])
             scores[start] = experiment.validate(spaces.euclidean_vectors(space), "learned")
             if not kept and len(trainings) > 1:
-                LOGGER.info(
-                    f"bench: the {start.describe()} alone: {config.evaluate.select} {scores[start]:.4f}"
-                )
+                LOGGER.info(f"bench: the {start.describe()} alone: {select} {scores[start]:.4f}")
         added = max(scores, key=lambda start: scores[start])
         if scores[added] <= best:
             LOGGER.info(f"bench: no other training improves this; the best reaches {scores[added]:.4f}")
             break
         kept, best = [*kept, added], scores[added]
-        LOGGER.info(
-            f"bench: after {clock.now():.0f} s, with the {added.describe()}: "
-            f"{config.evaluate.select} {best:.4f}"
-        )
+        LOGGER.info(f"bench: after {clock.now():.0f} s, with the {added.describe()}: {select} {best:.4f}")
     return kept, best
 
 
-def _has_room_for_one_more(
-    experiment: Experiment,
-    trainings: dict[SeededStart, Training],
-    kept: list[SeededStart],
-    left: list[SeededStart],
-) -> bool:
-    clock, slowest = experiment.clock, max(trainings[start].seconds for start in left)
-    seconds = sum(trainings[start].seconds for start in kept) + slowest
-    refit_seconds = MIN_REFIT * experiment.config.refit_factor() * seconds
-    return clock.remaining() >= 1.5 * len(left) * clock.validation_seconds + refit_seconds
-
-
 def affordable_steps(experiment: Experiment, ensemble: Ensemble, steps: int) -> int:
-    """Steps of the refit: as many as were judged, or fewer where training took longer than planned.
+    """Steps of the refit: as many as were judged, or fewer if training took longer than planned.
 
     0 if there is no room for MIN_REFIT of them.
     """
@@ -170,45 +160,20 @@ def affordable_steps(experiment: Experiment, ensemble: Ensemble, steps: int) -> 
     return room if room >= MIN_REFIT * steps else 0
 
 
-def refit(
-    experiment: Experiment, trial: Trial, starts: Sequence[SeededStart], steps: int
-) -> tuple[Space, int]:
-    """Train the chosen starts on all of train; the space, and the fewest steps that any of them finished.
-
-    Fewer than `steps` if the budget ended, 0 if a training diverged.
-    """
-    parts, fewest = list[Space](), steps
-    deadline = experiment.clock.now() + experiment.clock.remaining()
+def refit(experiment: Experiment, trial: Trial, starts: Sequence[SeededStart], steps: int) -> Space | None:
+    """Train the chosen starts on all of train; None if the budget ended or a training diverged."""
+    parts = list[Space]()
     for start in starts:
-        model = initial_model(experiment, start.settings.apply_to(trial), start)
-        fewest = min(fewest, _finished_steps(experiment, model, start, steps, deadline))
-        parts.append(model.space())
-        if fewest < steps:
-            break
-    return combine_equal_spread(parts), fewest
-
-
-def _finished_steps(
-    experiment: Experiment, model: GraphSpace, start: SeededStart, steps: int, deadline: float
-) -> int:
-    """Train until the deadline; the number of steps done, 0 if the training diverged."""
-    done = 0
-    with progress(f"training from a {start.describe()}, on all of train", steps) as tick:
-
-        def on_step(step: int, loss: torch.Tensor) -> None:
-            nonlocal done
-            done = step
-            tick(1)
-            if step < steps and experiment.clock.has_passed(deadline, step):
-                raise OutOfTime
-
         try:
-            fit_graph(experiment.config, model, start.seed, steps, on_step)
-        except OutOfTime:
-            return done
-        except FloatingPointError:
-            return 0
-    return done
+            space, done = _train(experiment, trial, start, steps, validate=False)
+        except FloatingPointError as error:
+            LOGGER.info(f"bench: {error}; no refit of the {start.describe()}")
+            return None
+        if done < steps:
+            LOGGER.info(f"bench: the budget ended after {done} of {steps} steps of the refit")
+            return None
+        parts.append(space)
+    return combine_equal_spread(parts)
 
 
 def combine_equal_spread(parts: Sequence[Space]) -> Space:

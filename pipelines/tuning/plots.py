@@ -1,29 +1,31 @@
 """The picture of a search."""
 
-from pathlib import Path
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pipelines.report.figures import STYLED, Drawing, to_drawing
 from pipelines.tuning import trials
 
 
-def search_course(rows: list[trials.Row], importances: dict[str, float], select: str, path: Path) -> None:
+@STYLED
+def draw_search(rows: list[trials.Row], importances: dict[str, float], select: str) -> Drawing:
     """The course of the search, and beside it how much each setting mattered, if that is known."""
     figure = Figure(figsize=(10 if importances else 6, 3.8), layout="constrained")
     axes = figure.subplots(1, 2 if importances else 1, squeeze=False)[0]
-    _course(axes[0], rows, select)
+    _draw_trials(axes[0], rows, select)
     if importances:
         names = sorted(importances, key=lambda name: importances[name])
         axes[1].barh(names, [importances[name] for name in names], color="tab:grey")
         axes[1].set(title="Importance (PED-ANOVA)", xlabel="share of what settings decide")
         axes[1].set_xlim(0, 1)
     figure.legend(loc="outside lower center", ncols=4)
-    figure.savefig(path, dpi=120)
+    best = trials.best(rows)
+    description = "no trial has finished" if best is None else f"best {select} {trials.score(best):.4f}"
+    return to_drawing(figure, "trials", "Trials of the search", description)
 
 
-def _course(axes: Axes, rows: list[trials.Row], select: str) -> None:
+def _draw_trials(axes: Axes, rows: list[trials.Row], select: str) -> None:
     """Each trial's best epoch, and the best so far of those that have finished."""
     known = [row for row in rows if row.validation is not None]
     finished = [row for row in known if row.outcome == trials.FINISHED]

@@ -16,7 +16,7 @@ from pipelines.config import places
 from recsys.files import write_text
 
 FINISHED, INVALID = "finished", "invalid"
-TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.png"
+TABLE, BEST, PLOT = "trials.csv", "best.toml", "trials.svg"
 FIXED = ("trial", "outcome", "base", "validation", "epoch", "epochs", "seconds")
 SHOWN = 10
 
@@ -50,7 +50,7 @@ def overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={_toml(value)}" for name, value in settings.items()]
 
 
-def told(settings: Mapping[str, Any]) -> str:
+def describe(settings: Mapping[str, Any]) -> str:
     """Settings in a line, floats to four digits."""
     return ", ".join(f"{name} {_short(str(value))}" for name, value in settings.items())
 
@@ -99,7 +99,7 @@ def show(folder: Path, console: Console, select: str, words: list[str]) -> None:
         settings = {name: row[name] for name in row if name not in FIXED and row[name]}
         start = "base: " if row["base"] == "True" else ""
         score = _short(row["validation"], ".4f")
-        cells = row["trial"], score, row["epoch"], row["outcome"], start + told(settings)
+        cells = row["trial"], score, row["epoch"], row["outcome"], start + describe(settings)
         table.add_row(*map(escape, cells))
     console.print(table)
     if len(rows) > len(shown):

@@ -1,4 +1,4 @@
-"""tune: search the settings of a training by optuna on the validation fold; the test window is never read."""
+"""tune: search the settings of a training by optuna on the validation fold; test is never read."""
 
 import logging
 import time
@@ -37,14 +37,14 @@ from recsys.judge import Judge
 LOGGER = logging.getLogger("recsys")
 
 TRIALS = 20  # without --seconds and --trials
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # first ones, that the pruner lets pass
-FEWEST = 5  # trials that importances are computed from
+UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # the first ones are never pruned
+FEWEST = 5  # trials that importances need
 OUT_OF_TIME = "out of time"
 CODE = ("recsys", "pipelines/data", "pipelines/training", "pipelines/tuning")  # what a trial depends on
 
 
 class OutOfTime(Exception):
-    """The search's seconds are over, in the midst of a trial."""
+    """The seconds of the search are over during a trial."""
 
 
 class Search(NamedTuple):
@@ -56,7 +56,7 @@ class Search(NamedTuple):
     folder: Path
     judge: Judge
     deadline: float  # of time.monotonic
-    spectral: dict[Spectral, Choice]  # what validation chose, by what it was to choose from
+    spectral: dict[Spectral, Choice]  # what validation chose for each section `spectral`
 
 
 def tune(
@@ -65,12 +65,12 @@ def tune(
     seconds: float | None = None,
     n_trials: int | None = None,
 ) -> Path:
-    """Search the space, or go on with it; the folder of trials.csv, best.toml and the plot.
+    """Search the space, or resume the search; return the folder of trials.csv, best.toml and the plot.
 
-    The first trial is the configuration itself; settings of the others are drawn by TPE (Bergstra et al.
-    2011), and pruned where the median of those before was better at the same epoch (Golovin et al. 2017).
-    `n_trials` counts those of earlier calls too; `seconds` end with the epoch that is running then. Equal
-    data, configuration, space and code are one study, in tune.db; what was cut off is tried again first.
+    The first trial is the configuration itself; TPE (Bergstra et al. 2011) draws the settings of the others,
+    which are pruned where the median of earlier ones was better at the same epoch (Golovin et al. 2017).
+    `n_trials` counts those of earlier calls too; after `seconds` the running epoch still ends. Equal data,
+    configuration, space and code are one study, in tune.db; trials that were cut off are repeated first.
     Raises InputError: nothing prepared, a bad space, no trial has finished; BusyError: another at work.
     """
     deadline = np.inf if seconds is None else time.monotonic() + seconds
@@ -92,17 +92,17 @@ def tune(
             folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
         )
         search = Search(config, space, study, folder, judge, deadline, {})
-        _take_up(search)
-        while _tried(study) < wanted and time.monotonic() < deadline:
-            _one_trial(search)
-            trials.write(folder, rows(study), config.evaluate.select)
-        trials.write(folder, rows(study), config.evaluate.select)  # the last call may have been killed before
-        found = trials.best(rows(study))
+        _start_or_resume(search)
+        while _count_ended(study) < wanted and time.monotonic() < deadline:
+            _run_trial(search)
+            trials.write(folder, trial_rows(study), config.evaluate.select)
+        trials.write(
+            folder, trial_rows(study), config.evaluate.select
+        )  # an earlier call may have been killed before this
+        found = trials.best(trial_rows(study))
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
-        plots.search_course(
-            rows(study), importances(study, space), config.evaluate.select, folder / trials.PLOT
-        )
+        plots.draw_search(trial_rows(study), importances(study, space), config.evaluate.select).save(folder)
         store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
@@ -119,8 +119,8 @@ def study_name(config: Config, prepared: Prepared, space: Space) -> str:
 
 @contextmanager
 def _study(config: Config, name: str) -> Iterator[Study]:
-    """The study of this name in tune.db, made if it is not there. Raises InputError: not optuna's."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial has a line of ours
+    """Open or create the study of this name in tune.db. Raises InputError: not a file of optuna."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial logs a line here
     path = config.root / "tune.db"
     try:
         storage = optuna.storages.RDBStorage(places.sqlite_uri(path))
@@ -136,8 +136,8 @@ def _study(config: Config, name: str) -> Iterator[Study]:
         storage.engine.dispose()
 
 
-def _take_up(search: Search) -> None:
-    """Put what a stopped or killed process left unfinished first in line; in a new study, the base."""
+def _start_or_resume(search: Search) -> None:
+    """Queue the trials that a stopped process left unfinished; in a new study, the configuration itself."""
     study = search.study
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         _enqueue(study, trial)
@@ -145,61 +145,61 @@ def _take_up(search: Search) -> None:
         store.close(search.config, _trial_folder(search, trial.number), "KILLED")
         LOGGER.info(f"tune: trial {trial.number} was cut off: its settings are tried again")
     if not study.get_trials(deepcopy=False):
-        base = {name: _configured(search.config, name) for name in search.space}
-        # what the search could come upon itself it also learns from
+        base = {name: _configured_value(search.config, name) for name in search.space}
+        # settings within the space also teach the sampler
         known = {name: value for name, value in base.items() if search.space[name].holds(value)}
         study.enqueue_trial(known, user_attrs={"base": True})
     else:
-        best = trials.best(rows(study))
+        best = trials.best(trial_rows(study))
         so_far = "" if best is None else f", the best {best.validation:.4f}"
-        LOGGER.info(f"tune: going on with '{search.folder}': {_tried(study)} trials{so_far}")
+        LOGGER.info(f"tune: going on with '{search.folder}': {_count_ended(study)} trials{so_far}")
 
 
 def _enqueue(study: Study, trial: FrozenTrial | Trial) -> None:
-    """Have the same settings tried again."""
+    """Queue the same settings again."""
     base = bool(trial.user_attrs.get("base"))
     study.enqueue_trial(dict(trial.params), user_attrs={"base": True} if base else {})
 
 
-def _tried(study: Study) -> int:
-    """Trials that came to an end of their own."""
+def _count_ended(study: Study) -> int:
+    """Number of trials that were not cut off."""
     outcomes = [trial.user_attrs.get("outcome") for trial in study.get_trials(deepcopy=False)]
     return sum(outcome not in (None, OUT_OF_TIME) for outcome in outcomes)
 
 
-def _one_trial(search: Search) -> None:
-    """Draw settings, train by them, tell the study, MLflow and the people how it went."""
+def _run_trial(search: Search) -> None:
+    """Draw settings, train with them, report the result to the study, MLflow and the log."""
     study, select = search.study, search.config.evaluate.select
-    # a sampler for each trial, so that a search that goes on draws what it would have drawn unbroken
+    # a sampler for each trial: a resumed search then draws the same settings as an unbroken one
     seed = np.random.SeedSequence((search.config.seed, len(study.get_trials(deepcopy=False))))
     study.sampler = TPESampler(seed=int(seed.generate_state(1)[0]))
     trial = study.ask()
-    settings = _drawn(search, trial)
+    settings = _draw_settings(search, trial)
     trial.set_user_attr("settings", settings)
     label = f"tune: trial {trial.number}"
-    LOGGER.info(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.told(settings)}")
+    LOGGER.info(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.describe(settings)}")
     outcome, status = _outcome(search, trial, label)
     store.close(search.config, _trial_folder(search, trial.number), status)
     trial.set_user_attr("outcome", outcome)
-    seen = _seen(study, trial.number)
+    scores = _scores_by_epoch(study, trial.number)
     if outcome == trials.FINISHED:
-        study.tell(trial, max(seen.values()))
-    elif outcome == OUT_OF_TIME:  # the clock's doing, not that of the settings: nothing to learn from
+        study.tell(trial, max(scores.values()))
+    elif outcome == OUT_OF_TIME:  # says nothing about the settings
         study.tell(trial, state=TrialState.FAIL)
-    else:  # pruned for the sampler too: it learns to keep away, which it does not from failed ones
+    else:  # the sampler learns from pruned trials, not from failed ones
         study.tell(trial, state=TrialState.PRUNED)
-    score = f", {select} {max(seen.values()):.4f} at epoch {_best_epoch(seen)}" if seen else ""
-    best = trials.best(rows(study))
+    score = f", {select} {max(scores.values()):.4f} at epoch {_best_epoch(scores)}" if scores else ""
+    best = trials.best(trial_rows(study))
     so_far = "" if best is None else f" (best so far: {best.validation:.4f}, trial {best.trial})"
     LOGGER.info(f"{label}: {outcome}{score}{so_far}")
 
 
 def _outcome(search: Search, trial: Trial, label: str) -> tuple[str, str]:
-    """Train by the trial's settings: what came of it, and MLflow's word for that."""
+    """Train with the settings of the trial; return its outcome, and its status in MLflow."""
     try:
         _train(search, trial, label)
     except optuna.TrialPruned:
-        return f"pruned after epoch {len(_seen(search.study, trial.number))}", "KILLED"
+        return f"pruned after epoch {len(_scores_by_epoch(search.study, trial.number))}", "KILLED"
     except OutOfTime:
         _enqueue(search.study, trial)
         return OUT_OF_TIME, "KILLED"
@@ -208,26 +208,26 @@ def _outcome(search: Search, trial: Trial, label: str) -> tuple[str, str]:
     except (FloatingPointError, MemoryError, torch.OutOfMemoryError) as error:
         return f"failed: {str(error) or type(error).__name__}".splitlines()[0], "FAILED"
     except Exception as error:
-        if trial.user_attrs.get("base"):  # there all would fail
+        if trial.user_attrs.get("base"):  # every trial would fail
             raise
         return f"failed: {type(error).__name__}: {error}".splitlines()[0], "FAILED"
     return trials.FINISHED, "FINISHED"
 
 
-def _drawn(search: Search, trial: Trial) -> dict[str, Any]:
-    """The trial's settings; those of the base are the configured ones, also where the space lacks them."""
+def _draw_settings(search: Search, trial: Trial) -> dict[str, Any]:
+    """The settings of the trial; the base trial takes the configured ones, even outside of the space."""
     base = bool(trial.user_attrs.get("base"))
     settings: dict[str, Any] = {}
     for name, setting in search.space.items():
-        configured = _configured(search.config, name)
+        configured = _configured_value(search.config, name)
         if not base or setting.holds(configured):
-            settings[name] = _suggested(trial, name, setting)
+            settings[name] = _suggest(trial, name, setting)
         if base:
             settings[name] = configured
     return settings
 
 
-def _suggested(trial: Trial, name: str, setting: Setting) -> Any:
+def _suggest(trial: Trial, name: str, setting: Setting) -> Any:
     if setting.choices is not None:
         return trial.suggest_categorical(name, setting.choices)
     low, high, step = setting.low, setting.high, setting.step
@@ -238,14 +238,14 @@ def _suggested(trial: Trial, name: str, setting: Setting) -> Any:
     return trial.suggest_float(name, low, high, step=step, log=setting.log)
 
 
-def _configured(config: Config, name: str) -> Any:
+def _configured_value(config: Config, name: str) -> Any:
     section, _, key = name.partition(".")
     value = getattr(getattr(config, section), key)
     return list(value) if isinstance(value, tuple) else value
 
 
 def _train(search: Search, trial: Trial, label: str) -> None:
-    """Train on the validation fold as `train` does; each epoch is told to the study and to MLflow.
+    """Train on the validation fold as `train` does; report each epoch to the study and to MLflow.
 
     Raises optuna.TrialPruned, OutOfTime, InputError (settings that do not go together), FloatingPointError.
     """
@@ -261,10 +261,12 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     ):
         store.nest(config, folder, search.folder)
 
-        def record(row: dict[str, Any], epoch: int) -> None:
+        def on_epoch(row: dict[str, Any], epoch: int) -> None:
             tracked.metrics(row, epoch)
             trial.report(row[metric], epoch)
-            if time.monotonic() > search.deadline and _goes_on(config, _seen(search.study, trial.number)):
+            if time.monotonic() > search.deadline and _has_epochs_left(
+                config, _scores_by_epoch(search.study, trial.number)
+            ):
                 raise OutOfTime
             if trial.should_prune() and not base:
                 raise optuna.TrialPruned
@@ -273,43 +275,43 @@ def _train(search: Search, trial: Trial, label: str) -> None:
             search.spectral[config.spectral] = choose_spectral(config, search.judge)
         choice = search.spectral[config.spectral]
         training = start(config, search.judge.data, choice, "validation")
-        select_epochs(config, search.judge, training, Selection(choice), config.train.max_epochs, record)
+        select_epochs(config, search.judge, training, Selection(choice), config.train.max_epochs, on_epoch)
 
 
-def _goes_on(config: Config, seen: dict[int, float]) -> bool:
-    """Whether epochs are left to a trial, as select_epochs does."""
-    last = max(seen)
-    return last < config.train.max_epochs and last - _best_epoch(seen) < config.train.patience
+def _has_epochs_left(config: Config, scores: dict[int, float]) -> bool:
+    """Whether select_epochs would train another epoch."""
+    last = max(scores)
+    return last < config.train.max_epochs and last - _best_epoch(scores) < config.train.patience
 
 
 def _trial_folder(search: Search, number: int) -> Path:
     return search.folder / "trials" / str(number)
 
 
-def _seen(study: Study, number: int) -> dict[int, float]:
-    """What validation said after each epoch of a trial."""
+def _scores_by_epoch(study: Study, number: int) -> dict[int, float]:
+    """The validation score after each epoch of a trial."""
     return study.get_trials(deepcopy=False)[number].intermediate_values
 
 
-def _best_epoch(seen: dict[int, float]) -> int:
-    return max(sorted(seen), key=lambda epoch: seen[epoch], default=0)
+def _best_epoch(scores: dict[int, float]) -> int:
+    return max(sorted(scores), key=lambda epoch: scores[epoch], default=0)
 
 
-def rows(study: Study) -> list[trials.Row]:
-    """A row a trial that was begun."""
+def trial_rows(study: Study) -> list[trials.Row]:
+    """A row for each trial that has started."""
     made = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.WAITING:
             continue
-        seen, attributes = trial.intermediate_values, trial.user_attrs
+        scores, attributes = trial.intermediate_values, trial.user_attrs
         made.append(
             trials.Row(
                 trial.number,
                 attributes.get("outcome", "interrupted"),
                 bool(attributes.get("base")),
-                max(seen.values(), default=None),
-                _best_epoch(seen),
-                len(seen),
+                max(scores.values(), default=None),
+                _best_epoch(scores),
+                len(scores),
                 None if trial.duration is None else round(trial.duration.total_seconds(), 1),
                 attributes.get("settings", trial.params),
             )
@@ -318,11 +320,13 @@ def rows(study: Study) -> list[trials.Row]:
 
 
 def importances(study: Study, space: Space) -> dict[str, float]:
-    """How much each setting mattered (PED-ANOVA, Watanabe et al. 2023); none where too little is known."""
+    """How much each setting mattered (PED-ANOVA, Watanabe et al. 2023); empty with too few trials."""
     finished = study.get_trials(states=[TrialState.COMPLETE])
-    whole = [trial for trial in finished if set(trial.params) == set(space)]  # the base may be outside
+    whole = [
+        trial for trial in finished if set(trial.params) == set(space)
+    ]  # the base may be outside of the space
     if len(whole) < FEWEST or len({trial.value for trial in whole}) == 1:
         return {}
-    alone = optuna.create_study(direction="maximize")
-    alone.add_trials(whole)
-    return optuna.importance.get_param_importances(alone)
+    fresh = optuna.create_study(direction="maximize")
+    fresh.add_trials(whole)
+    return optuna.importance.get_param_importances(fresh)

@@ -1,8 +1,8 @@
--- Grain: one row per fold and item on sale by other events than its fitted ones, or taken when it was not.
--- Holds: An item is on sale from its first to its last fitted event, and each triple is of that time.
+-- Grain: one row per fold and item whose time on sale differs from its fitted events, or is exceeded.
+-- Holds: An item is on sale from its first to its last fitted event; its triples are within that time.
 with
 
-fitted as (
+fitted_spans as (
     select
         'validation' as fold,
         item_id,
@@ -21,7 +21,7 @@ fitted as (
     group by item_id
 ),
 
-learnt as (
+triple_spans as (
     select
         fold,
         item,
@@ -36,15 +36,15 @@ select
     items.item_id,
     items.first_at,
     items.last_at,
-    fitted.first_at as first_fitted_at,
-    fitted.last_at as last_fitted_at,
-    learnt.earliest_at,
-    learnt.latest_at
+    fitted_spans.first_at as first_fitted_at,
+    fitted_spans.last_at as last_fitted_at,
+    triple_spans.earliest_at,
+    triple_spans.latest_at
 from items
-left join fitted on items.fold = fitted.fold and items.item_id = fitted.item_id
-left join learnt on items.fold = learnt.fold and items.item = learnt.item
+left join fitted_spans on items.fold = fitted_spans.fold and items.item_id = fitted_spans.item_id
+left join triple_spans on items.fold = triple_spans.fold and items.item = triple_spans.item
 where
-    items.first_at is distinct from fitted.first_at
-    or items.last_at is distinct from fitted.last_at
-    or learnt.earliest_at < items.first_at
-    or learnt.latest_at > items.last_at
+    items.first_at is distinct from fitted_spans.first_at
+    or items.last_at is distinct from fitted_spans.last_at
+    or triple_spans.earliest_at < items.first_at
+    or triple_spans.latest_at > items.last_at

@@ -1,5 +1,5 @@
--- Grain: one row per fold and user or item that has a number, but nothing that the fold has fitted.
--- Holds: Only users and items with fitted events have a number: nobody has one for an event held out.
+-- Grain: one row per fold and user or item that has an internal number, but no fitted events.
+-- Holds: Only users and items with fitted events have an internal number; held-out events give none.
 with
 
 fitted_users as (
@@ -16,7 +16,7 @@ fitted_items as (
     from triples
 ),
 
-idle_users as (
+unfitted_users as (
     select
         users.fold,
         'user' as kind,
@@ -25,7 +25,7 @@ idle_users as (
     anti join fitted_users on users.fold = fitted_users.fold and users."user" = fitted_users."user"
 ),
 
-idle_items as (
+unfitted_items as (
     select
         items.fold,
         'item' as kind,
@@ -34,6 +34,6 @@ idle_items as (
     anti join fitted_items on items.fold = fitted_items.fold and items.item = fitted_items.item
 )
 
-select * from idle_users
+select * from unfitted_users
 union all
-select * from idle_items
+select * from unfitted_items

@@ -1,4 +1,4 @@
--- Grain: one row per fold: how much it fits from the first event on that it holds out, or holds out too.
+-- Grain: one row per fold: fitted pairs since its first held-out event, and targets that repeat fitted pairs.
 with
 
 held_out as (
@@ -10,7 +10,7 @@ held_out as (
     group by part
 ),
 
-learnt as (
+fitted_counts as (
     select
         held_out.fold,
         held_out.held_out_from,
@@ -23,7 +23,7 @@ learnt as (
     group by held_out.fold, held_out.held_out_from
 ),
 
-asked as (
+target_counts as (
     select
         fold,
         count(*) as targets,
@@ -33,9 +33,9 @@ asked as (
 )
 
 select
-    learnt.*,
-    coalesce(asked.targets, 0) as targets,
-    coalesce(asked.repeats, 0) as repeats
-from learnt
-left join asked on learnt.fold = asked.fold
-order by learnt.fold desc
+    fitted_counts.*,
+    coalesce(target_counts.targets, 0) as targets,
+    coalesce(target_counts.repeats, 0) as repeats
+from fitted_counts
+left join target_counts on fitted_counts.fold = target_counts.fold
+order by fitted_counts.fold desc

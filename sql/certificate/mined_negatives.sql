@@ -1,5 +1,5 @@
--- Grain: one row per mined triplet whose negative the user has, or was not on sale, or of no fitted pair.
--- Holds: A mined negative is none of the user's fitted items, and was on sale when the positive was taken.
+-- Grain: one row per mined triplet of no fitted pair, or whose negative is owned or was not on sale.
+-- Holds: A mined negative is not a fitted item of the user, and was on sale at the positive's time.
 select
     mined_triplets.fold,
     mined_triplets."user",

@@ -1,5 +1,5 @@
--- Grain: one row per fold, user and item that are held out as new to the user, and fitted all the same.
--- Holds: No pair of user and item that a fold holds out as new is among its triples.
+-- Grain: one row per fold, user and item that is both fitted and held out as new to the user.
+-- Holds: No user-item pair that a fold holds out as new is among its triples.
 select
     targets.fold,
     targets."user",

@@ -1,8 +1,8 @@
--- Grain: one row per fold and item whose number of users is another than that of its triples.
--- Holds: An item is as popular as its triples are many.
+-- Grain: one row per fold and item whose number of users is not its number of triples.
+-- Holds: An item's number of users is its number of triples.
 with
 
-learnt as (
+triple_counts as (
     select
         fold,
         item,
@@ -15,7 +15,7 @@ select
     items.fold,
     items.item_id,
     items.user_count,
-    coalesce(learnt.pairs, 0) as pairs
+    coalesce(triple_counts.pairs, 0) as pairs
 from items
-left join learnt on items.fold = learnt.fold and items.item = learnt.item
-where items.user_count is distinct from coalesce(learnt.pairs, 0)
+left join triple_counts on items.fold = triple_counts.fold and items.item = triple_counts.item
+where items.user_count is distinct from coalesce(triple_counts.pairs, 0)

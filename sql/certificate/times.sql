@@ -1,5 +1,5 @@
--- Grain: one row per fold and thing on the wrong side of the instant at which the fold's window starts.
--- Holds: What a fold fits is earlier than its window, what it holds out is not: train < validation < test.
+-- Grain: one row per fold and row of a table on the wrong side of the start of the fold's window.
+-- Holds: A fold's fitted events are before its window, its held-out ones within: train < validation < test.
 with
 
 folds as (

@@ -1,8 +1,8 @@
--- Grain: one row per fold and item whose triples weigh something else than its fitted events do.
--- Holds: An item's triples weigh what its fitted events weigh; less only where a k-core leaves pairs out.
+-- Grain: one row per fold and item whose triples and fitted events differ in total weight.
+-- Holds: An item's triples have the total weight of its fitted events; less only if a k-core drops pairs.
 with
 
-fitted as (
+fitted_weights as (
     select
         'validation' as fold,
         item_id,
@@ -19,7 +19,7 @@ fitted as (
     group by item_id
 ),
 
-learnt as (
+triple_weights as (
     select
         fold,
         item,
@@ -28,20 +28,20 @@ learnt as (
     group by fold, item
 ),
 
-compared as (
+item_weights as (
     select
         items.fold,
         items.item_id,
-        learnt.weight,
-        coalesce(fitted.weight, 0) as fitted_weight,
-        1e-9 * learnt.weight as rounding -- the order of a sum is DuckDB's own
-    from learnt
-    inner join items on learnt.fold = items.fold and learnt.item = items.item
-    left join fitted on items.fold = fitted.fold and items.item_id = fitted.item_id
+        triple_weights.weight,
+        coalesce(fitted_weights.weight, 0) as fitted_weight,
+        1e-9 * triple_weights.weight as rounding -- DuckDB sums in any order
+    from triple_weights
+    inner join items on triple_weights.fold = items.fold and triple_weights.item = items.item
+    left join fitted_weights on items.fold = fitted_weights.fold and items.item_id = fitted_weights.item_id
 )
 
 select * exclude (rounding)
-from compared
+from item_weights
 where
     weight > fitted_weight + rounding
     or (not getvariable('has_core') and weight < fitted_weight - rounding)

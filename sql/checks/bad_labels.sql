@@ -1,4 +1,4 @@
--- Grain: one row per event with an unknown part of a predefined split.
+-- Grain: one row per event whose label of a predefined split is unknown.
 -- Allowed: source.split holds 'train', 'validation' or 'test'.
 select
     source_row,

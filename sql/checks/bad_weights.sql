@@ -1,5 +1,5 @@
--- Grain: one row per event whose weight is unusable.
--- Allowed: numbers from 0 to 1e30, no NULL, no NaN; below 0 by source.returns = 'drop' or 'net'.
+-- Grain: one row per event whose weight is missing or out of range.
+-- Allowed: numbers from 0 to 1e30, no NULL, no NaN; below 0 only with source.returns = 'drop' or 'net'.
 select
     stg_interactions.source_row,
     stg_interactions.user_id,

@@ -1,4 +1,4 @@
--- Grain: one row per part of the split that holds no event.
+-- Grain: one row per part of the split without events.
 -- Allowed: events in each of train, validation and test (see split.* in the config).
 select
     parts.part,

@@ -1,5 +1,5 @@
 -- Grain: one row per event later than now.
--- Allowed: times (read by source.time_format) up to prepare.now, the clock unless it is set (UTC).
+-- Allowed: times (read with source.time_format) up to prepare.now, by default the current time (UTC).
 select
     source_row,
     user_id,

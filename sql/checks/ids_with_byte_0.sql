@@ -1,5 +1,5 @@
--- Grain: one row per event whose user or item is text with a character of value 0.
--- Allowed: ids without characters of value 0, which no csv file can hold.
+-- Grain: one row per event whose user or item id is text with a null character.
+-- Allowed: ids without null characters (value 0), which csv files cannot hold.
 select
     source_row,
     user_id,

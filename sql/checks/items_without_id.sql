@@ -1,4 +1,4 @@
--- Grain: one row per item of the metadata without an id.
+-- Grain: one row of the item metadata without an id.
 -- Allowed: items.item is not NULL, and whole numbers fit into 64 bits.
 select
     source_row,

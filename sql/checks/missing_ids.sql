@@ -1,5 +1,5 @@
 -- Grain: one row per event without a user or an item.
--- Allowed: ids are not NULL, NaN or blank; source.missing_ids = 'drop' leaves such rows out.
+-- Allowed: ids that are not NULL, NaN or blank; source.missing_ids = 'drop' leaves such rows out.
 select
     source_row,
     user_id,

@@ -1,5 +1,5 @@
--- Grain: one row, if all events happened at once and the split goes by time.
--- Allowed: at least two different times (split.kind = 'predefined' needs none).
+-- Grain: one row, if all events have the same time and the split needs times.
+-- Allowed: at least two different times (split.kind = 'predefined' needs no times).
 select
     min(first_at) as event_at,
     sum(events) as events

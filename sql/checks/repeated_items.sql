@@ -1,4 +1,4 @@
--- Grain: one row per item id that the metadata holds more than once.
+-- Grain: one row per item id that occurs more than once in the metadata.
 -- Allowed: one row of metadata per item.
 select
     item_id,

@@ -1,5 +1,5 @@
--- Grain: one row per fold that has too little left to fit.
--- Allowed: two users and two items or more, once split.min_users_per_item and min_items_per_user hold.
+-- Grain: one row per fold with too few users or items to fit.
+-- Allowed: at least two users and two items after split.min_users_per_item and min_items_per_user.
 with
 
 user_counts as (

@@ -1,11 +1,11 @@
--- Grain: one row per event whose time is missing or not read.
--- Allowed: finite times, dates or ISO 8601 text (2024-05-31T18:00:00Z); others by source.time_format.
+-- Grain: one row per event whose time is missing or cannot be read.
+-- Allowed: finite times, dates or ISO 8601 text (2024-05-31T18:00:00Z); others with source.time_format.
 select
     stg_interactions.source_row,
     stg_interactions.user_id,
     stg_interactions.item_id,
     coalesce(source_unread.time, cast(stg_interactions.event_at as varchar)) as event_at,
-    coalesce(source_unread.time_formats, 'none that is known') as time_format_that_reads_all
+    coalesce(source_unread.time_formats, 'no known one') as time_format_that_reads_all
 from stg_interactions
 left join source_unread on stg_interactions.source_row = source_unread.source_row
 where

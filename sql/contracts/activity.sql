@@ -1,4 +1,4 @@
--- Grain: one row: the events of the most active user.
+-- Grain: one row: the number of events of the most active user.
 select
     'events_per_user' as measure,
     max(events) as value,

@@ -1,11 +1,11 @@
--- Grain: one row per share: of rows without a user or an item, where those are left out; of events whose user
--- or item is a word for a missing one.
+-- Grain: one row per share: of rows without a user or an item, if they are left out; of events whose user or
+-- item id is a word for a missing value.
 with
 
 counts as (
     select
         count(*) filter (where measure = 'missing_ids') as missing_rows,
-        sum(events) filter (where measure = 'missing_words') as named_so
+        sum(events) filter (where measure = 'missing_words') as word_events
     from offending_missing
 ),
 
@@ -23,7 +23,7 @@ from counts
 union all
 select
     'missing_words' as measure,
-    coalesce(counts.named_so, 0) / nullif(sizes.events, 0) as value,
+    coalesce(counts.word_events, 0) / nullif(sizes.events, 0) as value,
     null as least,
     getvariable('max_missing_words') as most
 from counts

@@ -1,4 +1,4 @@
--- Grain: one row per share: of described items that nobody has taken, of events whose item is not described.
+-- Grain: one row per share: of described items without events, of events whose item is not described.
 with
 
 counts as (

@@ -1,4 +1,4 @@
--- Grain: one row: the share of rows that are returns, where source.returns takes them.
+-- Grain: one row: the share of rows that are returns, if source.returns allows them.
 with
 
 counts as (

@@ -1,4 +1,4 @@
--- Grain: one row: how many columns are of another type than in the last run.
+-- Grain: one row: the number of columns whose type is not that of the last run.
 with
 
 sizes as (

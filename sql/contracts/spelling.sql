@@ -1,4 +1,4 @@
--- Grain: one row per kind of id: the share of those that equal another but for case and blanks.
+-- Grain: one row per kind of id: the share that differs from another id only in case and blanks.
 with
 
 kinds as (

@@ -1,4 +1,4 @@
--- Grain: one row: events over the median of the last runs' accepted logs.
+-- Grain: one row: the number of events relative to the median of the last accepted logs.
 with
 
 medians as (

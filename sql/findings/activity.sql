@@ -1,4 +1,4 @@
--- Grain: one row: the most active user of the staged log, and how active one user in a hundred is.
+-- Grain: one row: the most active user of the staged log, and the 99th percentile of events per user.
 select
     max_by(user_id, events) as user_id,
     max(events) as events,

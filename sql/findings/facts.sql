@@ -1,4 +1,4 @@
--- Grain: one row: how large a log is, and what of it the checks would refuse, as it was read.
+-- Grain: one row: the size of a log as read, and the number of rows that checks would refuse.
 with
 
 pairs as (

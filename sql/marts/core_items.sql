@@ -1,4 +1,4 @@
--- Grain: one row per item left by one more round of the k-core; run until no round takes any, of either fold.
+-- Grain: one row per item left by a round of the k-core; rounds repeat until none removes any in either fold.
 select
     item_id,
     count(*) filter (where in_validation) >= getvariable('min_users_per_item') as in_validation,

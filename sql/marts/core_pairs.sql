@@ -1,4 +1,4 @@
--- Grain: one row per user_id and item_id whose item and user the last round of the k-core left.
+-- Grain: one row per user_id and item_id whose item and user are left by the last round of the k-core.
 select
     fitted_pairs.user_id,
     fitted_pairs.item_id,

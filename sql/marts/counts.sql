@@ -1,4 +1,4 @@
--- Grain: one row per counted thing: what was read, kept, fitted and held out.
+-- Grain: one row per count of what was read, kept, fitted and held out.
 with
 
 fold_counts as (
@@ -84,7 +84,7 @@ window_item_counts as (
     group by item_parts.part
 ),
 
-targets_of_users as ( -- a fold at a time: both in one grouping take a third longer
+targets_of_users as ( -- one fold at a time: grouping both at once takes a third longer
     select
         'validation' as fold,
         count(*) as targets,
@@ -121,7 +121,7 @@ part_counts as (
     group by part
 ),
 
-counted as (
+all_counts as (
     select
         'log.rows' as name,
         getvariable('log_rows') as value
@@ -167,5 +167,5 @@ counted as (
 select
     name,
     cast(value as bigint) as value
-from counted
+from all_counts
 order by name

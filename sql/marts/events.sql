@@ -1,5 +1,5 @@
--- Grain: one row per kept event, with its part of the split. Not run unless leave_last_out: see prepare.py.
--- Users of fewer than three items are only learnt from.
+-- Grain: one row per kept event, with its part of the split. Run for leave_last_out only: see steps.py.
+-- All events of users with fewer than three items are in part train.
 select
     net_events.* exclude (part),
     case recency.place

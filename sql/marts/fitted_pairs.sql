@@ -1,5 +1,5 @@
--- Grain: one row per user_id and item_id among the events that fold test may fit on; fold validation may on
--- some of them, so that at each step of what follows its users, items and pairs are some of fold test's.
+-- Grain: one row per user_id and item_id among the events that fold test fits on; fold validation fits on a
+-- subset, so in every later step its users, items and pairs are a subset of fold test's.
 with
 
 new_pairs as (

@@ -1,4 +1,4 @@
--- Grain: one row per user among the events that fold test may fit on: the k-core's, if it leaves nobody out.
+-- Grain: one row per user among the events that fold test fits on; all of them, without a k-core.
 select
     user_id,
     train_items > 0 as in_validation

@@ -1,4 +1,4 @@
--- Grain: one row per item_id and part of the split; parts in their order, train < validation < test.
+-- Grain: one row per item_id and part of the split; parts are ordered train < validation < test.
 select
     item_id,
     part,

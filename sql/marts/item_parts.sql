@@ -1,5 +1,5 @@
--- Grain: one row per item_id and part of the split; pairs_again: those in an earlier part too.
--- Kept: what the certificate (sql/certificate) holds the tables of the folds against.
+-- Grain: one row per item_id and part of the split; pairs_again: pairs that an earlier part has too.
+-- The certificate (sql/certificate) compares the tables of the folds with it.
 with
 
 pair_counts as (

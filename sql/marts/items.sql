@@ -1,7 +1,7 @@
 -- Grain: one row per fold and item; numbers are dense and ascend with item_id (strings by UTF-8 bytes).
 with
 
-fitted as (
+fold_items as (
     select
         'validation' as fold,
         core_items.item_id,
@@ -23,13 +23,13 @@ fitted as (
 )
 
 select
-    fitted.fold,
-    fitted.item_id,
-    cast(row_number() over (partition by fitted.fold order by fitted.item_id) - 1 as integer) as item,
-    coalesce(stg_items.title, cast(fitted.item_id as varchar)) as title,
+    fold_items.fold,
+    fold_items.item_id,
+    cast(row_number() over (partition by fold_items.fold order by fold_items.item_id) - 1 as integer) as item,
+    coalesce(stg_items.title, cast(fold_items.item_id as varchar)) as title,
     stg_items.* exclude (item_id, title, source_row), -- noqa: RF02
-    fitted.user_count,
-    fitted.first_at,
-    fitted.last_at
-from fitted
-left join stg_items on fitted.item_id = stg_items.item_id
+    fold_items.user_count,
+    fold_items.first_at,
+    fold_items.last_at
+from fold_items
+left join stg_items on fold_items.item_id = stg_items.item_id

@@ -1,11 +1,11 @@
--- Grain: one row per fold, user, positive and draw whose hashed attempts met a valid negative:
--- on sale at the positive's time, never bought by the user. The first valid attempt is kept.
+-- Grain: one row per fold, user, positive and draw with a valid negative among its hashed attempts:
+-- on sale at the positive's time, no fitted item of the user. The first valid attempt is kept.
 with
 
 fold_sizes as (
     select
         fold,
-        cast(count(*) as ubigint) as item_count -- as hash() is, so that % stays within 64 bits
+        cast(count(*) as ubigint) as item_count -- the type of hash(), so that % stays within 64 bits
     from items
     group by fold
 ),
@@ -26,24 +26,24 @@ attempts as (
     inner join fold_sizes on triples.fold = fold_sizes.fold
     cross join range(getvariable('mined_negatives')) as draws (draw)
     cross join range(8) as tries (attempt)
-    where getvariable('mined_negatives') > 0 -- a constant: without draws no triple is looked at
+    where getvariable('mined_negatives') > 0 -- a constant: without draws no triple is read
 ),
 
-available as (
+available_attempts as (
     select attempts.*
     from attempts
     inner join items on attempts.fold = items.fold and attempts.negative = items.item
     where attempts.event_at is null or attempts.event_at between items.first_at and items.last_at
 ),
 
-unbought as (
-    select available.*
-    from available
+new_attempts as (
+    select available_attempts.*
+    from available_attempts
     anti join triples
         on
-            available.fold = triples.fold
-            and available."user" = triples."user"
-            and available.negative = triples.item
+            available_attempts.fold = triples.fold
+            and available_attempts."user" = triples."user"
+            and available_attempts.negative = triples.item
 ),
 
 first_valid as (
@@ -53,7 +53,7 @@ first_valid as (
         positive,
         draw,
         arg_min(negative, attempt) as negative
-    from unbought
+    from new_attempts
     group by fold, "user", positive, draw
 )
 

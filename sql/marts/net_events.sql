@@ -1,6 +1,6 @@
--- Grain: one row per kept event that is no return, of a pair that the returns in its part of the split leave
--- anything of; weights are what is left. Run where source.returns = 'net' alone: see prepare.py.
--- Part by part, as a fold must not know what comes back later.
+-- Grain: one row per kept event that is no return, if its pair's sum of weights in its part of the split is
+-- above 0; returns reduce the weights. Run for source.returns = 'net' only: see steps.py.
+-- Each part on its own, as a fold must not know about later returns.
 with
 
 sums as (
@@ -12,7 +12,7 @@ sums as (
         sum(weight) filter (where weight > 0) as gross_weight
     from split_events
     group by user_id, item_id, part
-    having sum(weight) > 1e-9 * sum(abs(weight)) -- what rounding leaves of 0.1 + 0.2 - 0.3 is nothing
+    having sum(weight) > 1e-9 * sum(abs(weight)) -- 0.1 + 0.2 - 0.3 counts as 0 in spite of rounding
 )
 
 select split_events.* replace (split_events.weight * sums.net_weight / sums.gross_weight as weight)

@@ -1,9 +1,9 @@
--- Grain: one row per user, item and part of the split, both fitted by fold test, in the numbers of that fold;
--- again: an earlier part has the pair too. Both folds' triples and targets are views of this: most pairs are
--- in both, and writing them is what costs.
+-- Grain: one row per user, item and part of the split, if fold test fits on both, in that fold's numbers;
+-- again: an earlier part has the pair too. The triples and targets of both folds are views of this table, as
+-- most pairs are in both folds, and writing is what takes time.
 with
 
-flagged as (
+flagged_pairs as (
     select
         *,
         false as again
@@ -22,10 +22,10 @@ flagged as (
 select
     numbered_users.test_user,
     items.item as test_item,
-    flagged.part,
-    flagged.again,
-    flagged.weight,
-    flagged.last_at as event_at
-from flagged
-inner join numbered_users on flagged.user_id = numbered_users.user_id
-inner join items on flagged.item_id = items.item_id and items.fold = 'test'
+    flagged_pairs.part,
+    flagged_pairs.again,
+    flagged_pairs.weight,
+    flagged_pairs.last_at as event_at
+from flagged_pairs
+inner join numbered_users on flagged_pairs.user_id = numbered_users.user_id
+inner join items on flagged_pairs.item_id = items.item_id and items.fold = 'test'

@@ -1,4 +1,4 @@
--- Grain: one row per fold, user_id and item_id fitted: the triples by the ids of the log, to look at.
+-- Grain: one row per fold, user_id and item_id fitted: the triples with the log's ids, for people to read.
 select
     triples.fold,
     users.user_id,

@@ -1,5 +1,5 @@
--- Grain: one row per user_id, item_id and part of the split; parts in their order, train < validation < test.
--- A log without weights is not made to sum ones: the condition is a constant. Column events is dropped once
+-- Grain: one row per user_id, item_id and part of the split; parts are ordered train < validation < test.
+-- has_weights is a constant, so a log without weights does not sum ones. Column events is dropped after
 -- profile_users has counted it.
 select
     user_id,

@@ -1,5 +1,5 @@
--- Grain: one row per column read of the log and of the items' metadata; compared with by the next run.
--- Ids as they were read, all else as the source declares it; text and json are what csv and json hold.
+-- Grain: one row per column read of the log and of the item metadata; for the contracts of the next run.
+-- Ids have the type they were read as, other columns the type in the source; of csv and json text or json.
 select
     column_name,
     read_as

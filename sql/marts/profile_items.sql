@@ -1,4 +1,4 @@
--- Grain: one row per item_id: how many events, and when the last; what the next run's contracts compare with.
+-- Grain: one row per item_id: its number of events and the last one; for the contracts of the next run too.
 select
     item_id,
     cast(sum(events) as bigint) as events,

@@ -1,5 +1,5 @@
--- Grain: one row per user_id: how many events, what the next run's contracts compare with, and how many items
--- in each part of the split: who is new, which a pair's time, that of its last event, cannot tell.
+-- Grain: one row per user_id: its number of events, for the contracts of the next run too, and its number of
+-- items in each part of the split, which tells who is new (a pair's time is only that of its last event).
 select
     user_id,
     cast(sum(events) as bigint) as events,

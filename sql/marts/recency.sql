@@ -1,8 +1,8 @@
--- Grain: one row per user of three items or more and item, their last two; for leave_last_out alone.
--- By the time of a user's first event with an item; ties by item_id.
+-- Grain: one row per user with at least three items and their last two items, for leave_last_out only.
+-- Items are ordered by the time of the user's first event with them; ties by item_id.
 with
 
-firsts as (
+first_events as (
     select
         user_id,
         item_id,
@@ -11,18 +11,18 @@ firsts as (
     group by user_id, item_id
 ),
 
-placed as (
+ranked_pairs as (
     select
         user_id,
         item_id,
         row_number() over (partition by user_id order by first_at desc, item_id desc) as place,
         count(*) over (partition by user_id) as user_items
-    from firsts
+    from first_events
 )
 
 select
     user_id,
     item_id,
     place
-from placed
+from ranked_pairs
 where place <= 2 and user_items >= 3

@@ -1,4 +1,4 @@
--- Grain: one row per user_id, item_id and part, validation or test, that an earlier part has as well.
+-- Grain: one row per user_id, item_id and part (validation or test), if an earlier part has the pair too.
 with
 
 later as (

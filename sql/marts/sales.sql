@@ -1,5 +1,5 @@
--- Grain: one row per item among the events that fold test may fit on: its users, and when it was on sale,
--- from the first to the last fitted event of anybody, in each fold. The k-core's items, if it leaves all in.
+-- Grain: one row per item among the events that fold test fits on: for each fold its number of users and its
+-- time on sale, from its first to its last fitted event of any user.
 select
     item_id,
     count(*) filter (where part = 'train') > 0 as in_validation,

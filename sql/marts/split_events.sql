@@ -1,33 +1,34 @@
--- Grain: one row per kept event, with its part of a split by time or by labels; weight 0 is no interaction,
--- one below 0 a return, which net_events takes off.
--- Parts are an enum, in their order: text would make every table of events several times as slow to group.
+-- Grain: one row per kept event, with its part of a split by time or by labels; events of weight 0 are left
+-- out; a negative weight is a return, which net_events subtracts.
+-- Parts are an enum: grouping a table of events by text takes several times as long.
 with
 
-kept as (
+kept_events as (
     select * from stg_interactions
     where weight > 0 or (getvariable('returns') = 'net' and weight < 0)
 ),
 
-parted as (
+event_parts as (
     select
-        kept.source_row,
-        kept.user_id,
-        kept.item_id,
-        kept.event_at,
-        kept.weight,
+        kept_events.source_row,
+        kept_events.user_id,
+        kept_events.item_id,
+        kept_events.event_at,
+        kept_events.weight,
         case
             -- time: the starts are NULL under other kinds
-            when kept.event_at >= windows.test_start then cast('test' as part)
-            when kept.event_at >= windows.validation_start then cast('validation' as part)
+            when kept_events.event_at >= windows.test_start then cast('test' as part)
+            when kept_events.event_at >= windows.validation_start then cast('validation' as part)
             when getvariable('split_kind') <> 'predefined' then cast('train' as part)
             -- predefined: without validation labels one train pair in ten becomes validation
-            when kept.part <> 'train' or windows.has_validation_labels then cast(kept.part as part)
-            when hash(getvariable('seed'), kept.user_id, kept.item_id) % 10 = 0
+            when kept_events.part <> 'train' or windows.has_validation_labels
+                then cast(kept_events.part as part)
+            when hash(getvariable('seed'), kept_events.user_id, kept_events.item_id) % 10 = 0
                 then cast('validation' as part)
             else cast('train' as part)
         end as part
-    from kept
+    from kept_events
     cross join windows
 )
 
-select * from parted
+select * from event_parts

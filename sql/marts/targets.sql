@@ -1,4 +1,4 @@
--- Grain: one row per fold, user and item held out, both known to the fold; is_new: not among its triples.
+-- Grain: one row per fold, user and item held out, if the fold fits on both; is_new: not among its triples.
 select
     cast('validation' as enum('test', 'validation')) as fold,
     "user",

@@ -1,12 +1,12 @@
 -- Grain: one row per fold, user and item fitted, in internal numbers, in no order.
 with
 
-repeated as (
+repeated_pairs as (
     select * from numbered_pairs
     where part = 'validation' and again
 ),
 
-validation as (
+validation_triples as (
     select
         cast('validation' as enum('test', 'validation')) as fold,
         "user",
@@ -17,15 +17,16 @@ validation as (
     where part = 'train'
 ),
 
-train_and_repeated as (
+train_pairs as (
     select
         cast('test' as enum('test', 'validation')) as fold,
         train.test_user as "user",
         train.test_item as item,
-        train.weight + coalesce(repeated.weight, 0) as weight,
-        greatest(train.event_at, repeated.event_at) as event_at -- of what is not NULL
+        train.weight + coalesce(repeated_pairs.weight, 0) as weight,
+        greatest(train.event_at, repeated_pairs.event_at) as event_at -- ignores NULL
     from numbered_pairs as train
-    left join repeated on train.test_user = repeated.test_user and train.test_item = repeated.test_item
+    left join repeated_pairs
+        on train.test_user = repeated_pairs.test_user and train.test_item = repeated_pairs.test_item
     where train.part = 'train'
 ),
 
@@ -40,8 +41,8 @@ new_pairs as (
     where part = 'validation' and not again
 )
 
-select * from validation
+select * from validation_triples
 union all
-select * from train_and_repeated
+select * from train_pairs
 union all
 select * from new_pairs

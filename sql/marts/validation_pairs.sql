@@ -1,4 +1,4 @@
--- Grain: one row per user, item and part, both fitted by fold validation, in the numbers of that fold.
+-- Grain: one row per user, item and part, if fold validation fits on both, in that fold's numbers.
 with
 
 numbered_items as (

@@ -1,7 +1,7 @@
--- Grain: one row: where the split cuts, windows half open: [start, next start); NULL unless split by time.
+-- Grain: one row: the starts of the windows [start, next start) of a split by time, else NULL.
 with
 
-kept as (
+kept_events as (
     select * from stg_interactions
     where weight > 0
 ),
@@ -10,10 +10,10 @@ extent as (
     select
         max(event_at) as last_at,
         count(*) filter (where part = 'validation') > 0 as has_validation_labels
-    from kept
+    from kept_events
 ),
 
-tested as (
+test_starts as (
     select
         *,
         coalesce(
@@ -23,22 +23,22 @@ tested as (
     from extent
 ),
 
-validated as (
+validation_starts as (
     select
         *,
         coalesce(
             cast(getvariable('validation_start') as timestamp),
             test_start - getvariable('validation_days') * interval 1 day
         ) as validation_start
-    from tested
+    from test_starts
 ),
 
-applied as (
+split_starts as (
     select
         if(getvariable('split_kind') = 'time', validation_start, null) as validation_start,
         if(getvariable('split_kind') = 'time', test_start, null) as test_start,
         has_validation_labels
-    from validated
+    from validation_starts
 )
 
-select * from applied
+select * from split_starts

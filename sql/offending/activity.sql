@@ -1,4 +1,4 @@
--- Grain: one row per user of more events than are allowed.
+-- Grain: one row per user with more events than allowed.
 select
     'events_per_user' as measure,
     user_id,

@@ -1,4 +1,4 @@
--- Grain: one row per user or item that only the last run's log has (gone), or only this one (new).
+-- Grain: one row per user or item that occurs only in the last run's log (gone) or only in this one (new).
 with
 
 churn as (

@@ -1,4 +1,4 @@
--- Grain: one row per item that the last run saw taken after this log's last event.
+-- Grain: one row per item whose last event in the last run's log is later than all events of this log.
 with
 
 extent as (

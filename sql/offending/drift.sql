@@ -1,8 +1,8 @@
--- Grain: one row per bin of users by log2 of their events, and per item: its part of the index.
+-- Grain: one row per bin of users by log2 of their events, and per item: its term of the index.
 -- Population stability index: the sum over bins of (share - last share) * ln(share / last share) (N. Siddiqi,
--- Credit Risk Scorecards, 2006); under the logarithm shares are at least 1e-4, so that an empty bin has one.
--- Users count alike. Items count by their events: ten bins of about equal shares of the last run's events by
--- popularity, and one of new items; an item's part is (share - last share) * its bin's logarithm.
+-- Credit Risk Scorecards, 2006); in the logarithm, shares are at least 1e-4, also of empty bins.
+-- Each user counts once. Items are weighted by events: ten bins by popularity with about equal shares of the
+-- last run's events, and one of new items; an item's term is (share - last share) * its bin's logarithm.
 with
 
 user_bins as (

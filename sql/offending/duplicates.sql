@@ -1,4 +1,4 @@
--- Grain: one row per row of the log that is there several times, the same in every column read.
+-- Grain: one row per row of the log that occurs several times, equal in every column read.
 select
     'duplicate_share' as measure,
     source_rows.*,

@@ -1,4 +1,4 @@
--- Grain: one row per event of the log's last instant.
+-- Grain: one row per event at the log's latest time.
 with
 
 extent as (

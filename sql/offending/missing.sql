@@ -1,5 +1,5 @@
 -- Grain: one row per event without a user or an item, if source.missing_ids leaves those out, and one per id
--- that is a word for a missing one, as programs write it where they make text of what is not there.
+-- that is a word for a missing value, as programs write it when they convert missing values to text.
 with
 
 words as (

@@ -1,4 +1,4 @@
--- Grain: one row per described item that nobody has taken, and per taken item that is not described.
+-- Grain: one row per described item without events, and per item with events that is not described.
 with
 
 orphans as (

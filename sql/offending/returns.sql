@@ -1,4 +1,4 @@
--- Grain: one row per item with returns: rows whose weight is below 0.
+-- Grain: one row per item with returns (rows of negative weight).
 select
     'returns' as measure,
     item_id,

@@ -1,4 +1,4 @@
--- Grain: one row per column that was read before too, as another type.
+-- Grain: one row per column that the last run read as another type.
 select
     'changed_columns' as measure,
     now.column_name,

@@ -1,4 +1,4 @@
--- Grain: one row per set of ids that are one but for case and blanks; they are read as different ids.
+-- Grain: one row per set of ids that differ only in case and blanks; each is read as an id of its own.
 with
 
 users as (

@@ -1,4 +1,4 @@
--- Grain: one row per event of the log; names and types are settled, nothing is dropped but rows without ids.
+-- Grain: one row per event of the log, with final names and types; rows without ids may be left out.
 with
 
 source as (
@@ -6,7 +6,7 @@ source as (
     where not getvariable('drop_missing_ids') or (user_id is not null and item_id is not null)
 ),
 
-weighed as (
+weighted_events as (
     select
         source.source_row,
         source.user_id,
@@ -19,4 +19,4 @@ weighed as (
     left join source_event_weights on source.event = source_event_weights.event
 )
 
-select * from weighed
+select * from weighted_events

@@ -1,7 +1,7 @@
 -- Grain: one row per item of the metadata, as read; blank titles become NULL.
 with
 
-cleaned as (
+clean_items as (
     select
         source_items.* exclude (title),
         rowid + 1 as source_row,
@@ -9,4 +9,4 @@ cleaned as (
     from source_items
 )
 
-select * from cleaned
+select * from clean_items

@@ -142,7 +142,7 @@ def test_recommend_gives_all_unseen_items_at_most_and_popular_ones_to_strangers(
     assert scores == sorted(scores, reverse=True)
     stranger = recsys(*ask, "424242", "-k", "3")
     assert [line.split("\t")[1] for line in stranger.out.splitlines()] == ["popular"] * 3
-    unknown = "# user '424242' is unknown to it: popular items"
+    unknown = "# user '424242' is unknown to this bundle: popular items"
     assert stranger.err == f"# bundle {bundle_of(shop).name}\n{unknown}\n"
     assert all(line.split("\t")[2].startswith("Product ") for line in stranger.out.splitlines())
 
@@ -275,7 +275,7 @@ def test_ctrl_c_and_a_schedulers_stop_in_training_leave_no_run(
             said.append(line)
             if line.startswith("train: epoch 2,"):
                 process.send_signal(stop)
-    failed(Ran(process.returncode, "", "".join(said)), code, "go on from the last checkpoint")
+    failed(Ran(process.returncode, "", "".join(said)), code, "continue from the last checkpoint")
     assert finished(prepared.config.runs) == before
     assert runs_in_mlflow(prepared.config.root) == ["FINISHED", "KILLED"]
     assert recsys("recommend", "--config", prepared.config_file, "--user", "1003").code == 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 from shop import DAYS, ITEMS, START, WINDOW, Shop, bundle_of, recsys
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
 from pipelines.data.folds import load_fold
 from pipelines.tracking import store

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from paths import FIXTURES
-from server import released, serving, until
+from server import serving, wait_until, write_version
 from shop import failed, recsys
 from small_bundles import edit
 
@@ -22,7 +22,7 @@ from serving.recommender import Recommender
 def bundles(tmp_path: Path) -> Path:
     """v1, v2 and v3; v2 is current."""
     for seed, version in enumerate(("v1", "v2", "v3")):
-        released(tmp_path / "bundles", version, seed)
+        write_version(tmp_path / "bundles", version, seed)
     publish(tmp_path / "bundles", "v2")
     return tmp_path / "bundles"
 
@@ -234,8 +234,8 @@ def test_versions_that_are_links_into_a_store_keep_their_names_and_are_not_prune
     assert (current(bundles), Recommender.open(bundles / "current").version) == ("v2", "v2")
     opened = Recommender.open(bundles / "current")  # the folder itself, as the link may be moved meanwhile
     assert opened._bundle.folder == tmp_path / "store" / "0v2"
-    released(bundles, "v4", 4)
-    released(bundles, "v5", 5)
+    write_version(bundles, "v4", 4)
+    write_version(bundles, "v5", 5)
     assert prune(bundles, 1) == ["v3", "v4"]
     assert {path.name for path in bundles.glob("[!.]*")} == {"v1", "v2", "v5", "stable", "current"}
     assert {path.name for path in (tmp_path / "store").iterdir()} == {"0v1", "0v2"}
@@ -297,12 +297,14 @@ def test_a_refused_copy_is_told_once_and_served_when_it_is_mended(bundles, tmp_p
     shutil.copytree(bundles, copy, ignore=shutil.ignore_patterns("current"))
     (copy / "current").mkdir()
     with serving(copy, ready=False) as server:
-        until(lambda: "current/manifest.json: missing" in server.ask("/health/ready").json["detail"])
+        wait_until(lambda: "current/manifest.json: missing" in server.ask("/health/ready").json["detail"])
         assert server.metric("recsys_bundles_refused_total") == 1
         (copy / "current").rmdir()
-        until(lambda: "of v1, v2, v3, say which is current" in server.ask("/health/ready").json["detail"])
+        wait_until(
+            lambda: "of v1, v2, v3, say which is current" in server.ask("/health/ready").json["detail"]
+        )
         publish(copy, "v3")
-        until(server.is_ready)
+        wait_until(server.is_ready)
         assert server.metric("recsys_bundles_refused_total") == 2
 
 

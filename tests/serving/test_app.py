@@ -16,7 +16,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from paths import ROOT
-from server import PATIENCE, Server, bundles_of, command, sent, serving, until
+from server import TIMEOUT, Server, command, publish_bundle, send, serving, wait_until
 
 from serving.app import create_app, openapi
 from serving.recommender import Recommender
@@ -26,7 +26,7 @@ HEAVY = {"torch", "duckdb", "polars", "mlflow", "pandas", "matplotlib", "rich", 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return bundles_of(tmp_path_factory.mktemp("integers"))
+    return publish_bundle(tmp_path_factory.mktemp("integers"))
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def server(folder):
 
 @pytest.fixture(scope="module")
 def text_server(tmp_path_factory):
-    with serving(bundles_of(tmp_path_factory.mktemp("text"), text=True)) as server:
+    with serving(publish_bundle(tmp_path_factory.mktemp("text"), text=True)) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    with serving(bundles_of(tmp_path_factory.mktemp("guarded")), RECSYS_TOKEN="s3cret ü") as server:
+    with serving(publish_bundle(tmp_path_factory.mktemp("guarded")), RECSYS_TOKEN="s3cret ü") as server:
         yield server
 
 
@@ -201,7 +201,7 @@ def test_the_limits_themselves_are_allowed(server: Server):
 
 def test_a_body_without_a_length_is_limited_too(server: Server):
     for chunks, status in (([json.dumps(ONE).encode()], 200), ([b" " * 2**16] * 17, 422)):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
         connection.request(
             "POST", BATCH, iter(chunks), {"Content-Type": "application/json"}, encode_chunked=True
         )
@@ -213,7 +213,7 @@ def test_a_body_without_a_length_is_limited_too(server: Server):
 def test_a_client_may_leave_in_the_middle_of_its_body(server: Server):
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
         raw.sendall(b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    until(lambda: b'status="499"' in server.ask("/metrics").body)
+    wait_until(lambda: b'status="499"' in server.ask("/metrics").body)
     assert server.ask("/health/live").status == 200
 
 
@@ -277,11 +277,11 @@ def test_the_page_may_load_nothing_from_elsewhere(server: Server):
 
 
 def test_a_connection_is_kept_over_many_requests(server: Server):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
     for user in range(100, 140):
-        assert sent(connection, f"/v1/users/{user}/recommendations").json["user_id"] == user
+        assert send(connection, f"/v1/users/{user}/recommendations").json["user_id"] == user
     socket_before = connection.sock
-    sent(connection, "/version")
+    send(connection, "/version")
     assert connection.sock is socket_before
     connection.close()
 
@@ -348,7 +348,7 @@ def run_command(*arguments, **environment):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
         check=False,
     )
     assert "Traceback" not in ran.stderr
@@ -460,7 +460,7 @@ def test_ids_are_text_on_request_and_else_as_in_the_bundle(tmp_path: Path):
         BATCH + "?",
     ]
     batch = {"users": [{"user_id": str(user)}, {"user_id": user}, {"history": [str(item)]}, {}], "k": 3}
-    with serving(bundles_of(tmp_path / "bundles", above=ABOVE)) as server:
+    with serving(publish_bundle(tmp_path / "bundles", above=ABOVE)) as server:
         document = server.ask("/openapi.json").json["paths"]
         for path in paths:
             body = batch if path.startswith(BATCH) else None
@@ -486,7 +486,7 @@ def test_ids_as_text_does_not_change_ids_of_text(text_server: Server):
 
 def raw(server: Server, request: bytes) -> http.client.HTTPResponse:
     """Send bytes as they are, and read until the end of the answer."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as connection:
         connection.sendall(request)
         method = request.partition(b" ")[0].decode()
         answer = http.client.HTTPResponse(connection, method=method)
@@ -546,10 +546,10 @@ def test_head_is_get_without_the_body(server: Server, guarded: Server):
         get, head = server.ask(path), server.ask(path, method="HEAD")
         assert (head.status, head.body) == (get.status, b"")
         assert head.headers["content-length"] == get.headers["content-length"]
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT)
     for _ in range(3):  # no rest of an answer is left on the connection
-        assert sent(connection, "/version", method="HEAD").status == 200
-        assert sent(connection, "/version").json["version"] == "v1"
+        assert send(connection, "/version", method="HEAD").status == 200
+        assert send(connection, "/version").json["version"] == "v1"
     connection.close()
     assert guarded.ask("/version", method="HEAD").status == 401
     assert guarded.ask("/version", method="OPTIONS").status == 401

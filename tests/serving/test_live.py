@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from server import Server, bundles_of, released, serving, until
+from server import Server, publish_bundle, serving, wait_until, write_version
 
 from recsys.releases import publish
 from serving.live import Live
@@ -47,8 +47,8 @@ class Watched:
 
 
 def test_a_new_current_is_opened_once(tmp_path: Path) -> None:
-    watched = Watched(bundles_of(tmp_path))
-    released(tmp_path, "v2", seed=1)
+    watched = Watched(publish_bundle(tmp_path))
+    write_version(tmp_path, "v2", seed=1)
     assert [watched.refresh(), watched.refresh()] == [("v1", 0)] * 2
     publish(tmp_path, "v2")
     assert [watched.refresh(), watched.refresh()] == [("v2", 0)] * 2
@@ -60,9 +60,9 @@ def test_a_new_current_is_opened_once(tmp_path: Path) -> None:
 def test_a_corrupt_bundle_is_refused_once_and_tried_again_when_it_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watched = Watched(bundles_of(tmp_path))
+    watched = Watched(publish_bundle(tmp_path))
     watched.refresh()
-    broken = released(tmp_path, "v2", seed=1) / "item_vectors.npy"
+    broken = write_version(tmp_path, "v2", seed=1) / "item_vectors.npy"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     set_current(tmp_path, "v2")
@@ -75,7 +75,7 @@ def test_a_corrupt_bundle_is_refused_once_and_tried_again_when_it_changes(
 
 
 def test_a_broken_link_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    watched = Watched(bundles_of(tmp_path))
+    watched = Watched(publish_bundle(tmp_path))
     watched.refresh()
     for refused, target in enumerate(("nothing", "current", "v1/manifest.json"), start=1):
         set_current(tmp_path, target)
@@ -88,8 +88,8 @@ def test_a_broken_link_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 def test_the_server_waits_for_the_first_bundle(tmp_path: Path) -> None:
-    with serving(bundles_of(tmp_path), ready=False) as server:
-        until(lambda: server.ask("/health/ready").status == 200)
+    with serving(publish_bundle(tmp_path), ready=False) as server:
+        wait_until(lambda: server.ask("/health/ready").status == 200)
     (tmp_path / "current").unlink()
     (tmp_path / "empty").mkdir()
     set_current(tmp_path, "empty")  # not a bundle, but enough for the server to start
@@ -101,14 +101,14 @@ def test_the_server_waits_for_the_first_bundle(tmp_path: Path) -> None:
             assert "manifest.json: missing" in answer.json["detail"]
         assert server.ask("/health/live").status == 200
         publish(tmp_path, "v1")
-        until(lambda: server.ask("/health/ready").status == 200)
+        wait_until(lambda: server.ask("/health/ready").status == 200)
         assert server.metric("recsys_bundle_swaps_total") == 0
         assert server.metric("recsys_bundles_refused_total") == 1
 
 
 def test_an_old_bundle_is_unmapped_after_its_last_request(tmp_path: Path) -> None:
-    watched = Watched(bundles_of(tmp_path))
-    released(tmp_path, "v2", seed=1)
+    watched = Watched(publish_bundle(tmp_path))
+    write_version(tmp_path, "v2", seed=1)
     watched.refresh()
     gc.disable()
     try:
@@ -187,7 +187,7 @@ def write_broken(bundles: Path) -> list[str]:
 def test_a_hundred_swaps_under_load_without_a_failed_or_mixed_answer(tmp_path: Path) -> None:
     bundles = tmp_path / "bundles"
     for seed, version in enumerate(VERSIONS):
-        released(bundles, version, seed)
+        write_version(bundles, version, seed)
     publish(bundles, "v1")
     bad = write_broken(bundles)
     (tmp_path / "expected.json").write_text(
@@ -213,7 +213,7 @@ def test_a_hundred_swaps_under_load_without_a_failed_or_mixed_answer(tmp_path: P
             load.wait()
         assert load.returncode == 0
         reports = json.loads((tmp_path / "report.json").read_text())
-        assert [fault for report in reports for fault in report["faults"]] == []
+        assert [error for report in reports for error in report["errors"]] == []
         assert {version for report in reports for version in report["versions"]} == set(VERSIONS)
         assert min(report["asked"] for report in reports) > SWAPS
         assert server.metric("recsys_bundle_swaps_total") == SWAPS - CORRUPT
@@ -225,7 +225,7 @@ def test_a_hundred_swaps_under_load_without_a_failed_or_mixed_answer(tmp_path: P
         )
         assert end - warm < 4096
         live = server.ask("/version").json["version"]
-        until(
+        wait_until(
             lambda: {name for name in (*VERSIONS, *bad) if f"/{name}/" in maps(server.process.pid)} == {live}
         )
         log = server.log.read_text()
@@ -247,21 +247,21 @@ def swap_often(server: Server, bundles: Path, bad: list[str]) -> int:
         if swap % (SWAPS // CORRUPT) == 0:
             set_current(bundles, bad[refusals % len(bad)])
             refusals += 1
-            until(lambda count=refusals: server.metric("recsys_bundles_refused_total") == count)
+            wait_until(lambda count=refusals: server.metric("recsys_bundles_refused_total") == count)
             assert server.ask("/version").json["version"] == live
         else:
             live = VERSIONS[(VERSIONS.index(live) + 1) % len(VERSIONS)]
             publish(bundles, live)
-            until(lambda wanted=live: server.ask("/version").json["version"] == wanted)
+            wait_until(lambda wanted=live: server.ask("/version").json["version"] == wanted)
         if swap == 20:
             warm = memory(server.process.pid)
     return warm
 
 
 def test_workers_share_metrics_without_those_that_ended(tmp_path: Path) -> None:
-    bundles_of(tmp_path)
+    publish_bundle(tmp_path)
     with serving(tmp_path, "--workers", "2") as server:
-        until(lambda: server.metric("recsys_bundle_info") == 2)
+        wait_until(lambda: server.metric("recsys_bundle_info") == 2)
         for _ in range(50):
             assert server.ask("/v1/users/101/history").status == 200
         counted = (
@@ -270,16 +270,16 @@ def test_workers_share_metrics_without_those_that_ended(tmp_path: Path) -> None:
         assert counted in server.ask("/metrics").body.decode()
         victim = workers(server)[0]
         os.kill(victim, signal.SIGKILL)
-        until(lambda: victim not in workers(server) and server.process.poll() is None)
-        until(
+        wait_until(lambda: victim not in workers(server) and server.process.poll() is None)
+        wait_until(
             lambda: (
                 len(workers(server)) == 2 and server.is_ready() and server.metric("recsys_bundle_info") == 2
             )
         )
         assert counted in server.ask("/metrics").body.decode()
-        released(tmp_path, "v2", seed=1)
+        write_version(tmp_path, "v2", seed=1)
         publish(tmp_path, "v2")
-        until(lambda: 'recsys_bundle_info{version="v2"} 2.0' in server.ask("/metrics").body.decode())
+        wait_until(lambda: 'recsys_bundle_info{version="v2"} 2.0' in server.ask("/metrics").body.decode())
         folder = metrics_folder(server)
         assert folder.is_dir()
     assert not folder.exists()
@@ -309,11 +309,14 @@ def test_running_requests_finish_before_the_server_stops(tmp_path: Path) -> None
     body = json.dumps({"users": [{"user_id": 101}] * 50, "k": 10}).encode()
     head = f"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
     head += "Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n"
-    with serving(bundles_of(tmp_path)) as server, socket.create_connection(("127.0.0.1", server.port)) as raw:
+    with (
+        serving(publish_bundle(tmp_path)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as raw,
+    ):
         raw.sendall(head.encode())
         assert raw.recv(25).startswith(b"HTTP/1.1 100 Continue")
         server.process.send_signal(signal.SIGTERM)
-        until(lambda: "Shutting down" in server.log.read_text())
+        wait_until(lambda: "Shutting down" in server.log.read_text())
         raw.sendall(body)
         answer = http.client.HTTPResponse(raw)
         answer.begin()
@@ -323,7 +326,7 @@ def test_running_requests_finish_before_the_server_stops(tmp_path: Path) -> None
 
 def test_nothing_is_logged_while_nothing_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "serving")
-    watched = Watched(bundles_of(tmp_path))
+    watched = Watched(publish_bundle(tmp_path))
     for _ in range(5):
         watched.refresh()
     assert [record.message for record in caplog.records] == ["bundle v1 is live"]

@@ -1,4 +1,4 @@
-"""The page, looked at by a browser without a head: what it shows is what the endpoints say."""
+"""The page in a headless browser: it shows the answers of the endpoints."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from browser import chromium, complaints, needs_browser
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-from server import PATIENCE, bundles_of, released, serving
+from server import TIMEOUT, publish_bundle, serving, write_version
 
 from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.releases import publish
@@ -24,7 +24,7 @@ def browser(tmp_path: Path):
 
 
 def shown(browser, selector: str) -> list[str]:
-    """The visible texts at one moment: asked for one by one, an element may be replaced before its turn."""
+    """The visible texts, read in one call, as an element may be replaced between two."""
     visible = "(element) => element.checkVisibility() ? element.innerText.trim() : ''"
     return browser.execute_script(
         f"return [...document.querySelectorAll(arguments[0])].map({visible})", selector
@@ -32,7 +32,7 @@ def shown(browser, selector: str) -> list[str]:
 
 
 def wait_for(browser, condition) -> None:
-    WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(lambda _: condition())
+    WebDriverWait(browser, TIMEOUT, poll_frequency=0.05).until(lambda _: condition())
 
 
 def titles(answer) -> list[str]:
@@ -40,7 +40,7 @@ def titles(answer) -> list[str]:
 
 
 def test_a_user_a_click_and_the_curve(browser, tmp_path: Path):
-    folder = bundles_of(tmp_path / "bundles")
+    folder = publish_bundle(tmp_path / "bundles")
     with serving(folder) as server:
         browser.get(f"http://127.0.0.1:{server.port}/")
         wait_for(browser, lambda: len(shown(browser, "#recommended li")) == 10)
@@ -73,10 +73,10 @@ def test_a_user_a_click_and_the_curve(browser, tmp_path: Path):
         save(browser, tmp_path, "page.png")
 
         ask_for(browser, "nobody")
-        wait_for(browser, lambda: shown(browser, "#basis") == ["Popular: this user is unknown"])
+        wait_for(browser, lambda: shown(browser, "#basis") == ["Popular items: this user is unknown"])
         assert shown(browser, "#history li") == []
 
-        released(folder, "v2", seed=1)
+        write_version(folder, "v2", seed=1)
         publish(folder, "v2")
         wait_for(browser, lambda: server.ask("/version").json["version"] == "v2")
         ask_for(browser, "107")
@@ -84,8 +84,8 @@ def test_a_user_a_click_and_the_curve(browser, tmp_path: Path):
         assert [line for line in complaints(browser) if "/v1/users/nobody/history" not in line] == []
 
 
-def test_the_page_asks_for_the_token_and_keeps_it_for_the_session(browser, tmp_path: Path):
-    with serving(bundles_of(tmp_path / "bundles", text=True), RECSYS_TOKEN="s3cret") as server:
+def test_the_token_is_kept_for_the_session(browser, tmp_path: Path):
+    with serving(publish_bundle(tmp_path / "bundles", text=True), RECSYS_TOKEN="s3cret") as server:
         browser.get(f"http://127.0.0.1:{server.port}/")
         field = browser.find_element(By.ID, "token")
         wait_for(browser, field.is_displayed)
@@ -104,7 +104,7 @@ def test_the_page_asks_for_the_token_and_keeps_it_for_the_session(browser, tmp_p
 
 def test_titles_are_text_and_never_markup(browser, tmp_path: Path):
     evil = "<img src=x onerror=document.title='owned'>"
-    with serving(bundles_of(tmp_path / "bundles", title=evil)) as server:
+    with serving(publish_bundle(tmp_path / "bundles", title=evil)) as server:
         browser.get(f"http://127.0.0.1:{server.port}/")
         wait_for(browser, lambda: len(shown(browser, "#recommended li")) == 10)
         assert shown(browser, "#recommended li span:first-child")[0] == evil
@@ -112,11 +112,9 @@ def test_titles_are_text_and_never_markup(browser, tmp_path: Path):
         assert browser.find_elements(By.CSS_SELECTOR, "#columns img") == []
 
 
-def test_ids_beyond_what_a_browser_counts_exactly_are_shown_and_asked_for_as_they_are(
-    browser, tmp_path: Path
-):
+def test_integer_ids_beyond_2_to_the_53_are_exact(browser, tmp_path: Path):
     above = 2**60 + 1
-    with serving(bundles_of(tmp_path / "bundles", above=above, title=None)) as server:
+    with serving(publish_bundle(tmp_path / "bundles", above=above, title=None)) as server:
         browser.get(f"http://127.0.0.1:{server.port}/")
         wait_for(browser, lambda: len(shown(browser, "#recommended li")) == 10)
         users = [str(user) for user in server.ask("/v1/users?limit=12").json["users"]]
@@ -125,7 +123,7 @@ def test_ids_beyond_what_a_browser_counts_exactly_are_shown_and_asked_for_as_the
         browser.find_elements(By.CSS_SELECTOR, "#some button")[4].click()
         answer = server.ask(f"/v1/users/{users[4]}/recommendations?k=10").json
         wait_for(browser, lambda: shown(browser, "#recommended li span:first-child") == ids(answer))
-        assert shown(browser, "#basis") == ["Recommended, by distance"]
+        assert shown(browser, "#basis") == ["Recommended, nearest first"]
         assert shown(browser, "#some button.on") == [users[4]]
         assert shown(browser, "#history li span:first-child") == ids(
             server.ask(f"/v1/users/{users[4]}/history").json
@@ -148,7 +146,7 @@ def test_ids_beyond_what_a_browser_counts_exactly_are_shown_and_asked_for_as_the
 ODD = ["\t", "\n", " a  b ", "..", "007", "a/b", "line\nbreak", "ü?&#%25+", "寿司"]
 
 
-def test_ids_of_any_text_are_asked_for_as_they_are(browser, tmp_path: Path):
+def test_ids_of_any_text_work(browser, tmp_path: Path):
     odd_bundle(tmp_path / "bundles", sorted(ODD))
     with serving(tmp_path / "bundles") as server:
         browser.get(f"http://127.0.0.1:{server.port}/")
@@ -156,22 +154,22 @@ def test_ids_of_any_text_are_asked_for_as_they_are(browser, tmp_path: Path):
         for at, user in enumerate(sorted(ODD)):
             browser.find_elements(By.CSS_SELECTOR, "#some button")[at].click()
             if user == "..":
-                wait_for(browser, lambda: "ask for it in a batch" in shown(browser, "#problem")[0])
+                wait_for(browser, lambda: "use a batch request" in shown(browser, "#problem")[0])
                 continue
             path = f"/v1/users/{quote(user, safe='')}/recommendations?k=10"
             expected = [f"thing {sorted(ODD).index(item)}" for item in ids(server.ask(path).json)]
-            for _ in range(2):  # by its button, then as it stands in the field
+            for _ in range(2):  # by its button, then by the text in the input
                 wait_for(
                     browser, lambda all=expected: shown(browser, "#recommended li span:first-child") == all
                 )
-                assert shown(browser, "#basis") == ["Recommended, by distance"]
+                assert shown(browser, "#basis") == ["Recommended, nearest first"]
                 assert shown(browser, "#problem") == [""]
                 browser.find_element(By.ID, "user").send_keys("\n")
         assert complaints(browser) == []
 
 
 def odd_bundle(bundles: Path, names: list[str]) -> None:
-    """Users and items of these ids; each user is an item's nearest, and has nothing."""
+    """Publish users and items of these ids; each user is at the place of one item and has no history."""
     n = len(names)
     vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
     write_bundle(
@@ -202,7 +200,7 @@ def ask_for(browser, user: str) -> None:
 
 
 def save(browser, folder: Path, name: str) -> None:
-    """A screenshot beside the test's other files, or where RECSYS_SCREENSHOTS says."""
+    """Save a screenshot in RECSYS_SCREENSHOTS, or else in the test's folder."""
     target = Path(os.environ.get("RECSYS_SCREENSHOTS", folder)) / name
     assert browser.save_screenshot(str(target))
     assert target.stat().st_size > 10_000

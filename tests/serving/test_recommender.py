@@ -1,4 +1,4 @@
-"""Serving: always as many different, unseen, nearest items as there are; the popular ones for strangers."""
+"""Recommender: the nearest unseen items, each once; the popular items for unknown users."""
 
 import copy
 import multiprocessing
@@ -39,31 +39,31 @@ def test_nearest_unseen_items_come_first_with_minus_distance_as_score(shop):
     assert str(shop.recommend("u2", k=1)[0].score) == "0.0"  # never -0.0
 
 
-def test_seen_items_come_back_when_asked_for(shop):
+def test_seen_items_are_included_on_request(shop):
     assert [row.item_id for row in shop.recommend("u0", k=2, exclude_seen=False)] == ["a", "b"]
     assert [row.item_id for row in shop.recommend("u1", k=9, exclude_seen=False)] == ["ç", "b", "a", "日"]
 
 
-def test_more_than_the_catalogue_has_gives_all_there_is(shop):
+def test_k_beyond_the_catalogue_gives_all_items(shop):
     assert [row.item_id for row in shop.recommend("u0", k=100)] == ["b", "ç", "日"]
     assert shop.recommend("u1", k=3) == []
 
 
-@pytest.mark.parametrize("stranger", ["u9", "", "日", 0, None, True])
-def test_strangers_get_the_popular_items_without_a_score(shop, stranger):
-    assert shop.recommend(stranger, k=2) == [("日", "寿司", None), ("ç", "", None)]
-    assert len(shop.recommend(stranger, k=100)) == 4
+@pytest.mark.parametrize("unknown", ["u9", "", "日", 0, None, True])
+def test_unknown_users_get_the_popular_items_without_a_score(shop, unknown):
+    assert shop.recommend(unknown, k=2) == [("日", "寿司", None), ("ç", "", None)]
+    assert len(shop.recommend(unknown, k=100)) == 4
 
 
 @pytest.mark.parametrize("k", [0, -1, 1.0, "3", True, None])
-@pytest.mark.parametrize("user_id", ["u0", "stranger"])
+@pytest.mark.parametrize("user_id", ["u0", "unknown"])
 def test_k_must_be_a_whole_number_of_at_least_one(shop, user_id, k):
     with pytest.raises(ValueError, match=f"k = {k!r}, allowed is a whole number >= 1"):
         shop.recommend(user_id, k)
 
 
 def test_current_is_followed_once(tmp_path):
-    """A recommender keeps answering from the version it opened, whatever is published or moved since."""
+    """A recommender keeps answering from the version it opened, also after another was published."""
     for version, items in (("v1", [[0], [1]]), ("v2", [[1], [0]])):
         release(tmp_path / version, [[0]], items, [[]])
     publish(tmp_path, "v1")
@@ -77,7 +77,7 @@ def test_current_is_followed_once(tmp_path):
 @pytest.mark.parametrize(
     ("name", "missing"), [("current", "current: No such file"), ("v1", r"manifest\.json: missing")]
 )
-def test_nothing_unverified_is_opened(tmp_path, name, missing):
+def test_open_verifies_the_bundle(tmp_path, name, missing):
     with pytest.raises(BundleError, match=missing):
         Recommender.open(tmp_path / name)
     release(tmp_path / "v1", [[0]], [[0], [1]], [[]])
@@ -87,8 +87,8 @@ def test_nothing_unverified_is_opened(tmp_path, name, missing):
         Recommender.open(tmp_path / name)
 
 
-def test_a_starved_index_is_made_up_for_exactly(tmp_path):
-    """With one tree and search_k = 1 the index finds a few of 500 items; users still get the k nearest."""
+def test_a_weak_index_is_completed_by_an_exact_scan(tmp_path):
+    """One tree and search_k = 1 find a few of 500 items; users still get the k nearest."""
     rng = np.random.default_rng(0)
     users, items = rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=(500, 4)).astype(np.float32)
     seen = [np.sort(rng.permutation(500)[:200]) for _ in users]
@@ -112,7 +112,7 @@ def test_a_starved_index_is_made_up_for_exactly(tmp_path):
     search_k=st.sampled_from([1, 30, 100_000]),
     k=st.integers(1, 50),
 )
-def test_any_bundle_gives_all_that_was_asked_for(seed, n_items, n_users, dim, share_seen, trees, search_k, k):
+def test_any_bundle_gives_k_items_if_there_are_k(seed, n_items, n_users, dim, share_seen, trees, search_k, k):
     rng = np.random.default_rng(seed)
     users, items = rng.normal(size=(n_users, dim)), rng.normal(size=(n_items, dim))
     users, items = users.astype(np.float32), items.astype(np.float32)
@@ -198,7 +198,7 @@ ids = st.lists(st.integers(-5, 70), max_size=30)
     ),
     k=st.integers(1, 80),
 )
-def test_any_request_gets_all_valid_items_it_asked_for(
+def test_any_request_gets_k_valid_items_if_there_are_k(
     opened, search_k, user, history, exclude_seen, exclude, allow, where, k
 ):
     shop = opened[search_k]
@@ -237,7 +237,7 @@ def test_any_request_gets_all_valid_items_it_asked_for(
         assert shop.recommend_many([user, 101, user], k, exclude_seen, **filters)[::2] == [rows, rows]
 
 
-def test_many_are_answered_as_one_by_one(opened):
+def test_recommend_many_equals_recommend_for_each(opened):
     for shop in opened.values():
         users = [*range(98, 114), 105]
         assert shop.recommend_many(users, 7) == [shop.recommend(user, 7) for user in users]
@@ -245,8 +245,8 @@ def test_many_are_answered_as_one_by_one(opened):
         assert shop.recommend_many([1, 2], 2) == [shop.recommend(1, 2)] * 2
 
 
-def test_a_history_leads_to_where_its_users_are(opened):
-    """A user's own history folds in near to where the user is, as he is the mean of his items here."""
+def test_a_history_folds_in_near_its_user(opened):
+    """Here a user is the mean of their items, so that their own history folds in near them."""
     shop = opened[None]
     for user in range(100, 112):
         history = [row.item_id for row in shop.history(user)]
@@ -271,7 +271,7 @@ def test_similar_items_are_the_nearest_others(opened):
     assert len(opened[5].similar_items(7, 1_000)) == 59
 
 
-def test_an_item_is_explained_by_the_users_own_ones_nearest_to_it(opened):
+def test_an_item_is_explained_by_the_nearest_items_of_the_user(opened):
     shop = opened[40]
     own = {row.item_id for row in shop.history(103)}
     vectors = shop._bundle.item_vectors
@@ -297,7 +297,7 @@ def test_unknown_ids_are_named(opened, ask, message):
         ask(opened[40])
 
 
-def test_an_unknown_attribute_is_named_with_those_there_are(opened, shop):
+def test_an_unknown_attribute_is_named_with_the_known_ones(opened, shop):
     with pytest.raises(ValueError, match="no attribute 'color', allowed: colour, size"):
         opened[40].recommend(103, where={"color": ["red"]})
     with pytest.raises(ValueError, match="allowed: none: this bundle has no attributes"):
@@ -316,7 +316,7 @@ def test_an_unknown_attribute_is_named_with_those_there_are(opened, shop):
         lambda shop: shop.recommend_many("103"),
     ],
 )
-def test_one_where_a_list_is_meant_is_refused(opened, ask):
+def test_one_id_in_place_of_a_list_is_refused(opened, ask):
     with pytest.raises(ValueError, match=r"expected a list, such as \["):
         ask(opened[40])
 
@@ -336,7 +336,7 @@ def test_ids_come_as_text_or_numbers(opened, tmp_path):
 
 
 @pytest.mark.parametrize("number", [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint32, np.uint64])
-def test_numbers_of_numpy_are_numbers(opened, number):
+def test_numpy_numbers_are_accepted(opened, number):
     shop = opened[40]
     k, user, item = number(3), number(103), number(7)
     assert shop.recommend(user, k) == shop.recommend(103, 3)
@@ -362,12 +362,12 @@ def test_numbers_of_numpy_are_numbers(opened, number):
             shop.recommend(103, wrong)
 
 
-def test_numbers_of_numpy_beyond_what_an_id_can_be_are_unknown(opened):
+def test_numpy_numbers_beyond_int64_are_unknown(opened):
     assert not opened[40].knows_user(np.uint64(2**64 - 1))
     assert opened[40].recommend(np.uint64(2**63), 2) == opened[40].recommend(None, 2)
 
 
-def test_text_of_numpy_is_text(tmp_path):
+def test_numpy_text_is_accepted(tmp_path):
     words = coloured(tmp_path / "words", integers=False)
     assert words.recommend(np.str_("u3"), 5) == words.recommend("u3", 5)
     assert words.recommend_many(np.array(["u3", "nobody"]), 2) == words.recommend_many(["u3", "nobody"], 2)
@@ -380,7 +380,7 @@ def test_text_of_numpy_is_text(tmp_path):
 
 
 @pytest.mark.parametrize("given", [True, np.True_, 1.0, np.float64(1), None, b"u1", [1]])
-def test_what_is_neither_a_number_nor_text_is_no_id(opened, tmp_path, given):
+def test_other_types_are_no_ids(opened, tmp_path, given):
     for shop in (opened[40], coloured(tmp_path / "words", integers=False)):
         for convert in (shop.user_id, shop.item_id):
             with pytest.raises(ValueError, match="allowed are whole numbers and text"):
@@ -413,7 +413,7 @@ def test_what_is_neither_a_number_nor_text_is_no_id(opened, tmp_path, given):
         (lambda shop: shop.some_users(2.0), "n = 2.0, allowed is a whole number >= 1"),
     ],
 )
-def test_arguments_of_another_kind_are_named(opened, ask, message):
+def test_arguments_of_a_wrong_type_are_named(opened, ask, message):
     with pytest.raises(ValueError, match=message):
         ask(opened[40])
 
@@ -432,7 +432,7 @@ def test_a_pickle_opens_the_folder_again_from_any_working_directory(tmp_path, mo
     coloured(Path("v1"))
     publish(tmp_path, "v1")
     for shop in (Recommender.open(Path("current")), Recommender(open_bundle(Path("v1")))):
-        shop.recommend(history=[7])  # which keeps something
+        shop.recommend(history=[7])  # so that something is cached
         written = pickle.dumps(shop)
         assert len(written) < 1000
         monkeypatch.chdir("/")
@@ -451,7 +451,7 @@ def test_a_pickle_opens_the_folder_again_from_any_working_directory(tmp_path, mo
         pickle.loads(written)
 
 
-def test_a_copy_that_stands_alone_keeps_its_version_in_a_pickle(tmp_path):
+def test_a_copied_bundle_keeps_its_version_in_a_pickle(tmp_path):
     coloured(tmp_path / "v7")
     os.rename(tmp_path / "v7", tmp_path / "current")
     assert pickle.loads(pickle.dumps(Recommender.open(tmp_path / "current"))).version == "v7"
@@ -463,17 +463,17 @@ def _answers(shop, users):
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_other_processes_answer_alike(opened, method):
-    """Given over as an argument, by a bound method, and, where it is forked, as it is."""
+def test_other_processes_give_the_same_answers(opened, method):
+    """Passed as an argument, by a bound method, and inherited by a fork."""
     shop, users, context = opened[40], list(range(100, 112)), multiprocessing.get_context(method)
     with context.Pool(2) as pool:
         assert pool.starmap(_answers, [(shop, users)] * 3) == [_answers(shop, users)] * 3
         assert pool.map(shop.recommend, users) == [shop.recommend(user) for user in users]
-    assert _answers(shop, users)[0] == "40"  # and this one goes on
+    assert _answers(shop, users)[0] == "40"  # this process can still use it
 
 
-def test_a_forked_child_holds_the_bundle_for_itself(tmp_path):
-    """The child answers after the parent let go, and while it does nothing prunes the folder."""
+def test_a_forked_child_keeps_its_bundle_locked(tmp_path):
+    """The child answers after the parent dropped the bundle, and prune keeps the folder until it ends."""
     for seed, version in enumerate(("v1", "v2")):
         coloured(tmp_path / version, seed)
     publish(tmp_path, "v2")
@@ -500,11 +500,11 @@ def test_a_forked_child_holds_the_bundle_for_itself(tmp_path):
     assert prune(tmp_path, 1) == ["v1"]
 
 
-def test_threads_share_one(opened):
+def test_threads_share_a_recommender(opened):
     users = list(range(98, 114))
     for shop in opened.values():
         expected = [shop.recommend(user, 7) for user in users], shop.recommend(history=[5, 7])
-        fresh = copy.copy(shop)  # nothing is kept yet
+        fresh = copy.copy(shop)  # nothing is cached yet
         with ThreadPoolExecutor(8) as threads:
             for _ in range(20):
                 found = threads.map(lambda user, fresh=fresh: fresh.recommend(user, 7), users)
@@ -520,5 +520,5 @@ assert not heavy, heavy
 """
 
 
-def test_serving_pulls_in_nothing_heavy():
+def test_the_recommender_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", LIGHT], check=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from server import until
+from server import wait_until
 
 
 def free_port() -> int:
@@ -62,7 +62,7 @@ def _running(command: list[str], port: int, log: Path, **environment: str) -> It
             return False
 
     try:
-        until(listens)
+        wait_until(listens)
         yield
     finally:
         with suppress(ProcessLookupError):

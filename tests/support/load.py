@@ -1,6 +1,6 @@
-"""A client in a process of its own: asks without a pause until its input closes, and checks every answer.
+"""A client process that sends requests without a pause until its input closes, and checks every answer.
 
-python load.py PORT EXPECTED REPORT: EXPECTED holds {version: {question: answer}} for the path or body asked.
+python load.py PORT EXPECTED REPORT: EXPECTED holds {version: {path or body: answer}}.
 """
 
 import http.client
@@ -10,37 +10,37 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from server import Answer, sent
+from server import Answer, send
 
 CLIENTS = 4
 
 
-def ask(connection: http.client.HTTPConnection, question: str) -> Answer:
+def ask(connection: http.client.HTTPConnection, request: str) -> Answer:
     return (
-        sent(connection, question)
-        if question.startswith("/")
-        else sent(connection, "/v1/recommendations", question.encode())
+        send(connection, request)
+        if request.startswith("/")
+        else send(connection, "/v1/recommendations", request.encode())
     )
 
 
 def run(port: int, expected: dict[str, dict[str, Any]], stop: threading.Event, found: dict[str, Any]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    questions = list(next(iter(expected.values())))
-    asked, versions, faults = 0, set(), []
-    while not stop.is_set() and len(faults) < 5:
-        question = questions[asked % len(questions)]
+    requests = list(next(iter(expected.values())))
+    asked, versions, errors = 0, set(), []
+    while not stop.is_set() and len(errors) < 5:
+        request = requests[asked % len(requests)]
         asked += 1
         try:
-            answer = ask(connection, question)
+            answer = ask(connection, request)
             version = answer.headers["x-recsys-version"]
             versions.add(version)
-            if answer.status != 200 or answer.json != expected[version][question]:
-                faults.append(f"{answer.status} {version}: {question}: {answer.body[:300]!r}")
+            if answer.status != 200 or answer.json != expected[version][request]:
+                errors.append(f"{answer.status} {version}: {request}: {answer.body[:300]!r}")
         except Exception as error:
-            faults.append(f"{question}: {error!r}")
+            errors.append(f"{request}: {error!r}")
             connection.close()
     connection.close()
-    found |= {"asked": asked, "versions": sorted(versions), "faults": faults}
+    found |= {"asked": asked, "versions": sorted(versions), "errors": errors}
 
 
 def main() -> None:

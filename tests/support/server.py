@@ -1,4 +1,4 @@
-"""Bundles to serve, `recsys serve` in a process of its own, and a client that speaks plain HTTP to it."""
+"""Bundles to serve, `recsys serve` in its own process, and a plain HTTP client."""
 
 import http.client
 import json
@@ -19,7 +19,7 @@ from paths import ROOT
 from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.releases import publish
 
-PATIENCE = 120  # seconds that a state is waited for, on however slow a machine
+TIMEOUT = 120  # seconds, enough for a slow machine
 COLOURS = ("red", "green", "blue")
 
 
@@ -39,17 +39,17 @@ class Server(NamedTuple):
     log: Path
 
     def ask(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Answer:
-        """One request on a connection of its own; a body that is not bytes is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        """One request on its own connection; a body that is not bytes is sent as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
-            return sent(connection, path, body, method, **headers)
+            return send(connection, path, body, method, **headers)
         finally:
             connection.close()
 
     def is_ready(self) -> bool:
         try:
             return self.ask("/health/ready").status == 200
-        except OSError:  # several workers: the address is told before the first of them listens
+        except OSError:  # with several workers the address is logged before the first one listens
             return False
 
     def metric(self, name: str) -> float:
@@ -58,7 +58,7 @@ class Server(NamedTuple):
         return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}(\{{| )", line))
 
 
-def sent(
+def send(
     connection: http.client.HTTPConnection,
     path: str,
     body: Any = None,
@@ -74,10 +74,10 @@ def sent(
     return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
 
 
-def released(
+def write_version(
     bundles: Path, version: str, seed: int = 0, text: bool = False, title: str | None = "", above: int = 0
 ) -> Path:
-    """Write a bundle of random vectors; another seed answers otherwise. Ids are text, or integers > above."""
+    """Write a bundle of random vectors by seed. Ids are text, or integers > above."""
     rng = np.random.default_rng(seed)
     n_users, n_items, dim = 40, 60, 6
     seen = [np.sort(rng.permutation(n_items)[: 1 + user % 5]) for user in range(n_users)]
@@ -109,7 +109,7 @@ def released(
 
 
 def measured() -> dict[str, Any]:
-    """A curve as export writes it."""
+    """A measured curve as export writes it."""
     curve = [
         {
             "trees": trees,
@@ -125,9 +125,9 @@ def measured() -> dict[str, Any]:
     return {"k": 20, "target": 0.95, "path": "index", "curve": curve}
 
 
-def bundles_of(folder: Path, **how: Any) -> Path:
-    """A folder with one current bundle, v1."""
-    released(folder, "v1", **how)
+def publish_bundle(folder: Path, **options: Any) -> Path:
+    """Write and publish the bundle v1; the folder."""
+    write_version(folder, "v1", **options)
     publish(folder, "v1")
     return folder
 
@@ -138,7 +138,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 @contextmanager
 def serving(bundles: Path, *arguments: str, ready: bool = True, **environment: str) -> Iterator[Server]:
-    """`recsys serve` on a free port, until the block ends; it must end cleanly when told to."""
+    """`recsys serve` on a free port during the block; it must end cleanly on SIGTERM."""
     log = bundles / ".log"
     settings = {"RECSYS_POLL_SECONDS": "0.02", "OMP_NUM_THREADS": "1"} | environment
     with log.open("wb") as output:
@@ -150,24 +150,24 @@ def serving(bundles: Path, *arguments: str, ready: bool = True, **environment: s
             cwd=ROOT,
         )
     try:
-        until(lambda: process.poll() is not None or "running on http" in log.read_text())
+        wait_until(lambda: process.poll() is not None or "running on http" in log.read_text())
         found = re.search(r"running on http://[\w.]+:(\d+)", log.read_text())
         assert found, log.read_text()
         server = Server(process, int(found[1]), log)
         if ready:
-            until(server.is_ready)
+            wait_until(server.is_ready)
         yield server
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0, log.read_text()
+        assert process.wait(TIMEOUT) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
     finally:
         process.kill()
         process.wait()
 
 
-def until(reached: Callable[[], Any]) -> None:
-    """Wait for a state; fail where it does not come."""
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline, "waited in vain"
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Wait until the condition holds; fail after TIMEOUT."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import duckdb
 
 from pipelines.config.data import Relation
-from pipelines.config.places import pattern
+from pipelines.config.places import duckdb_pattern
 from pipelines.data import columns, times
 from pipelines.data.guesses import AS_TEXT
 from pipelines.data.proposal import roles
@@ -65,7 +65,7 @@ def _has_no_header(proposal: Proposal, relation: Relation, found: Profile) -> bo
     numbered = ", ".join(literal(f"column_{place}") for place, _ in enumerate(names, 1))
     why = "there seems to be no header. Name the columns here, in place of files, then take user, item, time"
     options = f"header = false, {AS_TEXT}, names = [{numbered}]"
-    query = f"select * from read_csv({literal(pattern(relation.files or ''))}, {options})"
+    query = f"select * from read_csv({literal(duckdb_pattern(relation.files or ''))}, {options})"
     proposal.leave("source", "query", why, [query])
     for place, key in enumerate(("user", "item", "time"), 1):
         proposal.offer("source", key, f"column_{place}")

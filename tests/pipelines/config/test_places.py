@@ -20,7 +20,7 @@ from paths import ROOT
 from shop import Shop, failed, recsys, write_config
 from small_log import LOG, config_of, rows_of, write
 
-from pipelines.cli import again, find_run
+from pipelines.commands.runs import find_run
 from pipelines.config import places
 from pipelines.config.errors import InputError
 from pipelines.config.loading import load_config
@@ -298,7 +298,9 @@ def test_tune_keeps_its_study_there(odd: Shop, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_printed_command_keeps_the_changes_but_for_mlflow_s_uri() -> None:
     uri, query = "tracking.uri=http://anna:hush@h", "source.query=pwd='hush x'"
-    words = again("retrain", Path("a b.toml"), ["seed=1", uri, "tracking.experiment=a b", query])
+    words = places.next_command(
+        "retrain", Path("a b.toml"), ["seed=1", uri, "tracking.experiment=a b", query]
+    )
     changes = ("--set", "seed=1", "--set", "tracking.experiment=a b", "--set", "source.query=pwd=***")
     assert words[-9:] == ["retrain", "--config", "a b.toml", *changes]
     assert shlex.split(places.command(*words)) == words

@@ -9,7 +9,7 @@ from shop import SETTINGS, bundle_of, recsys
 from shop import Shop as Retrained
 from wholesaler import CUSTOMERS, RETURNED, wholesaler
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
 from recsys.bundle import open_bundle
 

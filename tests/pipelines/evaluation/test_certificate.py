@@ -241,8 +241,8 @@ def test_a_spectrum_that_has_seen_the_test_window_is_caught(own_shop: Shop) -> N
     path = run / model.WEIGHTS
     tensors = torch.load(path, weights_only=True)
     space = model.Space(*(tensors[f"space.{name}"] for name in model.Space._fields))
-    added = model.additions(config, sampling.to_device(leaking, torch.device("cpu")), choice)
-    tensors["user_vectors"], tensors["item_vectors"] = model.side_by_side(space, added, choice)
+    added = model.fit_additions(config, sampling.to_device(leaking, torch.device("cpu")), choice)
+    tensors["user_vectors"], tensors["item_vectors"] = model.combine(space, added, choice)
     torch.save(tensors, path)
     digest = file_sha256(path)
     change(run / "train.json", lambda done: done | {"weights_sha256": digest})

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, bundle_of, recsys
 
-from pipelines.config import digests, files
+from pipelines.config import digests
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
@@ -55,7 +55,7 @@ def test_bundles_and_results_are_of_the_code_that_wrote_them(
 ) -> None:
     for package in ("pipelines", "recsys", "serving", "sql"):
         shutil.copytree(digests.ROOT / package, tmp_path / package)
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
     before = bundle_folder(shop.config, shop.run), code_digest("", *evaluate.CODE)
     with (tmp_path / "pipelines" / f"{name}.py").open("a") as file:
         file.write("# other")
@@ -163,7 +163,7 @@ def test_the_manifest_says_how_the_search_was_chosen(shop: Shop) -> None:
     assert (measured["k"], measured["target"], measured["path"]) == (20, 0.99, "exact")
     assert measured["curve"][0]["recall"] == 1.0
     assert "search: scan: recall@20 1.0000" in (shop.run / "report.txt").read_text()
-    assert (shop.run / "search.png").read_bytes().startswith(b"\x89PNG")
+    assert (shop.run / "search.svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_nothing_moves_when_no_search_is_good_enough(own_shop: Shop) -> None:

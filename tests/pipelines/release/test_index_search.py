@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.config.errors import InputError
 from pipelines.config.release import Export
-from pipelines.release.index_search import tuned
+from pipelines.release.index_search import tune_index
 from recsys.index import ItemIndex, exact_top_k
 
 
@@ -19,7 +19,7 @@ def shop(n_items=6_000, n_users=400, dim=8):
 
 def run(tmp_path: Path, settings: Export, users, items, seen, held_out=None):
     held_out = np.arange(len(users)) if held_out is None else held_out
-    return tuned(settings, 0, users, items, seen, held_out, tmp_path)
+    return tune_index(settings, (users, items), seen, held_out, 0, tmp_path)
 
 
 def test_each_index_climbs_until_it_finds_enough(tmp_path, said):

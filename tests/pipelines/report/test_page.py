@@ -1,14 +1,17 @@
 """The page about a run: the same bytes from the same files, nothing from outside, what a browser shows."""
 
+import io
 import json
 import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from browser import chromium, complaints, needs_browser
+from matplotlib.image import imread
 from selenium.webdriver.common.by import By
 from shop import Shop, failed, recsys
 
@@ -108,7 +111,7 @@ def run(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def text(run: Path) -> str:
-    return page.page(run)
+    return page.render(run)
 
 
 def test_the_same_files_make_the_same_bytes_wherever_they_lie(run: Path, tmp_path: Path) -> None:
@@ -121,23 +124,29 @@ def test_the_same_files_make_the_same_bytes_wherever_they_lie(run: Path, tmp_pat
     assert [path.name for path in run.iterdir() if "partial" in path.name] == []
 
 
-def test_it_asks_for_nothing(text: str) -> None:
+@pytest.mark.parametrize("name", ["curves", "distances", "results", "search"])
+def test_the_page_holds_the_figures_of_the_folder(shop: Shop, name: str) -> None:
+    assert (shop.run / f"{name}.svg").read_text(encoding="utf-8") in page.render(shop.run)
+
+
+def test_it_loads_nothing(text: str) -> None:
     outline = Outline(text)
     assert {tag for tag, _ in outline.tags} & {"script", "link", "iframe", "object", "embed", "base"} == set()
     for _, attributes in outline.tags:
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href", "xlink:href", "srcset", "action"):
             assert re.match(r"#|data:image/png;base64,", attributes.get(name) or "#")
-    assert re.findall(r"url\((?!#)|@import|https?:", text) == []
+    without_names = re.sub(r' xmlns(:\w+)?="[^"]+"', "", text)  # XML namespaces, which load nothing
+    assert re.findall(r"url\((?!#)|@import|https?:", without_names) == []
     policies = [tag[1]["content"] for tag in outline.tags if "http-equiv" in tag[1]]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
 
 
-def test_pictures_have_names_and_ids_of_their_own(text: str) -> None:
+def test_figures_have_labels_and_unique_ids(text: str) -> None:
     outline = Outline(text)
-    pictures = [attributes for tag, attributes in outline.tags if tag == "svg"]
-    assert len(pictures) >= 10
-    assert all(picture["role"] == "img" and len(picture["aria-label"]) > 20 for picture in pictures)
+    svgs = [attributes for tag, attributes in outline.tags if tag == "svg"]
+    assert len(svgs) >= 10
+    assert all(svg["role"] == "img" and len(svg["aria-label"] or "") > 20 for svg in svgs)
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     used = re.findall(r'(?:url\(|href=")#([\w-]+)', text)
@@ -179,8 +188,8 @@ def test_results_without_a_certificate_are_not_shown(run: Path, tmp_path: Path, 
     if broken == "false":
         statements[3]["holds"] = False
     (bare / "metrics.json").write_text(json.dumps(metrics))
-    text = page.page(bare)
-    assert text.count("these results have no leakage certificate") == 3
+    text = page.render(bare)
+    assert text.count("these results have no complete leakage certificate") == 3
     for section in ("results", "slices"):
         assert "<table" not in text.partition(f'<section id="{section}">')[2].partition("</section>")[0]
     assert "run − " not in text
@@ -203,15 +212,15 @@ def test_the_headline_is_the_gates(run: Path, verdict: str, champion: str | None
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("gate.json", "No gate was asked"),
-        ("contracts.json", "No contracts were examined"),
+        ("gate.json", "The gate has not judged the run"),
+        ("contracts.json", "No contracts were checked"),
         ("stages.json", "No stages were timed"),
-        ("lineage.json", "What it was trained on was not written down"),
-        ("warm.json", "No movement and no churn were measured"),
+        ("lineage.json", "The training data are not known"),
+        ("warm.json", "Drift and churn were not measured"),
         ("metrics.json", "There are no results"),
         ("targets.parquet", "There are no slices"),
         ("history.parquet", "There are no curves"),
-        ("distances.json", "No distances were counted"),
+        ("distances.json", "No distances were measured"),
         ("map.parquet", "There is no map"),
         ("examples.json", "There are no examples"),
         ("config.json", "The configuration is not known"),
@@ -221,22 +230,22 @@ def test_the_headline_is_the_gates(run: Path, verdict: str, champion: str | None
 )
 def test_what_is_missing_or_cut_short_is_said(run: Path, tmp_path: Path, name: str, sentence: str) -> None:
     bare = shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns(name, "model.pt"))
-    text = page.page(bare)
+    text = page.render(bare)
     assert sentence in text
     assert {attributes["id"] for tag, attributes in Outline(text).tags if tag == "section"} == set(SECTIONS)
     (bare / name).write_bytes((run / name).read_bytes()[:20])
-    assert sentence in page.page(bare)
+    assert sentence in page.render(bare)
 
 
 def test_an_empty_folder_has_a_page_too(tmp_path: Path) -> None:
-    text = page.page(tmp_path)
+    text = page.render(tmp_path)
     assert text.count('class="absent"') >= len(SECTIONS)
 
 
 def test_the_command_prints_where_it_is(own_shop: Shop) -> None:
     ran = recsys("report", "--config", own_shop.config_file, "--run", own_shop.run.name)
     assert (ran.code, ran.out) == (0, f"{own_shop.run / 'report.html'}\n")
-    assert (own_shop.run / "report.html").read_text() == page.page(own_shop.run)
+    assert (own_shop.run / "report.html").read_text() == page.render(own_shop.run)
     failed(recsys("report", "--config", own_shop.config_file, "--run", "nothing"), 2, "nothing")
 
 
@@ -256,19 +265,21 @@ def test_a_browser_shows_it(run: Path, tmp_path: Path, width: int, scheme: str) 
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
         for name in SECTIONS:
             assert browser.find_element(By.ID, name).is_displayed()
-        pictures = browser.find_elements(By.CSS_SELECTOR, "svg")
-        assert len(pictures) >= 10
-        for picture in pictures:
-            assert picture.size["height"] > 60
-            assert 200 < picture.size["width"] <= width
-            assert picture.find_elements(By.CSS_SELECTOR, "text")
-        drawn = "return document.querySelector('#map image').getBoundingClientRect().width"
-        assert browser.execute_script(drawn) > 200
+        svgs = browser.find_elements(By.CSS_SELECTOR, "svg")
+        assert len(svgs) >= 10
+        for svg in svgs:
+            assert svg.size["height"] > 60
+            assert 200 < svg.size["width"] <= width
+            assert svg.find_elements(By.CSS_SELECTOR, "text")
+            shown = imread(io.BytesIO(svg.screenshot_as_png))[..., :3].mean(-1)  # (height, width), 0 to 1
+            paper, ink = (shown.min(), shown.max()) if scheme == "dark" else (shown.max(), shown.min())
+            assert abs(np.median(shown) - paper) < 0.1
+            assert abs(ink - paper) > 0.6  # letters and lines are legible
+            assert (paper < 0.15) == (scheme == "dark")
+        image_width = "return document.querySelector('#map image').getBoundingClientRect().width"
+        assert browser.execute_script(image_width) > 200
         shown = browser.find_element(By.TAG_NAME, "body").text
         assert shown.count(EVIL) >= 7
-        colours = "const s = getComputedStyle(document.querySelector(arguments[0])); return [s.color, s.fill]"
-        ink, _ = browser.execute_script(colours, "body")
-        _, fill = browser.execute_script(colours, "#curves svg text")
-        assert ink == fill
+        ink = browser.execute_script("return getComputedStyle(document.body).color")
         assert (sum(map(int, re.findall(r"\d+", ink)[:3])) > 600) == (scheme == "dark")
         assert browser.save_screenshot(str(tmp_path / "page.png"))

@@ -23,7 +23,7 @@ from mlflow_runs import AT, STAGES, client_of, counts, forgotten, run_of
 from paths import FIXTURES
 from shop import Shop, bundle_of, recsys
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.report.terminal import in_mlflow
@@ -144,7 +144,7 @@ def test_results_and_pictures_are_artifacts_and_weights_are_not(uploaded: Shop) 
     artifacts = Path(run_of(uploaded.config, uploaded.run).info.artifact_uri.removeprefix("file://"))
     names = {file.name for file in artifacts.iterdir()}
     assert names >= {"config.json", "metrics.json", "per_user.parquet", "history.parquet", "lineage.json"}
-    assert names >= {"curves.png", "distances.png", "results.png"}
+    assert names >= {"curves.svg", "distances.svg", "results.svg", "search.svg"}
     assert not names & {"model.pt", "mlflow.json", "registered.json"}
     for name in names:
         assert (artifacts / name).read_bytes() == (uploaded.run / name).read_bytes()

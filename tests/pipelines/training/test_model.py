@@ -35,18 +35,18 @@ def distances(space: Space) -> torch.Tensor:
 
 def test_the_served_distance_is_the_weighted_sum(shop: Shop, data: sampling.DeviceInteractions) -> None:
     learned = Space(torch.rand(data.n_users, 3), torch.rand(data.n_items, 3), torch.rand(data.n_items))
-    added = model.additions(shop.config, data, CHOICE)
+    added = model.fit_additions(shop.config, data, CHOICE)
     expected = distances(learned) + 2.0 * distances(added.spectral) + 0.5 * distances(added.trend)
-    served = squared(model.side_by_side(learned, added, CHOICE))
+    served = squared(model.combine(learned, added, CHOICE))
     constant = (expected - served).mean()  # the least offset is taken off: no order changes
     torch.testing.assert_close(served + constant, expected, rtol=1e-5, atol=1e-5)
-    alone = model.side_by_side(learned, added, Choice(4, 0.5))
+    alone = model.combine(learned, added, Choice(4, 0.5))
     assert torch.equal(alone[0][:, :-1], learned.users)
 
 
 def test_a_rising_item_is_nearer_to_everybody(shop: Shop, data: sampling.DeviceInteractions) -> None:
     trend = baselines.trend(data, shop.config.train.trend_half_life_days * 86_400).double()
-    distance = distances(model.additions(shop.config, data, CHOICE).trend)  # (U, I)
+    distance = distances(model.fit_additions(shop.config, data, CHOICE).trend)  # (U, I)
     assert trend.std() > 0
     torch.testing.assert_close(distance, (-trend).expand_as(distance), rtol=1e-5, atol=1e-5)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from shop import Shop
 
-from pipelines.cli import find_run
+from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.config.loading import load_config

@@ -106,7 +106,7 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     saved |= {"users": torch.tensor(theirs_users), "items": torch.tensor(theirs_items)}
 
     fresh = start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4), "test")
-    warm_start.carry(fresh, fold, saved)
+    warm_start.carry_over(fresh, fold, saved)
     after = fresh.state()
     kept_users = [row for row, one in enumerate(users) if one in theirs_users]
     kept_items = [row for row, one in enumerate(items) if one in theirs_items]
@@ -166,17 +166,17 @@ def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable
     space = Space(*(torch.load(run / "model.pt", weights_only=True)[f"space.{n}"] for n in Space._fields))
     turn = torch.from_numpy(ortho_group.rvs(space.items.shape[1], random_state=0)).float()
     turned = space._replace(items=space.items @ turn + 0.3)
-    same = warm_start.compare(source, saved, fold, turned, served)
+    same = warm_start.measure_drift(source, saved, fold, turned, served)
     assert same["movement"] == pytest.approx(0, abs=1e-3)
     assert (same["churn"], same["overlap"]) == (pytest.approx(0, abs=0.02), 1.0)
     order = torch.randperm(len(space.items), generator=torch.Generator().manual_seed(0))
     other = space._replace(items=space.items[order])
-    moved = warm_start.compare(source, saved, fold, other, euclidean_vectors(other))
+    moved = warm_start.measure_drift(source, saved, fold, other, euclidean_vectors(other))
     assert moved["movement"] > 0.5
     assert moved["churn"] > 0.7
     assert moved["overlap"] < 0.5
-    assert warm_start.too_far(config, same) is None
-    assert "movement of the items" in str(warm_start.too_far(config, moved))
+    assert warm_start.rejection_reason(config, same) is None
+    assert "movement of the items" in str(warm_start.rejection_reason(config, moved))
     assert learned[1].shape[1] == space.items.shape[1] + 1
 
 
@@ -215,25 +215,25 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     config = settings(path)
     run = released(config)
     cold = load_config(path)
-    assert warm_start.source(cold, read_prepared(cold)) is None
-    assert warm_start.source(config, read_prepared(config)) is None  # of the same data
+    assert warm_start.find_source(cold, read_prepared(cold)) is None
+    assert warm_start.find_source(config, read_prepared(config)) is None  # of the same data
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
     prepare.prepare(config)
-    source = warm_start.source(config, read_prepared(config))
+    source = warm_start.find_source(config, read_prepared(config))
     assert source is not None
     assert source.run == run
     key = run_key(config, read_prepared(config))
     for override in ("space.dim=4", "loss.margin=0.7"):
         other = load_config(path, ["warm.start=true", override])
-        assert warm_start.source(other, read_prepared(other)) is None
+        assert warm_start.find_source(other, read_prepared(other)) is None
     done = json.loads((run / "train.json").read_text())
     later = done | {"latest": {"validation": 0, "test": done["latest"]["test"] + 30 * 86_400}}
     (run / "train.json").write_text(json.dumps(later))  # it has fitted what is held out now
-    assert warm_start.source(config, read_prepared(config)) is None
+    assert warm_start.find_source(config, read_prepared(config)) is None
     (run / "train.json").write_text(json.dumps(done))
     assert run_key(config, read_prepared(config)) == key
     (run / warm_start.STATE).unlink()
-    assert warm_start.source(config, read_prepared(config)) is None
+    assert warm_start.find_source(config, read_prepared(config)) is None
 
 
 def test_a_damaged_state_is_said_and_everything_is_trained_anew(

@@ -110,7 +110,7 @@ def test_it_finds_a_better_learning_rate_than_a_bad_base(bench: Callable[..., Be
     config = load_config(shop.config, overrides)
     assert config.train.learning_rate == float(best["train.learning_rate"])
     assert config.space.dim == int(best["space.dim"])
-    assert found.with_name("trials.png").read_bytes().startswith(b"\x89PNG")
+    assert found.with_name("trials.svg").read_text(encoding="utf-8").startswith("<svg ")
 
 
 def test_trials_are_nested_runs_of_mlflow(bench: Callable[..., Bench]) -> None:
@@ -224,18 +224,18 @@ def test_a_trial_whose_last_epoch_ends_late_has_finished(
     judge = judge_fold(load_fold(config, "validation", True), torch.device("cpu"), config.evaluate)
     with tune._study(config, "late") as study:
         search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {})
-        tune._take_up(search)
-        tune._one_trial(search)  # the clock is past 0
-        assert [row.outcome for row in tune.rows(study)] == [outcome]
+        tune._start_or_resume(search)
+        tune._run_trial(search)  # the clock is past 0
+        assert [row.outcome for row in tune.trial_rows(study)] == [outcome]
         states = [trial.state.name for trial in study.get_trials()]
         assert states == (["COMPLETE"] if outcome == "finished" else ["FAIL", "WAITING"])
 
 
 def test_patience_ends_a_trial_too(bench: Callable[..., Bench]) -> None:
     config = load_config(bench(max_epochs=9, patience=2).config)
-    assert tune._goes_on(config, {1: 0.1, 2: 0.3, 3: 0.2})
-    assert not tune._goes_on(config, {1: 0.3, 2: 0.3, 3: 0.2})
-    assert not tune._goes_on(config, {9: 0.3})
+    assert tune._has_epochs_left(config, {1: 0.1, 2: 0.3, 3: 0.2})
+    assert not tune._has_epochs_left(config, {1: 0.3, 2: 0.3, 3: 0.2})
+    assert not tune._has_epochs_left(config, {9: 0.3})
 
 
 def test_seconds_end_a_search_that_would_not_end(bench: Callable[..., Bench]) -> None:
