@@ -314,7 +314,7 @@ def profiled(trainer: Trainer, steps: int, device: torch.device) -> str:
     if gpu:
         found = Counter(event.name for event in events.events() if event.name == "cudaStreamSynchronize")
     else:  # what a GPU is asked for in place of what a CPU is
-        with mock.patch.object(sampling, "runs_behind", return_value=True):
+        with mock.patch.object(sampling, "is_asynchronous", return_value=True):
             events = profile_of(trainer, steps, device)
         asked = [event for event in events.events() if event.name in WAITS and not is_adams(event)]
         found = Counter(WAITS[event.name] for event in asked)

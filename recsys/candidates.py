@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from recsys import miners, sampling
+from recsys import miners, negatives
 from recsys.miners import INF, Miner, Triplets
 from recsys.models import MetricSpace, rows
 from recsys.sampling import Batch
@@ -112,14 +112,14 @@ def _shared_candidates(training: Training, batch: Batch) -> tuple[int, Measure]:
     candidates = training.sampler.draw(items, training.generator).sort().values  # (C,)
     points = model.points(candidates)  # (C, D), (C,)
     if entries is None:
-        known = sampling.known(data, users, candidates)  # (Q,)
+        known = negatives.known(data, users, candidates)  # (Q,)
     else:
-        new = sampling.new_mask(data, users, candidates, entries)  # (B, C)
-    ranks = sampling.sale_ranks(data, candidates, data.time.index_select(0, interactions))
+        new = negatives.new_mask(data, users, candidates, entries)  # (B, C)
+    ranks = negatives.sale_ranks(data, candidates, data.time.index_select(0, interactions))
     nearly_0 = torch.full((), NEARLY_0, device=users.device)
 
     def measure(here: slice, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        negative = sampling.available(ranks, here)  # (b, C)
+        negative = negatives.available(ranks, here)  # (b, C)
         if entries is None:
             start, end = (row * len(candidates) for row in (here.start, here.stop))
             first, last = torch.searchsorted(known, known.new_tensor([start, end])).tolist()

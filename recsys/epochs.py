@@ -121,7 +121,7 @@ def run_epoch(
         zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
         position = Position(training.generator.get_state(), 0, zeros, 0)
     batches = sampling.batches(
-        data, settings.batch_size, training.generator, training.row_weights, begun=resume_from
+        data, settings.batch_size, training.generator, training.row_weights, resume_from=resume_from
     )
     for batch in batches:
         sums = _step(training, objective, batch, importance)
@@ -143,7 +143,7 @@ def run_epoch(
 def _step(training: Training, objective: Objective, batch: Batch, importance: Tensor) -> Tensor:
     """Learn from one batch; (3,): its loss, active triplets (or lists) and all of them, summed."""
     model, users = training.model, batch.users  # (B,)
-    asynchronous = sampling.runs_behind(users.device)
+    asynchronous = sampling.is_asynchronous(users.device)
     block = sys.maxsize if asynchronous else miners.BLOCK
     anchor = model.anchors(users, batch.items, training.generator)  # (B, D)
     parts: list[tuple[Tensor, Tensor]] = []  # (T,) losses, or (B,) of whole lists, and their rows

@@ -81,7 +81,7 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     ascending, order = _sorted(number)  # (T,)
     place = (ascending.diff(prepend=ascending[:1]) != 0).cumsum(0)  # (T,): 0 to R - 1
     last = place[-1]
-    behind = sampling.runs_behind(number.device)
+    behind = sampling.is_asynchronous(number.device)
     n = len(number) if behind else int(last) + 1
     start = torch.searchsorted(place, torch.arange(n + 1, device=number.device))  # (R + 1,)
     flat = values.view(len(number), -1)  # (T, D), or (T, 1) of a vector

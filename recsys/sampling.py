@@ -9,9 +9,7 @@ interaction.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.interactions import Interactions
@@ -56,8 +54,8 @@ class Batch(NamedTuple):
     entries: int | None  # of the histories of all `users`; None on CPU, where one may ask when it matters
 
 
-def runs_behind(device: torch.device) -> bool:
-    """Does the host wait for the device before it knows a value, or a shape that depends on values?"""
+def is_asynchronous(device: torch.device) -> bool:
+    """Whether the host must wait for the device to know a value, or a shape that depends on values."""
     return device.type != "cpu"
 
 
@@ -66,27 +64,27 @@ def batches(
     size: int,
     generator: torch.Generator,
     weights: Tensor | None = None,
-    begun: tuple[Tensor, int] | None = None,
+    resume_from: tuple[Tensor, int] | None = None,
 ) -> Iterator[Batch]:
     """One epoch in random order.
 
     Every row once; with `weights` (N,), as from balance(), N draws with replacement in proportion to them.
-    `begun` is the generator's state at the start of an epoch and how many of its batches were taken: it goes
-    on with the next, and the generator from where it is.
+    `resume_from` is the generator's state at the start of an epoch and how many of its batches were taken:
+    the next one comes first, and the generator goes on from where it is now.
     Raises ValueError unless weights are N, finite, >= 0 and not all 0.
     """
     n, device = len(data.user), data.user.device
     now = generator.get_state()
-    if begun:
-        generator.set_state(begun[0].cpu())  # where such states live, whatever the generator's device
+    if resume_from:
+        generator.set_state(resume_from[0].cpu())  # where such states live, whatever the generator's device
     if weights is None:
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
     else:
-        order = _drawn(_units(weights, n).cumsum(0), n, generator)  # (N,)
-    if begun:
+        order = _draw(_units(weights, n).cumsum(0), n, generator)  # (N,)
+    if resume_from:
         generator.set_state(now)
-    parts, skipped = torch.split(order, size), begun[1] if begun else 0
-    entries = history_entries(data, order, size) if runs_behind(device) else [None] * len(parts)
+    parts, skipped = torch.split(order, size), resume_from[1] if resume_from else 0
+    entries = history_entries(data, order, size) if is_asynchronous(device) else [None] * len(parts)
     for rows, total in zip(parts[skipped:], entries[skipped:], strict=True):
         users, items = (of.index_select(0, rows).long() for of in (data.user, data.item))  # (B,)
         yield Batch(users, items, rows, total)
@@ -157,124 +155,16 @@ def histories(data: DeviceInteractions, users: Tensor, total: int | None = None)
     With `total`, H, the host need not wait for the device to learn it.
     """
     start = data.offsets[users]  # (A,)
-    row, place = _ranges(start, data.offsets[users + 1] - start, total)  # (H,)
+    row, place = ranges(start, data.offsets[users + 1] - start, total)  # (H,)
     return row, data.item.index_select(0, place).long()
 
 
-def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
-    """(A,), (C,) ascending -> (Q,): row * C + column, ascending, of each (user, candidate) in the data.
-
-    Reads the anchors' histories alone, a user's once: work grows with their length, and memory with Q, not
-    with A * C. The host waits for the device. Raises ValueError if candidates do not ascend.
-    """
-    if (candidates.diff() < 0).any():
-        raise ValueError("candidates are in no order, allowed: ascending")
-    different, which = torch.unique(users, return_inverse=True)  # (V,), (A,)
-    user, item = histories(data, different)  # (H,)
-    is_candidate = torch.zeros(data.n_items, dtype=torch.bool, device=users.device)  # (I,)
-    is_candidate.index_fill_(0, candidates, True)
-    drawn = is_candidate.index_select(0, item).nonzero()[:, 0]  # (F,): few of the histories' items
-    user, item = user.index_select(0, drawn), item.index_select(0, drawn)  # (F,)
-    found = torch.bincount(user, minlength=len(different))  # (V,)
-    row, place = _ranges((found.cumsum(0) - found)[which], found[which])  # (G,): to each anchor its user's
-    first = torch.searchsorted(candidates, candidates)  # (C,): an item may be drawn several times
-    last = torch.searchsorted(candidates, candidates, right=True)  # (C,)
-    # Read only where it is written: nothing of 8 bytes an item is cleared.
-    column = torch.empty(data.n_items, dtype=torch.int64, device=users.device)  # (I,)
-    column.index_copy_(0, candidates, first)
-    column = column.index_select(0, item.index_select(0, place))  # (G,)
-    return _ranges(row * len(candidates) + column, (last - first).index_select(0, column))[1]
-
-
-def new_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
-    """(A,), (C,) ascending -> (A, C): 0.0 if the user has the candidate, 1.0 if it would be new to him.
-
-    What known() tells, where the host runs ahead: every shape follows from A, C and `entries`, those of the
-    histories of all `users`, so it need not wait. Memory grows with all three.
-    """
-    row, item = histories(data, users, entries)  # (H,)
-    column = candidates.new_full((data.n_items,), len(candidates))  # (I,): what is no candidate has one more
-    first = torch.searchsorted(candidates, candidates)  # (C,): an item may be drawn several times
-    column.index_copy_(0, candidates, first)  # copies of one item write the same number
-    mask = torch.ones(len(users), len(candidates) + 1, device=users.device)  # (A, C + 1)
-    mask.view(-1).index_fill_(0, row * (len(candidates) + 1) + column.index_select(0, item), 0)
-    return mask.index_select(1, first)
-
-
-def _ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
+def ranges(start: Tensor, length: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
     """(R,), (R,) -> (W,), (W,): r and the numbers start[r], start[r] + 1 ... of every range, in order."""
     row = torch.repeat_interleave(length, output_size=total)  # (W,): 0, length[0] times, then 1 ...
     shift = start - (length.cumsum(0) - length)  # (R,): from a place in the answer to its number
     # index_select is several times as fast as indexing on CPU, and histories are long
     return row, shift.index_select(0, row) + torch.arange(len(row), device=row.device)
-
-
-def sale_ranks(data: DeviceInteractions, candidates: Tensor, at: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """(C,), (B,) int64 seconds -> what available() compares: pairs of (C,) and (B,) float32.
-
-    A candidate was on sale at a time if in each pair the first is less; `at` are the interactions' data.time.
-    They are ranks among the ends of the candidates' spans, which floats hold exactly.
-    """
-    ranks = []
-    if data.first_seen is not None:
-        first, there = _ranks(data.first_seen[candidates], at, right=True)  # (C,), (B,)
-        ranks.append((first, there))
-    if data.last_seen is not None:
-        last, gone = _ranks(data.last_seen[candidates], at, right=False)  # (C,), (B,)
-        ranks.append((-1 - last, -gone))  # last >= gone, as less
-    if not ranks:
-        ranks.append((torch.zeros(len(candidates), device=at.device), torch.ones(len(at), device=at.device)))
-    return ranks
-
-
-def available(ranks: list[tuple[Tensor, Tensor]], rows: slice = slice(None)) -> Tensor:
-    """Of sale_ranks, rows of B -> (B, C) float32: 1 if the candidate was on sale at that time, 0 if not.
-
-    What was not on sale was not turned down, so it is no negative.
-    """
-    told = [
-        torch.lt(of_item, of_time[rows, None], out=of_item.new_empty(0)) for of_item, of_time in ranks
-    ]  # (B, C) each; written as floats, several times as fast as bytes on CPU
-    return told[0] if len(told) == 1 else told[0].mul_(told[1])
-
-
-def _ranks(times: Tensor, at: Tensor, right: bool) -> tuple[Tensor, Tensor]:
-    """(C,), (B,) int64 -> (C,), (B,) float32: how many of `times` are before each; at `at` too with right."""
-    ascending = times.sort().values  # (C,)
-    return (
-        torch.searchsorted(ascending, times).float(),
-        torch.searchsorted(ascending, at, right=right).float(),
-    )
-
-
-def mined_table(triplets: NDArray[np.int32], data: DeviceInteractions) -> Tensor:
-    """(T, 3) numbers (user, positive, negative) -> (N, M) int64: each interaction's negatives, mined offline.
-
-    M is the most that an interaction has, 0 without triplets; the others are filled up with -1. The order is
-    that of the triplets.
-    Raises ValueError if a (user, positive) is not in the data, or a negative is no item.
-    """
-    if triplets.ndim != 2 or triplets.shape[1] != 3:
-        raise ValueError(f"triplets are {list(triplets.shape)}, expected [T, 3]")
-    user, positive, negative = torch.tensor(triplets, dtype=torch.int64, device=data.user.device).T  # (T,)
-    pair = data.user.long() * data.n_items + data.item  # (N,), rising
-    row = torch.searchsorted(pair, user * data.n_items + positive).clamp_max(len(pair) - 1)  # (T,)
-    # Both numbers are compared: a positive past the last item adds up to a pair of the next user.
-    stranger = (data.user[row] != user) | (data.item[row] != positive)  # (T,)
-    for wrong, what in (
-        (stranger, "its (user, positive) is not in the data"),
-        ((negative < 0) | (negative >= data.n_items), f"its negative is not in 0..{data.n_items - 1}"),
-    ):
-        if wrong.any():
-            at = int(wrong.nonzero()[0])
-            raise ValueError(f"triplets[{at}] = {triplets[at].tolist()}: {what}")
-    by_row = row.argsort(stable=True)  # (T,)
-    row = row[by_row]
-    count = torch.bincount(row, minlength=len(pair))  # (N,)
-    column = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]  # (T,)
-    table = row.new_full((len(pair), int(count.max())), -1)  # (N, M)
-    table[row, column] = negative[by_row]
-    return table
 
 
 class CandidateSampler:
@@ -285,6 +175,7 @@ class CandidateSampler:
     of embeddings: their rows are looked up afresh, so nothing in it goes stale.
     """
 
+    # Many arguments: each is a setting of its own
     def __init__(
         self,
         data: DeviceInteractions,
@@ -335,7 +226,7 @@ class CandidateSampler:
             [
                 own[: self._in_batch],
                 uniform_items(self._data, self._uniform, generator),
-                _drawn(self._cumulative, self._popular, generator),
+                _draw(self._cumulative, self._popular, generator),
                 self.recent,
             ]
         )  # (C,)
@@ -373,7 +264,7 @@ def _units(weights: Tensor, n: int) -> Tensor:
     return (weights / total * 2.0**52).round().long()
 
 
-def _drawn(cumulative: Tensor, size: int, generator: torch.Generator) -> Tensor:
+def _draw(cumulative: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """(N,) int64 running totals of _units -> (S,) int64 in 0..N-1, with replacement, in proportion."""
     uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=cumulative.device)  # (S,)
     # Below 2^53 the product never rounds up to the total itself, so that no draw passes the last item.

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys import baselines, distances, models, sampling, spaces
+from recsys import baselines, distances, models, negatives, sampling, spaces
 from recsys.distances import Distance, Mahalanobis
 from recsys.health import Health
 from recsys.models import HistoryMean, MetricSpace, UserTable
@@ -154,7 +154,7 @@ def start_training(
         generator,
         beta,
         row_weights,
-        None if triplets is None else sampling.mined_table(triplets, data),
+        None if triplets is None else negatives.mined_table(triplets, data),
     )
 
 

@@ -1,5 +1,6 @@
 """Session fixtures: an MLflow database that is migrated once, and one full retrain that most tests share."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,12 @@ from shop import Shop, copied, purchases, recsys, write_config
 
 from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> None:
+    """Ctrl-C interrupts, also where the tests were started in the background, which ignores SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -214,16 +214,12 @@ def _open_as_bundle(
 
 def _summary(config: Bench, values: dict[str, Values]) -> dict[str, Any]:
     """Means of the shown metrics by system, and their bootstrap intervals."""
-    shown = {
-        name: {metric: value[metric] for metric in SHOWN if metric in value} for name, value in values.items()
-    }
+    shown = {name: {m: value[m] for m in SHOWN if m in value} for name, value in values.items()}
+    resamples, seed = config.evaluate.resamples, config.seed
     return {
-        "test": {
-            name: {metric: float(users.mean()) for metric, users in of.items()} for name, of in shown.items()
-        },
+        "test": {name: {m: float(v.mean()) for m, v in value.items()} for name, value in shown.items()},
         "intervals": {
-            name: bootstrap_intervals(of, config.evaluate.resamples, config.seed, name)
-            for name, of in shown.items()
+            name: bootstrap_intervals(value, resamples, seed, name) for name, value in shown.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""retrain: the whole chain, from the log to the current bundle; what a scheduler calls each night."""
+"""retrain: the whole chain, from the log to the current bundle, as a scheduler calls it each night."""
 
 import json
 import logging
@@ -32,29 +32,29 @@ STATUS: dict[str, history.Status] = {"pass": "promoted", "unchanged": "unchanged
 
 
 class Outcome(NamedTuple):
-    """What a retrain came to."""
+    """Run folder, metrics and verdict of a retrain."""
 
     run: Path
     result: dict[str, Any]
     verdict: Verdict
 
 
-class _Enough(Exception):
-    """A dry run has seen what it came for."""
+class _StopAfterContracts(Exception):
+    """Ends the prepare of a dry run."""
 
 
 def release(config: Config, run: Path) -> None:
-    """Write the bundle, and register it with MLflow as the challenger, once."""
+    """Write the bundle and register it with MLflow as the challenger, unless it is registered."""
     store.claim(config)
     export.stage(config, run)
     store.upload(config, run)
 
 
 def retrain(config: Config) -> Outcome:
-    """Check, prepare, train, export, evaluate, judge and promote; what is done already and valid is reused.
+    """Prepare, train, export, evaluate, ask the gate and promote; valid results of earlier calls are reused.
 
-    Raises DataError: a check, a contract or the certificate is broken; BusyError: another retrain is at work;
-    InputError as the stages do. Whatever it raises, the champion goes on serving.
+    Raises DataError: a check, a contract or the certificate is broken; BusyError: another retrain is running;
+    InputError as the stages do. After any error the champion stays current.
     """
     with alone(config.root):
         promotion.finish(config)
@@ -72,7 +72,7 @@ def retrain(config: Config) -> Outcome:
         try:
             write_text(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
             page.write(outcome.run)
-        except Exception as error:  # what is promoted is promoted; `recsys report` makes the page again
+        except Exception as error:  # the release stands; `recsys report` writes the page again
             LOGGER.warning(
                 f"retrain: WARNING: no page about '{outcome.run}': {type(error).__name__}: {error}"
             )
@@ -81,7 +81,7 @@ def retrain(config: Config) -> Outcome:
 
 
 def _record(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
-    """The run's end in the history; what is done is done, whether that can be written or not."""
+    """Record the run's end in the history; if that fails, only warn: the release stands."""
     try:
         history.finish_run(config, number, status, **known)
     except InputError as error:
@@ -95,14 +95,14 @@ def _status(error: BaseException) -> history.Status:
 
 
 def dry_run(config: Config) -> contracts.Report:
-    """What the contracts say of the log; nothing is trained or written. Raises DataError: a failed check."""
+    """Check the log's contracts without training or writing anything. Raises DataError: a failed check."""
     existed, found = config.root.exists(), list[contracts.Report]()
 
     def examine(con: Any) -> None:
         found.append(contracts.examine(con, config))
-        raise _Enough
+        raise _StopAfterContracts
 
-    with suppress(_Enough):
+    with suppress(_StopAfterContracts):
         prepare(config, examine)
     if not existed:
         with suppress(OSError):
@@ -111,44 +111,44 @@ def dry_run(config: Config) -> contracts.Report:
 
 
 def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome, list[dict[str, Any]]]:
-    """Stage after stage up to the promotion: what they came to, and what each took; `known` grows."""
+    """All stages up to promotion: the outcome and a record of each; fills `known` for the history."""
     stages = list[dict[str, Any]]()
-    with stage("prepare", stages) as told:
+    with stage("prepare", stages) as record:
         prepared = prepare(config, lambda con: contracts.examine_and_record(con, config, number))
-        told.rows, told.reused = prepared.counts["log.rows"], prepared.reused
+        record.rows, record.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
-    with stage("train", stages) as told:
+    with stage("train", stages) as record:
         runs = set(config.runs.glob("[!.]*"))
         run = train(config)
-        told.rows, told.reused = prepared.counts["test.pairs"], run in runs
+        record.rows, record.reused = prepared.counts["test.pairs"], run in runs
     known["run"] = run.name
     if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
-        raise InputError(f"'{config.database}' was prepared anew meanwhile: run it again")
+        raise InputError(f"'{config.database}' was prepared again by another process: run retrain again")
     contracts.write_report(config, run / "contracts.json")
-    with stage("export", stages) as told:
+    with stage("export", stages) as record:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run)
-        told.reused = bundle in bundles
+        record.reused = bundle in bundles
     known["bundle"] = bundle.name
-    with stage("evaluate", stages) as told:
+    with stage("evaluate", stages) as record:
         before = files.read_json(run / "metrics.json")
         result = evaluate(config, run)
-        told.rows, told.reused = result["users"], result == before
-    store.upload(config, run)  # which registers the challenger
-    with stage("gate", stages) as told:
+        record.rows, record.reused = result["users"], result == before
+    store.upload(config, run)  # registers the challenger
+    with stage("gate", stages) as record:
         verdict = gate.decide(config, run)
-        told.reused = verdict.verdict == "unchanged"
+        record.reused = verdict.verdict == "unchanged"
     known |= _figures(verdict)
     if verdict.verdict == "pass":
         with stage("promote", stages):
             promotion.promote(config, run)
     else:
-        promotion.prune(config)  # or a gate that says no each night would fill the disk
+        promotion.prune(config)  # else challengers that are refused each night would fill the disk
     return Outcome(run, result, verdict), stages
 
 
 def _figures(verdict: Verdict) -> dict[str, Any]:
-    """What the history keeps of a verdict."""
+    """The verdict's columns of the history."""
     found = verdict.comparison
     known: dict[str, Any] = {"metric": verdict.metric}
     if found is not None:
@@ -159,7 +159,7 @@ def _figures(verdict: Verdict) -> dict[str, Any]:
 
 
 def _merged(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The stages, but for one that was reused, or is over, what it took when it was done."""
+    """Records of the stages; a stage that was reused or skipped keeps its record of when it was done."""
     before = {one["stage"]: one for one in files.read_json(run / STAGES) or []}
     now = {one["stage"]: one for one in stages if one["status"] != "reused" or one["stage"] not in before}
     return list((before | now).values())
@@ -167,7 +167,7 @@ def _merged(run: Path, stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @contextmanager
 def alone(root: Path) -> Iterator[None]:
-    """Hold the folder's lock; it is the process's, so that one that was killed holds nothing.
+    """Hold the root's lock file for this process; the kernel frees it if the process is killed.
 
     Raises BusyError if another process has it, InputError if the folder cannot be written.
     """

@@ -1,7 +1,7 @@
-"""promotion: MLflow's alias `champion` and the link `current` move as one, forward and back.
+"""promotion: move MLflow's alias `champion` and the link `current` together, forward and back.
 
-The intent is written first, then the alias is set, then the link, then the intent is removed. Each step may
-be done twice, so that whoever comes after a crash finds the intent and goes on to its end: see finish.
+Order: write the intent, set the alias, set the link, remove the intent. Each step may be repeated, so that
+after a crash the next process finds the intent and completes it: see finish.
 """
 
 import json
@@ -22,17 +22,17 @@ from recsys.manifest import BundleError
 
 LOGGER = logging.getLogger("recsys")
 
-INTENT = "promotion.json"  # under root, while a promotion is under way
-OWED = "alias_owed.json"  # under root, while MLflow's alias lags behind `current`
+INTENT = "promotion.json"  # under root, during a promotion
+OWED = "alias_owed.json"  # under root, while MLflow's alias is not yet that of `current`
 CHAMPIONS = "champions.json"  # under root: every version that was current
-WITHDRAWN = "withdrawn.json"  # under root: versions that somebody went back from
+WITHDRAWN = "withdrawn.json"  # under root: versions that were rolled back
 
 
 def promote(config: Config, run: Path) -> str:
-    """Make the run's bundle the champion, whatever the gate says; its version.
+    """Make the run's bundle the champion, without asking the gate; returns its version.
 
-    MLflow out of reach does not hold it up: the alias is owed then. Raises InputError: the bundle is not
-    there or not whole, or `current` cannot be moved; nothing has moved then.
+    If MLflow cannot be reached, the alias is set later, by finish. Raises InputError, with nothing moved: the
+    bundle is missing or damaged, or `current` cannot be moved.
     """
     finish(config)
     version = bundle_folder(config, run).name
@@ -43,21 +43,22 @@ def promote(config: Config, run: Path) -> str:
 
 
 def rollback(config: Config, to: str | None) -> tuple[str | None, str]:
-    """Make an earlier bundle the champion again, by default the last champion before that is whole.
+    """Make an earlier bundle the champion again, by default the last champion that verifies: (before, after).
 
-    From what, to what. Raises InputError as promote does, and if there is none to go back to.
+    Raises InputError as promote does, and if there is no earlier champion that verifies.
     """
     finish(config)
-    before, held = current(config.bundles), champions(config)
-    after = rollback_target(config.bundles, to, [name for name in _until(held, before) if name != before])
-    if before is not None and before != after:  # first: the next retrain shall not bring it back
+    before = current(config.bundles)
+    earlier = [name for name in _up_to(champions(config), before) if name != before]
+    after = rollback_target(config.bundles, to, earlier)
+    if before is not None and before != after:  # first, so that the next retrain cannot promote it again
         _withdraw(config, [*(name for name in withdrawn(config) if name != after), before])
     _move(config, after, None)
     return before, after
 
 
 def withdrawn(config: Config) -> list[str]:
-    """The versions that somebody went back from: the gate lets none of them pass again."""
+    """Versions that were rolled back: the gate refuses them."""
     return list(files.read_json(config.root / WITHDRAWN) or [])
 
 
@@ -67,11 +68,11 @@ def _withdraw(config: Config, versions: list[str]) -> None:
 
 
 def finish(config: Config) -> None:
-    """Carry what a crash cut short to its end, and set an alias that is owed.
+    """Complete a promotion that a crash interrupted, and set an alias that could not be set before.
 
-    An intent whose bundle is gone or broken, or that somebody has overtaken, is dropped: `current` stays,
-    and the alias follows it. Raises InputError before anything is done: the alias is another root's, or it
-    cannot be told what is current.
+    An intent whose bundle is missing or damaged, or after which another version became current, is dropped:
+    `current` stays, and the alias follows it. Raises InputError before anything is done: the alias belongs to
+    another root, or `current` is broken.
     """
     store.claim(config)
     path = config.root / INTENT
@@ -83,18 +84,18 @@ def finish(config: Config) -> None:
                 raise InputError(f"'{now}' has become current since")
             rollback_target(config.bundles, version)
         except InputError as error:
-            LOGGER.info(f"promotion: what was cut short is dropped, {version} is not promoted: {error}")
-            _give_up(config)
+            LOGGER.info(f"promotion: the interrupted one is dropped, {version} is not promoted: {error}")
+            _drop_intent(config)
         else:
             _carry_out(config, intent)
-    elif path.exists():  # cut short itself, before anything was done
+    elif path.exists():  # the intent itself is incomplete, so nothing was done
         _remove(path)
     if (config.root / OWED).exists():
         _set_alias(config, current(config.bundles))
 
 
 def prune(config: Config) -> None:
-    """Keep the newest versions and the newest champions, `export.keep` of each."""
+    """Remove all versions but the newest and the last champions, `export.keep` of each."""
     keep = config.export.keep
     try:
         removed = releases.prune(config.bundles, keep, champions(config)[-keep:])
@@ -102,13 +103,13 @@ def prune(config: Config) -> None:
         LOGGER.info(f"promotion: old versions could not be removed: {error}")
         return
     if removed:
-        LOGGER.info(f"promotion: removed what is older than the newest {keep}: {', '.join(removed)}")
+        LOGGER.info(f"promotion: removed versions older than the newest {keep}: {', '.join(removed)}")
 
 
 def champions(config: Config) -> list[str]:
-    """Every version that was current, the latest last.
+    """All versions that were current, the latest last.
 
-    Before there was a list, each version became current when it was exported.
+    A root without this list is of an earlier release, when each exported version became current.
     """
     held: list[str] | None = files.read_json(config.root / CHAMPIONS)
     if held is not None:
@@ -118,30 +119,30 @@ def champions(config: Config) -> list[str]:
         return []
     try:
         return [*reversed(releases.earlier(config.bundles)), now]
-    except BundleError:  # none is older
+    except BundleError:  # no older version
         return [now]
 
 
 def _move(config: Config, version: str, run: str | None) -> None:
-    """Write the intent and carry it out."""
-    rollback_target(config.bundles, version)  # whole, or nothing begins
+    """Verify the version, write the intent and carry it out."""
+    rollback_target(config.bundles, version)
     intent = {"bundle": version, "run": run, "from": current(config.bundles)}
     _write(config.root / INTENT, intent)
     _carry_out(config, intent)
 
 
 def _carry_out(config: Config, intent: dict[str, str | None]) -> None:
-    """Alias, link, list of champions, end of the intent. Raises InputError: nothing has moved then."""
+    """Set alias, link and list of champions, remove the intent. Raises InputError, with nothing moved."""
     version, before = str(intent["bundle"]), champions(config)
     try:
         _set_alias(config, version)
         set_current(config.bundles, version)
     except InputError:
-        _give_up(config)
+        _drop_intent(config)
         raise
-    after = _until(before, intent["from"])  # what was left behind by a way back is no champion any more
-    if intent["run"] is None and version in after:  # a way back
-        after = _until(after, version)
+    after = _up_to(before, intent["from"])  # versions after it were rolled back
+    if intent["run"] is None and version in after:  # a rollback
+        after = _up_to(after, version)
     else:
         after = [*(name for name in after if name != version), version]
     if after != before:
@@ -150,12 +151,12 @@ def _carry_out(config: Config, intent: dict[str, str | None]) -> None:
     LOGGER.info(f"promotion: {config.bundles / releases.CURRENT} is now {version}")
 
 
-def _until(names: list[str], last: str | None) -> list[str]:
+def _up_to(names: list[str], last: str | None) -> list[str]:
     return names[: names.index(last) + 1] if last in names else names
 
 
-def _give_up(config: Config) -> None:
-    """End the intent; the alias goes where the link is."""
+def _drop_intent(config: Config) -> None:
+    """Remove the intent and set the alias to the current version."""
     now = current(config.bundles)
     _write(config.root / OWED, now)  # first: the alias may have moved
     _remove(config.root / INTENT)
@@ -163,7 +164,7 @@ def _give_up(config: Config) -> None:
 
 
 def _set_alias(config: Config, version: str | None) -> None:
-    """Let MLflow's alias name the bundle, or note that this is owed."""
+    """Set MLflow's alias to the version, or note that it is to be set later."""
     if version is not None and store.set_alias(config, CHAMPION, version):
         _remove(config.root / OWED)
     else:
@@ -172,7 +173,7 @@ def _set_alias(config: Config, version: str | None) -> None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """Whole and on the disk before anything else is done. Raises InputError."""
+    """Write atomically and flush to the disk. Raises InputError."""
     try:
         write_text(path, json.dumps(content))
         flush(path.parent)
@@ -183,4 +184,4 @@ def _write(path: Path, content: Any) -> None:
 def _remove(path: Path) -> None:
     if path.exists():
         path.unlink()
-        flush(path.parent)  # or a power cut might bring it back
+        flush(path.parent)  # else a power cut might restore it

@@ -12,6 +12,7 @@ from pipelines.config import places
 from pipelines.config.config import Config
 from pipelines.evaluation import certificate
 from pipelines.evaluation.evidence import Example, read_examples
+from pipelines.release.bundles import current
 from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 
@@ -113,14 +114,23 @@ def show(config: Config, run: Path, result: dict[str, Any], words: list[str]) ->
                 "search": result["search"],
                 **in_mlflow(config, run),
                 "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.svg)",
-                "bundle": str(bundle_folder(config, run)),
-                "ask it": places.command(*words, "--user", shown[0].user_id),
-                "serve it": places.command(
-                    *places.program(), "serve", "--bundles", config.bundles.absolute()
-                ),
+                **_bundle_lines(config, run, [*words, "--user", str(shown[0].user_id)]),
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _bundle_lines(config: Config, run: Path, words: list[str]) -> dict[str, str]:
+    """The run's bundle, the champion if that is another one, and how to ask and serve the current one."""
+    bundle, champion = bundle_folder(config, run), current(config.bundles)
+    lines = {"bundle": str(bundle)}
+    if champion != bundle.name:
+        lines["bundle"] += " (not promoted)"
+        lines["champion"] = str(config.bundles / champion) if champion else "none yet"
+    if champion is None:
+        return lines
+    serve = places.command(*places.program(), "serve", "--bundles", config.bundles.absolute())
+    return lines | {"ask it": places.command(*words), "serve it": serve}
 
 
 def in_mlflow(config: Config, run: Path) -> dict[str, str]:

@@ -29,10 +29,7 @@ def choose_spectral(experiment: Experiment) -> tuple[SpectralSettings, float]:
     """The baseline's dimension and item exponent by coordinate ascent, and their score."""
     config, judge, spectrum, clock = experiment
     dims = tuple(dict.fromkeys(min(dim, spectrum[0].shape[1]) for dim in config.spectral.dims))
-    lists: dict[str, tuple[Any, ...]] = {
-        "spectral_dim": dims,
-        "item_exponent": config.spectral.item_exponents,
-    }
+    lists: dict[str, Any] = {"spectral_dim": dims, "item_exponent": config.spectral.item_exponents}
 
     def score(settings: SpectralSettings) -> float:
         return experiment.validate(spectral_vectors(judge, spectrum, settings), "spectral")
@@ -109,14 +106,12 @@ def _run_trials(
 
 
 def _score_trial(experiment: Experiment, trial: Trial) -> float:
-    config = experiment.config
+    config, steps = experiment.config, experiment.config.graph.trial_steps
     start = config.graph.seeded_starts(config.seed)[0]
     model = initial_model(experiment, trial, start)
-    fit_graph(config, model, start.seed, config.graph.trial_steps)
+    fit_graph(config, model, start.seed, steps)
     score = experiment.validate(spaces.euclidean_vectors(model.space()), "trial")
-    LOGGER.info(
-        f"bench: {config.graph.trial_steps} steps, {trial.describe()}: {config.evaluate.select} {score:.4f}"
-    )
+    LOGGER.info(f"bench: {steps} steps, {trial.describe()}: {config.evaluate.select} {score:.4f}")
     return score
 
 

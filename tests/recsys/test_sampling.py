@@ -13,7 +13,7 @@ from pytorch_metric_learning.losses import CrossBatchMemory, TripletMarginLoss
 from pytorch_metric_learning.samplers import MPerClassSampler
 from scipy.stats import chisquare
 
-from recsys import sampling
+from recsys import negatives, sampling
 from recsys.interactions import Interactions
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_known_equals_a_set_of_pairs(data, share, seed):
     pairs = random_pairs(seed, n_users, n_items, share)
     users = data.draw(st.lists(st.integers(0, n_users - 1), max_size=8))
     candidates = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
-    place = sampling.known(
+    place = negatives.known(
         on_device(pairs, n_users, n_items),
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(candidates, dtype=torch.int64),
@@ -90,7 +90,7 @@ def test_known_in_a_larger_case():
     candidates = torch.randint(400, (300,), generator=generator(1)).sort().values
     assert len(candidates.unique()) < 300
     known = torch.zeros(64, 300, dtype=torch.bool)
-    known.view(-1)[sampling.known(on_device(pairs, 50, 400), users, candidates)] = True
+    known.view(-1)[negatives.known(on_device(pairs, 50, 400), users, candidates)] = True
     taken = set(pairs)
     assert known.tolist() == [[(u, c) in taken for c in candidates.tolist()] for u in users.tolist()]
 
@@ -104,9 +104,9 @@ def test_the_mask_of_what_is_new_equals_the_places_of_what_is_known(data, share,
     drawn = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
     candidates = torch.tensor(drawn, dtype=torch.int64)
     entries = len(sampling.histories(pairs, users)[0])
-    mask = sampling.new_mask(pairs, users, candidates, entries)
+    mask = negatives.new_mask(pairs, users, candidates, entries)
     expected = torch.ones(len(users), len(candidates))
-    expected.view(-1)[sampling.known(pairs, users, candidates)] = 0
+    expected.view(-1)[negatives.known(pairs, users, candidates)] = 0
     assert torch.equal(mask, expected)
 
 
@@ -116,7 +116,7 @@ def test_where_the_host_runs_ahead_batches_know_how_long_their_histories_are(siz
     data = on_device(random_pairs(1, 8, 12, 0.3), 8, 12)
     weights = sampling.balance(data, 0.5, 0.5) if weighted else None
     plain = list(sampling.batches(data, size, generator(0), weights))
-    monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
+    monkeypatch.setattr(sampling, "is_asynchronous", lambda device: True)
     ahead = list(sampling.batches(data, size, generator(0), weights))
     for ours, theirs in zip(ahead, plain, strict=True):
         assert all(map(torch.equal, ours[:3], theirs[:3]))
@@ -127,7 +127,7 @@ def test_where_the_host_runs_ahead_batches_know_how_long_their_histories_are(siz
 def test_known_wants_candidates_in_order():
     data = on_device(random_pairs(0, 50, 400, 0.3), 50, 400)
     with pytest.raises(ValueError, match="candidates are in no order, allowed: ascending"):
-        sampling.known(data, torch.tensor([0, 1]), torch.tensor([5, 2, 5]))
+        negatives.known(data, torch.tensor([0, 1]), torch.tensor([5, 2, 5]))
 
 
 def test_histories_equal_the_naive_loop():
@@ -216,7 +216,7 @@ def test_available_by_hand():
         Interactions(user, item, np.ones(3, np.float32), np.array([3, 5, 9]), 2, 3), CPU
     )
     candidates, at = torch.tensor([1, 0, 2, 1]), torch.tensor([2, 3, 5, 9, 10])
-    assert sampling.available(sampling.sale_ranks(data, candidates, at)).int().tolist() == [
+    assert negatives.available(negatives.sale_ranks(data, candidates, at)).int().tolist() == [
         [0, 0, 1, 0],
         [1, 0, 1, 1],
         [1, 1, 1, 1],
@@ -234,11 +234,11 @@ def test_available_by_hand():
             [spans[item][0] <= second <= spans[item][1] for item in candidates.tolist()]
             for second in at.tolist()
         ]
-        ranks = sampling.sale_ranks(other, candidates, at)
-        assert sampling.available(ranks).tolist() == expected
-        assert sampling.available(ranks, slice(1, 3)).tolist() == expected[1:3]
-        assert sampling.available(sampling.sale_ranks(other, candidates, at[:0])).shape == (0, 4)
-        assert sampling.available(sampling.sale_ranks(other, candidates[:0], at)).shape == (5, 0)
+        ranks = negatives.sale_ranks(other, candidates, at)
+        assert negatives.available(ranks).tolist() == expected
+        assert negatives.available(ranks, slice(1, 3)).tolist() == expected[1:3]
+        assert negatives.available(negatives.sale_ranks(other, candidates, at[:0])).shape == (0, 4)
+        assert negatives.available(negatives.sale_ranks(other, candidates[:0], at)).shape == (5, 0)
 
 
 def test_weighted_batches_are_drawn_in_proportion():
@@ -281,7 +281,7 @@ def test_one_weight_is_enough():
 
 def test_a_number_on_the_border_belongs_to_the_next_row():
     """Totals so small that every border is met, with rows of weight 0 before, between and after."""
-    drawn = sampling._drawn(torch.tensor([0, 1, 1, 4, 4]), 4000, generator(0))
+    drawn = sampling._draw(torch.tensor([0, 1, 1, 4, 4]), 4000, generator(0))
     assert follows(drawn, [0, 1, 0, 3, 0])
 
 
@@ -439,10 +439,10 @@ def test_mined_table_by_hand():
     """Rows are (0, 1), (0, 2), (2, 0); triplets of one pair need not stand together and keep their order."""
     data = on_device([(0, 1), (0, 2), (2, 0)], 3, 4)
     triplets = np.array([[2, 0, 3], [0, 1, 3], [2, 0, 1], [0, 1, 0], [2, 0, 3]], np.int32)
-    table = sampling.mined_table(triplets, data)
+    table = negatives.mined_table(triplets, data)
     assert table.tolist() == [[3, 0, -1], [-1, -1, -1], [3, 1, 3]]
     assert table.dtype == torch.int64
-    none = sampling.mined_table(np.zeros((0, 3), np.int32), data)
+    none = negatives.mined_table(np.zeros((0, 3), np.int32), data)
     assert (none.shape, none.dtype) == ((3, 0), torch.int64)
 
 
@@ -460,12 +460,12 @@ def test_mined_table_by_hand():
 def test_triplets_that_are_not_of_the_data_are_refused(triplet, message):
     data = on_device([(0, 1), (1, 0), (2, 2)], 3, 4)
     with pytest.raises(ValueError, match=message):
-        sampling.mined_table(np.array([[0, 1, 0], triplet], np.int32), data)
+        negatives.mined_table(np.array([[0, 1, 0], triplet], np.int32), data)
 
 
 def test_triplets_have_three_columns():
     with pytest.raises(ValueError, match=r"triplets are \[1, 2\], expected \[T, 3\]"):
-        sampling.mined_table(np.zeros((1, 2), np.int32), on_device([(0, 0)], 1, 1))
+        negatives.mined_table(np.zeros((1, 2), np.int32), on_device([(0, 0)], 1, 1))
 
 
 def test_candidates_are_own_uniform_popular_and_recent_ones():

@@ -566,7 +566,7 @@ def test_where_the_host_runs_ahead_what_is_looked_at_is_the_same(mine, whole, mo
 
     plain, lists = sample()
     assert len(plain.user) < 500
-    monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
+    monkeypatch.setattr(sampling, "is_asynchronous", lambda device: True)
     ahead, others = sample()
     for ours, theirs in zip(
         (*ahead.triplets[:3], *ahead[1:]), (*plain.triplets[:3], *plain[1:]), strict=True

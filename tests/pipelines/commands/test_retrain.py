@@ -20,7 +20,7 @@ from shop import Shop, failed, purchases, recsys
 
 from pipelines.commands import retrain
 from pipelines.commands.runs import find_run
-from pipelines.config import digests, files
+from pipelines.config import digests
 from pipelines.config.loading import load_config
 from pipelines.data import history
 from pipelines.training import train
@@ -179,6 +179,10 @@ def test_a_worse_challenger_is_not_promoted_and_nothing_moves(own_shop: Shop) ->
         assert "not promoted" in ran.err.splitlines()[-1]
         assert "the champion stays" in ran.err.splitlines()[-1]
         assert releases.current(own_shop.config.bundles) == before
+        lines = dict(line.strip().split(": ", 1) for line in ran.out.splitlines()[-4:])
+        assert list(lines) == ["bundle", "champion", "ask it", "serve it"]
+        assert lines["bundle"].endswith(" (not promoted)")
+        assert lines["champion"] == str(own_shop.config.bundles / str(before))
     assert statuses(own_shop.config)[:2] == ["not_promoted", "not_promoted"]
     assert "gate.json is of these two bundles: reused" in ran.err
 
@@ -266,7 +270,7 @@ def test_other_code_takes_nothing_over(
     with open(tmp_path / "recsys" / "losses.py", "a") as file:
         file.write("# another version\n")
     runs = set(own_shop.config.runs.iterdir())
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
     ran = recsys("retrain", "--config", own_shop.config_file)
     assert ran.code in (0, 4), ran.err
     assert "this data, settings and code: reused" not in ran.err.partition("stage prepare")[2]

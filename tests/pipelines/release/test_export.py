@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from shop import DAYS, START, WINDOW, Shop, bundle_of, recsys
 
-from pipelines.config import digests, files
+from pipelines.config import digests
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
@@ -55,7 +55,7 @@ def test_bundles_and_results_are_of_the_code_that_wrote_them(
 ) -> None:
     for package in ("pipelines", "recsys", "serving", "sql"):
         shutil.copytree(digests.ROOT / package, tmp_path / package)
-    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(digests, "ROOT", tmp_path)
     before = bundle_folder(shop.config, shop.run), code_digest("", *evaluate.CODE)
     with (tmp_path / "pipelines" / f"{name}.py").open("a") as file:
         file.write("# other")

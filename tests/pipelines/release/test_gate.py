@@ -115,7 +115,8 @@ class Planted:
             "seen": (self.fold.fit.offsets(), self.fold.fit.item),
             "info": {"fitted_until": "2024-03-21T00:00:00+00:00"},
         } | changes
-        info, n_items = held.pop("info"), scores.shape[1]
+        info, measured = held.pop("info"), held.pop("measured", None)
+        n_items = scores.shape[1]
         write_bundle(
             folder,
             BundleContent(
@@ -124,7 +125,7 @@ class Planted:
                 popular=np.arange(n_items, dtype=np.int32),
                 **held,
             ),
-            IndexPlan(1, None),
+            IndexPlan(1, None, measured=measured),
             info=info,
         )
 

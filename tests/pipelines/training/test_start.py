@@ -272,7 +272,7 @@ def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: p
         return [list(train_epoch(learner_, miner)) for epoch in range(2)]
 
     expected = losses(before)
-    monkeypatch.setattr(sampling, "runs_behind", lambda device: True)
+    monkeypatch.setattr(sampling, "is_asynchronous", lambda device: True)
     torch.testing.assert_close(losses(after), expected, rtol=1e-4, atol=1e-5)
     for ours, theirs in zip(state(after), state(before), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
