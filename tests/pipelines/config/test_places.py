@@ -112,8 +112,8 @@ def test_a_tilde_is_the_home_folder_in_options_and_in_the_environment(
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("why?", ["why?', has '?'", "take a folder without"]),
-        ("back\\slash", ["has '\\\\'", "take a folder without"]),
+        ("why?", ["why?', has '?'", "choose a folder without"]),
+        ("back\\slash", ["has '\\\\'", "choose a folder without"]),
         ("two\nlines", ["has '\\n'"]),
         ("is%41", ["has '%41'"]),
         ("~nobody-has-this-name/x", ["no home folder", "'./~nobody-has-this-name/x'"]),
