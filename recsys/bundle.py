@@ -68,7 +68,7 @@ class Bundle:
     """One opened bundle; the arrays are read-only maps of its files."""
 
     folder: Path
-    version: str  # the folder's name, but for a copy of the link `current`: see releases.find
+    version: str  # the folder's name, but for a copy of the link `current`: see releases.find_current
     manifest: Manifest
     user_vectors: NDArray[np.float32]  # (U, D)
     item_vectors: NDArray[np.float32]  # (I, D)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.config.errors import InputError
 from recsys.manifest import BundleError
-from recsys.releases import CURRENT, find
+from recsys.releases import CURRENT, find_current
 
 APP = "serving.app:app"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
@@ -25,7 +25,7 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
     import uvicorn
 
     try:
-        find(bundles)
+        find_current(bundles)
     except BundleError as error:
         if not (bundles / CURRENT).exists():  # else the server reports it, and waits for a valid bundle
             raise InputError(f"{error}; --bundles names the folder that export fills") from None
