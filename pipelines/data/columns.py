@@ -30,10 +30,7 @@ IDS = NUMBERS | WORDS | {"uuid"}
 NESTED = {"struct", "map", "union", "array", "blob", "variant"}
 NO_INTEGER = "recsys: no integer: "  # raised inside a query: read the column as text
 NO_ID = "recsys: no id: "  # raised inside a query: refuse the column
-LARGEST_EXACT = {
-    "float": 2**24 - 1,
-    "double": 2**53 - 1,
-}  # no other integer rounds to it
+LARGEST_EXACT = {"float": 2**24 - 1, "double": 2**53 - 1}  # no other integer rounds to it
 
 
 class Column(NamedTuple):

@@ -258,11 +258,7 @@ def test_its_printed_commands_can_be_pasted(odd: Shop) -> None:
     command = asked.replace("recsys", f"{sys.executable} -m pipelines", 1)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=odd.config_file.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
+        ["sh", "-c", command], cwd=odd.config_file.parent, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 10

@@ -52,10 +52,7 @@ CASES: list[tuple[str, Read | Refused]] = [
             contracts=REPEATED,
         ),
     ),
-    (
-        "ids_partly_numbers.ndjson",
-        Read(["01003", "1003", "A-56"], ("is read as text: row 2 has 'A-56'",)),
-    ),
+    ("ids_partly_numbers.ndjson", Read(["01003", "1003", "A-56"], ("is read as text: row 2 has 'A-56'",))),
     ("ids_with_a_point.ndjson", Read([1004, 17850], (INTEGERS,))),
     ("ids_with_a_fraction.ndjson", Refused(2, ("source.user = 'user_id'", "17850.5", "strings and whole"))),
     ("ids_that_are_nan.ndjson", Read([7, 1003], source=MISSING)),
