@@ -1,7 +1,7 @@
 """The leakage certificate: no held-out data was used for fitting; checked at every evaluation.
 
-certify_tables checks the prepared tables, certify_run the arrays, spaces and bundle made from them. Each query
-of sql/certificate selects the rows that break its statement.
+certify_tables checks the prepared tables, certify_run the arrays, spaces and bundle made from them. Each
+query of sql/certificate selects the rows that break its statement.
 
 Axes: U users, I items, V values.
 """

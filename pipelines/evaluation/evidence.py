@@ -65,8 +65,8 @@ def target_table(
 
     rank and popularity_rank: the item's rank in the model's and in popularity's list, from 1, NULL beyond
     max(ks). item_count: its fitted users. item_decile: from 1, the tenth of the catalogue with the fewest
-    users, to 10; equal counts share one. user_count: the user's fitted items. item_is_new, user_is_new: `new`,
-    from folds.newcomers: users (U,), items (I,). event_at: the last event in the window, NULL without times.
+    users, to 10; equal counts share one. user_count: the user's fitted items. The flags `new` are of
+    folds.newcomers: users (U,), items (I,). event_at: the last event in the window, NULL without times.
     """
     fit, offsets = fold.fit, fold.target_offsets
     user = np.repeat(np.arange(fit.n_users), np.diff(offsets))  # (T,)
@@ -110,7 +110,7 @@ def item_map(
     """Grain: one row per item, most popular first: its coordinates on the first two principal axes.
 
     `items` are (I, D) vectors as served. `value` is the item's value of the attribute: 'other' if it is not
-    among the most frequent, '(none)' without one. Second result: the attribute, each axis's share of variance.
+    among the most frequent, '(none)' without one. Second result: the attribute, variance shares of the axes.
     """
     counts = fold.fit.item_counts()  # (I,)
     some = popularity_order(counts)[:MAPPED]  # (S,)

@@ -34,7 +34,7 @@ class Guardrail(NamedTuple):
 def reach(challenger: Manifest, champion: Manifest, least: float) -> Guardrail:
     """Smaller ratio of known users and items to the champion's; allowed: at least `least`.
 
-    Without it, dropping users or items would cost nothing: the test window has only those the challenger knows.
+    Without it, dropping users or items would cost nothing: the test window has only the challenger's.
     """
     counts = {name: (challenger[f"n_{name}"], champion[f"n_{name}"]) for name in ("users", "items")}
     value = min(ours / max(theirs, 1) for ours, theirs in counts.values())
