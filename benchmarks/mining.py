@@ -124,7 +124,7 @@ def ours(
     positive = labels[:, None] == ref_labels[None, :]  # (A, C)
     with torch.no_grad():
         d = squared_euclidean(x, y)  # (A, C)
-    triplets = miners.in_matrix(mine, d, positive, ~positive, MARGIN, generator)
+    triplets = miners.mine_matrix(mine, d, positive, ~positive, MARGIN, generator)
     anchors = embedding(triplets.anchor, x)  # (T, D)
     d_pos = pairs(squared_euclidean, anchors, embedding(triplets.positive, y))  # (T,)
     d_neg = pairs(squared_euclidean, anchors, embedding(triplets.negative, y))  # (T,)

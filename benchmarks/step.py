@@ -142,7 +142,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         data, *tables, hops=hops, temperature=s.temperatures[0], popularity_power=s.popularity_powers[0]
     )
     active = data.offsets.diff().nonzero()[:, 0]  # (U,)
-    rounds = graph.steps_a_round(len(active), s.batch_users)
+    rounds = graph.steps_per_round(len(active), s.batch_users)
     order = torch.randperm(len(active), generator=generator, device=device)  # (U,)
     batch = active[order].tensor_split(rounds)[0]  # (B,), as fit takes them
     u, i, n, row = data.n_users, data.n_items, len(data.user), FLOAT * d
@@ -224,7 +224,7 @@ def rates(b: int, c: int, d: int, device: torch.device) -> list[float]:
     x, y, xy = (torch.rand(*shape, device=device) for shape in ((b, d), (c, d), (b, c)))  # as named
     of_x, of_y = torch.empty_like(x), torch.empty_like(y)  # (B, D), (C, D)
     products = ((x, y.T, torch.empty_like(xy)), (xy, y, of_x), (xy.T, x, of_y))
-    with precision.of_training():
+    with precision.for_training():
         return [
             2 * b * c * d / least(partial(torch.mm, one, other, out=out), device)
             for one, other, out in products

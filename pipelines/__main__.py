@@ -1,18 +1,18 @@
-"""The entry point: sets what must be set before any import, and says what to install where that fails."""
+"""The entry point: sets environment variables before imports, and reports missing packages."""
 
 import os
 import sys
 
 
 def main() -> None:
-    if "serve" in sys.argv[1:2]:  # before numpy: BLAS threads of several workers would fight over the cores
+    if "serve" in sys.argv[1:2]:  # before importing numpy: BLAS threads of workers would compete for cores
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from pipelines import cli
     except ModuleNotFoundError as error:
         print(
-            f"recsys: {error}: this install has the library alone; in the repository, pip install '.[serve]' "
-            "for HTTP, '.[serve,index]' for HTTP with bundles that Annoy searches, '.[train]' for the rest",
+            f"recsys: {error}: only the library is installed; in the repository, pip install '.[serve]' "
+            "for HTTP, '.[serve,index]' for HTTP with an Annoy index, '.[train]' for everything else",
             file=sys.stderr,
         )
         sys.exit(1)

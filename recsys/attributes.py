@@ -1,4 +1,4 @@
-"""What is known of items beside their vectors, the way a filter asks for it: which items carry a value.
+"""Attributes of items, stored for filtering: which items carry a value.
 
 Axes: I items, V values of an attribute, L (value, item) pairs.
 """
@@ -24,7 +24,7 @@ class Attribute:
 
     @classmethod
     def of(cls, labels: Sequence[Sequence[str]]) -> Attribute:
-        """From each item's values, (I,). Raises ValueError if no item has any."""
+        """Build from each item's values, (I,). Raises ValueError if no item has any."""
         pairs = sorted({(value, item) for item, values in enumerate(labels) for value in values})  # (L,)
         values = sorted({value for value, _ in pairs})  # (V,)
         number = {value: at for at, value in enumerate(values)}

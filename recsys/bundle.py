@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys import seals
+from recsys import canaries, seals
 from recsys.attributes import Attribute
 from recsys.files import acquire_lock, flush, hold_lock
 from recsys.ids import IdMap, Strings, load_array
@@ -32,9 +32,6 @@ from recsys.manifest import (
     read_manifest,
     write_manifest,
 )
-
-CANARIES = 5
-CANARY_K = 10
 
 Ids = NDArray[np.int64] | Sequence[str]
 
@@ -68,7 +65,7 @@ class Bundle:
     """One opened bundle; the arrays are read-only maps of its files."""
 
     folder: Path
-    version: str  # the folder's name, but for a copy of the link `current`: see releases.find
+    version: str  # the folder's name, but for a copy of the link `current`: see releases.find_current
     manifest: Manifest
     user_vectors: NDArray[np.float32]  # (U, D)
     item_vectors: NDArray[np.float32]  # (I, D)
@@ -87,7 +84,7 @@ class Bundle:
         return self.seen_items[self.seen_offsets[user] : self.seen_offsets[user + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its place: whoever loads or copies it opens the folder again, see _reopen."""
+        """Pickle the path alone: loading opens the folder again, see _reopen."""
         return _reopen, (self.folder, self.version, self.manifest["checksum"])
 
 
@@ -123,7 +120,7 @@ def write_bundle(folder: Path, content: BundleContent, plan: IndexPlan, info: di
                 "trees": plan.trees,
                 "search_k": plan.search_k,
                 "attributes": list(content.attributes or ()),
-                "canaries": _canaries(search, content.user_vectors),
+                "canaries": canaries.answer(search, content.user_vectors),
                 "created_at": datetime.now(UTC).isoformat(timespec="microseconds"),
                 "info": info,
             }
@@ -163,7 +160,7 @@ def _save(folder: Path, content: BundleContent) -> None:
 def verify(folder: Path) -> Manifest:
     """Check a bundle from its bytes to its answers and return its manifest; raises BundleError.
 
-    Sizes and hashes come first: only bytes that are as written reach numpy and Annoy.
+    Sizes and hashes are compared first: numpy and Annoy read only the bytes that were written.
     """
     manifest = read_manifest(folder)
     check_files(folder, manifest)
@@ -201,7 +198,7 @@ def open_bundle(folder: Path, version: str | None = None) -> Bundle:
 
 
 def _reopen(folder: Path, version: str, checksum: str) -> Bundle:
-    """The bundle of a pickle; raises BundleError where the folder is gone or holds another by now."""
+    """Open the bundle of a pickle. Raises BundleError if the folder is gone or holds another bundle."""
     bundle = open_bundle(folder, version)
     if bundle.manifest["checksum"] != checksum:
         raise BundleError(f"{folder}: holds another bundle than when it was pickled; open it again")
@@ -209,7 +206,7 @@ def _reopen(folder: Path, version: str, checksum: str) -> Bundle:
 
 
 def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundle:
-    """Map the files; types and shapes are checked before Annoy, which would believe any width."""
+    """Map the files; types and shapes are checked before Annoy, which does not check its width."""
     n_users, n_items, n_seen, dim = (manifest[key] for key in ("n_users", "n_items", "n_seen", "dim"))
     arrays = {
         "user_vectors": _map(folder, "user_vectors", np.float32, (n_users, dim)),
@@ -250,7 +247,7 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
 
 
 def _index(folder: Path, manifest: Manifest) -> ItemIndex | None:
-    """The index that requests go through; none where the manifest says a scan, which does without annoy."""
+    """Open the index; None where the manifest asks for a scan, which does not need annoy."""
     if manifest["search_k"] is None:
         return None
     path = folder / "index.ann"
@@ -282,7 +279,7 @@ def _map(folder: Path, name: str, dtype: type[np.generic], shape: tuple[int, ...
 
 
 def _check_values(bundle: Bundle) -> None:
-    """What serving relies on inside the arrays."""
+    """Check what serving relies on inside the arrays."""
     n_users, n_items = len(bundle.user_vectors), len(bundle.item_vectors)
     for name in ("user_vectors", "item_vectors"):
         with errors_name(bundle.folder / f"{name}.npy"):
@@ -312,56 +309,12 @@ def _check_values(bundle: Bundle) -> None:
 
 
 def _check_index(bundle: Bundle) -> None:
-    """The index, if requests go through one, holds the bundle's vectors; answers are as they were written."""
+    """Check that the index holds the bundle's vectors, and that the canaries are answered as when written."""
     index = bundle.search.index
     with errors_name(bundle.folder / "index.ann"):
         if index is not None:
-            for item in _spread(index.n_items):
+            for item in canaries.spread(index.n_items):
                 if not np.array_equal(index.vector(item), bundle.item_vectors[item]):
                     raise ValueError(f"its vector of item {item} is not the one in item_vectors.npy")
-        written, found = bundle.manifest["canaries"], _canaries(bundle.search, bundle.user_vectors)
-        if len(written) != len(found) or not all(
-            _as_near(bundle, answer, other) for answer, other in zip(written, found, strict=True)
-        ):
+        if not canaries.answers_match(bundle.search, bundle.user_vectors, bundle.manifest["canaries"]):
             raise ValueError("canary queries are not answered as the manifest expects")
-
-
-def _canaries(search: Search, user_vectors: NDArray[np.float32]) -> list[dict[str, Any]]:
-    """What a few users are answered, nearest first: items only, as _as_near measures how far they are."""
-    canaries = []
-    for user in _spread(len(user_vectors)):
-        vector = user_vectors[user]
-        if search.index is not None and search.search_k is not None:
-            items, _ = search.index.query(vector, CANARY_K, search.search_k)
-        else:
-            items, _ = search.scan(vector, min(CANARY_K, len(search.vectors)))
-        canaries.append({"user": user, "items": items.tolist()})
-    return canaries
-
-
-def _as_near(bundle: Bundle, written: object, found: dict[str, Any]) -> bool:
-    """Whether a canary's answer is the one that was written, or as near to the user at each rank.
-
-    An Annoy that was built for another CPU rounds float32 distances otherwise, and so returns items that are
-    equally far within rounding in another order, or others of them. Hence the exact distances decide.
-    """
-    if written == found:
-        return True
-    if not isinstance(written, dict) or written.keys() != found.keys() or written["user"] != found["user"]:
-        return False
-    items, others = written["items"], found["items"]
-    if type(items) is not list or not len(items) == len(others) == len({*others}):
-        return False
-    if not all(type(item) is int and 0 <= item < len(bundle.item_vectors) for item in items):
-        return False
-    user = bundle.user_vectors[found["user"]].astype(np.float64)  # (D,)
-    far, also = (np.linalg.norm(bundle.item_vectors[some] - user, axis=1) for some in (items, others))
-    single, dim = np.finfo(np.float32), len(user)
-    rounding = 4 * (dim + 4) * single.eps * np.maximum(far, also)
-    underflow = np.sqrt(dim * single.tiny)  # squares below it may count as nought
-    return bool(np.all(np.abs(far - also) <= rounding + underflow))
-
-
-def _spread(n: int) -> list[int]:
-    """Up to CANARIES different numbers from 0 to n - 1, evenly spread."""
-    return sorted(set(np.linspace(0, n - 1, CANARIES).astype(int).tolist()))

@@ -112,9 +112,9 @@ def _shared_candidates(training: Training, batch: Batch) -> tuple[int, Measure]:
     candidates = training.sampler.draw(items, training.generator).sort().values  # (C,)
     points = model.points(candidates)  # (C, D), (C,)
     if entries is None:
-        known = negatives.known(data, users, candidates)  # (Q,)
+        known = negatives.known_pairs(data, users, candidates)  # (Q,)
     else:
-        new = negatives.new_mask(data, users, candidates, entries)  # (B, C)
+        new = negatives.unseen_mask(data, users, candidates, entries)  # (B, C)
     ranks = negatives.sale_ranks(data, candidates, data.time.index_select(0, interactions))
     nearly_0 = torch.full((), NEARLY_0, device=users.device)
 

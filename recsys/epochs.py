@@ -72,7 +72,7 @@ def epochs(training: Training, n_epochs: int) -> Iterator[Epoch]:
             training.progress = training.progress._replace(before=training.weights())
         stats = train_epoch(training, miner)
         now, best = measure_health(training, miner), training.progress.healthiest
-        collapse = health.collapse(now, best, settings.margin) if guarded and now is not None else None
+        collapse = health.find_collapse(now, best, settings.margin) if guarded and now is not None else None
         if collapse is not None:
             LOGGER.warning(
                 f"train: WARNING: the hardest miner: {collapse}; epoch {number + 1} again with semi_hard"
@@ -103,7 +103,7 @@ def train_epoch(training: Training, miner: str) -> EpochStats:
     """
     shown = miner if training.settings.mines_triplets else training.settings.loss
     label = f"epoch {training.progress.epoch + 1}, {shown}"
-    with progress(label, len(training.data.user)) as advance, precision.of_training():
+    with progress(label, len(training.data.user)) as advance, precision.for_training():
         return run_epoch(training, make_objective(training, miner), advance)
 
 
@@ -204,7 +204,7 @@ def measure_health(training: Training, miner: str) -> Health | None:
 
     mined, found = sample()
     with model.without_offset():
-        of_points, *_ = sample()[1].matrix()  # the same pairs
+        without_offset, *_ = sample()[1].matrix()  # the same pairs
     d, positive, negative = found.matrix()
     if not negative.any():
         return None
@@ -212,19 +212,12 @@ def measure_health(training: Training, miner: str) -> Health | None:
         each = objective.loss(found if objective.whole_lists else mined)  # (T,), or (B,) of whole lists
         users = torch.unique(found.user[:HEALTH_USERS])
         of_user, member = sampling.histories(training.data, users)  # (H,)
-        known_later = training.held_out
+        later = training.held_out
+        false = None if later is None else health.false_negative_rate(mined.user, mined.negative, later)
         return health.measure(
-            rows=torch.cat([found.anchor, model.points(found.item)[0]]),
-            members=model.points(member)[0],
-            labels=of_user,
-            d=d,
-            of_points=of_points,
-            positive=positive,
-            negative=negative,
-            triplets=mined.triplets,
-            each=each,
-            margin=settings.margin,
-            false_negatives=None
-            if known_later is None
-            else health.false_negative_rate(mined.user, mined.negative, known_later),
+            torch.cat([found.anchor, model.points(found.item)[0]]),
+            model.points(member)[0],
+            of_user,
+            health.Pairs(d, without_offset, positive, negative),
+            health.MinedSample(mined.triplets, each, settings.margin, false),
         )

@@ -1,18 +1,17 @@
-"""A place in the learned space for somebody who was not there when it was learned, from his items alone.
+"""Fold-in: the vector of a user who was not in the training data, from their items alone.
 
-A trained user is where training put him; a stranger is put where users of such a history were put:
-x = (mean of his items' vectors, 1), u = x W. W is ridge regression (Hoerl and Kennard 1970) of the trained
-users' vectors on x, so it serves any tower. Where trained users lie on a sphere, so does u: a regression
-is shorter, and under an item's offset a short vector is drawn to what is near to everybody.
+x = (mean of the items' vectors, 1), u = x W. W is ridge regression (Hoerl and Kennard 1970) of the trained
+users' vectors on x, so it works for any tower. Where trained users lie on a sphere, u is scaled to it: a
+regression shrinks vectors, and with item offsets a short vector ranks the items near to all users first.
 Axes: U users, I items, D coordinates, T (user, item) pairs, H items of a history.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-RIDGE = 1e-3  # in mean squares of a feature
+RIDGE = 1e-3  # in units of a feature's mean square
 ALIKE = 0.05  # users whose lengths deviate by less, as a share of the mean, lie on a sphere
-CHUNK = 2**24  # coordinates of histories that are held at once
+CHUNK = 2**24  # coordinates of histories held in memory at once
 
 
 def fit(
@@ -22,7 +21,7 @@ def fit(
 ) -> NDArray[np.float32]:
     """(U, D), (I, D), offsets (U + 1,) and items (T,) -> W (D + 1, D).
 
-    Users without items teach nothing. Raises ValueError if all are.
+    Users without items are left out. Raises ValueError if all are.
     """
     offsets, items = histories
     known = np.flatnonzero(np.diff(offsets))
@@ -43,7 +42,7 @@ def fit(
 
 
 def radius(user_vectors: NDArray[np.float32]) -> float | None:
-    """(U, D) -> the length that trained users share, None if they differ; judged by up to 10,000 of them."""
+    """(U, D) -> the length common to trained users, None if they differ; from up to 10,000 of them."""
     lengths = np.linalg.norm(user_vectors[:: -(-len(user_vectors) // 10_000)], axis=1)
     mean = float(lengths.mean())
     return mean if mean > 0 and float(lengths.std()) < ALIKE * mean else None
@@ -68,7 +67,7 @@ def _features(
     ends: NDArray[np.int64],
     items: NDArray[np.int32],
 ) -> NDArray[np.float64]:
-    """(B, D + 1): what a user's items have in the mean, and 1; users follow each other, each with items."""
+    """(B, D + 1): the mean of each user's items, and 1; users are consecutive, each with items."""
     taken = items[starts[0] : ends[-1]]
     sums = np.add.reduceat(item_vectors[taken], starts - starts[0], axis=0, dtype=np.float64)
     return np.hstack([sums / (ends - starts)[:, None], np.ones((len(starts), 1))])

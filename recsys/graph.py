@@ -1,12 +1,12 @@
 """The graph of users and items: towers that look at neighbours, and learning from whole histories.
 
-One softmax over the catalogue a user, in place of a triplet an interaction: a step sees all that its users
-have, so a few hundred steps are a training.
+One softmax over the catalogue per user instead of one triplet per interaction: a step sees the histories of
+its users as a whole, so a few hundred steps are a training.
 Axes: U users, I items, N interactions, D dimensions, B users of a batch, H their interactions, C candidates,
 R rows and M columns of a sparse matrix.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +46,7 @@ def _bags(row: Tensor, column: Tensor, value: Tensor, n_rows: int) -> Bags:
     return Bags(column[order].int(), offset.int(), value[order])
 
 
-class _Times(torch.autograd.Function):
+class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dense: Tensor, sparse: Matrix) -> Tensor:
         ctx.sparse = sparse
@@ -57,9 +57,9 @@ class _Times(torch.autograd.Function):
         return _sums(ctx.sparse.columns, gradient.contiguous()), None
 
 
-def times(sparse: Matrix, dense: Tensor) -> Tensor:
+def multiply(sparse: Matrix, dense: Tensor) -> Tensor:
     """(R, M) by (M, D) -> (R, D); forward and backward the same bits each time."""
-    return _Times.apply(dense, sparse)  # type: ignore[no-any-return, no-untyped-call]
+    return _Multiply.apply(dense, sparse)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _sums(bags: Bags, dense: Tensor) -> Tensor:
@@ -81,19 +81,19 @@ def _edges(data: DeviceInteractions, popularity: Tensor, users: Tensor, items: T
 
 
 def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[Tensor, Tensor]:
-    """(U, D), (I, D) -> the sums of what comes along 0 to `hops` edges: LightGCN, eq. 4, all weights 1.
+    """(U, D), (I, D) -> the sums over walks of 0 to `hops` edges: LightGCN, eq. 4, all weights 1.
 
-    Written as Horner's rule: x_0 is what a node has itself, x_{h+1} that and its neighbours' x_h.
+    Horner's rule: x_0 is a node's own row, x_{h+1} its own row plus its neighbours' x_h.
     """
     user, item = users, items
     back = Matrix(graph.columns, graph.rows)
     for _ in range(hops):
-        user, item = users + times(graph, item), items + times(back, user)
+        user, item = users + multiply(graph, item), items + multiply(back, user)
     return user, item
 
 
 class _LogSums(torch.autograd.Function):
-    """Both gradients are made on the way forward: the (B, C) products are never kept."""
+    """Both gradients are computed in the forward pass, so that no (B, C) products are kept."""
 
     @staticmethod
     def forward(
@@ -165,17 +165,17 @@ class GraphSpace(nn.Module):
         return unit_rows(users), unit_rows(items)
 
     def anchors_and_items(self, users: Tensor, edges: Matrix) -> tuple[Tensor, Tensor]:
-        """(B,) users, (B, I) their rows of the graph -> (B, D), (I, D): towers() of no other users.
+        """(B,) users, (B, I) their rows of the graph -> (B, D), (I, D): towers() for these users.
 
-        A hop to everybody is dear, and the last one to users is asked for a batch alone.
+        Propagating to all users is expensive, so the last hop covers only the batch.
         """
         around, near = propagate(self.graph, self.users, self.items, self.hops - 1)  # (U, D), (I, D)
-        item = self.items + times(Matrix(self.graph.columns, self.graph.rows), around)
-        return unit_rows(self.users.index_select(0, users) + times(edges, near)), unit_rows(item)
+        item = self.items + multiply(Matrix(self.graph.columns, self.graph.rows), around)
+        return unit_rows(self.users.index_select(0, users) + multiply(edges, near)), unit_rows(item)
 
     @torch.no_grad()
     def space(self) -> Space:
-        """What has been learned so far, as an index can search it."""
+        """The space as an index can search it."""
         return cosine_space(*self.towers(), -self.temperature * self.bias)
 
 
@@ -196,67 +196,75 @@ def history_loss(
         users, matrix(row, own, _edges(data, model.popularity, users[row], own), *shape)
     )
     of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), *shape)
-    near = (user * times(of_users, item)).sum() / model.temperature + model.bias[own].sum()
+    near = (user * multiply(of_users, item)).sum() / model.temperature + model.bias[own].sum()
     chosen = item.index_select(0, candidates)  # (C, D)
     spread = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)
     return (spread - near) / count.sum()
 
 
+class FitSettings(NamedTuple):
+    """How a GraphSpace is trained."""
+
+    steps: int
+    batch_users: int
+    candidates: int  # items of a step's softmax, drawn by popularity; all items if there are no more
+    learning_rate: float
+
+
 def fit(
     model: GraphSpace,
-    *,
-    steps: int,
-    batch_users: int,
-    candidates: int,
-    learning_rate: float,
+    settings: FitSettings,
     generator: torch.Generator,
-    heard: Callable[[int, Tensor], None] = lambda step, loss: None,
+    on_step: Callable[[int, Tensor], None] = lambda step, loss: None,
 ) -> None:
-    """Learn in so many steps of Adam, whose step size falls to a twentieth in a straight line.
+    """Train with Adam, whose step size falls linearly to a twentieth.
 
-    Users come in random order, in batches of one size, all once before any comes again. Candidates are drawn
-    by popularity; where there are no more items than that, all are taken and the softmax is exact. `heard`
-    hears of each finished step and its loss (); what it raises ends the fit between two steps.
+    With as many candidates as items the softmax is exact. `on_step` gets the number of each finished step and
+    its loss (); an exception it raises ends the training between two steps.
     Raises FloatingPointError if a point is no longer finite.
     """
-    data = model.data
+    data, steps = model.data, settings.steps
     sampler = CandidateSampler(
-        data, in_batch=0, uniform=0, popular=candidates, popularity_power=1.0, memory=0
+        data, in_batch=0, uniform=0, popular=settings.candidates, popularity_power=1.0, memory=0
     )
-    everything = torch.arange(data.n_items, device=data.user.device)  # (I,)
+    all_items = torch.arange(data.n_items, device=data.user.device)  # (I,)
+    on_known_device = model.users.device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(
-        model.parameters(), learning_rate, betas=(0.9, 0.99), fused=model.users.device.type in ("cpu", "cuda")
+        model.parameters(), settings.learning_rate, betas=(0.9, 0.99), fused=on_known_device
     )
-    fall = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
-    counts = data.offsets.diff()  # (U,)
-    active = counts.nonzero()[:, 0]  # (U,)
-    waiting: list[tuple[Tensor, int]] = []  # batches of users, (B,), and how many interactions they have
-    for step in range(steps):
-        if not waiting:
-            order = torch.randperm(len(active), generator=generator, device=active.device)
-            parts = active[order].tensor_split(steps_a_round(len(active), batch_users))
-            totals = torch.stack(
-                [counts[part].sum() for part in parts]
-            ).tolist()  # the host waits once a round
-            waiting = list(zip(parts, totals, strict=True))
-        users, total = waiting.pop()
-        if candidates < data.n_items:
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
+    batches = _user_batches(data, settings.batch_users, generator)
+    for step, (users, total) in zip(range(1, steps + 1), batches, strict=False):
+        if settings.candidates < data.n_items:
             drawn = sampler.draw(users[:0], generator)  # (C,)
             log_q = sampler.log_q(drawn)
         else:
-            drawn, log_q = everything, torch.zeros_like(model.bias)
+            drawn, log_q = all_items, torch.zeros_like(model.bias)
         loss = history_loss(model, users, drawn, log_q, total)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        fall.step()
-        heard(step + 1, loss.detach())
+        schedule.step()
+        on_step(step, loss.detach())
     if not all(torch.isfinite(table).all() for table in model.parameters()):
         raise FloatingPointError("a point is not finite: lower the learning_rate")
 
 
-def steps_a_round(n_users: int, batch_users: int) -> int:
-    """Steps in which every user comes once."""
+def _user_batches(
+    data: DeviceInteractions, batch_users: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield batches of users (B,) and their number of interactions without end, all users once a round."""
+    counts = data.offsets.diff()  # (U,)
+    active = counts.nonzero()[:, 0]  # (U,)
+    while True:
+        order = torch.randperm(len(active), generator=generator, device=active.device)
+        parts = active[order].tensor_split(steps_per_round(len(active), batch_users))
+        totals = torch.stack([counts[part].sum() for part in parts]).tolist()  # one wait a round
+        yield from zip(reversed(parts), reversed(totals), strict=True)
+
+
+def steps_per_round(n_users: int, batch_users: int) -> int:
+    """Number of batches that hold every user once."""
     return max(1, -(-n_users // batch_users))
 
 
@@ -265,9 +273,9 @@ def spectral_start(
 ) -> tuple[Tensor, Tensor]:
     """Users and items of baselines.spectral -> (U, D), (I, D): their directions, all rows of the same length.
 
-    The leading D of its dimensions, or all if it has fewer; an item that nobody has is at the origin. The
+    The leading D of its dimensions, or all if it has fewer; an item without users is at the origin. The
     length sets how far a step of Adam turns a row.
     """
     users, items = (rows[:, :dim] for rows in spectrum)
-    known = (baselines.popularity(data) > 0)[:, None]  # (I, 1): what nobody has is rounding noise
+    known = (baselines.popularity(data) > 0)[:, None]  # (I, 1): the others are rounding noise
     return length * unit_rows(users), length * unit_rows(items) * known

@@ -39,7 +39,7 @@ class Health(NamedTuple):
     hardest_hinge: (
         float  # mean over anchors of max(0, m + farthest positive - nearest negative), less offsets
     )
-    apart: float  # from the 10 % nearest to the 10 % farthest of the same pairs, less offsets
+    distance_range: float  # from the 10 % nearest to the 10 % farthest of the same pairs, less offsets
     mined: float  # share of the anchors that found a triplet
     active: float  # share of the mined triplets with a loss above 0
     false_negatives: float | None  # share of the mined negatives that are held-out positives, where known
@@ -52,7 +52,7 @@ def effective_rank(rows: Tensor) -> Tensor:
     exp of the entropy of the centred rows' singular values over their sum: Roy and Vetterli 2007. Singular
     values up to 8 roundings (eps) of the rows' own Frobenius norm count as 0, so that one point has rank 1
     and not that of its rounding errors. A shift, a rotation or a scale changes nothing: a space that
-    shrinks alike in all directions keeps its rank until the last digits (see collapse).
+    shrinks alike in all directions keeps its rank until the last digits (see find_collapse).
     Raises ValueError without rows.
     """
     exact = _some(rows).double()  # (N, D)
@@ -135,37 +135,41 @@ def false_negative_rate(users: Tensor, negatives: Tensor, held_out: DeviceIntera
     return torch.isin(asked, pairs).sum() / max(len(asked), 1)
 
 
+class Pairs(NamedTuple):
+    """Distances between a sample's anchors and candidates, and which pairs are positive and negative."""
+
+    d: Tensor  # (A, C), any number outside the masks
+    without_offset: Tensor  # (A, C), the same if no item had an offset
+    positive: Tensor  # (A, C) bool
+    negative: Tensor  # (A, C) bool
+
+
+class MinedSample(NamedTuple):
+    """What the miner in use finds in those pairs."""
+
+    triplets: Triplets
+    losses: Tensor  # (T,) of the triplets, or (A,) of whole rows
+    margin: float
+    false_negatives: Tensor | None = None  # () of false_negative_rate, where later interactions are known
+
+
 @torch.no_grad()
-def measure(
-    *,
-    rows: Tensor,
-    members: Tensor,
-    labels: Tensor,
-    d: Tensor,
-    of_points: Tensor,
-    positive: Tensor,
-    negative: Tensor,
-    triplets: Triplets,
-    each: Tensor,
-    margin: float,
-    false_negatives: Tensor | None = None,
-) -> Health:
+def measure(rows: Tensor, members: Tensor, labels: Tensor, pairs: Pairs, mined: MinedSample) -> Health:
     """All of Health from one sample.
 
-    rows (N, D): users and items, or whatever is embedded; members (M, D) and labels (M,): those known to
-    belong together, as in compactness_and_separation; d (A, C) and its masks, any number where neither holds;
-    of_points (A, C), the distances of the same pairs if no item had an offset; the triplets that the miner in
-    use finds there and the loss of each (T,); the answer of false_negative_rate, if anything was held out.
-    Raises ValueError where a part does, FloatingPointError if a number is not finite.
+    rows (N, D): the points of users and items; members (M, D) and labels (M,): as for
+    compactness_and_separation. Raises ValueError where a part does, FloatingPointError if a number is not
+    finite.
     """
+    d, without_offset, positive, negative = pairs
     either = positive | negative  # (A, C)
-    pairs = {"d": d[either], "of_points": of_points[either]}
-    for name, values in {"rows": rows, "members": members, **pairs}.items():
+    used = {"rows": rows, "members": members, "d": d[either], "without_offset": without_offset[either]}
+    for name, values in used.items():
         if not torch.isfinite(values).all():
             raise FloatingPointError(f"{name} are not all finite: lower the learning_rate")
     found = torch.zeros(len(d), device=d.device)  # (A,)
-    found[triplets.anchor] = 1
-    ends = torch.stack([quantiles(of_points, positive), quantiles(of_points, negative)])  # (2, 3)
+    found[mined.triplets.anchor] = 1
+    ends = torch.stack([quantiles(without_offset, positive), quantiles(without_offset, negative)])  # (2, 3)
     parts = [
         effective_rank(rows),
         norm_spread(rows),
@@ -174,17 +178,17 @@ def measure(
         *compactness_and_separation(members, labels),
         *quantiles(d, positive),
         *quantiles(d, negative),
-        hardest_hinge(of_points, positive, negative, margin),
+        hardest_hinge(without_offset, positive, negative, mined.margin),
         ends[:, -1].max() - ends[:, 0].min(),
         found.mean(),
-        (each > 0).sum() / max(len(each), 1),
+        (mined.losses > 0).sum() / max(len(mined.losses), 1),
     ]
     numbers = torch.stack([part.double() for part in parts]).tolist()
-    known = None if false_negatives is None else false_negatives.item()
+    known = None if mined.false_negatives is None else mined.false_negatives.item()
     return Health._make([*numbers, known])
 
 
-def collapse(now: Health, before: Health | None, margin: float) -> str | None:
+def find_collapse(now: Health, before: Health | None, margin: float) -> str | None:
     """What says that the space has collapsed, in words; None if nothing does.
 
     Two signs. The hardest hinge sits at the margin while the distances of positives and negatives are nearly
@@ -199,10 +203,10 @@ def collapse(now: Health, before: Health | None, margin: float) -> str | None:
     """
     if not margin > 0:
         raise ValueError(f"margin = {margin}, allowed > 0")
-    if abs(now.hardest_hinge - margin) <= STUCK * margin and now.apart <= ONE_POINT * margin:
+    if abs(now.hardest_hinge - margin) <= STUCK * margin and now.distance_range <= ONE_POINT * margin:
         return (
             f"everything is at one point: the hardest hinge is {now.hardest_hinge:.4g} at margin "
-            f"{margin:.4g}, and distances differ by {now.apart:.4g}"
+            f"{margin:.4g}, and distances differ by {now.distance_range:.4g}"
         )
     if before is not None and now.effective_rank < RANK_LEFT * before.effective_rank:
         return f"effective rank fell from {before.effective_rank:.1f} to {now.effective_rank:.1f}"

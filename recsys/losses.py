@@ -102,11 +102,11 @@ def estimated_rank(
     if n_items < 1:
         raise ValueError(f"n_items = {n_items}, allowed >= 1")
     limit = d_pos[:, None] + _positive("margin", margin)  # (A, 1)
-    # Told in floats, 0 or 1, and added up: on CPU several times as fast as masks.
-    told = torch.empty_like(d_neg, dtype=torch.float32)  # (A, C)
-    impostors = torch.lt(d_neg, limit, out=told).sum(1)  # (A,)
+    # Flags as floats, 0 or 1, added up: on CPU several times as fast as masks.
+    flags = torch.empty_like(d_neg, dtype=torch.float32)  # (A, C)
+    impostors = torch.lt(d_neg, limit, out=flags).sum(1)  # (A,)
     if seen is None:
-        seen = torch.ne(d_neg, INF, out=told).sum(1)  # (A,)
+        seen = torch.ne(d_neg, INF, out=flags).sum(1)  # (A,)
     return n_items * impostors / seen.clamp_min(1)
 
 

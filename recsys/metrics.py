@@ -44,11 +44,6 @@ def hit_rate(relevant: Relevant, k: int) -> Values:
     return np.asarray(_first(relevant, k).any(axis=1).astype(np.float64))
 
 
-def precision(relevant: Relevant, k: int) -> Values:
-    """Relevant items among the first k, over k."""
-    return np.asarray(_first(relevant, k).sum(axis=1) / k)
-
-
 def recall(relevant: Relevant, n_targets: Counts, k: int) -> Values:
     """Relevant items among the first k, over all targets."""
     _check_targets(n_targets)

@@ -2,11 +2,11 @@
 
 Each is a function (d_pos, d_neg, margin, generator, fixed) -> Triplets; smaller is closer. `d_pos` (A, K)
 holds each anchor's positives, -inf where it has fewer than K; `d_neg` (A, C) the candidates, inf where one
-may not be pushed away, as the anchor is known to like it. `in_matrix` makes both of one matrix and its masks,
-as labels give them. A miner that needs no margin or no generator leaves it unread; of equal distances the
-first column is taken. How many triplets there are is told by the distances, and the host of a GPU waits to
-learn it: `fixed` asks for one of each positive or anchor in its place, real or not (see Triplets). Mining
-sees no gradient. Arrays of (A, C) are made a block of rows at a time, but for `every` and `in_matrix`.
+may not be pushed away, as the anchor is known to like it. `mine_matrix` makes both from one matrix and its
+masks, as labels give them. A miner that needs no margin or no generator ignores it; of equal distances the
+first column is taken. The number of triplets depends on the distances, and the host of a GPU has to wait for
+it: `fixed` asks for one triplet per positive or anchor instead, real or not (see Triplets). Mining has no
+gradient. Arrays of (A, C) are made a block of rows at a time, except in `every` and `mine_matrix`.
 Axes: A anchors, C candidates, P positive pairs, Q negative pairs, K positives of an anchor, T triplets,
 G groups of columns.
 """
@@ -46,7 +46,7 @@ class Triplets(NamedTuple):
 Miner = Callable[[Tensor, Tensor, float, torch.Generator | None, bool], Triplets]
 
 
-def in_matrix(
+def mine_matrix(
     mine: Miner,
     d: Tensor,
     positive: Tensor,

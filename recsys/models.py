@@ -5,7 +5,7 @@ Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items 
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,18 @@ from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, euclidean_space
 
 
+class Geometry(NamedTuple):
+    """A distance, and the space (users, items, offset) -> Space that ranks as it does, for an index."""
+
+    distance: Distance
+    to_space: Callable[[Tensor, Tensor, Tensor], Space]
+
+
+SQUARED_EUCLIDEAN = Geometry(squared_euclidean, euclidean_space)
+
+
 class UserTable(nn.Module):
-    """A tower of one free point a user: the model of two tables."""
+    """A tower with one free point per user: the model of two tables."""
 
     def __init__(self, start: Tensor) -> None:
         """Starts at (U, D), copied."""
@@ -26,19 +36,19 @@ class UserTable(nn.Module):
         self.table = nn.Parameter(start.detach().clone())
 
     def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
-        """(I, D), (B,) users -> (B, D); what is left out changes nothing here."""
+        """(I, D), (B,) users -> (B, D); left_out and generator are not used."""
         return rows(self.table, users)
 
-    def everybody(self, items: Tensor) -> Tensor:
+    def all_users(self, items: Tensor) -> Tensor:
         """(I, D) -> (U, D)."""
         return self.table
 
 
 class HistoryMean(nn.Module):
-    """A siamese tower: the item table serves both sides, a user is the mean of his items' points.
+    """A siamese tower: the item table serves both sides, a user is the mean of their items' points.
 
     A new user needs no training, only a history (see `fold_in`); one without a history is at the origin.
-    As in FISM (Kabbur et al. 2013), eq. 3, the item that is to be told from the others is left out.
+    As in FISM (Kabbur et al. 2013), eq. 3, the positive item itself is left out of the mean.
     """
 
     def __init__(self, data: DeviceInteractions, drawn: int) -> None:
@@ -55,7 +65,7 @@ class HistoryMean(nn.Module):
     def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
         """(I, D), (B,) users, (B,) items left out -> (B, D): means over H items drawn with replacement.
 
-        A draw keeps a step's work and shapes the same for every user, however long his history is.
+        Drawing keeps the work and the shapes the same for every user, however long the history.
         """
         start = self.data.offsets[users][:, None]  # (B, 1)
         length = self.data.offsets[users + 1][:, None] - start  # (B, 1)
@@ -66,7 +76,7 @@ class HistoryMean(nn.Module):
         share = kept / kept.sum(1, keepdim=True).clamp_min(1)  # (B, H)
         return embedding_bag(drawn, items, mode="sum", per_sample_weights=share, sparse=items.is_leaf)
 
-    def everybody(self, items: Tensor) -> Tensor:
+    def all_users(self, items: Tensor) -> Tensor:
         """(I, D) -> (U, D): means over whole histories."""
         return fold_in(items, self.data.item.long(), self.data.offsets)
 
@@ -74,8 +84,8 @@ class HistoryMean(nn.Module):
 class MetricSpace(nn.Module):
     """d(u, i) = distance(u, i) with offset_i; users come from the tower, items from a table.
 
-    Collaborative metric learning (Hsieh et al. 2017, eq. 1) with an offset that says how far an item is from
-    everybody: without it a bounded space cannot say that an item is popular. Raises ValueError if lengths
+    Collaborative metric learning (Hsieh et al. 2017, eq. 1) with an offset, an item's distance to all users:
+    without it a bounded space cannot express that an item is popular. Raises ValueError if lengths
     disagree, or an offset is not >= 0.
     """
 
@@ -85,12 +95,11 @@ class MetricSpace(nn.Module):
         items: Tensor,
         offset: Tensor,
         *,
-        distance: Distance = squared_euclidean,
-        to_space: Callable[[Tensor, Tensor, Tensor], Space] = euclidean_space,
+        geometry: Geometry = SQUARED_EUCLIDEAN,
         learn_offset: bool = True,
         in_unit_ball: bool = True,
     ) -> None:
-        """Starts at items (I, D) and offset (I,), copied; `to_space` is how the distance maps to an index."""
+        """Starts at items (I, D) and offset (I,), copied."""
         super().__init__()
         if offset.shape != items.shape[:1]:
             shapes = [list(part.shape) for part in (items, offset)]
@@ -100,12 +109,11 @@ class MetricSpace(nn.Module):
         self.tower = tower
         self.items = nn.Parameter(items.detach().clone())
         self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
-        self.distance = distance
-        self._to_space = to_space
+        self.distance, self._to_space = geometry
         self._in_unit_ball = in_unit_ball
 
     def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) users, (B,) the items they are to be told by -> (B, D)."""
+        """(B,) users, (B,) their positive items -> (B, D)."""
         return self.tower(self.items, users, left_out, generator)  # type: ignore[no-any-return]
 
     def points(self, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +121,7 @@ class MetricSpace(nn.Module):
         return rows(self.items, items), rows(self.offset, items)
 
     def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
-        """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): of each anchor to the items beside it."""
+        """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): each anchor to the items of its row."""
         points, offset = self.points(items.flatten())
         return pairs(
             self.distance, anchors, points.view(*items.shape, points.shape[1]), offset.view(items.shape)
@@ -121,7 +129,7 @@ class MetricSpace(nn.Module):
 
     @contextlib.contextmanager
     def without_offset(self) -> Iterator[None]:
-        """No item is farther from everybody than another, for as long as the context lasts."""
+        """Set all offsets to 0 inside the block."""
         kept = self.offset.data
         self.offset.data = torch.zeros_like(kept)
         try:
@@ -130,7 +138,7 @@ class MetricSpace(nn.Module):
             self.offset.data = kept
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is learned, for an optimizer, and where it has to stay: `project` maps rows that have moved.
+        """Parameter groups of an optimizer; `project` maps updated rows back to where they may be.
 
         Points are pulled back into the unit ball (CML, section 3.3), offsets up to 0: below it the
         contrastive loss would lower them without end, as it rewards a small d(a,p) whatever d(a,n) is.
@@ -147,23 +155,23 @@ class MetricSpace(nn.Module):
 
     @torch.no_grad()
     def space(self) -> Space:
-        """What has been learned so far, as an index can search it."""
-        return self._to_space(self.tower.everybody(self.items), self.items, self.offset)
+        """The space as an index can search it."""
+        return self._to_space(self.tower.all_users(self.items), self.items, self.offset)
 
 
 def fold_in(items: Tensor, history: Tensor, offsets: Tensor) -> Tensor:
     """(I, D), (H,) item numbers, (B + 1,) where each history starts and ends -> (B, D): their means.
 
-    The formula of HistoryMean for anybody's history; an empty one is at the origin.
+    The formula of HistoryMean for any history; an empty one is at the origin.
     """
     return embedding_bag(history, items, offsets, mode="mean", include_last_offset=True)
 
 
 class _Rows(torch.autograd.Function):
-    """Rows of a table; the gradient is sparse, a row of it for each number.
+    """Rows of a table, sparse gradient with one row per number.
 
-    Of a table that is read twice in a step torch adds up the two; where they have more entries than the
-    table, the host of a GPU waits for it.
+    Where a table is read twice in a step, torch adds the two gradients; if they have more entries than the
+    table, the host of a GPU waits for that.
     """
 
     @staticmethod
@@ -181,8 +189,8 @@ class _Rows(torch.autograd.Function):
 def rows(table: Tensor, numbers: Tensor) -> Tensor:
     """(N, D) or (N,), (B,) numbers -> (B, D) or (B,), with a gradient that is the same bits each time.
 
-    The gradient of plain indexing adds up repeated rows in the order in which CPU threads get there. That of
-    a parameter is sparse: nothing of the table's size is made.
+    Plain indexing adds up the gradients of repeated rows in the order in which CPU threads reach them. The
+    gradient of a parameter is sparse: nothing of the table's size is allocated.
     """
     if table.is_leaf:
         return _Rows.apply(table, numbers)  # type: ignore[no-any-return, no-untyped-call]

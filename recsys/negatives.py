@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys.sampling import DeviceInteractions, histories, ranges
 
 
-def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
+def known_pairs(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor:
     """(A,), (C,) ascending -> (Q,): row * C + column, ascending, of each (user, candidate) in the data.
 
     Reads the anchors' histories alone, a user's once: work grows with their length, and memory with Q, not
@@ -37,11 +37,11 @@ def known(data: DeviceInteractions, users: Tensor, candidates: Tensor) -> Tensor
     return ranges(row * len(candidates) + column, (last - first).index_select(0, column))[1]
 
 
-def new_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
+def unseen_mask(data: DeviceInteractions, users: Tensor, candidates: Tensor, entries: int) -> Tensor:
     """(A,), (C,) ascending -> (A, C): 0.0 if the user has the candidate, 1.0 if it would be new to them.
 
-    The same as known() for asynchronous devices: every shape follows from A, C and `entries`, the length of
-    all histories of `users`, so the host need not wait. Memory grows with all three.
+    The same as known_pairs() for asynchronous devices: every shape follows from A, C and `entries`, the
+    length of all histories of `users`, so the host need not wait. Memory grows with all three.
     """
     row, item = histories(data, users, entries)  # (H,)
     column = candidates.new_full((data.n_items,), len(candidates))  # (I,): what is no candidate has one more

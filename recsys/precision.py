@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 
-def of_training() -> AbstractContextManager[None]:
+def for_training() -> AbstractContextManager[None]:
     """Factors are rounded to TF32, ten bits of fraction, and their products added in float32.
 
     What rounding changes is less than what another seed does (benchmarks/LOG.md).
@@ -14,7 +14,7 @@ def of_training() -> AbstractContextManager[None]:
     return _precision("tf32")
 
 
-def exact() -> AbstractContextManager[None]:
+def full() -> AbstractContextManager[None]:
     """All bits of float32, as a ranking needs them."""
     return _precision("ieee")
 

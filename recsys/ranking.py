@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys import precision
 from recsys.sampling import DeviceInteractions, histories
 
-SCORES_AT_ONCE = 2**22  # 16 MiB, which stay near a CPU's cache and are not asked of the system anew
+SCORES_AT_ONCE = 2**22  # 16 MiB, near the size of a CPU's cache
 
 
 @torch.no_grad()
@@ -40,37 +40,35 @@ def top_k(
     ranked, done = [], 0
     while done < len(users):
         part = users[done : done + chunk]
-        found = _ranked(user_vectors, item_vectors, half_squares, part, k, seen, is_last_try=len(part) == 1)
-        if found is None:
+        try:
+            ranked.append(_top_of(user_vectors[part], item_vectors, half_squares, part, k, seen))
+        except (RuntimeError, MemoryError) as error:
+            if len(part) == 1 or not _lacks_memory(error):
+                raise
             chunk = len(part) // 2
-            continue
-        ranked.append(found)
-        done += len(part)
+        else:
+            done += len(part)
     return np.concatenate(ranked) if ranked else np.empty((0, k), np.int32)
 
 
-def _ranked(
-    user_vectors: Tensor,
+def _top_of(
+    vectors: Tensor,
     item_vectors: Tensor,
     half_squares: Tensor,
     users: Tensor,
     k: int,
     seen: DeviceInteractions | None,
-    is_last_try: bool,
-) -> NDArray[np.int32] | None:
-    """(U, D), (I, D), (I,), (Q,) -> (Q, K); None where memory does not suffice, unless it is the last try."""
-    try:
-        # -(d^2 - |u|^2) / 2: a user's own square changes nothing in his order.
-        with precision.exact():
-            score = torch.addmm(half_squares, user_vectors[users], item_vectors.T, beta=-1)  # (Q, I)
-        if seen is not None:
-            score[histories(seen, users)] = -torch.inf
-        best, items = score.topk(k, dim=1)
-        return torch.where(best == -torch.inf, -1, items).to(torch.int32).cpu().numpy()
-    except (RuntimeError, MemoryError) as error:  # torch has an error of its own for CUDA's memory alone
-        lacks_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(
-            error
-        )
-        if is_last_try or not lacks_memory:
-            raise
-    return None
+) -> NDArray[np.int32]:
+    """(Q, D), (I, D), (I,), (Q,) -> (Q, K)."""
+    # -(d^2 - |u|^2) / 2: a user's own square does not change their order.
+    with precision.full():
+        score = torch.addmm(half_squares, vectors, item_vectors.T, beta=-1)  # (Q, I)
+    if seen is not None:
+        score[histories(seen, users)] = -torch.inf
+    best, items = score.topk(k, dim=1)
+    return torch.where(best == -torch.inf, -1, items).to(torch.int32).cpu().numpy()
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """torch has an error of its own for the memory of CUDA alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -2,7 +2,7 @@
 
 `bundles/` holds one folder a version and the link `current`; names with a leading dot are no versions. Tools
 that copy it elsewhere make of the link a folder like the one it leads to, or a file with the link's text, or
-leave it out: see find.
+leave it out: see find_current.
 """
 
 import os
@@ -32,7 +32,7 @@ def publish(bundles: Path, version: str) -> None:
     if _is_folder(bundles / CURRENT):
         raise BundleError(
             f"'{bundles / CURRENT}' is a folder, expected a link: a tool copied what the link leads to. It "
-            f"is not replaced; {_how_to_move(bundles)}"
+            f"is not replaced; {_move_hint(bundles)}"
         )
     with lock_bundle(folder, shared=True):  # or prune might take it before it is current
         seal(folder)
@@ -64,19 +64,19 @@ def seal(folder: Path) -> Manifest:
     return manifest
 
 
-def find(bundles: Path) -> tuple[Path, str]:
+def find_current(bundles: Path) -> tuple[Path, str]:
     """The folder to open for `current`, without links, and the version that it is; raises BundleError.
 
     A link that a tool copied as a folder is known again by its manifest: it is the version with the same one,
     or, where that was not copied, the version that the manifest names. A link by another name than its
     bundle's version stands for whatever it leads to (`stable`): the version is then the name at its end.
     """
-    found = _found(bundles)
+    found = _follow_current(bundles)
     if found is None:
-        names = [name for name, _ in versions(bundles)] if bundles.is_dir() else []
+        names = [name for name, _ in list_versions(bundles)] if bundles.is_dir() else []
         mend = (
             "; if none was promoted yet, recsys promote asks the gate; if the link was lost in a copy, "
-            f"of {', '.join(names)}, {_how_to_point(bundles)}"
+            f"of {', '.join(names)}, {_rollback_hint(bundles)}"
             if names
             else ""
         )
@@ -84,7 +84,7 @@ def find(bundles: Path) -> tuple[Path, str]:
     folder, version = found
     if not folder.exists():
         raise BundleError(f"{bundles / CURRENT}: No such file or directory: it names '{folder}'")
-    return folder.resolve(), _at_the_end(folder, version)
+    return folder.resolve(), _name_at_the_end(folder, version)
 
 
 def current(bundles: Path) -> str | None:
@@ -93,7 +93,7 @@ def current(bundles: Path) -> str | None:
     This is the name here, be it a link that leads on; the version that find tells is the one at its end.
     Raises BundleError where it is not one of the versions here, though a folder, or cannot be told.
     """
-    found = _found(bundles)
+    found = _follow_current(bundles)
     if found is None:
         return None
     folder, version = found
@@ -107,23 +107,23 @@ def current(bundles: Path) -> str | None:
     return version
 
 
-def _found(bundles: Path) -> tuple[Path, str] | None:
+def _follow_current(bundles: Path) -> tuple[Path, str] | None:
     """Where `current` leads, be it there or not, and the version's name; None if there is no `current`."""
     if not os.path.lexists(bundles / CURRENT):
         return None
-    here, folder = bundles.resolve(), _followed(bundles)
+    here, folder = bundles.resolve(), _follow_links(bundles)
     if folder.name == CURRENT:
-        return _copied(folder)
+        return _version_of_copy(folder)
     namesake = here / folder.name
     if folder.parent != here and os.path.lexists(namesake) and namesake.resolve() != folder.resolve():
         raise BundleError(
             f"'{bundles / CURRENT}' leads to '{folder}', but another '{folder.name}' is here: "
-            f"{_how_to_point(bundles)}"
+            f"{_rollback_hint(bundles)}"
         )
     return folder, folder.name
 
 
-def _followed(bundles: Path) -> Path:
+def _follow_links(bundles: Path) -> Path:
     """The last path in `bundles` that the links lead over, else their end; `current` itself if it is none."""
     here = bundles.resolve()
     path, inside = here / CURRENT, None
@@ -131,17 +131,17 @@ def _followed(bundles: Path) -> Path:
         if path.is_symlink():
             text = os.readlink(path)
         elif path == here / CURRENT and path.is_file():
-            text = _text_of(path)
+            text = _read_link_text(path)
         else:
             return inside or path
         target = path.parent / text
         path = target.parent.resolve() / target.name
         if path.parent == here and path.name != CURRENT:
             inside = path
-    raise BundleError(f"{bundles / CURRENT}: a loop of links; {_how_to_point(bundles)}")
+    raise BundleError(f"{bundles / CURRENT}: a loop of links; {_rollback_hint(bundles)}")
 
 
-def _text_of(path: Path) -> str:
+def _read_link_text(path: Path) -> str:
     """What a file has that stands for a link, as git and zip write one where there are no links."""
     with path.open("rb") as file:
         text = file.read(1024).decode("utf-8", "replace").strip()
@@ -152,12 +152,12 @@ def _text_of(path: Path) -> str:
     return text
 
 
-def _copied(folder: Path) -> tuple[Path, str]:
+def _version_of_copy(folder: Path) -> tuple[Path, str]:
     """The version that the folder `current` is a copy of; the folder itself if that is not beside it."""
     bundles = folder.parent
     if not (folder / MANIFEST).exists():
         raise BundleError(
-            f"{folder / MANIFEST}: missing, in a folder that is in place of the link; {_how_to_move(bundles)}"
+            f"{folder / MANIFEST}: missing, in a folder that is in place of the link; {_move_hint(bundles)}"
         )
     manifest, written = read_manifest(folder), (folder / MANIFEST).read_bytes()
     version = manifest.get("version")
@@ -170,7 +170,7 @@ def _copied(folder: Path) -> tuple[Path, str]:
             f"'{folder}' is a folder, a copy of each of {', '.join(same)}: remove all but one of these"
         )
     if version is None:
-        return folder, _unnamed(bundles, manifest)
+        return folder, _name_without_version(bundles, manifest)
     if version == CURRENT or not is_plain(version) or (bundles / version).exists():
         raise BundleError(
             f"'{folder}' is a folder, copied without its link, and its manifest names {version!r}, but "
@@ -180,14 +180,14 @@ def _copied(folder: Path) -> tuple[Path, str]:
     return folder, version
 
 
-def _unnamed(bundles: Path, manifest: Manifest) -> str:
+def _name_without_version(bundles: Path, manifest: Manifest) -> str:
     """The name of a bundle whose manifest has no version, as the first had none: its run, or its checksum."""
     run = manifest["info"].get("run")
     named = isinstance(run, str) and is_plain(run) and run != CURRENT and run.isprintable()
     return run if named and not os.path.lexists(bundles / run) else str(manifest["checksum"])
 
 
-def _at_the_end(folder: Path, name: str) -> str:
+def _name_at_the_end(folder: Path, name: str) -> str:
     """The version behind a name here: of a link the folder at its end, unless the bundle has its name."""
     end = folder.resolve()
     if not folder.is_symlink() or end.name in (name, CURRENT):
@@ -209,16 +209,16 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _how_to_move(bundles: Path) -> str:
+def _move_hint(bundles: Path) -> str:
     aside = shlex.join(["mv", str(bundles / CURRENT), str(bundles / f".{CURRENT}-copied")])
     return f"first move it away: {aside}"
 
 
-def _how_to_point(bundles: Path) -> str:
+def _rollback_hint(bundles: Path) -> str:
     return f"say which is current: recsys bundles rollback --bundles {shlex.quote(str(bundles))} --to VERSION"
 
 
-def versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
+def list_versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
     """Every version with its manifest, or with what is wrong with that, newest last; no file is hashed."""
     found: list[tuple[str, Manifest | BundleError]] = []
     for folder in _folders(bundles):
@@ -235,12 +235,14 @@ def _folders(bundles: Path) -> list[Path]:
     return sorted(path for path in named if path.is_dir())
 
 
-def earlier(bundles: Path) -> list[str]:
+def earlier_versions(bundles: Path) -> list[str]:
     """The versions older than the current one, newest first; raises BundleError if there are none.
 
     A copy of the current one under another name is not older.
     """
-    held = {name: manifest for name, manifest in versions(bundles) if not isinstance(manifest, BundleError)}
+    held = {
+        name: manifest for name, manifest in list_versions(bundles) if not isinstance(manifest, BundleError)
+    }
     now, names = current(bundles), [*held]
     if now is None:
         raise BundleError(f"{bundles / CURRENT}: names no version that could be gone back from")
@@ -263,12 +265,12 @@ def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
     current(bundles)
     for path in bundles.iterdir():
         if path.name.startswith(LEFT_OVERS) and path.is_dir():
-            with _alone(path) as alone:
+            with _try_lock(path) as alone:
                 if alone:
                     shutil.rmtree(path, ignore_errors=True)
     names = [
         name
-        for name, manifest in versions(bundles)
+        for name, manifest in list_versions(bundles)
         if not isinstance(manifest, BundleError) and not (bundles / name).is_symlink()
     ]
     return [name for name in names[:-keep] if name not in spared and _remove(bundles, name)]
@@ -277,7 +279,7 @@ def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
 def _remove(bundles: Path, version: str) -> bool:
     """Remove a version, unless it is current or some process has it open."""
     folder = bundles / version
-    with _alone(folder) as alone:
+    with _try_lock(folder) as alone:
         if not alone or current(bundles) == version:  # publish holds the lock while it makes it current
             return False
         away = folder.with_name(f"{LEFT_OVERS[-1]}{version}.{secrets.token_hex(4)}")
@@ -288,7 +290,7 @@ def _remove(bundles: Path, version: str) -> bool:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
+def _try_lock(folder: Path) -> Iterator[bool]:
     """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
     with ExitStack() as stack:
         try:

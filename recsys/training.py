@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys import baselines, distances, models, negatives, sampling, spaces
-from recsys.distances import Distance, Mahalanobis
+from recsys.distances import Mahalanobis
 from recsys.health import Health
-from recsys.models import HistoryMean, MetricSpace, UserTable
+from recsys.models import SQUARED_EUCLIDEAN, Geometry, HistoryMean, MetricSpace, UserTable
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
 from recsys.settings import Settings
 
-# How a distance is computed, and how it maps to an index; Mahalanobis has both as methods.
-DISTANCES = {
-    "euclidean": (distances.euclidean, spaces.euclidean_space),
-    "squared_euclidean": (distances.squared_euclidean, spaces.euclidean_space),
-    "cosine": (distances.cosine, spaces.cosine_space),
-    "inner_product": (distances.inner_product, spaces.inner_product_space),
+# by the name in Settings; Mahalanobis has both as methods
+GEOMETRIES = {
+    "euclidean": Geometry(distances.euclidean, spaces.euclidean_space),
+    "squared_euclidean": SQUARED_EUCLIDEAN,
+    "cosine": Geometry(distances.cosine, spaces.cosine_space),
+    "inner_product": Geometry(distances.inner_product, spaces.inner_product_space),
 }
 
 
@@ -166,17 +166,15 @@ def _start_space(data: DeviceInteractions, settings: Settings, generator: torch.
     if settings.distance == "mahalanobis":
         dim = items.shape[1]  # a spectral start may have fewer than the settings ask for
         linear = Mahalanobis(dim, settings.mahalanobis, min(settings.rank, dim)).to(items.device)
-        distance: Distance = linear
-        to_space = linear.space
+        geometry = Geometry(linear, linear.space)
     else:
-        distance, to_space = DISTANCES[settings.distance]
+        geometry = GEOMETRIES[settings.distance]
     two_tables = settings.tower == "two_tables"
     return MetricSpace(
         UserTable(users) if two_tables else HistoryMean(data, settings.history_items),
         items,
         offset,
-        distance=distance,
-        to_space=to_space,
+        geometry=geometry,
         learn_offset=settings.offset == "learned",
         in_unit_ball=settings.unit_ball,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recsys.bundle import open_bundle
 from recsys.manifest import BundleError
-from recsys.releases import CURRENT, find
+from recsys.releases import CURRENT, find_current
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("serving")
@@ -61,7 +61,7 @@ class Live:
     def refresh(self) -> None:
         """Open `current` unless it is what was last opened or refused."""
         try:
-            folder, version = find(self._bundles)
+            folder, version = find_current(self._bundles)
             seen = (version, *stamp(folder))
         except BundleError as error:
             return self._refuse((str(error),), str(error))

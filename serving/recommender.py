@@ -18,7 +18,7 @@ from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
 from recsys.index import NOTHING, contains
 from recsys.manifest import Manifest
-from recsys.releases import CURRENT, find
+from recsys.releases import CURRENT, find_current
 from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_number
 
 
@@ -52,12 +52,12 @@ class Recommender:
         """Verify and open a bundle folder, or the link `current` to one; raises BundleError.
 
         The link is followed once, so that a release meanwhile cannot mix two versions. `current` may also be
-        a copied folder instead of a link: see releases.find.
+        a copied folder instead of a link: see releases.find_current.
         """
         path = Path(path)
         if path.name != CURRENT:
             path = path.resolve()
-        return cls(open_bundle(*find(path.parent)) if path.name == CURRENT else open_bundle(path))
+        return cls(open_bundle(*find_current(path.parent)) if path.name == CURRENT else open_bundle(path))
 
     @property
     def version(self) -> str:

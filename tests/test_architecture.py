@@ -16,7 +16,7 @@ NUMPY_HALF = {
     f"recsys.{name}"
     for name in (
         *("ids", "interactions", "metrics", "index", "measured"),
-        *("attributes", "bundle", "files", "fold_in", "manifest", "releases", "seals"),
+        *("attributes", "bundle", "files", "fold_in", "canaries", "manifest", "releases", "seals"),
     )
 }
 # A wing imports from those before it, and from what all use; commands and the command line from any.

@@ -130,8 +130,8 @@ def test_doctor_tells_serving_from_training_and_whether_annoy_can_be_compiled(wi
     ran = run(without_annoy, "-m", "pipelines", "doctor", CXX="/nonexistent/c++")
     assert ran.returncode == 1
     lines = dict(line.split(": ", 1) for line in ran.stdout.splitlines() if ": " in line)
-    assert lines["serving over HTTP, bundles that are scanned"] == "complete"
-    searched, training = lines["bundles that are searched by their Annoy index"], lines["training"]
+    assert lines["serving over HTTP, without an Annoy index"] == "complete"
+    searched, training = lines["bundles with an Annoy index"], lines["training"]
     assert searched == "MISSING annoy: pip install '.[index]' in the repository"
     assert re.fullmatch(r"MISSING annoy.*: pip install '\.\[train\]' in the repository", training)
     assert lines["compiler for annoy"].startswith("there is no C++ compiler '/nonexistent/c++'")
@@ -208,7 +208,7 @@ def test_a_wheel_of_annoy_does_instead_of_a_compiler(checkout: Path, tmp_path: P
             {"CXX": "/nonexistent/c++"},
             ["no C++ compiler '/nonexistent/c++' (No such file or directory)", "CXX"],
         ),
-        ({"CXX": "false"}, ["'false' does not build a Python extension (exit code 1)", f"{VERSION}-dev"]),
+        ({"CXX": "false"}, ["'false' cannot build a Python extension (exit code 1)", f"{VERSION}-dev"]),
         ({"PYTHON": "python3.99"}, ["PYTHON='python3.99' is not found", "3.11 or newer"]),
         ({"PYTHON": "false"}, ["PYTHON='false' does not run"]),
         ({"CONSTRAINTS": "constraints/gpu.txt"}, ["CONSTRAINTS='constraints/gpu.txt' is no file"]),

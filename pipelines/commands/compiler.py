@@ -1,7 +1,7 @@
-"""Whether this machine can compile annoy, which comes as C++ source: a small extension is built instead.
+"""Test whether this machine can compile annoy, which is distributed as C++ source, by a small extension.
 
-install.sh asks before anything is installed (`python -m pipelines.commands.compiler`), so the standard
-library must do.
+install.sh runs it before anything is installed (`python -m pipelines.commands.compiler`), so it uses only the
+standard library.
 """
 
 import os
@@ -16,12 +16,12 @@ EXTENSION = "#include <Python.h>\n#include <vector>\nint main_size() { return st
 
 
 def command() -> list[str]:
-    """The C++ compiler that pip's build would call: CXX, or the one that Python was built with."""
+    """The C++ compiler that pip would call: CXX, or the one Python was built with."""
     return shlex.split(os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++")
 
 
-def problem() -> str | None:
-    """Why annoy cannot be compiled here, and what to install; None if it can."""
+def find_problem() -> str | None:
+    """Why annoy cannot be compiled here, and what to install; None if it can be."""
     include, compiler = Path(sysconfig.get_path("include")), command()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not (include / "Python.h").is_file():
@@ -51,15 +51,15 @@ def problem() -> str | None:
             )
     if built.returncode == 0:
         return None
-    said = built.stderr.strip().splitlines() or [f"exit code {built.returncode}"]
-    reason = next((line for line in said if "error" in line), said[0])
+    messages = built.stderr.strip().splitlines() or [f"exit code {built.returncode}"]
+    reason = next((line for line in messages if "error" in line), messages[0])
     return (
-        f"the C++ compiler '{shlex.join(compiler)}' does not build a Python extension ({reason.strip()}): "
+        f"the C++ compiler '{shlex.join(compiler)}' cannot build a Python extension ({reason.strip()}): "
         f"install g++ and python{version}-dev (Debian, Ubuntu) or gcc-c++ and python3-devel (Fedora)"
     )
 
 
 if __name__ == "__main__":
-    found = problem()
+    found = find_problem()
     if found is not None:
         sys.exit(found)

@@ -1,4 +1,4 @@
-"""doctor: what is installed for serving and for training, which device training would use and why."""
+"""doctor: what is installed for serving and training, and which device training would use."""
 
 import importlib.metadata
 import platform
@@ -6,12 +6,12 @@ import sys
 
 from pipelines.commands import compiler
 
-NEEDED = {  # what pyproject.toml lists for each purpose, and its extra
-    "serving over HTTP, bundles that are scanned": (
+NEEDED = {  # packages for each purpose, as in pyproject.toml, and their extra
+    "serving over HTTP, without an Annoy index": (
         "serve",
         ("numpy", "fastapi", "httptools", "prometheus-client", "pydantic", "typer", "uvicorn", "uvloop"),
     ),
-    "bundles that are searched by their Annoy index": ("index", ("numpy", "annoy")),
+    "bundles with an Annoy index": ("index", ("numpy", "annoy")),
     "training": (
         "train",
         (
@@ -23,7 +23,7 @@ NEEDED = {  # what pyproject.toml lists for each purpose, and its extra
 
 
 def report() -> tuple[list[str], bool]:
-    """Lines to read, and whether everything for serving and for training is there."""
+    """Lines of the report, and whether everything for serving and training is installed."""
     lines, missing = [f"python {platform.python_version()} ({sys.executable})"], set[str]()
     for package in dict.fromkeys(("recsys", *(name for _, names in NEEDED.values() for name in names))):
         try:
@@ -37,8 +37,8 @@ def report() -> tuple[list[str], bool]:
             f"MISSING {', '.join(lacks)}: pip install '.[{extra}]' in the repository" if lacks else "complete"
         )
         lines.append(f"{purpose}: {how}")
-    if "annoy" in missing:  # there is no wheel of it
-        lines.append(f"compiler for annoy: {compiler.problem() or f'{compiler.command()[0]} works'}")
+    if "annoy" in missing:  # it has no wheels
+        lines.append(f"compiler for annoy: {compiler.find_problem() or f'{compiler.command()[0]} works'}")
     if "torch" not in missing:
         lines.append(_device())
     return lines, not missing

@@ -1,4 +1,4 @@
-"""recommend: ask the current bundle, as serving does."""
+"""recommend: recommendations from the current bundle, as in serving."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,12 @@ from serving.recommender import Recommendation, Recommender
 
 
 def recommend(config: Config, user: str, k: int) -> tuple[str, list[Recommendation]]:
-    """The bundle's version and its k best items for a user id given as text.
+    """The bundle's version and the k best items for a user id given as text.
 
     Raises InputError: no bundle is current, it is damaged, or k < 1.
     """
     recommender = open_current(config.bundles)
-    user_id = _as_id(recommender, user)
+    user_id = _parse_user(recommender, user)
     try:
         return recommender.version, recommender.recommend(user_id, k, config.evaluate.exclude_seen)
     except ValueError as error:
@@ -34,11 +34,9 @@ def open_current(bundles: Path) -> Recommender:
         raise InputError(str(error)) from None
 
 
-def _as_id(recommender: Recommender, user: str) -> int | str:
-    """The command line knows text alone: where the bundle's ids are integers, so must this one be."""
+def _parse_user(recommender: Recommender, user: str) -> int | str:
+    """The user id of the command line, as an integer if the bundle's ids are integers. Raises InputError."""
     user_id = recommender.user_id(user)
     if recommender.has_integer_users and not isinstance(user_id, int):
-        raise InputError(
-            f"--user '{user}': the users of this bundle are whole numbers, written as 83 or -5 are"
-        )
+        raise InputError(f"--user '{user}': the users of this bundle are integers, such as 83 or -5")
     return user_id

@@ -1,4 +1,4 @@
-"""serve: the current bundle over HTTP, by uvicorn; the application itself is serving/app.py."""
+"""serve: run serving/app.py with uvicorn."""
 
 import ipaddress
 import os
@@ -10,34 +10,34 @@ from typing import Any
 
 from pipelines.config.errors import InputError
 from recsys.manifest import BundleError
-from recsys.releases import CURRENT, find
+from recsys.releases import CURRENT, find_current
 
 APP = "serving.app:app"
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
-GRACE = 10  # seconds that running requests are given when the server is told to stop
+GRACE = 10  # seconds for running requests to finish when the server stops
 
 
 def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float) -> None:
-    """Answer until told to stop by SIGTERM or SIGINT; then running requests are finished.
+    """Serve until SIGTERM or SIGINT; then finish running requests.
 
     Raises InputError: nothing is current in `bundles`, or the token is empty.
     """
     import uvicorn
 
     try:
-        find(bundles)
+        find_current(bundles)
     except BundleError as error:
-        if not (bundles / CURRENT).exists():  # else the server says so, and waits for what can be served
+        if not (bundles / CURRENT).exists():  # else the server reports it, and waits for a valid bundle
             raise InputError(f"{error}; --bundles names the folder that export fills") from None
     token = os.environ.get("RECSYS_TOKEN")
     if token is not None and not token.strip():
         raise InputError("RECSYS_TOKEN is set but empty: give it a value, or unset it to serve without")
     if token is None and not _is_loopback(host):
-        print(f"recsys: no RECSYS_TOKEN: whoever reaches {host}:{port} may ask", file=sys.stderr)
+        print(f"recsys: no RECSYS_TOKEN: any client that reaches {host}:{port} is served", file=sys.stderr)
     os.environ |= {"RECSYS_BUNDLES": str(bundles.absolute()), "RECSYS_POLL_SECONDS": str(poll_seconds)}
     with tempfile.TemporaryDirectory(prefix="recsys-metrics-", ignore_cleanup_errors=True) as folder:
         if workers > 1:
-            os.environ[METRICS] = folder  # read by the workers, before they import prometheus_client
+            os.environ[METRICS] = folder  # must be set before the workers import prometheus_client
         try:
             uvicorn.run(
                 APP,
@@ -49,7 +49,7 @@ def serve(bundles: Path, host: str, port: int, workers: int, poll_seconds: float
                 timeout_graceful_shutdown=GRACE,
                 log_config=_logging(),
             )
-        except SystemExit as ended:  # it has said why, with codes of its own
+        except SystemExit as ended:  # uvicorn has logged the reason; its exit codes are its own
             sys.exit(1 if ended.code else 0)
 
 
@@ -61,7 +61,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _logging() -> dict[str, Any]:
-    """uvicorn's, with what serving/live.py has to say about bundles."""
+    """uvicorn's logging, plus the log of serving/live.py."""
     from uvicorn.config import LOGGING_CONFIG
 
     config = deepcopy(LOGGING_CONFIG)

@@ -3,26 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from pipelines.config import places
 from pipelines.config.data import Contracts, Items, Prepare, Source, Split
 from pipelines.config.release import Export, Gate, Tracking
 from pipelines.config.section import METRICS, Place, Section
-from pipelines.config.training import (
-    MOST_TRIPLETS,
-    Evaluate,
-    Loss,
-    Mining,
-    Space,
-    Spectral,
-    Train,
-    Warm,
-)
+from pipelines.config.training import MOST_TRIPLETS, Evaluate, Loss, Mining, Space, Spectral, Train, Warm
 from recsys.settings import TRIPLET_LOSSES
 
 

@@ -23,8 +23,7 @@ class Relation(Section):
 
     query: str | None = Field(None, description="a SELECT; relative paths start in the working directory")
     files: Files | None = Field(
-        None,
-        description="path or glob of .parquet, .csv, .tsv, .json or .ndjson files; relative as in query",
+        None, description="path or glob of .parquet, .csv, .tsv, .json or .ndjson files; relative as in query"
     )
     table: str | None = Field(None, description="a table or view of `database`, e.g. 'sales' or 'main.sales'")
     database: Place | None = Field(None, description="a DuckDB database file, opened read-only")
@@ -157,8 +156,7 @@ class Contracts(Section):
     )
     max_age_hours: PositiveFloat | None = Field(None, description="hours from the last event to prepare.now")
     max_hours_back: NonNegativeFloat | None = Field(
-        0,
-        description="hours by which the log ends before the last run's: it is cut off, or a clock is wrong",
+        0, description="hours by which the log ends before the last run's: it is cut off, or a clock is wrong"
     )
     min_volume: NonNegativeFloat | None = Field(
         0.5, description="number of events, relative to the median of the last runs"

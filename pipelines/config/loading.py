@@ -5,10 +5,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError

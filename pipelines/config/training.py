@@ -1,12 +1,6 @@
 """Settings of training: space, loss, mining, epochs, baseline, evaluation, warm start."""
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.section import METRICS, Section, Share
 from recsys.settings import (
@@ -54,9 +48,7 @@ class Space(Section):
     )
     offset: OffsetName = Field(DEFAULT.offset, description="an offset per item, which models its popularity")
     offset_scale: float = Field(
-        DEFAULT.offset_scale,
-        gt=0,
-        description="start of the offset: distance per unit of log popularity",
+        DEFAULT.offset_scale, gt=0, description="start of the offset: distance per unit of log popularity"
     )
     unit_ball: bool = Field(
         DEFAULT.unit_ball, description="regularizer: pull vectors back into the unit ball"

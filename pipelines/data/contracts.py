@@ -23,7 +23,7 @@ from pipelines.config.errors import DataError
 from pipelines.data import history
 from pipelines.data.database import open_database
 from pipelines.data.relation import explain_errors
-from pipelines.data.spelling import alike_ids
+from pipelines.data.spelling import find_alike_ids
 from pipelines.data.sql import format_rows, literal, read_sql
 from recsys.files import write_text
 
@@ -37,8 +37,8 @@ SHOWN_ROWS = 5  # of the offending ones
 
 
 KEYS = {  # of [contracts], without min_ or max_, where they are not named like the measure
-    "alike_users": "alike_ids",
-    "alike_items": "alike_ids",
+    "alike_users": "find_alike_ids",
+    "alike_items": "find_alike_ids",
     "orphan_items": "orphan_share",
     "undescribed_events": "undescribed_share",
 }
@@ -113,7 +113,7 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config) -> Report:
             contract: _offending_rows(con, contract, [one.measure for one in broken])
             for contract, broken in _broken(measures).items()
         }
-        alike = alike_ids(con, config.source, "offending_spelling")
+        alike = find_alike_ids(con, config.source, "offending_spelling")
     query = "select getvariable('fingerprint'), coalesce(sum(events), 0) from profile_items"
     fingerprint, events = con.execute(query).fetchall()[0]
     report = Report(measures, offending, fingerprint, int(events))
@@ -122,7 +122,7 @@ def examine(con: duckdb.DuckDBPyConnection, config: Config) -> Report:
         LOGGER.info(f"contracts: {line}")
     if alike:
         query = json.dumps(alike.query, ensure_ascii=False)  # as TOML has it
-        LOGGER.info(f"contracts: in lower case they are one, in place of {alike.place}: query = {query}")
+        LOGGER.info(f"contracts: to merge them, use instead of {alike.replaced}: query = {query}")
     LOGGER.info(f"contracts: {len(measures)} measures, {found} ({time.perf_counter() - started:.1f} s)")
     return report
 

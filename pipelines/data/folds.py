@@ -1,4 +1,4 @@
-"""The folds as arrays: what a model fits on, and what it is asked for.
+"""The folds as arrays: fitted interactions, and targets.
 
 Axes: U users, I items, N interactions, T targets or triplets.
 """
@@ -17,7 +17,7 @@ from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
 Ids = NDArray[np.int64] | list[str]
-ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # beside the attributes
+ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # all others are attributes
 
 TRIPLES = """
 select "user", item, cast(weight as float) as weight, coalesce(epoch_us(event_at), 0) as microseconds
@@ -56,7 +56,8 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
     """One fold as arrays; its targets are the pairs new to the user, or all pairs if not exclude_seen.
 
     Times are whole seconds since 1970 UTC, all 0 if the log has none. An item is on sale from its first to
-    its last fitted event, of anybody, in or out of the k-core. Raises InputError: not prepared, locked.
+    its last fitted event of any user, also of users outside the k-core.
+    Raises InputError: not prepared, locked.
     """
     new = "and is_new" if exclude_seen else ""
     with open_database(config) as con:
@@ -64,7 +65,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
-    fit = interactions(triples, len(users), items)
+    fit = to_interactions(triples, len(users), items)
     offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
     return Fold(
         fit=fit,
@@ -78,11 +79,8 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
     )
 
 
-def attributes_of(items: pl.DataFrame) -> dict[str, list[list[str]]]:
-    """Each attribute's values as text, item by item, (I,); a list counts as several, NULL as none.
-
-    Attributes without any value are left out.
-    """
+def item_attributes(items: pl.DataFrame) -> dict[str, list[list[str]]]:
+    """{attribute: (I,) lists of values as text}; NULL is no value. Attributes without values are left out."""
     found = dict[str, list[list[str]]]()
     for name in items.columns:
         if name not in ITEM_COLUMNS:
@@ -93,8 +91,8 @@ def attributes_of(items: pl.DataFrame) -> dict[str, list[list[str]]]:
     return found
 
 
-def interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:
-    """From the rows of TRIPLES, and from first_at and last_at by item, (I,)."""
+def to_interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:
+    """Interactions from rows of TRIPLES, and from the items' first_at and last_at, (I,)."""
     return Interactions(
         user=triples["user"].to_numpy(),  # (N,)
         item=triples["item"].to_numpy(),  # (N,)
@@ -107,11 +105,11 @@ def interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> In
     )
 
 
-def digest_of_fit(fit: Interactions) -> str:
-    """SHA-256 of all that a model can learn from: every array with its name, type and length."""
+def fit_digest(fit: Interactions) -> str:
+    """SHA-256 of everything a model can learn from: name, type, shape and content of every array."""
     total = hashlib.sha256()
     for name, part in vars(fit).items():
-        if part is None:  # spans that are not known
+        if part is None:  # unknown spans
             continue
         array = np.ascontiguousarray(part)
         total.update(f"{name} {array.dtype} {array.shape}\n".encode())
@@ -120,7 +118,7 @@ def digest_of_fit(fit: Interactions) -> str:
 
 
 def window_starts(config: Config) -> dict[FoldName, int]:
-    """The first second of each window of a split by time, since 1970 UTC. Raises InputError: not prepared."""
+    """Starts of the windows of a split by time, seconds since 1970 UTC. Raises InputError: not prepared."""
     with open_database(config) as con:
         row = con.execute("select epoch(validation_start), epoch(test_start) from windows").fetchone()
     assert row is not None
@@ -129,7 +127,7 @@ def window_starts(config: Config) -> dict[FoldName, int]:
 
 
 def newcomers(config: Config, fold: Fold) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
-    """(U,) and (I,) of the test fold: without any event before the validation window; None unless by time."""
+    """(U,) and (I,) of fold test: no event before the validation window; None if the split is not by time."""
     if config.split.kind != "time":
         return None
     found = np.zeros(fold.fit.n_users, bool), np.zeros(fold.fit.n_items, bool)
@@ -157,7 +155,7 @@ def as_ids(column: pl.Series) -> Ids:
 
 
 def as_list(ids: Ids) -> list[Any]:
-    """Ids as Python has them, so that integers compare and print as such."""
+    """Ids as a list of int or str."""
     return ids.tolist() if isinstance(ids, np.ndarray) else ids
 
 

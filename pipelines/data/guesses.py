@@ -1,4 +1,4 @@
-"""Refuse what lets DuckDB guess from the first rows of a csv or json file: types, quotes, comments."""
+"""Refuse queries in which DuckDB guesses types, quotes or comments from the first rows of csv or json."""
 
 import json
 import re
@@ -13,41 +13,41 @@ from pipelines.data.sql import literal
 CSV_FUNCTIONS = ("read_csv", "read_csv_auto")
 JSON_FUNCTIONS = ("read_json", "read_json_auto", "read_ndjson", "read_ndjson_auto")
 FILE_NAME = re.compile(r"\.(csv|tsv|json|jsonl|ndjson)(\.gz|\.zst)?$", re.IGNORECASE)
-# what a query must say of csv: every value is text, and rows that begin with # are rows
+# options that a query must give for csv: all values are text, rows that begin with # are data
 AS_TEXT = "all_varchar = true, quote = '\"', escape = '\"', comment = ''"
 SCANS = re.compile(r"READ_(CSV|JSON|NDJSON)")  # in DuckDB's plan
 
 
 def refuse_guesses(con: duckdb.DuckDBPyConnection, section: str, text: str, views_of: str) -> None:
-    """Raise InputError if what stands in a FROM guesses, itself or through views of a database or macros."""
+    """Raise InputError if SQL for a FROM clause guesses, directly or through views or macros."""
     query = "select lower(view_name), sql from duckdb_views() where database_name = ? and not internal"
     views = dict(con.execute(query, [views_of]).fetchall())
-    left, seen, says_how = [("query", f"select * from {text}")], set[str](), False
+    left, seen, is_explicit = [("query", f"select * from {text}")], set[str](), False
     while left:
         what, select = left.pop()
-        names, stated = _looked_at(con, f"{section}: the {what}", select)
-        says_how |= stated
+        names, stated = _inspect(con, f"{section}: the {what}", select)
+        is_explicit |= stated
         for name in names & set(views) - seen:
             seen.add(name)
-            left.append((f"view '{name}'", _select_of(views[name])))
+            left.append((f"view '{name}'", _view_select(views[name])))
     plan = con.execute(f"explain select * from {text}").fetchall()
-    if not says_how and SCANS.search(str(plan)):
+    if not is_explicit and SCANS.search(str(plan)):
         raise InputError(
             f"{section}: a macro or a view reads csv or json with types that DuckDB guesses: name the file "
             f"as files, or write read_csv(FILE, {AS_TEXT}) in the query itself"
         )
 
 
-def _select_of(view: str) -> str:
-    """The SELECT of CREATE VIEW name AS SELECT ..., whatever the name holds."""
+def _view_select(view: str) -> str:
+    """The SELECT in CREATE VIEW name AS SELECT ...; the name may contain any characters."""
     text = view.encode()
     words = ((at, kind) for at, kind in duckdb.tokenize(view) if kind == duckdb.token_type.keyword)
     start = next(at for at, _ in words if text[at : at + 2].lower() == b"as")
     return text[start + 2 :].decode().strip().rstrip(";")
 
 
-def _looked_at(con: duckdb.DuckDBPyConnection, where: str, select: str) -> tuple[set[str], bool]:
-    """The tables that a SELECT names, and whether it reads csv or json by what it says. Raises InputError."""
+def _inspect(con: duckdb.DuckDBPyConnection, where: str, select: str) -> tuple[set[str], bool]:
+    """The tables in a SELECT, and whether it reads csv or json explicitly. Raises InputError: it guesses."""
     ((tree,),) = con.execute(f"select json_serialize_sql({literal(select)})").fetchall()
     names, stated = set[str](), False
     for node in _nodes(json.loads(tree)):
@@ -61,17 +61,17 @@ def _looked_at(con: duckdb.DuckDBPyConnection, where: str, select: str) -> tuple
             function = str(node["function"].get("function_name", "")).lower()
             if function not in CSV_FUNCTIONS + JSON_FUNCTIONS:
                 continue
-            if _says_how(function, _options(node)):
+            if _is_explicit(function, _named_arguments(node)):
                 stated = True
                 continue
             name = _first_text(node) or function
         else:
             continue
-        raise _guess(where, function, name)
+        raise _guess_error(where, function, name)
     return names, stated
 
 
-def _says_how(function: str, options: dict[str, str | None]) -> bool:
+def _is_explicit(function: str, options: dict[str, str | None]) -> bool:
     if function in JSON_FUNCTIONS:
         return "columns" in options
     if options.get("auto_detect") == "false":
@@ -80,7 +80,7 @@ def _says_how(function: str, options: dict[str, str | None]) -> bool:
     return is_typed and {"quote", "comment"} <= set(options)
 
 
-def _guess(where: str, function: str, name: str) -> InputError:
+def _guess_error(where: str, function: str, name: str) -> InputError:
     is_json = function in JSON_FUNCTIONS or "json" in name.lower().rpartition(".csv")[2]
     call = (
         f"read_json({literal(name)}, columns = {{'user_id': 'VARCHAR', ...}})"
@@ -94,8 +94,8 @@ def _guess(where: str, function: str, name: str) -> InputError:
     )
 
 
-def _options(node: Any) -> dict[str, str | None]:
-    """The named arguments of a table function: {name: value, None where it is no plain one}."""
+def _named_arguments(node: Any) -> dict[str, str | None]:
+    """The named arguments of a table function: {name: value, or None if it is no literal}."""
     found = dict[str, str | None]()
     for one in _nodes(node):
         left, right = one.get("left"), one.get("right")
@@ -106,13 +106,13 @@ def _options(node: Any) -> dict[str, str | None]:
 
 
 def _first_text(node: Any) -> str | None:
-    """The first text among the arguments of a table function: the file."""
+    """The first text argument of a table function: the file."""
     texts = (one["literal"].get("text") for one in _nodes(node) if isinstance(one.get("literal"), dict))
     return next((text for text in texts if isinstance(text, str)), None)
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a JSON tree."""
+    """All objects in a JSON tree."""
     if isinstance(tree, dict):
         yield tree
         for value in tree.values():

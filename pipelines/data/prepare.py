@@ -28,10 +28,7 @@ CODE = ("pipelines/data", "sql/staging", "sql/marts", "sql/checks")  # what make
 ROWS_WITHOUT_ID = "select count(*) from source_rows where user_id is null or item_id is null"
 
 
-def prepare(
-    config: Config,
-    examine: Callable[[duckdb.DuckDBPyConnection], object] | None = None,
-) -> Prepared:
+def prepare(config: Config, examine: Callable[[duckdb.DuckDBPyConnection], object] | None = None) -> Prepared:
     """Make `config.database` from the log, or keep it if the same log, settings and code made it.
 
     The file is replaced as a whole or not at all. `examine` is called with the staged log before the tables

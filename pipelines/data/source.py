@@ -1,4 +1,4 @@
-"""Reading a configured relation: the log and the item metadata into DuckDB, once, with clear errors."""
+"""Read the log and the item metadata into DuckDB, once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,16 +8,16 @@ import duckdb
 from pipelines.config.data import Items, Source
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
-from pipelines.data.items import match_ids, read_items, titles_of_log
+from pipelines.data.items import make_titles_from_log, match_id_types, read_items
 from pipelines.data.relation import OpenRelation, open_relation
 
 IDS = ("user_id", "item_id")
-KEYS = ("user", "item", "time", "weight", "event", "split", "title")  # of [source]: those that name columns
-SHOWN_UNREAD = 1000  # rows whose time or weight is not read that are kept as they are written
+KEYS = ("user", "item", "time", "weight", "event", "split", "title")  # keys in [source] that name columns
+KEPT_UNREAD = 1000  # rows with unreadable time or weight, kept as text for the checks
 
 
 class Log(NamedTuple):
-    """What was read: the query that did, and lines for people."""
+    """The query that read the log, and lines about it."""
 
     query: str
     notes: list[str]
@@ -26,11 +26,11 @@ class Log(NamedTuple):
 def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None) -> Log:
     """Make temp view source_log, the log with numbered rows, and temp table source_items, the metadata.
 
-    The log is read this once, so that what is fingerprinted is what is built; temp table source_rows holds
-    it, without the columns that are not configured, which would take most of the room, and in four bytes an
-    id where they do. source_columns says what was read from what. source_items (item_id, title, attributes)
-    is empty if there is no metadata; titles may come from the log itself. Raises InputError: no such file,
-    table or column, a column of the wrong type, a query that is no SELECT, that guesses types or that fails.
+    The log is read only once, so that the tables are made from the rows of the fingerprint. Temp table
+    source_rows holds its configured columns, with ids in four bytes if they fit, and source_columns their
+    types. source_items (item_id, title, attributes) is empty without metadata; titles may come from the
+    log. Raises InputError: no such file, table or column, a column of the wrong type, a query that is no
+    SELECT, guesses types or fails.
     """
     con.execute("create temp table source_columns (column_name varchar, read_as varchar)")
     notes = list[str]()
@@ -38,35 +38,35 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
     wanted = {f"source.{key}": getattr(source, key) for key in KEYS if getattr(source, key)}
     with open_relation(con, "source", source, wanted) as opened:
         notes += opened.notes
-        reading = _Reading(source, opened)
-        query = reading.read(con, described is not None and described.is_text)
-        notes += reading.notes(con)
+        reader = _LogReader(source, opened)
+        query = reader.read(con, described is not None and described.is_text)
+        notes += reader.notes(con)
         if source.title:
-            title = columns.column("source.title", source.title, opened.types, columns.WORDS)
-            titles_of_log(con, title, reading.expressions(), opened)
+            title = columns.find_column("source.title", source.title, opened.types, columns.WORDS)
+            make_titles_from_log(con, title, reader.expressions(), opened)
     if described is None and not source.title:
         con.execute(
             "create temp table source_items as "
             "select item_id, cast(null as varchar) as title from source_log limit 0"
         )
     if described is not None:
-        match_ids(con, described, reading.found["item_id"])
+        match_id_types(con, described, reader.found["item_id"])
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)
     return Log(query, notes)
 
 
-class _Reading:
-    """One reading of the log: its columns, and which ids turned out to be text."""
+class _LogReader:
+    """Reads the log: its columns, and which of its ids are text."""
 
     def __init__(self, source: Source, opened: OpenRelation) -> None:
         self.source, self.opened = source, opened
         self.as_text = set[str]()
         types, words = opened.types, columns.WORDS
         self.found: dict[str, Column] = {
-            "user_id": columns.id_column("source.user", source.user, types),
-            "item_id": columns.id_column("source.item", source.item, types),
+            "user_id": columns.find_id_column("source.user", source.user, types),
+            "item_id": columns.find_id_column("source.item", source.item, types),
         }
         for name, key, allowed in (
             ("event_at", "time", None),
@@ -75,10 +75,10 @@ class _Reading:
             ("part", "split", words),
         ):
             if getattr(source, key):
-                self.found[name] = columns.column(f"source.{key}", getattr(source, key), types, allowed)
+                self.found[name] = columns.find_column(f"source.{key}", getattr(source, key), types, allowed)
 
     def expressions(self) -> dict[str, str]:
-        """SQL of every column that is configured."""
+        """{column: SQL} of the configured columns."""
         sql = {name: columns.id_sql(self.found[name], name in self.as_text) for name in IDS}
         for name in ("event_at", "weight", "event", "part"):
             if name in self.found:
@@ -97,14 +97,14 @@ class _Reading:
         return f"select\n    {read}\nfrom {self.opened.text}"
 
     def read(self, con: duckdb.DuckDBPyConnection, items_are_text: bool) -> str:
-        """Make source_rows, source_log and source_unread; a column of ids is read again once it is text."""
+        """Make source_rows, source_log and source_unread; read again if ids turn out to be text."""
         if items_are_text and self.found["item_id"].is_undeclared:
             self.as_text.add("item_id")
         small = list[str]()
         while True:
             query = self.query()
             try:
-                small = self._small_ids(con, query)
+                small = self._four_byte_ids(con, query)
                 held = ", ".join(f"cast({name} as integer) as {name}" for name in small)
                 rows = f"select * replace ({held}) from (\n{query}\n)" if small else query
                 con.execute(f"create temp table source_rows as\n{rows}")
@@ -112,16 +112,16 @@ class _Reading:
             except duckdb.ConversionException:
                 if not small:
                     raise
-                con.execute(f"create temp table source_rows as\n{query}")  # a larger id has come since
+                con.execute(f"create temp table source_rows as\n{query}")  # the log has a larger id meanwhile
                 small = []
                 break
             except duckdb.InvalidInputException as error:
-                self._take(error)
+                self._handle_id_error(error)
         self._make_views(con, small)
         return query
 
-    def _take(self, error: duckdb.Error) -> None:
-        """What a value that is no integer, or no id, means for its column."""
+    def _handle_id_error(self, error: duckdb.Error) -> None:
+        """Mark a column of ids as text if the error says so. Raises InputError: a value cannot be an id."""
         for name in IDS:
             one = self.found[name]
             if f"{NO_INTEGER}{one.key}: " in str(error) and name not in self.as_text:
@@ -129,15 +129,14 @@ class _Reading:
                 return
             _, refused, value = str(error).partition(f"{NO_ID}{one.key}: ")
             if refused:
-                raise columns.refused_id(one, value.splitlines()[0]) from None
+                raise columns.id_error(one, value.splitlines()[0]) from None
         raise error
 
-    def _small_ids(self, con: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-        """Which ids are whole numbers that four bytes hold; a large log held so is spilled less.
+    def _four_byte_ids(self, con: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+        """Columns of ids that fit into four bytes, so that a large log spills less.
 
-        From 0 on: of these alone DuckDB's hash, and so the fingerprint, is that of BIGINT. Asked of Parquet
-        files and of tables, which have statistics or are quick to read in two columns: all else would be read
-        twice.
+        Only ids >= 0 have the hash of BIGINT, and so the same fingerprint. Only parquet files and tables are
+        checked, as they have statistics or are fast to read; others would have to be read twice.
         """
         is_table = (
             self.source.table is not None
@@ -146,7 +145,7 @@ class _Reading:
                 [self.source.table.rpartition(".")[2]],
             ).fetchall()
         )
-        whole = [name for name in IDS if self.found[name].type in columns.SMALL]
+        whole = [name for name in IDS if self.found[name].type in columns.SMALL_INTEGERS]
         if not whole or not (is_table or (self.source.files or "").lower().endswith(".parquet")):
             return []
         fits = ", ".join(f"min({name}) >= 0 and max({name}) <= 2147483647" for name in whole)
@@ -168,12 +167,12 @@ class _Reading:
         )
         ids = {name: type_.id for name, type_ in zip(IDS, con.table("source_log").types[1:3], strict=True)}
         for name, one in self.found.items():
-            read_as = ids.get(name) or ("double" if name == "weight" else columns.read_as(one, name))
+            read_as = ids.get(name) or ("double" if name == "weight" else columns.type_read_as(one, name))
             con.execute("insert into source_columns values (?, ?)", [f"log.{name}", read_as.upper()])
         self._keep_unread(con)
 
     def _keep_unread(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Make temp table source_unread: what is written where no time or weight is read, for the checks."""
+        """Make temp table source_unread: times and weights that cannot be read, as text for the checks."""
         con.execute(
             "create temp table source_unread "
             "(source_row bigint, time varchar, weight varchar, time_formats varchar)"
@@ -194,33 +193,33 @@ class _Reading:
             f"insert into source_unread select source_row, time, weight, null from ("
             f"select row_number() over () as source_row, {texts['event_at']} as time, "
             f"{texts['weight']} as weight, {unread} as is_unread from {self.opened.text}) "
-            f"where is_unread limit {SHOWN_UNREAD}"
+            f"where is_unread limit {KEPT_UNREAD}"
         )
-        fitting = self._formats(con) if "event_at" in self.found else []
+        fitting = self._fitting_formats(con) if "event_at" in self.found else []
         if fitting:
             con.execute("update source_unread set time_formats = ?", [" or ".join(map(repr, fitting))])
 
-    def _formats(self, con: duckdb.DuckDBPyConnection) -> list[str]:
-        """The settings of source.time_format that read every time of the log."""
+    def _fitting_formats(self, con: duckdb.DuckDBPyConnection) -> list[str]:
+        """The values of source.time_format that can read every time in the log."""
         text = self.found["event_at"].text
-        likely = times.formats_that_fit(con, "source_unread", "time")
+        likely = times.fitting_formats(con, "source_unread", "time")
         if not likely:
             return []
-        counts = ", ".join(f"count({times.of_text(text, one)})" for one in likely)
+        counts = ", ".join(f"count({times.instant_of_text(text, one)})" for one in likely)
         written, *read = con.execute(f"select count({text}), {counts} from {self.opened.text}").fetchall()[0]
         return [one for one, count in zip(likely, read, strict=True) if count == written]
 
     def notes(self, con: duckdb.DuckDBPyConnection) -> list[str]:
-        """What was decided about ids that nothing declares."""
+        """Lines about ids whose type is not declared."""
         lines = list[str]()
         for name in IDS:
             one = self.found[name]
             if not (one.is_undeclared or name in self.as_text):
                 continue
             why = (
-                f"text: {columns.first_reason(con, one, 'source_rows', name)}"
+                f"text: {columns.explain_text_ids(con, one, 'source_rows', name)}"
                 if name in self.as_text
-                else "integers: all are whole numbers in canonical form"
+                else "integers: all are integers in canonical form"
             )
             lines.append(f"{one.key} = '{one.name}' is read as {why}")
         return lines

@@ -1,4 +1,4 @@
-"""Ids that are one but for case and blanks: how many there are, and the query that makes them one."""
+"""Ids that differ only in case and blanks: how many there are, and a query that merges them."""
 
 from typing import NamedTuple
 
@@ -10,21 +10,21 @@ from pipelines.data.guesses import AS_TEXT
 from pipelines.data.relation import CSV, JSON
 from pipelines.data.sql import identifier, literal
 
-COLUMNS = {"alike_users": "user", "alike_items": "item"}  # measure of the contract: key of source
+COLUMNS = {"alike_users": "user", "alike_items": "item"}  # measure: key in [source]
 
 
-class Alike(NamedTuple):
-    """What to say of them, a line for each column that holds some, and what to write to make them one."""
+class AlikeIds(NamedTuple):
+    """One line per column with such ids, and the query that merges them."""
 
     lines: list[str]
-    place: str  # what of source the query stands in place of
+    replaced: str  # keys in [source] that the query replaces
     query: str
 
 
-def alike_ids(con: duckdb.DuckDBPyConnection, source: Source, offending: str) -> Alike | None:
-    """The ids that are one but for case and blanks, None if there are none.
+def find_alike_ids(con: duckdb.DuckDBPyConnection, source: Source, offending: str) -> AlikeIds | None:
+    """Ids that differ only in case and blanks; None if there are none.
 
-    offending: a relation of sql/offending/spelling.sql over the staged log.
+    offending: a relation with the rows of sql/offending/spelling.sql.
     """
     found = con.execute(
         f"select measure, sum(ids), count(*), min(spelled[:2]) from {offending} "
@@ -37,19 +37,19 @@ def alike_ids(con: duckdb.DuckDBPyConnection, source: Source, offending: str) ->
         where = f"source.{COLUMNS[measure]} = '{getattr(source, COLUMNS[measure])}'"
         such = " and ".join(map(repr, spelled))
         lines.append(
-            f"{ids:,} ids of {where} are no more than {sets:,} but for case and blanks, such as {such}; "
-            "they are read as they are written, each as one of its own"
+            f"{ids:,} ids of {where} are only {sets:,} if case and blanks are ignored, such as {such}; "
+            "each is read as an id of its own"
         )
     types = con.table("source_log").types[1:3]
     whole = [key for key, type_ in zip(("user", "item"), types, strict=True) if type_.id == "bigint"]
     query = merging_query(source, [COLUMNS[measure] for measure, *_ in found], whole)
-    return Alike(lines, _place(source), query)
+    return AlikeIds(lines, _replaced_keys(source), query)
 
 
 def merging_query(source: Source, alike: list[str], whole: list[str]) -> str:
-    """The SELECT that reads the source with the ids of these keys in lower case and without outer blanks.
+    """A SELECT that reads the source with the ids of keys `alike` trimmed and in lower case.
 
-    whole: the keys whose ids are integers, which stay so where the file does not declare them.
+    whole: keys whose ids are integers, which are cast if the file does not declare types.
     """
     replaced = {key: f"lower(trim({identifier(getattr(source, key))}))" for key in alike}
     if source.files is not None and not source.files.lower().endswith(".parquet"):
@@ -57,16 +57,16 @@ def merging_query(source: Source, alike: list[str], whole: list[str]) -> str:
         if source.weight is not None:
             replaced["weight"] = f"cast({identifier(source.weight)} as double)"
     listed = ", ".join(f"{sql} as {identifier(getattr(source, key))}" for key, sql in replaced.items())
-    return f"select * replace ({listed}) from {_relation(source)}"
+    return f"select * replace ({listed}) from {_from_clause(source)}"
 
 
-def _place(source: Relation) -> str:
+def _replaced_keys(source: Relation) -> str:
     place = next(key for key in ("query", "files", "table") if getattr(source, key) is not None)
     return f"{place} and encoding" if source.encoding else place
 
 
-def _relation(source: Source) -> str:
-    """What a query reads the same rows from."""
+def _from_clause(source: Source) -> str:
+    """SQL for a FROM clause that reads the same rows as the source."""
     if source.query is not None:
         return f"({source.query.strip().rstrip(';')})"
     if source.table is not None:

@@ -70,23 +70,14 @@ select count(*) from (
 )
 """
 KINDS = {  # of relations that are no tables of the file
-    "stg_interactions": "temp view",
-    "split_events": "temp view",
-    "net_events": "temp table",
-    "duplicate_share": "temp table",
-    "recency": "temp table",
-    "events": "temp view",
-    "item_events": "temp table",
-    "part_pairs": "temp table",
-    "repeats": "temp table",
-    "fitted_pairs": "temp view",
-    "fitted_users": "temp view",
-    "sales": "temp table",
-    "users": "view",
-    "validation_pairs": "view",
-    "triples": "view",
-    "pairs": "view",
-    "targets": "view",
+    **dict.fromkeys(
+        ("stg_interactions", "split_events", "events", "fitted_pairs", "fitted_users"), "temp view"
+    ),
+    **dict.fromkeys(
+        ("net_events", "duplicate_share", "recency", "item_events", "part_pairs", "repeats", "sales"),
+        "temp table",
+    ),
+    **dict.fromkeys(("users", "validation_pairs", "triples", "pairs", "targets"), "view"),
 }
 
 

@@ -21,7 +21,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
 from pipelines.data import folds
 from pipelines.data.database import open_database
-from pipelines.data.folds import Fold, FoldName, attributes_of
+from pipelines.data.folds import Fold, FoldName, item_attributes
 from pipelines.data.prepared import read_prepared
 from pipelines.data.sql import read_sql
 from pipelines.training import model
@@ -122,7 +122,7 @@ def read_fit(config: Config, name: FoldName) -> Interactions:
         starts = con.execute("select validation_start, test_start from windows").fetchall()[0]
         what = {"fold": name, "start": starts[FOLDS.index(name)]}
         triples, spans = (con.sql(query, params=what).pl() for query in (TRIPLES, SPANS))
-    return folds.interactions(triples, triples["user"].n_unique(), spans)
+    return folds.to_interactions(triples, triples["user"].n_unique(), spans)
 
 
 def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
@@ -210,9 +210,9 @@ def _statement(name: str, evidence: str, offending: list[dict[str, Any]]) -> Sta
 def _fitted(config: Config, done: dict[str, Any], fold: Fold) -> Statement:
     """Compare digests: those that training wrote for each fold, and that of the evaluated fold."""
     fits = {name: read_fit(config, name) for name in FOLDS}
-    digests = {name: folds.digest_of_fit(fit) for name, fit in fits.items()}
+    digests = {name: folds.fit_digest(fit) for name, fit in fits.items()}
     written = done.get("fitted_on") or {}
-    used: list[tuple[str, FoldName, str | None]] = [("evaluation", "test", folds.digest_of_fit(fold.fit))]
+    used: list[tuple[str, FoldName, str | None]] = [("evaluation", "test", folds.fit_digest(fold.fit))]
     used += [("training", name, written.get(name)) for name in FOLDS]
     other = [
         {"who": who, "fold": name, "sha256": digest, "before_the_window": digests[name]}
@@ -294,7 +294,7 @@ def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
 
 
 def _attributes(fold: Fold, bundle: Bundle) -> Statement:
-    known = {name: Attribute.of(labels) for name, labels in attributes_of(fold.item_table).items()}
+    known = {name: Attribute.of(labels) for name, labels in item_attributes(fold.item_table).items()}
     found, right = (
         {
             f"{name}.{part}": array

@@ -27,7 +27,7 @@ from pipelines.training.train import run_fold
 from recsys.files import write_text
 from recsys.judge import Judge, Values
 from recsys.manifest import Manifest, read_manifest
-from recsys.measured import search_words, searched
+from recsys.measured import describe_search, search_settings
 from recsys.metrics import item_coverage
 from recsys.progress import progress
 from serving.recommender import Recommender
@@ -85,8 +85,8 @@ def evaluate(
         "split": config.split.kind,
         "leaks": certificate.LEAKS[config.split.kind],
         "certificate": certificate.as_json(certified),
-        "search": search_words(manifest),
-        "searched": {"chosen": searched(manifest), **manifest["measured"]},
+        "search": describe_search(manifest),
+        "searched": {"chosen": search_settings(manifest), **manifest["measured"]},
         "users": len(judge.users),
         "counts": read_prepared(config).counts,
         **_figures(config, judge, ranked, values),

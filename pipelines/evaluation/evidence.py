@@ -16,7 +16,7 @@ from scipy.stats import rankdata
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.data import folds
-from pipelines.data.folds import Fold, Ids, attributes_of
+from pipelines.data.folds import Fold, Ids, item_attributes
 from recsys.files import write_text
 from recsys.interactions import popularity_order
 from recsys.spaces import Vectors
@@ -124,7 +124,7 @@ def item_map(
     places *= np.where(places[longest, [0, 1]] < 0, -1, 1)
     shares = np.zeros(2)
     shares[:axes] = sizes[:axes] ** 2 / max(float((sizes**2).sum()), np.finfo(float).tiny)
-    labels = attributes_of(fold.item_table).get(attribute or "", [[]] * len(counts))
+    labels = item_attributes(fold.item_table).get(attribute or "", [[]] * len(counts))
     values = [next(iter(labels[item]), "(none)") for item in some]
     frequent = sorted(Counter(values).items(), key=lambda pair: (-pair[1], pair[0]))[:VALUES]
     named = {value for value, _ in frequent}

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.config.errors import InputError
 from recsys import releases
 from recsys.manifest import MANIFEST, BundleError
-from recsys.measured import search_words
+from recsys.measured import describe_search
 from recsys.progress import progress
 
 COLUMNS = ("current", "version", "time (UTC)", "users", "items", "coordinates", "search")
@@ -21,14 +21,14 @@ def list_bundles(bundles: Path) -> list[list[str]]:
     """
     _check_folder(bundles)
     now, rows = current(bundles), [list(COLUMNS)]
-    for name, manifest in reversed(releases.versions(bundles)):
+    for name, manifest in reversed(releases.list_versions(bundles)):
         mark = "*" if name == now else ""
         if isinstance(manifest, BundleError):
             rows.append([mark, name, str(manifest)])
             continue
         time = str(manifest["created_at"])[:19].replace("T", " ")
         sizes = f"{manifest['n_users']:,}", f"{manifest['n_items']:,}", str(manifest["dim"])
-        rows.append([mark, name, time, *sizes, search_words(manifest)])
+        rows.append([mark, name, time, *sizes, describe_search(manifest)])
     return rows
 
 
@@ -38,7 +38,7 @@ def verify_bundles(bundles: Path, version: str | None) -> list[tuple[str, str | 
     Raises InputError: no such folder, no such version, nothing to verify.
     """
     _check_folder(bundles)
-    names = [name for name, _ in reversed(releases.versions(bundles))]
+    names = [name for name, _ in reversed(releases.list_versions(bundles))]
     if version is not None:
         if version not in names:
             raise InputError(f"'{version}' is no version in '{bundles}', only {', '.join(names)}")
@@ -80,7 +80,7 @@ def rollback_target(bundles: Path, version: str | None, champions: Sequence[str]
         if version is not None:
             releases.seal(releases.folder_of(bundles, version))
             return version
-        for name in releases.earlier(bundles) if champions is None else reversed(champions):
+        for name in releases.earlier_versions(bundles) if champions is None else reversed(champions):
             with contextlib.suppress(BundleError):
                 releases.seal(bundles / name)
                 return name
@@ -114,6 +114,6 @@ def _check_folder(bundles: Path) -> None:
         raise InputError(f"'{bundles}' is no folder: --bundles names the one that export fills")
     if (bundles / MANIFEST).exists():
         raise InputError(f"'{bundles}' is a bundle: --bundles names the folder that holds all of them")
-    if not releases.versions(bundles):
+    if not releases.list_versions(bundles):
         current(bundles)  # raises where only `current` was copied
         raise InputError(f"'{bundles}' holds no version: run export first")

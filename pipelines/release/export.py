@@ -15,7 +15,7 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds
-from pipelines.data.folds import attributes_of
+from pipelines.data.folds import item_attributes
 from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tune_index
 from pipelines.training import model
@@ -77,7 +77,7 @@ def _write(config: Config, run_name: str, folder: Path, fold: folds.Fold, served
         seen=seen,
         popular=popularity_order(fold.fit.item_counts()),
         titles=fold.titles,
-        attributes=attributes_of(fold.item_table),
+        attributes=item_attributes(fold.item_table),
         fold_in=fold_in.fit(users, items, seen),
     )
     info = {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.evaluation.statistics import Comparison
 from recsys import metrics
 from recsys.interactions import popularity_order
-from recsys.measured import MEASURED_K, point_of
+from recsys.measured import MEASURED_K, measured_point
 
 TOO_FEW = 30  # with fewer users or targets a slice is not judged
 FREE_MS = 1.0  # median that is always allowed: differences below are noise
@@ -128,7 +128,7 @@ def cold(name: str, unit: str, n: int, found: Comparison | None, margin: float) 
 
 def index_recall(manifest: Manifest) -> Guardrail:
     """Recall of the bundle's search, measured at export; allowed: at least its target."""
-    point, target = point_of(manifest), manifest.get("measured", {}).get("target")
+    point, target = measured_point(manifest), manifest.get("measured", {}).get("target")
     if point is None or target is None:
         return Guardrail("index recall", 0.0, None, True, "the bundle's search was never measured")
     words = f"{_share(point.recall)} of the exact top {MEASURED_K} are found, allowed >= {_share(target)}"
@@ -137,7 +137,7 @@ def index_recall(manifest: Manifest) -> Guardrail:
 
 def latency(challenger: Manifest, champion: Manifest, most: float) -> Guardrail:
     """Median milliseconds of a query, measured at export; allowed: at most `most` times the champion's."""
-    ours, theirs = point_of(challenger), point_of(champion)
+    ours, theirs = measured_point(challenger), measured_point(champion)
     if ours is None or theirs is None:
         return Guardrail("latency", ours.p50_ms if ours else 0.0, None, True, "one of them was never timed")
     allowed = max(FREE_MS, most * theirs.p50_ms)

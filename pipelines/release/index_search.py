@@ -76,7 +76,7 @@ def tune_index(
             search, queries
         )
         why = f"a scan takes {points[0].p50_ms:.3f} ms; batches are {'' if scans_many else 'not '}scanned"
-    LOGGER.info(f"export: {fastest.words()}; {why}")
+    LOGGER.info(f"export: {fastest.describe()}; {why}")
     measured = {
         "k": MEASURED_K,
         "users": len(queries.vectors),
@@ -164,9 +164,9 @@ def _fastest(settings: Export, points: list[Point]) -> Point | None:
 
 def _failure_message(settings: Export, points: list[Point], left_out: list[str]) -> str:
     limits = "; ".join([f"max_ms = {settings.max_ms:g}", *left_out])
-    best = f" {points[0].words()}."
+    best = f" {points[0].describe()}."
     if len(points) > 1:
-        best = f" The best was {max(points[1:], key=lambda point: point.recall).words()};{best}"
+        best = f" The best was {max(points[1:], key=lambda point: point.recall).describe()};{best}"
     return (
         f"export.recall = {settings.recall} is not reached within export's limits ({limits}).{best} "
         "Allow more trees, time or size, or less recall"

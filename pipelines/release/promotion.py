@@ -118,7 +118,7 @@ def champions(config: Config) -> list[str]:
     if now is None:
         return []
     try:
-        return [*reversed(releases.earlier(config.bundles)), now]
+        return [*reversed(releases.earlier_versions(config.bundles)), now]
     except BundleError:  # no older version
         return [now]
 

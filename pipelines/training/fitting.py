@@ -188,7 +188,7 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     (folder / "config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))
     pl.DataFrame(fitted.selection.history).write_parquet(folder / "history.parquet")
     pl.DataFrame(fitted.rows).write_parquet(folder / "fit.parquet")
-    known["fitted_on"] = {name: folds.digest_of_fit(fold.fit) for name, fold in run.folds.items()}
+    known["fitted_on"] = {name: folds.fit_digest(fold.fit) for name, fold in run.folds.items()}
     known["latest"] = {name: int(fold.fit.time.max()) for name, fold in run.folds.items()}
     if source is not None:  # the source's events count as fitted, too
         known["latest"] = {name: max(time, source.latest[name]) for name, time in known["latest"].items()}

@@ -93,13 +93,10 @@ def fit_graph(
 ) -> None:
     """Train the model; on_step gets each step's number and loss. Raises FloatingPointError if it diverges."""
     settings = config.graph
-    with precision.of_training():
+    with precision.for_training():
         graph.fit(
             model,
-            steps=steps,
-            batch_users=settings.batch_users,
-            candidates=settings.candidates,
-            learning_rate=settings.learning_rate,
-            generator=torch.Generator(model.users.device).manual_seed(seed),
-            heard=on_step,
+            graph.FitSettings(steps, settings.batch_users, settings.candidates, settings.learning_rate),
+            torch.Generator(model.users.device).manual_seed(seed),
+            on_step,
         )

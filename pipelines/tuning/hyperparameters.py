@@ -162,7 +162,7 @@ def fit_to_budget(experiment: Experiment, trial: Trial, dims: list[int]) -> tupl
 def _wanted_steps(experiment: Experiment) -> int:
     settings = experiment.config.graph
     n_users = int((experiment.judge.data.offsets.diff() > 0).sum())
-    return max(settings.steps, settings.rounds * graph.steps_a_round(n_users, settings.batch_users))
+    return max(settings.steps, settings.rounds * graph.steps_per_round(n_users, settings.batch_users))
 
 
 def _validation_points(experiment: Experiment) -> int:

@@ -44,17 +44,13 @@ new_attempts as (
             available_attempts.fold = triples.fold
             and available_attempts."user" = triples."user"
             and available_attempts.negative = triples.item
-),
-
-first_valid as (
-    select
-        fold,
-        "user",
-        positive,
-        draw,
-        arg_min(negative, attempt) as negative
-    from new_attempts
-    group by fold, "user", positive, draw
 )
 
-select * from first_valid
+select
+    fold,
+    "user",
+    positive,
+    draw,
+    arg_min(negative, attempt) as negative
+from new_attempts
+group by fold, "user", positive, draw

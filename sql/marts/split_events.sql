@@ -6,29 +6,25 @@ with
 kept_events as (
     select * from stg_interactions
     where weight > 0 or (getvariable('returns') = 'net' and weight < 0)
-),
-
-event_parts as (
-    select
-        kept_events.source_row,
-        kept_events.user_id,
-        kept_events.item_id,
-        kept_events.event_at,
-        kept_events.weight,
-        case
-            -- time: the starts are NULL under other kinds
-            when kept_events.event_at >= windows.test_start then cast('test' as part)
-            when kept_events.event_at >= windows.validation_start then cast('validation' as part)
-            when getvariable('split_kind') <> 'predefined' then cast('train' as part)
-            -- predefined: without validation labels one train pair in ten becomes validation
-            when kept_events.part <> 'train' or windows.has_validation_labels
-                then cast(kept_events.part as part)
-            when hash(getvariable('seed'), kept_events.user_id, kept_events.item_id) % 10 = 0
-                then cast('validation' as part)
-            else cast('train' as part)
-        end as part
-    from kept_events
-    cross join windows
 )
 
-select * from event_parts
+select
+    kept_events.source_row,
+    kept_events.user_id,
+    kept_events.item_id,
+    kept_events.event_at,
+    kept_events.weight,
+    case
+        -- time: the starts are NULL under other kinds
+        when kept_events.event_at >= windows.test_start then cast('test' as part)
+        when kept_events.event_at >= windows.validation_start then cast('validation' as part)
+        when getvariable('split_kind') <> 'predefined' then cast('train' as part)
+        -- predefined: without validation labels one train pair in ten becomes validation
+        when kept_events.part <> 'train' or windows.has_validation_labels
+            then cast(kept_events.part as part)
+        when hash(getvariable('seed'), kept_events.user_id, kept_events.item_id) % 10 = 0
+            then cast('validation' as part)
+        else cast('train' as part)
+    end as part
+from kept_events
+cross join windows

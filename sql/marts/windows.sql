@@ -31,14 +31,10 @@ validation_starts as (
             test_start - getvariable('validation_days') * interval 1 day
         ) as validation_start
     from test_starts
-),
-
-split_starts as (
-    select
-        if(getvariable('split_kind') = 'time', validation_start, null) as validation_start,
-        if(getvariable('split_kind') = 'time', test_start, null) as test_start,
-        has_validation_labels
-    from validation_starts
 )
 
-select * from split_starts
+select
+    if(getvariable('split_kind') = 'time', validation_start, null) as validation_start,
+    if(getvariable('split_kind') = 'time', test_start, null) as test_start,
+    has_validation_labels
+from validation_starts

@@ -65,25 +65,21 @@ bin_logarithms as (
         ln(greatest(sum(share_now), 1e-4) / greatest(sum(share_last), 1e-4)) as logarithm
     from item_shares
     group by bin
-),
-
-drift as (
-    select
-        'user_psi' as measure,
-        'users of ' || (1 << bin) || ' to ' || ((2 << bin) - 1) || ' events' as what,
-        share_last,
-        share_now,
-        (share_now - share_last) * ln(greatest(share_now, 1e-4) / greatest(share_last, 1e-4)) as psi
-    from user_shares
-    union all
-    select
-        'item_psi' as measure,
-        if(bin_logarithms.bin = 10, 'new item ', 'item ') || item_shares.item_id as what,
-        item_shares.share_last,
-        item_shares.share_now,
-        (item_shares.share_now - item_shares.share_last) * bin_logarithms.logarithm as psi
-    from item_shares
-    inner join bin_logarithms on item_shares.bin = bin_logarithms.bin
 )
 
-select * from drift
+select
+    'user_psi' as measure,
+    'users of ' || (1 << bin) || ' to ' || ((2 << bin) - 1) || ' events' as what,
+    share_last,
+    share_now,
+    (share_now - share_last) * ln(greatest(share_now, 1e-4) / greatest(share_last, 1e-4)) as psi
+from user_shares
+union all
+select
+    'item_psi' as measure,
+    if(bin_logarithms.bin = 10, 'new item ', 'item ') || item_shares.item_id as what,
+    item_shares.share_last,
+    item_shares.share_now,
+    (item_shares.share_now - item_shares.share_last) * bin_logarithms.logarithm as psi
+from item_shares
+inner join bin_logarithms on item_shares.bin = bin_logarithms.bin

@@ -21,20 +21,16 @@ items as (
     where typeof(item_id) = 'VARCHAR'
     group by spelling
     having count(*) > 1
-),
-
-alike as (
-    select
-        'alike_users' as measure,
-        spelled[:5] as spelled,
-        ids
-    from users
-    union all
-    select
-        'alike_items' as measure,
-        spelled[:5] as spelled,
-        ids
-    from items
 )
 
-select * from alike
+select
+    'alike_users' as measure,
+    spelled[:5] as spelled,
+    ids
+from users
+union all
+select
+    'alike_items' as measure,
+    spelled[:5] as spelled,
+    ids
+from items

@@ -4,19 +4,15 @@ with
 source as (
     select * from source_log
     where not getvariable('drop_missing_ids') or (user_id is not null and item_id is not null)
-),
-
-weighted_events as (
-    select
-        source.source_row,
-        source.user_id,
-        source.item_id,
-        source.event_at,
-        source.event,
-        source.part,
-        coalesce(source_event_weights.weight, source.weight) as weight
-    from source
-    left join source_event_weights on source.event = source_event_weights.event
 )
 
-select * from weighted_events
+select
+    source.source_row,
+    source.user_id,
+    source.item_id,
+    source.event_at,
+    source.event,
+    source.part,
+    coalesce(source_event_weights.weight, source.weight) as weight
+from source
+left join source_event_weights on source.event = source_event_weights.event

@@ -122,7 +122,7 @@ def test_recommend_refuses_k_below_1_and_words_for_numbers(shop: Shop) -> None:
         "1003.0",
         "-0",
     ):  # int() reads most of them
-        failed(recsys(*ask, text), 2, f"--user '{text}'", "whole numbers, written as 83 or -5 are")
+        failed(recsys(*ask, text), 2, f"--user '{text}'", "integers, such as 83 or -5")
     assert recsys(*ask, "1003", "-k", "two").code == 2
     assert recsys("recommend", "--config", shop.config_file).code == 2
     assert recsys("recomend").code == 2
@@ -228,10 +228,7 @@ def test_a_full_disk_under_mlflow_alone_is_one_warning(prepared: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("room", "words"),
-    [
-        (3_000, ["results in '", "cannot be written"]),
-        (25_000, ["results in '", "cannot be written"]),
-    ],
+    [(3_000, ["results in '", "cannot be written"]), (25_000, ["results in '", "cannot be written"])],
     ids=["the table", "the pictures"],
 )
 def test_a_full_disk_stops_evaluate_and_the_next_one_succeeds(
@@ -374,5 +371,5 @@ def test_without_the_training_half_the_command_says_what_to_install(tmp_path: Pa
     command = [sys.executable, "-m", "pipelines", "--help"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 1
-    assert ran.stderr.startswith("recsys: No module named 'typer': this install has the library alone")
+    assert ran.stderr.startswith("recsys: No module named 'typer': only the library is installed")
     assert "Traceback" not in ran.stderr

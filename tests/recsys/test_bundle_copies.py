@@ -13,7 +13,7 @@ from small_bundles import edit
 
 from pipelines.commands.recommend import open_current
 from recsys.manifest import BundleError
-from recsys.releases import current, find, prune, publish, versions
+from recsys.releases import current, find_current, list_versions, prune, publish
 from serving.live import Live
 from serving.recommender import Recommender
 
@@ -104,17 +104,17 @@ def test_a_file_in_place_of_the_link_is_replaced_by_a_link(bundles, tmp_path):
 def test_a_file_that_holds_no_name_is_refused(bundles, text):
     (bundles / "current").unlink()
     (bundles / "current").write_text(text)
-    for ask in (find, current, lambda folder: prune(folder, 1)):
+    for ask in (find_current, current, lambda folder: prune(folder, 1)):
         with pytest.raises(BundleError, match=r"current: a file that holds .*, expected a link to a version"):
             ask(bundles)
-    assert [name for name, _ in versions(bundles)] == ["v1", "v2", "v3"]
+    assert [name for name, _ in list_versions(bundles)] == ["v1", "v2", "v3"]
 
 
 def test_a_copy_without_the_link_names_the_versions_and_the_command(bundles, tmp_path):
     copy = tmp_path / "a copy"
     shutil.copytree(bundles, copy, ignore=shutil.ignore_patterns("current"))
     assert current(copy) is None
-    for ask in (find, lambda folder: Recommender.open(folder / "current")):
+    for ask in (find_current, lambda folder: Recommender.open(folder / "current")):
         with pytest.raises(BundleError, match=r"current: No such file or directory; .*of v1, v2, v3, say"):
             ask(copy)
     ran = recsys("serve", "--bundles", copy)
@@ -164,7 +164,7 @@ def test_a_bundle_alone_that_does_not_say_its_version_goes_by_its_run(tmp_path):
     fixture = FIXTURES / "bundle_v1"
     copy = tmp_path / "copy"
     shutil.copytree(fixture, copy / "current")
-    assert find(copy) == (copy / "current", "fixture of format 1")
+    assert find_current(copy) == (copy / "current", "fixture of format 1")
     opened = Recommender.open(copy / "current")
     assert opened.version == "fixture of format 1"
     assert opened.recommend(107, 5) == Recommender.open(fixture).recommend(107, 5)
@@ -187,13 +187,13 @@ def test_a_bundle_alone_without_a_version_or_a_run_goes_by_its_checksum(tmp_path
     edit(tmp_path / "current", info={} if run is None else {"run": run})
     (tmp_path / "taken").mkdir()
     opened = Recommender.open(tmp_path / "current")
-    assert opened.version == opened.manifest["checksum"] == find(tmp_path)[1]
+    assert opened.version == opened.manifest["checksum"] == find_current(tmp_path)[1]
 
 
 def test_a_copy_of_the_link_beside_another_bundle_of_its_name_is_refused(bundles, tmp_path):
     copy = alone(bundles, tmp_path / "copy")
     shutil.copytree(bundles / "v1", copy / "v2")
-    for ask in (find, current, lambda folder: prune(folder, 1)):
+    for ask in (find_current, current, lambda folder: prune(folder, 1)):
         with pytest.raises(BundleError, match="names 'v2', but what has this name here is another"):
             ask(copy)
 
@@ -205,7 +205,7 @@ def test_a_link_out_of_the_folder_is_refused_where_a_version_here_has_that_name(
     (staging / "current").unlink()
     (staging / "current").symlink_to(bundles / "v2")
     for there in (bundles, tmp_path / "moved"):
-        for ask in (find, current, lambda folder: prune(folder, 1)):
+        for ask in (find_current, current, lambda folder: prune(folder, 1)):
             with pytest.raises(BundleError, match=f"leads to '{bundles}/v2', but another 'v2' is here"):
                 ask(staging)
         failed(recsys("bundles", "list", "--bundles", staging), 2, "--to VERSION")
@@ -252,14 +252,14 @@ def test_a_link_by_another_name_answers_under_the_version_at_its_end(bundles, tm
     for stored in ("v2-abc", "v3-def"):
         (bundles / "stable").unlink(missing_ok=True)
         (bundles / "stable").symlink_to(tmp_path / "store" / stored)
-        assert find(bundles) == (tmp_path / "store" / stored, stored)
+        assert find_current(bundles) == (tmp_path / "store" / stored, stored)
         assert Recommender.open(bundles / "current").version == stored
         live.refresh()
         assert live.recommender is not None
         assert live.recommender.version == stored
         assert current(bundles) == "stable"  # the name here: what list marks and prune spares
     (tmp_path / "store" / "v3-def" / "manifest.json").write_text("{")
-    assert find(bundles)[1] == "v3-def"  # opening it tells what is wrong
+    assert find_current(bundles)[1] == "v3-def"  # opening it tells what is wrong
 
 
 def test_a_copy_under_another_name_is_not_taken_for_an_older_version(bundles):
@@ -313,4 +313,4 @@ def test_a_manifest_that_names_no_plain_version_is_refused(bundles, tmp_path):
     for name in ("", "../v1", "a/b", "current", 5, None):
         edit(copy / "current", version=name)
         with pytest.raises(BundleError, match=r"its manifest names|version is .*, expected text"):
-            find(copy)
+            find_current(copy)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import normalize
 
 from recsys import baselines, graph, ranking, sampling, spaces
-from recsys.graph import GraphSpace, adjacency, history_loss, log_sums, matrix, propagate, times
+from recsys.graph import GraphSpace, adjacency, history_loss, log_sums, matrix, multiply, propagate
 from recsys.interactions import Interactions
 
 N_USERS, N_ITEMS = 40, 60
@@ -37,10 +37,10 @@ def space(dim=8, hops=2, temperature=0.2, popularity_power=0.5, data=None):
     )  # fmt: skip
 
 
-def fitted(seed=0, steps=60, model=None, **changes):
+def fitted(seed=0, steps=60, model=None, on_step=lambda step, loss: None, **changes):
     model = model or space()
-    settings = {"batch_users": 16, "candidates": 64, "learning_rate": 0.02} | changes
-    graph.fit(model, steps=steps, generator=torch.Generator().manual_seed(seed), **settings)
+    settings = graph.FitSettings(steps, batch_users=16, candidates=64, learning_rate=0.02)._replace(**changes)
+    graph.fit(model, settings, torch.Generator().manual_seed(seed), on_step)
     return model
 
 
@@ -61,7 +61,7 @@ def test_times_is_the_product_and_its_gradient_the_transposed_one():
     value = normal(2, 6)
     dense = torch.zeros(5, 7).index_put_((row, column), value, accumulate=True)
     x = normal(3, 7, 4).requires_grad_()
-    y = times(matrix(row, column, value, 5, 7), x)
+    y = multiply(matrix(row, column, value, 5, 7), x)
     torch.testing.assert_close(y, dense @ x)
     weight = normal(4, 5, 4)
     (y * weight).sum().backward()
@@ -71,14 +71,14 @@ def test_times_is_the_product_and_its_gradient_the_transposed_one():
 def test_a_matrix_without_entries_is_zero():
     nothing = torch.empty(0, dtype=torch.int64)
     x = normal(0, 3, 2).requires_grad_()
-    y = times(matrix(nothing, nothing, torch.empty(0), 4, 3), x)
+    y = multiply(matrix(nothing, nothing, torch.empty(0), 4, 3), x)
     y.sum().backward()
     assert y.tolist() == [[0, 0]] * 4
     assert x.grad.tolist() == [[0, 0]] * 3
 
 
 def test_adjacency_is_symmetrically_normalised():
-    found = times(adjacency(on_device()), torch.eye(N_ITEMS))
+    found = multiply(adjacency(on_device()), torch.eye(N_ITEMS))
     torch.testing.assert_close(found.double(), dense_graph(), rtol=1e-5, atol=1e-6)
 
 
@@ -99,7 +99,7 @@ def test_propagate_sums_over_hops(hops):
 def test_a_batch_of_users_is_what_towers_say_of_them(hops):
     model, users = space(hops=hops), torch.tensor([7, 3, 0])
     row, own = sampling.histories(model.data, users)
-    edges = times(adjacency(model.data), torch.eye(N_ITEMS))[users]
+    edges = multiply(adjacency(model.data), torch.eye(N_ITEMS))[users]
     anchors, items = model.anchors_and_items(users, matrix(row, own, edges[row, own], 3, N_ITEMS))
     all_users, all_items = model.towers()
     torch.testing.assert_close(anchors, all_users[users])
@@ -204,9 +204,9 @@ def test_unseen_items_of_a_users_cluster_come_nearer(hops):
     assert after > before
 
 
-def test_the_loss_falls_and_every_step_is_heard():
+def test_the_loss_falls_and_on_step_gets_every_step():
     losses = []
-    fitted(steps=40, heard=lambda step, loss: losses.append((step, loss.item())))
+    fitted(steps=40, on_step=lambda step, loss: losses.append((step, loss.item())))
     assert [step for step, _ in losses] == list(range(1, 41))
     assert np.mean([loss for _, loss in losses[-10:]]) < np.mean([loss for _, loss in losses[:10]])
 
@@ -215,15 +215,15 @@ def test_what_the_listener_raises_ends_the_fit_between_two_steps():
     class Enough(Exception):
         pass
 
-    def heard(step, loss):
+    def on_step(step, loss):
         if step == 5:
             raise Enough
 
     model, other = space(), space()
     with pytest.raises(Enough):
-        fitted(model=model, steps=40, heard=heard)
+        fitted(model=model, steps=40, on_step=on_step)
     with pytest.raises(Enough):
-        fitted(model=other, steps=40, heard=heard)
+        fitted(model=other, steps=40, on_step=on_step)
     assert torch.equal(model.items, other.items)
     assert not torch.equal(model.items, space().items)
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from recsys import health, losses, miners
 from recsys.distances import euclidean, squared_euclidean
-from recsys.health import Health, collapse
+from recsys.health import Health, find_collapse
 from recsys.interactions import Interactions
 from recsys.sampling import to_device
 
@@ -181,22 +181,13 @@ def test_false_negatives_equal_the_naive_loop():
 
 def probe(points, labels, mine, distance=euclidean, offset=0.0):
     """Health of labelled points, each an anchor and a candidate of all others; offsets (N,) or none."""
-    of_points = distance(points, points)
-    d = of_points + offset
+    without_offset = distance(points, points)
+    d = without_offset + offset
     positive, negative = masks(labels)
-    triplets = miners.in_matrix(mine, d, positive, negative, MARGIN)
-    return health.measure(
-        rows=points,
-        members=points,
-        labels=labels,
-        d=d,
-        of_points=of_points,
-        positive=positive,
-        negative=negative,
-        triplets=triplets,
-        each=losses.triplet_margin(*triplets.distances(d, d), MARGIN),
-        margin=MARGIN,
-    )
+    triplets = miners.mine_matrix(mine, d, positive, negative, MARGIN)
+    each = losses.triplet_margin(*triplets.distances(d, d), MARGIN)
+    pairs = health.Pairs(d, without_offset, positive, negative)
+    return health.measure(points, points, labels, pairs, health.MinedSample(triplets, each, MARGIN))
 
 
 def masks(labels):
@@ -222,7 +213,7 @@ def test_health_by_hand():
         negative_median=1.75,
         negative_high=3.25,
         hardest_hinge=((0.5 + 1 - 1.25) + (0.5 + 1 - 0.25) + (0.5 + 2 - 0.25) + (0.5 + 2 - 2.25)) / 4,
-        apart=3.25 - 0.25,
+        distance_range=3.25 - 0.25,
         mined=1,
         active=1,
         false_negatives=None,
@@ -243,14 +234,19 @@ def small(**changes):
         "members": normal(1, 4, 2),
         "labels": torch.tensor([0, 0, 1, 1]),
         "d": d,
-        "of_points": d,
+        "without_offset": d,
         "positive": positive,
         "negative": ~positive,
         "triplets": triplets,
-        "each": losses.triplet_margin(*triplets.distances(d, d), MARGIN),
+        "losses": losses.triplet_margin(*triplets.distances(d, d), MARGIN),
         "margin": MARGIN,
     }
-    return health.measure(**plain | changes)
+    given = plain | changes
+    pairs, mined = (
+        of(**{name: given.pop(name) for name in of._fields if name in given})
+        for of in (health.Pairs, health.MinedSample)
+    )
+    return health.measure(**given, pairs=pairs, mined=mined)
 
 
 def test_health_counts_anchors_not_triplets_and_takes_the_false_negatives():
@@ -262,7 +258,7 @@ def test_health_counts_anchors_not_triplets_and_takes_the_false_negatives():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize(
-    ("name", "shape"), [("rows", (6, 2)), ("members", (4, 2)), ("d", (3, 3)), ("of_points", (3, 3))]
+    ("name", "shape"), [("rows", (6, 2)), ("members", (4, 2)), ("d", (3, 3)), ("without_offset", (3, 3))]
 )
 def test_numbers_that_are_not_finite_are_refused_by_name(name, shape, bad):
     values = torch.ones(shape)
@@ -284,8 +280,8 @@ def test_a_space_in_order_or_freshly_drawn_has_not_collapsed():
     for width in (0.3, 1.0, 3.0):
         points, labels = classes(0, width)
         now = probe(points, labels, miners.hardest)
-        assert collapse(now, None, MARGIN) is None
-        assert collapse(now, now, MARGIN) is None
+        assert find_collapse(now, None, MARGIN) is None
+        assert find_collapse(now, now, MARGIN) is None
 
 
 def test_a_point_is_a_collapse_though_its_rank_stays():
@@ -293,7 +289,9 @@ def test_a_point_is_a_collapse_though_its_rank_stays():
     before = probe(points, labels, miners.hardest)
     now = probe(points * 1e-3 + 1, labels, miners.hardest)
     assert now.effective_rank == pytest.approx(before.effective_rank, rel=1e-5)
-    assert collapse(now, None, MARGIN).startswith("everything is at one point: the hardest hinge is 0.49")
+    assert find_collapse(now, None, MARGIN).startswith(
+        "everything is at one point: the hardest hinge is 0.49"
+    )
     # an inner product of one point with itself is not near 0, but the same for all pairs
     product = probe(points * 1e-3 + 1, labels, miners.hardest, lambda x, y: -x @ y.T)
     assert product.positive_median == pytest.approx(-16, rel=0.05)
@@ -305,8 +303,8 @@ def test_offsets_do_not_hide_a_point():
     offset = torch.linspace(0, 2, len(points))
     before, now = (probe(at, labels, miners.hardest, offset=offset) for at in (points, points * 1e-3 + 1))
     assert now.negative_high - now.positive_low > MARGIN
-    assert collapse(before, None, MARGIN) is None
-    assert collapse(now, before, MARGIN).startswith("everything is at one point")
+    assert find_collapse(before, None, MARGIN) is None
+    assert find_collapse(now, before, MARGIN).startswith("everything is at one point")
 
 
 def test_lost_directions_are_a_collapse_though_distances_stay():
@@ -314,27 +312,32 @@ def test_lost_directions_are_a_collapse_though_distances_stay():
     before = probe(points, labels, miners.hardest)
     line = points * torch.tensor([9.0] + [0.01] * 15)
     now = probe(line, labels, miners.hardest)
-    assert collapse(now, None, MARGIN) is None
-    assert collapse(now, before, MARGIN) == f"effective rank fell from {before.effective_rank:.1f} to 1.1"
+    assert find_collapse(now, None, MARGIN) is None
+    assert (
+        find_collapse(now, before, MARGIN) == f"effective rank fell from {before.effective_rank:.1f} to 1.1"
+    )
 
 
 def test_collapse_at_its_borders():
     points, labels = classes(0)
     healthy = probe(points, labels, miners.hardest)
-    at = healthy._replace(hardest_hinge=MARGIN * 1.04, apart=MARGIN * 0.09)
-    assert collapse(at, None, MARGIN)
-    assert collapse(at._replace(hardest_hinge=MARGIN * 1.06), None, MARGIN) is None
-    assert collapse(at._replace(hardest_hinge=MARGIN * 0.94), None, MARGIN) is None
-    assert collapse(at._replace(apart=MARGIN * 0.11), None, MARGIN) is None
-    assert collapse(healthy._replace(effective_rank=4.1), healthy._replace(effective_rank=8), MARGIN) is None
-    assert collapse(healthy._replace(effective_rank=3.9), healthy._replace(effective_rank=8), MARGIN)
+    at = healthy._replace(hardest_hinge=MARGIN * 1.04, distance_range=MARGIN * 0.09)
+    assert find_collapse(at, None, MARGIN)
+    assert find_collapse(at._replace(hardest_hinge=MARGIN * 1.06), None, MARGIN) is None
+    assert find_collapse(at._replace(hardest_hinge=MARGIN * 0.94), None, MARGIN) is None
+    assert find_collapse(at._replace(distance_range=MARGIN * 0.11), None, MARGIN) is None
+    assert (
+        find_collapse(healthy._replace(effective_rank=4.1), healthy._replace(effective_rank=8), MARGIN)
+        is None
+    )
+    assert find_collapse(healthy._replace(effective_rank=3.9), healthy._replace(effective_rank=8), MARGIN)
 
 
 @pytest.mark.parametrize("margin", [0, -1.0, math.nan])
 def test_collapse_refuses_margins_by_name(margin):
     points, labels = classes(0)
     with pytest.raises(ValueError, match=f"margin = {margin}, allowed > 0"):
-        collapse(probe(points, labels, miners.hardest), None, margin)
+        find_collapse(probe(points, labels, miners.hardest), None, margin)
 
 
 # Batch-hard from a random start (KevinMusgrave/pytorch-metric-learning#20), and the way back
@@ -383,7 +386,7 @@ def train(seed, on_collapse):
             rows = (drawn + torch.rand(10, OF_EACH, generator=generator).argsort(1)[:, :8]).flatten()  # (80,)
             points = model(data[rows])
             d = euclidean(points, points)
-            triplets = miners.in_matrix(mine, d, *masks(labels[rows]), MARGIN)
+            triplets = miners.mine_matrix(mine, d, *masks(labels[rows]), MARGIN)
             each = losses.triplet_margin(*triplets.distances(d, d), MARGIN)
             loss = each.sum() / max(len(each), 1)
             optimizer.zero_grad()
@@ -391,7 +394,7 @@ def train(seed, on_collapse):
             optimizer.step()
         with torch.no_grad():
             now = probe(model(data), labels, mine)
-        reason = collapse(now, healthy, MARGIN)
+        reason = find_collapse(now, healthy, MARGIN)
         history.append((now, reason))
         if reason is None:
             healthy, kept = now, copy.deepcopy(model.state_dict())

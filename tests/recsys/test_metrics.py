@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ir_measures import AP, RR, P, R, Success, nDCG
+from ir_measures import AP, RR, R, Success, nDCG
 
 from recsys.metrics import (
     average_precision,
@@ -15,7 +15,6 @@ from recsys.metrics import (
     item_coverage,
     mrr,
     ndcg,
-    precision,
     recall,
     relevance,
 )
@@ -44,7 +43,6 @@ def test_padding_is_never_relevant():
     [
         (hit_rate(RELEVANT, 1), [0, 1, 0]),
         (hit_rate(RELEVANT, 5), [1, 1, 0]),
-        (precision(RELEVANT, 5), [2 / 5, 1 / 5, 0]),
         (recall(RELEVANT, N_TARGETS, 2), [1 / 3, 1, 0]),
         (recall(RELEVANT, N_TARGETS, 5), [2 / 3, 1, 0]),
         (mrr(RELEVANT, 5), [1 / 2, 1, 0]),
@@ -95,7 +93,6 @@ def test_agrees_with_ir_measures(k):
     relevant = relevance(ranked, offsets, targets)
     ours = {
         Success @ k: hit_rate(relevant, k),
-        P @ k: precision(relevant, k),
         R @ k: recall(relevant, n_targets, k),
         nDCG @ k: ndcg(relevant, n_targets, k),
         RR @ k: mrr(relevant, k),
@@ -112,7 +109,6 @@ def test_agrees_with_ir_measures(k):
 
 PER_USER = {
     "hit_rate": lambda relevant, n, k: hit_rate(relevant, k),
-    "precision": lambda relevant, n, k: precision(relevant, k),
     "recall": recall,
     "ndcg": ndcg,
     "mrr": lambda relevant, n, k: mrr(relevant, k),

@@ -22,7 +22,7 @@ LEAST_P = 1e-5  # of a chi-squared test: some hundred are made below
 
 def by_masks(mine):
     """The miner as a function of a matrix and its masks."""
-    return partial(miners.in_matrix, mine)
+    return partial(miners.mine_matrix, mine)
 
 
 hardest, semi_hard, every, random = map(

@@ -9,7 +9,7 @@ from recsys.distances import Mahalanobis
 from recsys.index import ItemIndex, exact_top_k
 from recsys.interactions import Interactions
 from recsys.losses import unit_ball
-from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start, rows
+from recsys.models import Geometry, HistoryMean, MetricSpace, UserTable, fold_in, random_start, rows
 from recsys.spaces import euclidean_vectors
 
 
@@ -36,7 +36,7 @@ def with_histories(histories, n_items):
 
 def all_distances(model):
     with torch.no_grad():
-        everybody = model.tower.everybody(model.items)
+        everybody = model.tower.all_users(model.items)
         return model.distance(everybody, *model.points(torch.arange(len(model.items))))  # (U, I)
 
 
@@ -125,7 +125,7 @@ def test_an_offset_below_zero_is_refused(lowest):
 def test_tables_are_held_in_the_unit_ball_offsets_at_0_and_maps_nowhere():
     linear = Mahalanobis(5, "full")
     for in_ball in (True, False):
-        model = space(distance=linear, to_space=linear.space, in_unit_ball=in_ball)
+        model = space(geometry=Geometry(linear, linear.space), in_unit_ball=in_ball)
         points, maps, offsets = model.parameter_groups()
         assert points["params"] == [model.items, model.tower.table]
         assert points["project"] is (unit_ball if in_ball else None)
@@ -151,7 +151,7 @@ def test_exported_vectors_rank_as_the_model_does(name, siamese):
         to_space = getattr(spaces, f"{name.removeprefix('squared_')}_space")
     histories = [[(7 * user + k) % 200 for k in range(1 + user % 5)] for user in range(20)]
     tower = HistoryMean(with_histories(histories, 200), 3) if siamese else UserTable(normal(0, 20, 5))
-    model = MetricSpace(tower, normal(1, 200, 5), normal(2, 200).abs(), distance=distance, to_space=to_space)
+    model = MetricSpace(tower, normal(1, 200, 5), normal(2, 200).abs(), geometry=Geometry(distance, to_space))
     served = model.space()
     assert not any(part.requires_grad for part in served)
     users, items = euclidean_vectors(served)
@@ -183,8 +183,8 @@ def naive_means(items, histories):
 def test_everybody_is_at_the_mean_of_his_history_and_nobody_at_the_origin():
     items = normal(0, 10, 3)
     tower = HistoryMean(with_histories(HISTORIES, 10), 1)
-    torch.testing.assert_close(tower.everybody(items), naive_means(items, HISTORIES))
-    assert tower.everybody(items)[3].tolist() == [0, 0, 0]
+    torch.testing.assert_close(tower.all_users(items), naive_means(items, HISTORIES))
+    assert tower.all_users(items)[3].tolist() == [0, 0, 0]
 
 
 def test_fold_in_equals_the_naive_loop_for_any_history():

@@ -18,13 +18,13 @@ def before(request):
 
 
 def test_a_training_leaves_the_setting_as_it_was(before):
-    with precision.of_training():
+    with precision.for_training():
         assert now() == "tf32"
-        with precision.exact():
+        with precision.full():
             assert now() == "ieee"
         assert now() == "tf32"
     assert now() == before
-    with pytest.raises(FloatingPointError), precision.of_training():
+    with pytest.raises(FloatingPointError), precision.for_training():
         raise FloatingPointError
     assert now() == before
 
@@ -38,7 +38,7 @@ def test_a_ranking_within_a_training_is_exact(monkeypatch):
 
     monkeypatch.setattr(torch, "addmm", spy)
     users, items = torch.eye(3), torch.eye(3)
-    with precision.of_training():
+    with precision.for_training():
         assert ranking.top_k(users, items, torch.arange(3), 1).tolist() == [[0], [1], [2]]
         assert now() == "tf32"
     assert seen == ["ieee"]

@@ -12,7 +12,7 @@ from small_bundles import write
 from recsys import seals
 from recsys.bundle import open_bundle, verify
 from recsys.manifest import BundleError
-from recsys.releases import current, earlier, prune, publish, seal, versions
+from recsys.releases import current, earlier_versions, list_versions, prune, publish, seal
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def bundles(tmp_path):
 
 
 def names(bundles):
-    return [name for name, _ in versions(bundles)]
+    return [name for name, _ in list_versions(bundles)]
 
 
 def test_versions_go_by_time_not_by_name(bundles):
@@ -33,20 +33,20 @@ def test_versions_go_by_time_not_by_name(bundles):
     (bundles / ".hidden").mkdir()
     (bundles / "note.txt").write_text("")
     assert names(bundles) == ["v3", "v6", "v5", "v4", "v2", "v1"]
-    assert isinstance(dict(versions(bundles))["v3"], BundleError)
+    assert isinstance(dict(list_versions(bundles))["v3"], BundleError)
 
 
 def test_earlier_ones_are_older_than_the_current_one(bundles):
-    assert earlier(bundles) == ["v2", "v3", "v4", "v5", "v6"]
+    assert earlier_versions(bundles) == ["v2", "v3", "v4", "v5", "v6"]
     publish(bundles, "v5")
-    assert (current(bundles), earlier(bundles)) == ("v5", ["v6"])
+    assert (current(bundles), earlier_versions(bundles)) == ("v5", ["v6"])
     publish(bundles, "v6")
     with pytest.raises(BundleError, match="no version is older than the current one, 'v6'"):
-        earlier(bundles)
+        earlier_versions(bundles)
     (bundles / "current").unlink()
     assert current(bundles) is None
     with pytest.raises(BundleError, match="current: names no version"):
-        earlier(bundles)
+        earlier_versions(bundles)
 
 
 def test_old_versions_go_but_not_the_current_one(bundles):
@@ -178,7 +178,7 @@ def test_a_seal_does_not_outlive_a_verification_that_fails(bundles):
 
 def test_one_goes_back_even_from_a_broken_version(bundles):
     (bundles / "v1" / "manifest.json").write_text("{")
-    assert earlier(bundles)[0] == "v2"
+    assert earlier_versions(bundles)[0] == "v2"
 
 
 def test_what_others_remove_meanwhile_is_no_error(bundles):
@@ -187,4 +187,7 @@ def test_what_others_remove_meanwhile_is_no_error(bundles):
         folder.unlink()
         folder.mkdir()
     assert prune(bundles, 9) == []
-    assert {name for name, manifest in versions(bundles) if isinstance(manifest, BundleError)} == {"v1", "v2"}
+    assert {name for name, manifest in list_versions(bundles) if isinstance(manifest, BundleError)} == {
+        "v1",
+        "v2",
+    }

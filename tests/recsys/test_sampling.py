@@ -75,7 +75,7 @@ def test_known_equals_a_set_of_pairs(data, share, seed):
     pairs = random_pairs(seed, n_users, n_items, share)
     users = data.draw(st.lists(st.integers(0, n_users - 1), max_size=8))
     candidates = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
-    place = negatives.known(
+    place = negatives.known_pairs(
         on_device(pairs, n_users, n_items),
         torch.tensor(users, dtype=torch.int64),
         torch.tensor(candidates, dtype=torch.int64),
@@ -90,7 +90,7 @@ def test_known_in_a_larger_case():
     candidates = torch.randint(400, (300,), generator=generator(1)).sort().values
     assert len(candidates.unique()) < 300
     known = torch.zeros(64, 300, dtype=torch.bool)
-    known.view(-1)[negatives.known(on_device(pairs, 50, 400), users, candidates)] = True
+    known.view(-1)[negatives.known_pairs(on_device(pairs, 50, 400), users, candidates)] = True
     taken = set(pairs)
     assert known.tolist() == [[(u, c) in taken for c in candidates.tolist()] for u in users.tolist()]
 
@@ -104,9 +104,9 @@ def test_the_mask_of_what_is_new_equals_the_places_of_what_is_known(data, share,
     drawn = sorted(data.draw(st.lists(st.integers(0, n_items - 1), max_size=14)))
     candidates = torch.tensor(drawn, dtype=torch.int64)
     entries = len(sampling.histories(pairs, users)[0])
-    mask = negatives.new_mask(pairs, users, candidates, entries)
+    mask = negatives.unseen_mask(pairs, users, candidates, entries)
     expected = torch.ones(len(users), len(candidates))
-    expected.view(-1)[negatives.known(pairs, users, candidates)] = 0
+    expected.view(-1)[negatives.known_pairs(pairs, users, candidates)] = 0
     assert torch.equal(mask, expected)
 
 
@@ -127,7 +127,7 @@ def test_where_the_host_runs_ahead_batches_know_how_long_their_histories_are(siz
 def test_known_wants_candidates_in_order():
     data = on_device(random_pairs(0, 50, 400, 0.3), 50, 400)
     with pytest.raises(ValueError, match="candidates are in no order, allowed: ascending"):
-        negatives.known(data, torch.tensor([0, 1]), torch.tensor([5, 2, 5]))
+        negatives.known_pairs(data, torch.tensor([0, 1]), torch.tensor([5, 2, 5]))
 
 
 def test_histories_equal_the_naive_loop():

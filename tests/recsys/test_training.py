@@ -12,7 +12,7 @@ from recsys.candidates import Objective
 from recsys.distances import Mahalanobis
 from recsys.epochs import run_epoch, sample_triplets
 from recsys.interactions import Interactions
-from recsys.models import HistoryMean, MetricSpace, UserTable, fold_in, random_start
+from recsys.models import Geometry, HistoryMean, MetricSpace, UserTable, fold_in, random_start
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler
 from recsys.settings import Settings
@@ -264,9 +264,8 @@ def test_the_distances_of_mined_pairs_are_the_matrixs_entries_in_value_and_gradi
     ):
         learned = Mahalanobis(4, "full") if name == "mahalanobis" else None
         to_space = spaces.euclidean_space if learned is None else learned.space
-        model = new_space(
-            data=data if siamese else None, distance=learned or getattr(distances, name), to_space=to_space
-        )
+        geometry = Geometry(learned or getattr(distances, name), to_space)
+        model = new_space(data=data if siamese else None, geometry=geometry)
         stats += run(model, data, [objective], optimizer=sgd(model), batch_size=10**6)
         models.append(model)
     assert_same(*models, exactly=False)

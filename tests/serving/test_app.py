@@ -385,7 +385,7 @@ def test_a_port_in_use_is_no_crash(folder: Path, server: Server, workers):
 
 def test_an_open_address_without_a_token_is_warned_about(folder: Path):
     with serving(folder, "--host", "0.0.0.0") as server:
-        assert "no RECSYS_TOKEN: whoever reaches 0.0.0.0:0 may ask" in server.log.read_text()
+        assert "no RECSYS_TOKEN: any client that reaches 0.0.0.0:0 is served" in server.log.read_text()
 
 
 def test_ci_runs_the_commands_of_the_dockerfile():

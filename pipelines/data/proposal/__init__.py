@@ -1,1 +1,1 @@
-"""recsys check: the configuration that would read some files."""
+"""recsys check: propose a configuration for the files of a log."""

@@ -1,6 +1,6 @@
-"""check: the configuration that would read some files, tried by prepare itself.
+"""check: propose a configuration for the files of a log, and test it with prepare.
 
-What only the shop knows (which of two columns, days or months first) is left to a person, never guessed.
+What only the user can know (which of two columns, days or months first) is asked, never guessed.
 """
 
 import re
@@ -19,27 +19,27 @@ from pipelines.data import contracts
 from pipelines.data.database import scratch_database
 from pipelines.data.prepare import prepare
 from pipelines.data.proposal import choices
-from pipelines.data.proposal.profile import profile
+from pipelines.data.proposal.profile import profile_columns
 from pipelines.data.proposal.toml import Proposal, toml
 from pipelines.data.source import read_log
-from pipelines.data.spelling import Alike, alike_ids
+from pipelines.data.spelling import AlikeIds, find_alike_ids
 from pipelines.data.sql import read_sql
 from pipelines.tracking import log
 
-WINDOWS = 56.0  # days of the two windows of a split by time, by default
-OUTLIER = 10  # times the events of the user at the 99th percentile
+WINDOWS = 56.0  # default days of the validation and test windows together
+OUTLIER = 10  # a user with this many times the events of the 99th percentile is reported
 
 
 class Tried(NamedTuple):
-    """What the contracts measured of the log as it is read."""
+    """What the contracts found in the log."""
 
     report: contracts.Report
-    activity: tuple[Any, ...]  # most active user, their events, those of one in a hundred, their share
-    alike: Alike | None
+    activity: tuple[Any, ...]  # of sql/findings/activity.sql
+    alike: AlikeIds | None
 
 
 def check(files: Sequence[str]) -> Proposal:
-    """Propose a configuration for a file or a glob. Raises InputError: they cannot be read at all."""
+    """Propose a configuration for a file or a glob. Raises InputError: the files cannot be read."""
     if len(files) > 1:
         raise InputError(
             f"{len(files)} files, the first '{files[0]}': name one, or quote a pattern such as 'orders-*.csv'"
@@ -51,106 +51,108 @@ def check(files: Sequence[str]) -> Proposal:
     relation = {"files": files[0]}
     while True:
         try:
-            return _proposed(Relation.model_validate(relation))
-        except InputError as error:  # a message that says which encoding to write is followed
+            return _propose(Relation.model_validate(relation))
+        except InputError as error:  # if the message names an encoding, try it
             named = re.search(r"encoding = '([\w-]+)'", str(error))
             if named is None or "encoding" in relation:
                 raise
             relation["encoding"] = named[1]
 
 
-def _proposed(relation: Relation) -> Proposal:
+def _propose(relation: Relation) -> Proposal:
     proposal = Proposal()
     with _scratch(relation) as con:
-        found = profile(con, relation)
+        found = profile_columns(con, relation)
         rows, listed = f"{found.rows:,} rows", ", ".join(map(toml, found.types))
-        proposal.say("", f"Proposed by recsys check; what it found: {rows}; columns {listed}")
-        proposal.put("source", "files", relation.files)
+        proposal.add_comment("", f"Proposed by recsys check, which found {rows}; columns {listed}")
+        proposal.set_key("source", "files", relation.files)
         if relation.encoding is not None:
-            why = "The files are no UTF-8: look whether names and texts are right so"
-            proposal.put("source", "encoding", relation.encoding, why)
-        is_named = choices.choose(con, proposal, relation, found)
+            why = "The files are not UTF-8: check whether names and texts are right"
+            proposal.set_key("source", "encoding", relation.encoding, why)
+        is_named = choices.assign_roles(con, proposal, relation, found)
     if is_named and {"user", "item"} <= set(proposal.settings["source"]):
-        _facts(proposal, relation)
+        _propose_from_log(proposal, relation)
     if proposal.choices:
-        proposal.say("", "Not tried yet: complete what is marked CHOOSE, then run recsys prepare with it")
+        proposal.add_comment(
+            "", "Not tested yet: decide what is marked CHOOSE, then run recsys prepare with this file"
+        )
     else:
-        _try(proposal)
+        _try_out(proposal)
     return proposal
 
 
 @contextmanager
 def _scratch(relation: Relation) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database set up as prepare's, in a folder that is removed."""
+    """A scratch database as in prepare; its folder is removed."""
     with tempfile.TemporaryDirectory(prefix="recsys-check-") as root:
-        source = {"files": relation.files, "split": "part"}  # any that is valid: no more than its root counts
+        source = {"files": relation.files, "split": "part"}  # only the root matters
         config = Config.model_validate({"root": root, "source": source, "split": {"kind": "predefined"}})
         with scratch_database(config) as (_, con):
             yield con
 
 
-def _facts(proposal: Proposal, relation: Relation) -> None:
-    """Read the log, state its size, and propose what the checks of ids and weights need."""
+def _propose_from_log(proposal: Proposal, relation: Relation) -> None:
+    """Read the log, report its size, and propose settings for missing ids, returns and windows."""
     source = Source.model_validate(proposal.settings["source"])
     with _scratch(relation) as con:
         try:
             notes = read_log(con, source, None).notes
         except InputError as error:
-            proposal.leave("source", "query", f"the log is refused as it is: {error}", [])
+            proposal.ask("source", "query", f"the log is refused: {error}", [])
             return
         query = con.execute(read_sql("findings/facts"))
         names = [column[0] for column in query.description or []]
         facts = dict(zip(names, query.fetchall()[0], strict=True))
-    proposal.say("", f"{facts['user_count']:,} users, {facts['item_count']:,} items")
+    proposal.add_comment("", f"{facts['user_count']:,} users, {facts['item_count']:,} items")
     for note in notes:
-        proposal.say("", note)
-    _ids_and_returns(proposal, facts)
+        proposal.add_comment("", note)
+    _propose_ids_and_returns(proposal, facts)
     if facts["first_at"] is not None:
-        proposal.say("", f"from {facts['first_at']} to {facts['last_at']} (UTC)")
-        _windows(proposal, (facts["last_at"] - facts["first_at"]).total_seconds() / 86_400)
+        proposal.add_comment("", f"from {facts['first_at']} to {facts['last_at']} (UTC)")
+        _propose_windows(proposal, (facts["last_at"] - facts["first_at"]).total_seconds() / 86_400)
 
 
-def _ids_and_returns(proposal: Proposal, facts: dict[str, Any]) -> None:
+def _propose_ids_and_returns(proposal: Proposal, facts: dict[str, Any]) -> None:
     rows, missing, negative = (facts[name] for name in ("log_rows", "missing", "negative"))
     if missing:
         why = (
             f"{missing:,} rows ({missing / rows:.1%}) have no user ({facts['no_user']:,}) or no item "
-            f"({facts['no_item']:,}): 'refuse' stops there, 'drop' leaves them out."
+            f"({facts['no_item']:,}): 'refuse' stops, 'drop' leaves them out."
         )
-        proposal.put("source", "missing_ids", "drop", why)
+        proposal.set_key("source", "missing_ids", "drop", why)
     if negative:
         why = (
-            f"{negative:,} rows ({negative / rows:.1%}) have a weight below 0: 'refuse' stops there, 'net' "
-            f"takes them off, which leaves nothing of {facts['netted_pairs']:,} pairs of user and item, "
-            "'drop' leaves the rows out and keeps these pairs."
+            f"{negative:,} rows ({negative / rows:.1%}) have a weight below 0: 'refuse' stops, 'net' "
+            f"subtracts them, which removes {facts['netted_pairs']:,} pairs of user and item, 'drop' leaves "
+            "the rows out and keeps these pairs."
         )
-        proposal.put("source", "returns", "net", why)
+        proposal.set_key("source", "returns", "net", why)
     if facts["weightless"]:
-        proposal.say("source", f"{facts['weightless']:,} rows have weight 0, which is no interaction")
+        proposal.add_comment("source", f"{facts['weightless']:,} rows have weight 0, which is no interaction")
 
 
-def _windows(proposal: Proposal, days: float) -> None:
-    """Windows in proportion, where the default ones would leave too little to learn from."""
+def _propose_windows(proposal: Proposal, days: float) -> None:
+    """Propose shorter windows if the default ones leave too little to fit."""
     if "split" in proposal.settings or days >= 2 * WINDOWS or not days:
         return
     window = float(f"{days / 5:.3g}")
     why = (
-        f"The log is {days:,.1f} days long: the default windows of 28 days, to choose and to test by, would "
-        "leave less than half of it to learn from. A fifth of it each:"
+        f"The log is {days:,.1f} days long: the default validation and test windows of 28 days would "
+        "leave less than half of it for fitting. A fifth of it each:"
     )
-    proposal.put("split", "test_days", window, why)
-    proposal.put("split", "validation_days", window)
+    proposal.set_key("split", "test_days", window, why)
+    proposal.set_key("split", "validation_days", window)
 
 
-def _try(proposal: Proposal) -> None:
-    """Run prepare with the proposed settings, and say what it and the contracts found."""
+def _try_out(proposal: Proposal) -> None:
+    """Run prepare with the proposed settings, and add what it and the contracts found."""
     seen = list[Tried]()
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
         report = contracts.examine(con, config)
         activity = con.execute(read_sql("findings/activity")).fetchall()[0]
         offending = f"({read_sql('offending/spelling')})"
-        seen.append(Tried(report, activity, alike_ids(con, config.source, offending)))
+        seen.append(Tried(report, activity, find_alike_ids(con, config.source, offending)))
 
     with tempfile.TemporaryDirectory(prefix="recsys-check-") as root:
         config = Config.model_validate({"root": root, **proposal.settings})
@@ -161,39 +163,41 @@ def _try(proposal: Proposal) -> None:
         except InputError as error:
             refused = str(error)
     for tried in seen:
-        _say_contracts(proposal, tried)
+        _add_contract_findings(proposal, tried)
     if refused:
-        proposal.say("", f"CHOOSE: tried, and refused by prepare: {refused}")
+        proposal.add_comment("", f"CHOOSE: tested, and refused by prepare: {refused}")
         proposal.choices.append("what prepare refuses")
     elif not proposal.choices:
-        proposal.say("", "Tried: prepare goes through with it")
+        proposal.add_comment("", "Tested: prepare accepts it")
 
 
-def _say_contracts(proposal: Proposal, tried: Tried) -> None:
+def _add_contract_findings(proposal: Proposal, tried: Tried) -> None:
     measures = {one.measure: one for one in tried.report.measures}
     if tried.alike is not None:
         for line in tried.alike.lines:
-            proposal.say("source", line)
-        proposal.say("source", f"In lower case they are one; in place of {tried.alike.place}:")
-        proposal.offer("source", "query", tried.alike.query)
+            proposal.add_comment("source", line)
+        proposal.add_comment("source", f"This query merges them, instead of {tried.alike.replaced}:")
+        proposal.suggest("source", "query", tried.alike.query)
     user, events, active, share = tried.activity
     if events is not None and events >= OUTLIER * active:
-        proposal.say(
+        proposal.add_comment(
             "contracts",
             f"User {user!r} has {events:,} events ({share:.1%} of all); 99 users in 100 have {active:,} or "
-            "fewer: a test account, a bot, a till? Leave it out by a query; this bound refuses the next one:",
+            "fewer: a test account, a bot, a cash register? Leave it out by a query; to refuse others:",
         )
-        proposal.offer("contracts", "max_events_per_user", OUTLIER * active)
+        proposal.suggest("contracts", "max_events_per_user", OUTLIER * active)
     shown = {
-        "duplicate_share": "of the rows repeat another in every column that is read; each counts",
-        "midnight_share": "of the times are at midnight (UTC): dates whose time of day was lost?",
-        "empty_days": "of the days between the first event and the last are without any",
+        "duplicate_share": "of the rows repeat another in every column read; each counts",
+        "midnight_share": "of the times are at midnight (UTC): was the time of day lost?",
+        "empty_days": "of the days between the first and the last event have no events",
     }
     for name, text in shown.items():
         value = measures[name].value if name in measures else None
         if value and value >= 0.01:
-            proposal.say("contracts", f"{value:.1%} {text}")
+            proposal.add_comment("contracts", f"{value:.1%} {text}")
     for one in tried.report.measures:
         if not one.holds and one.value is not None:
-            why = f"{one.measure} = {one.value:.4g}, allowed {one.allowed}: mend the log, or raise the bound"
-            proposal.leave("contracts", one.key, why, [ceil(one.value * 100) / 100])
+            why = (
+                f"{one.measure} = {one.value:.4g}, allowed {one.allowed}: correct the log or raise the bound"
+            )
+            proposal.ask("contracts", one.key, why, [ceil(one.value * 100) / 100])

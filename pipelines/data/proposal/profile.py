@@ -1,4 +1,4 @@
-"""What the columns of a log's files hold: how much, which times, which kinds."""
+"""What the columns of a log hold: number of values, formats of times, kinds of events."""
 
 from typing import NamedTuple
 
@@ -14,41 +14,41 @@ from pipelines.data.relation import (
     JSON,
     OpenRelation,
     explain_errors,
+    find_files,
     json_keys,
-    matching,
     open_relation,
 )
 
-SAMPLE = 1000  # texts by which the formats of a time are short-listed
-LIKELY = 0.9  # share of them that a format must read
-MOST_KINDS = 30  # different values of a column that tells kinds of events, or parts of a split, apart
+SAMPLE = 1000  # texts that preselect the formats of a time
+LIKELY = 0.9  # share of them that a preselected format must read
+MOST_KINDS = 30  # most values of a column of kinds of events or parts of a split
 
 
-class Times(NamedTuple):
-    """How the texts or numbers of a column are read as times."""
+class TimeFormats(NamedTuple):
+    """The formats that read a column as times."""
 
-    formats: list[str]  # those that read most, each with times of its own; none: no known format
-    unread: int  # values that they do not read
-    example: str  # a value that two formats read differently, or one that none reads
+    formats: list[str]  # those that read most values, of those with equal results the first; []: none
+    unread: int  # number of values that they cannot read
+    example: str  # a value that two formats read differently, or that none can read
 
 
 class Profile(NamedTuple):
-    """The columns of the files and what they hold; times, kinds and so on of those it may matter for."""
+    """The columns of the files; times, kinds and numbers only of columns that may hold them."""
 
     types: dict[str, str]
     rows: int
     filled: dict[str, int]  # rows that have a value
-    different: dict[str, int]  # about how many values
-    times: dict[str, Times]
-    kinds: dict[str, list[str]]  # the values of a column of few, the most frequent first
-    numbers: set[str]  # columns of nothing but numbers
-    heading: list[str]  # of csv, what stands where the first file has its header
+    different: dict[str, int]  # approximate number of different values
+    times: dict[str, TimeFormats]
+    kinds: dict[str, list[str]]  # the values of columns with few, most frequent first
+    numbers: set[str]  # columns with only numbers
+    heading: list[str]  # of csv, the header of the first file
 
 
-def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
+def profile_columns(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
     """Read every column of the files. Raises InputError: they cannot be read."""
     with explain_errors("source"):
-        heading, names = _names(con, relation)
+        heading, names = _column_names(con, relation)
     wanted = {f"column {place}": name for place, name in enumerate(names, 1)}
     with open_relation(con, "source", relation, wanted) as opened:
         types = {name: type_ for name, type_ in opened.types.items() if not names or name in names}
@@ -60,7 +60,7 @@ def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
         counts = "".join(f", count({one.text}), approx_count_distinct({one.text})" for one in found.values())
         rows, *read = con.execute(f"select count(*){counts} from {opened.text}").fetchall()[0]
         if not rows:
-            raise InputError(f"source.files = '{relation.files}': there is not one row in it")
+            raise InputError(f"source.files = '{relation.files}': it has no rows: not one row was found")
         filled = dict(zip(found, read[::2], strict=True))
         different = dict(zip(found, read[1::2], strict=True))
         few = [name for name in found if found[name].type in columns.WORDS and different[name] <= MOST_KINDS]
@@ -69,7 +69,7 @@ def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
             rows,
             filled,
             different,
-            {name: _times(con, opened, found[name], filled[name]) for name in _maybe_times(found)},
+            {name: _time_formats(con, opened, found[name], filled[name]) for name in _maybe_times(found)},
             {name: _kinds(con, opened, found[name]) for name in few},
             {name for name, one in found.items() if _is_number(con, opened, one, filled[name])},
             heading,
@@ -77,53 +77,55 @@ def profile(con: duckdb.DuckDBPyConnection, relation: Relation) -> Profile:
 
 
 def titles_per_item(con: duckdb.DuckDBPyConnection, relation: Relation, title: str, item: str) -> float:
-    """Different texts of a column for each value of another."""
+    """Average number of different titles per item."""
     with open_relation(con, "source", relation, {"source.title": title, "source.item": item}) as opened:
-        texts, items = (columns.column("source", name, opened.types).text for name in (title, item))
+        texts, items = (columns.find_column("source", name, opened.types).text for name in (title, item))
         pairs = f"select distinct {texts} as title, {items} as item from {opened.text}"
         counts = f"select count(*), count(distinct item) from ({pairs}) where title is not null"
         titles, different = con.execute(counts).fetchall()[0]
         return float(titles / different) if different else 0.0
 
 
-def _names(con: duckdb.DuckDBPyConnection, relation: Relation) -> tuple[list[str], list[str]]:
-    """Of csv the header of the first file; the columns that every file has; of parquet none need be named."""
+def _column_names(con: duckdb.DuckDBPyConnection, relation: Relation) -> tuple[list[str], list[str]]:
+    """The header of the first csv file, and the columns of every file; both empty for parquet."""
     files = relation.files or ""
     if files.lower().endswith(JSON):
-        return [], json_keys(con, matching(con, "source", files))
+        return [], json_keys(con, find_files(con, "source", files))
     if not files.lower().endswith(CSV):
         return [], []
     headers = [
-        header(csv_files.first_lines(con, "source", relation.encoding, path)[1])
-        for path in matching(con, "source", files)
+        likeliest_header(csv_files.read_first_lines(con, "source", relation.encoding, path)[1])
+        for path in find_files(con, "source", files)
     ]
     lower = [[name.lower() for name in names] for names in headers]
     once = set.intersection(*({name for name in names if names.count(name) == 1} for names in lower))
     return headers[0], [name for name in headers[0] if name and name.lower() in once]
 
 
-def header(lines: list[str]) -> list[str]:
-    """The names in the line that is the header if one is: most roles known, then most names, then first."""
+def likeliest_header(lines: list[str]) -> list[str]:
+    """Names in the likeliest header line: most known roles, then most names, then first."""
     best: tuple[tuple[int, int], list[str]] = ((-1, 0), [])
     for line in lines:
         for delimiter in csv_files.DELIMITERS:
-            names = csv_files.split(line, delimiter)
-            rank = (roles.known_words(names) if len(names) > 1 else 0, len(names))
+            names = csv_files.split_names(line, delimiter)
+            rank = (roles.count_roles(names) if len(names) > 1 else 0, len(names))
             if rank > best[0]:
                 best = rank, names
     return best[1]
 
 
 def _maybe_times(found: dict[str, Column]) -> list[str]:
-    """Columns that are named like times, that are times, or whose texts may be."""
+    """Columns named like times, of a time type, or of text."""
     named = {one.name for one in roles.candidates("time", list(found))}
     text = columns.WORDS - {"enum"}
     return [name for name, one in found.items() if name in named or one.type in columns.INSTANTS | text]
 
 
-def _times(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int) -> Times:
+def _time_formats(
+    con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int
+) -> TimeFormats:
     if one.type in columns.INSTANTS:
-        return Times([times.ISO], 0, "")
+        return TimeFormats([times.ISO], 0, "")
     text = one.text
     if one.type in columns.FRACTIONS:
         text = f"cast(try_cast({one.sql} as bigint) as varchar)"
@@ -131,28 +133,28 @@ def _times(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, fi
         f"create or replace temp table sampled as select {text} as time from {opened.text} "
         f"where {text} is not null limit {SAMPLE}"
     )
-    iso = f"count(*), count({times.of_text('time', times.ISO)})"
+    iso = f"count(*), count({times.instant_of_text('time', times.ISO)})"
     sampled, by_iso = con.execute(f"select {iso} from sampled").fetchall()[0]
     if not sampled:
-        return Times([], filled, "")
-    shares = {times.ISO: by_iso / sampled} | times.shares_that_fit(con, "sampled", "time")
+        return TimeFormats([], filled, "")
+    shares = {times.ISO: by_iso / sampled} | times.format_shares(con, "sampled", "time")
     sql = {}
     for name, share in shares.items():
         if share >= LIKELY:
             try:
                 sql[name] = columns.time_sql(one, name)
-            except ColumnError:  # numbers are read by some formats alone
+            except ColumnError:  # some formats cannot read numbers
                 continue
     if not sql:
         example = con.execute("select time from sampled limit 1").fetchall()[0][0]
-        return Times([], filled, repr(example))
-    return _read_all(con, opened, one, filled, sql)
+        return TimeFormats([], filled, repr(example))
+    return _compare_formats(con, opened, one, filled, sql)
 
 
-def _read_all(
+def _compare_formats(
     con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int, sql: dict[str, str]
-) -> Times:
-    """Of the short-listed formats those that read most of the column, one of each that read it alike."""
+) -> TimeFormats:
+    """The preselected formats that read most of the column, one of those with equal results."""
     counts = ", ".join(f"count({read}), bit_xor(hash({read}, {one.text}))" for read in sql.values())
     read = con.execute(f"select {counts} from {opened.text}").fetchall()[0]
     digests = dict(zip(sql, zip(read[::2], read[1::2], strict=True), strict=True))
@@ -171,7 +173,7 @@ def _read_all(
         unread = f"{sql[formats[0]]} is null and {one.text} is not null"
         query = f"select {one.text} from {opened.text} where {unread} limit 1"
         example = repr(con.execute(query).fetchall()[0][0])
-    return Times(formats, filled - most, example)
+    return TimeFormats(formats, filled - most, example)
 
 
 def _kinds(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column) -> list[str]:
@@ -181,7 +183,7 @@ def _kinds(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column) ->
 
 
 def _is_number(con: duckdb.DuckDBPyConnection, opened: OpenRelation, one: Column, filled: int) -> bool:
-    """Whether source.weight could be this column: of numbers, or of text that is nothing else."""
+    """Whether all values are numbers, also as text."""
     if not one.is_undeclared or not filled:
         return one.type in columns.NUMBERS
     count = con.execute(f"select count({columns.number_sql(one)}) from {opened.text}").fetchall()[0][0]

@@ -1,9 +1,9 @@
-"""Which column of a log is probably what, by its name: candidates of each role, the likeliest first."""
+"""Likely columns of a role by their names, likeliest first."""
 
 import re
 from typing import NamedTuple
 
-# Words of names, lower case, singular; those of an earlier tuple are likelier
+# Words in names, lower case and singular; words in earlier tuples are likelier
 USER = (
     ("user", "uid", "customer", "cust", "client", "household", "member", "visitor", "account", "shopper",
      "buyer", "subscriber", "reader", "listener", "viewer", "player", "guest", "person", "reviewer"),
@@ -19,7 +19,7 @@ TIME = (
     ("timestamp", "datetime", "time", "ts", "at", "when", "instant"),
     ("date", "day", "created", "ordered", "purchased", "bought", "sold"),
 )
-LATER = {  # what happens to a row or an order afterwards, or to a person before
+LATER = {  # times of later events of an order, or of other events of a person
     "updated", "modified", "deleted", "shipped", "delivered", "paid", "due", "expires", "expiry", "birth",
     "dispatched", "loaded", "exported", "registered", "signup", "end",
 }  # fmt: skip
@@ -38,18 +38,18 @@ CODES = {
 }  # fmt: skip
 MONEY = {"price", "cost", "discount", "disc", "tax", "fee", "currency"}
 FILLING = {"type", "kind", "name", "value", "the", "total", "raw"}
-NAME_PART = 9  # rank of a name that only contains a word of the role
+NAME_PART = 9  # rank of a name that has other words too
 
 
 class Candidate(NamedTuple):
-    """A column that may have a role; of equal rank only the person knows."""
+    """A column that may have a role; lower ranks are likelier."""
 
     rank: int
     name: str
 
 
 def words(name: str) -> list[str]:
-    """The words of a column's name: CustomerID, customer_id and customerid are customer and id."""
+    """Words in a column's name: CustomerID, customer_id and customerid give customer and id."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     found = list[str]()
     for word in re.findall(r"[^\W_]+", spaced.lower()):
@@ -60,19 +60,19 @@ def words(name: str) -> list[str]:
 
 
 def candidates(role: str, names: list[str]) -> list[Candidate]:
-    """The columns whose names say that they may have a role, the likeliest first."""
+    """The columns whose names fit a role, likeliest first."""
     rank = {"user": _user, "item": _item, "time": _time, "weight": _weight}.get(role)
     tiers = {"event": EVENT, "split": SPLIT, "title": TITLE}
     found = list[Candidate]()
     for name in names:
-        place = rank(words(name)) if rank else _of_kind(role, words(name), tiers[role])
+        place = rank(words(name)) if rank else _rank_without_id(role, words(name), tiers[role])
         if place is not None:
             found.append(Candidate(place, name))
     return sorted(found, key=lambda one: one.rank)
 
 
-def known_words(names: list[str]) -> int:
-    """How many roles a line of names may name: it tells a header from other lines."""
+def count_roles(names: list[str]) -> int:
+    """Number of roles for which a line has a likely name; tells a header from other lines."""
     return sum(any(one.rank < NAME_PART for one in candidates(role, names)) for role in ROLES)
 
 
@@ -93,7 +93,7 @@ def _item(found: list[str]) -> int | None:
 
 
 def _id(found: list[str], tiers: tuple[tuple[str, ...], ...]) -> int | None:
-    """customer_id is likelier than customer; customer_country may be anything."""
+    """Rank of a name of ids: customer_id before customer; customer_country last."""
     tier = _tier(found, tiers)
     if tier is None:
         return None
@@ -112,8 +112,8 @@ def _weight(found: list[str]) -> int | None:
     return None if (CODES | LATER | MONEY) & set(found) else _tier(found, WEIGHT)
 
 
-def _of_kind(role: str, found: list[str], tiers: tuple[tuple[str, ...], ...]) -> int | None:
-    """event_type is an event, product_name a title; customer_name is none."""
+def _rank_without_id(role: str, found: list[str], tiers: tuple[tuple[str, ...], ...]) -> int | None:
+    """Rank of a name of events, splits or titles: event_type, product_name; not customer_name."""
     allowed = {word for tier in tiers for word in tier} | FILLING
     if role == "title":
         allowed |= {word for tier in ITEM for word in tier}

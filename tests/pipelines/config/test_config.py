@@ -103,10 +103,7 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         (["source.encoding=ebcdic"], r"'source.encoding' = 'ebcdic': .*'utf-8', 'utf-16' or 'latin-1'"),
         (["source.title=name", "items.files=i.csv"], r"source.title is for a log without \[items\]"),
         (["contracts.max_missing_ids=1.5"], r"'contracts.max_missing_ids' = 1.5: .*less than or equal to 1"),
-        (
-            ["tracking.experiment=a/b"],
-            r"'tracking.experiment' = 'a/b': allowed: 1 to 250 characters, no /",
-        ),
+        (["tracking.experiment=a/b"], r"'tracking.experiment' = 'a/b': allowed: 1 to 250 characters, no /"),
         (["tracking.experiment=a:b"], r"'tracking.experiment' = 'a:b': "),
         (["tracking.experiment=it's"], r"'tracking.experiment' = \"it's\": "),
         (["tracking.experiment='a\"b'"], r"""'tracking.experiment' = 'a"b': """),
@@ -131,10 +128,7 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
             ["mining.miner=distance_weighted", "space.distance=squared_euclidean"],
             r"'distance_weighted' needs space.distance = 'cosine'",
         ),
-        (
-            ["mining.miner=distance_weighted", "space.distance=cosine", "space.dim=1"],
-            r"needs space.dim >= 2",
-        ),
+        (["mining.miner=distance_weighted", "space.distance=cosine", "space.dim=1"], r"needs space.dim >= 2"),
         (["loss.name=align_uniform"], r"'align_uniform' needs space.distance = 'cosine'"),
         (["loss.name=align_uniform", "space.distance=cosine"], r"needs space.offset = 'fixed' or 'none'"),
         (

@@ -112,8 +112,8 @@ def test_a_tilde_is_the_home_folder_in_options_and_in_the_environment(
 @pytest.mark.parametrize(
     ("root", "words"),
     [
-        ("why?", ["why?', has '?'", "take a folder without"]),
-        ("back\\slash", ["has '\\\\'", "take a folder without"]),
+        ("why?", ["why?', has '?'", "choose a folder without"]),
+        ("back\\slash", ["has '\\\\'", "choose a folder without"]),
         ("two\nlines", ["has '\\n'"]),
         ("is%41", ["has '%41'"]),
         ("~nobody-has-this-name/x", ["no home folder", "'./~nobody-has-this-name/x'"]),
@@ -258,11 +258,7 @@ def test_its_printed_commands_can_be_pasted(odd: Shop) -> None:
     command = asked.replace("recsys", f"{sys.executable} -m pipelines", 1)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        ["sh", "-c", command],
-        cwd=odd.config_file.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
+        ["sh", "-c", command], cwd=odd.config_file.parent, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 10

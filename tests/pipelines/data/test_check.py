@@ -1,4 +1,4 @@
-"""recsys check: what it proposes for a file goes through, or a choice is left and named."""
+"""recsys check: what it proposes for a file is accepted by prepare, or a choice is asked for by name."""
 
 import json
 import re

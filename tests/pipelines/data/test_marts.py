@@ -34,11 +34,7 @@ def test_golden_time_split(tmp_path: Path) -> None:
     made = prepare(config)
     assert rows_of(
         config, "select name, value from counts where starts_with(name, 'events.') order by all"
-    ) == [
-        ("events.test", 3),
-        ("events.train", 6),
-        ("events.validation", 6),
-    ]
+    ) == [("events.test", 3), ("events.train", 6), ("events.validation", 6)]
     pairs = "select user_id, item_id, weight, last_at from pairs where fold = 'validation'"
     assert rows_of(config, f"{pairs} order by all") == [
         (1, 10, 5.0, day(2)),
@@ -241,11 +237,7 @@ def test_k_core_cascades(tmp_path: Path) -> None:
         (2, 2),
     ]
     # user 1's item 3 in the validation window makes it two users: fold test keeps 3, user 3 still has but one
-    assert rows_of(config, core.format("distinct item_id", "'test' order by all")) == [
-        (1,),
-        (2,),
-        (3,),
-    ]
+    assert rows_of(config, core.format("distinct item_id", "'test' order by all")) == [(1,), (2,), (3,)]
     assert rows_of(config, "select user_id, \"user\" from users where fold = 'test' order by all") == [
         (1, 0),
         (2, 1),

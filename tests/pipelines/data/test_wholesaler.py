@@ -116,15 +116,15 @@ def test_alike_products_are_counted_and_the_query_that_is_told_makes_them_one(
     assert ran.code == 0, ran.err
     bought = sales.filter(pl.col("customer").is_not_null())["product"].unique()
     merged = bought.str.strip_chars().str.to_lowercase().value_counts(name="ids").filter(pl.col("ids") > 1)
-    counted = f"{merged['ids'].sum()} ids of source.item = 'product' are no more than {len(merged)} but for"
+    counted = f"{merged['ids'].sum()} ids of source.item = 'product' are only {len(merged)} if case"
     assert counted in ran.err
-    told = next(line for line in ran.err.splitlines() if "in place of files: " in line)
-    query = told.partition("in place of files: ")[2]
+    told = next(line for line in ran.err.splitlines() if "instead of files: " in line)
+    query = told.partition("instead of files: ")[2]
     text = FIVE_LINES.replace('files = "sales.parquet"', query) + choices
     Path("shop.toml").write_text(text, encoding="utf-8")
     ran = recsys("prepare", "--config", "shop.toml", "--set", "root=merged")  # the ids are others
     assert ran.code == 0, ran.err
-    assert "but for case and blanks" not in ran.err
+    assert "if case and blanks are ignored" not in ran.err
 
 
 def test_check_proposes_these_lines_and_they_go_through(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_check_proposes_these_lines_and_they_go_through(folder: Path) -> None:
     assert ran.code == 0, ran.err
     expected = tomllib.loads(FIVE_LINES + 'missing_ids = "drop"\nreturns = "net"\n')
     assert tomllib.loads(ran.out) == expected
-    for words in ("20,000 rows", "240 users, 220 items", "from 2024-01-01", "prepare goes through with it"):
+    for words in ("20,000 rows", "240 users, 220 items", "from 2024-01-01", "prepare accepts it"):
         assert words in ran.out
     assert not (folder / "var").exists(), "nothing is left behind"
     Path("shop.toml").write_text(ran.out, encoding="utf-8")

@@ -194,8 +194,8 @@ def test_a_leak_planted_in_the_tables_is_caught_by_name(own_shop: Shop, leak: st
 @pytest.mark.parametrize("fold", ["validation", "test"])
 def test_a_run_fitted_on_other_arrays_is_caught(own_shop: Shop, fold: folds.FoldName) -> None:
     fits = {name: folds.load_fold(own_shop.config, name).fit for name in certificate.FOLDS}
-    right = {name: folds.digest_of_fit(fit) for name, fit in fits.items()}
-    other = folds.digest_of_fit(replace(fits[fold], weight=fits[fold].weight + np.float32(1)))
+    right = {name: folds.fit_digest(fit) for name, fit in fits.items()}
+    other = folds.fit_digest(replace(fits[fold], weight=fits[fold].weight + np.float32(1)))
     change(own_shop.run / "train.json", lambda done: done | {"fitted_on": right | {fold: other}})
     assert f"who = training, fold = {fold}, sha256 = {other}" in refused(own_shop, "fitted")
 
@@ -218,8 +218,8 @@ def test_the_digest_is_of_all_that_can_be_learned_from(shop: Shop) -> None:
         replace(fit, first_seen=None, last_seen=None),
         replace(fit, user=fit.user[:-1], item=fit.item[:-1], weight=fit.weight[:-1], time=fit.time[:-1]),
     ]
-    assert len({folds.digest_of_fit(one) for one in (fit, *changed)}) == len(changed) + 1
-    assert folds.digest_of_fit(replace(fit, time=fit.time.copy())) == folds.digest_of_fit(fit)
+    assert len({folds.fit_digest(one) for one in (fit, *changed)}) == len(changed) + 1
+    assert folds.fit_digest(replace(fit, time=fit.time.copy())) == folds.fit_digest(fit)
 
 
 def test_a_spectrum_that_has_seen_the_test_window_is_caught(own_shop: Shop) -> None:

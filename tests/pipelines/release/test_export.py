@@ -14,7 +14,7 @@ from pipelines.config import digests
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data.folds import attributes_of, load_fold
+from pipelines.data.folds import item_attributes, load_fold
 from pipelines.evaluation import evaluate
 from pipelines.release.export import bundle_folder, stage
 from recsys.bundle import open_bundle, verify
@@ -144,7 +144,7 @@ def test_attributes_are_text_lists_count_as_several_and_null_as_none() -> None:
             "user_count": [3, 2, 1],
         }
     )
-    assert attributes_of(table) == {"size": [["10"], [], ["20"]], "tags": [["x", "y"], [], []]}
+    assert item_attributes(table) == {"size": [["10"], [], ["20"]], "tags": [["x", "y"], [], []]}
 
 
 def test_a_history_is_answered_by_the_bundle_that_was_exported(shop: Shop) -> None:

@@ -24,7 +24,7 @@ from pipelines.release.export import bundle_folder
 from pipelines.release.gate import read
 from pipelines.tracking import store
 from recsys.bundle import BundleContent, IndexPlan, open_bundle, write_bundle
-from recsys.releases import current, publish, versions
+from recsys.releases import current, list_versions, publish
 
 
 def moved_as_one(config: Config) -> str | None:
@@ -187,7 +187,7 @@ def test_where_it_cannot_be_told_what_is_current_nothing_begins(config: Config, 
             begin()
     promotion.prune(config)
     assert "old versions could not be removed" in said[0]
-    assert {name for name, _ in versions(config.bundles)} == {*names(config)}
+    assert {name for name, _ in list_versions(config.bundles)} == {*names(config)}
     assert (link / "of another tool").is_dir()
     assert (alias(config), (config.root / promotion.INTENT).exists()) == (before, False)
 
@@ -283,7 +283,7 @@ def test_pruning_keeps_the_newest_and_the_last_champions(config: Config, said: l
         stage_bundle(config, f"2024010{day}-000000-eeeeeee{day}", registered=False)
     said.clear()
     promotion.prune(few)
-    left = {name for name, _ in versions(config.bundles)}
+    left = {name for name, _ in list_versions(config.bundles)}
     assert {first, second} < left
     assert third not in left
     assert len(left) == 4

@@ -148,7 +148,7 @@ def names(section: type, field: str) -> set[str]:
 
 
 def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
-    assert names(Space, "distance") == library.DISTANCES.keys() | {"mahalanobis"}
+    assert names(Space, "distance") == library.GEOMETRIES.keys() | {"mahalanobis"}
     assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
     assert names(Loss, "name") == objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
     assert not objectives.TRIPLET_LOSSES.keys() & objectives.LIST_LOSSES.keys()

@@ -71,8 +71,7 @@ def ids() -> None:
     text("ids_with_signs.csv", csv_text(rows(("+5", "-0", "5"))))
     text("ids_in_quotes.csv", csv_text(rows(('"01003"', '"a,b"', '"say ""hi"""'))))
     compressed(
-        "ids_in_quotes_after_the_sample.csv.gz",
-        csv_text([*rows() * (SAMPLE // 60), *rows(('"a,b"', 7))]),
+        "ids_in_quotes_after_the_sample.csv.gz", csv_text([*rows() * (SAMPLE // 60), *rows(('"a,b"', 7))])
     )
     text("ids_that_look_like_comments.csv", csv_text(rows(("#1", "#2"))))
     text("ids_that_are_missing.csv", csv_text(rows(("", 1003, 7))))
