@@ -16,7 +16,7 @@ import mlflow
 import pytest
 import sqlalchemy
 from books import books, free_port
-from champions import alias, at, promote, staged
+from champions import alias, config_at, promote, stage_bundle
 from logs import silent
 from mlflow_runs import client_of, counts, forgotten, loaded_champion, run_of
 from shop import Shop, bundle_of, failed, recsys
@@ -231,7 +231,7 @@ def test_artifacts_lie_under_root_whatever_the_experiment_said(
 ) -> None:
     """Experiment Default, which MLflow makes by itself, has the folder that a command ran in."""
     monkeypatch.chdir(tmp_path)
-    config = at(tmp_path / "root")
+    config = config_at(tmp_path / "root")
     config.root.mkdir()
     shutil.copy(mlflow_template, config.root / "mlflow.db")
     other = named(config, "Default")
@@ -276,7 +276,7 @@ def sharing(root: Path, uri: str, name: str) -> Config:
     """A root whose books are at the URI; its model has this name."""
     root.mkdir(parents=True, exist_ok=True)
     shared = {"uri": uri, "experiment": name}
-    return Config.model_validate(at(root).model_dump() | {"tracking": shared})
+    return Config.model_validate(config_at(root).model_dump() | {"tracking": shared})
 
 
 def versions_of(config: Config) -> list[str]:
@@ -286,7 +286,7 @@ def versions_of(config: Config) -> list[str]:
 
 def registered(config: Config, run: str) -> str:
     """A run's bundle and its version, as an upload would leave them; promoted."""
-    version = staged(config, run, registered=False)
+    version = stage_bundle(config, run, registered=False)
     client, name = client_of(config), config.tracking.experiment
     promotion.finish(config)
     if not client.search_registered_models(f"name = '{name}'"):
@@ -304,7 +304,7 @@ def champion(config: Config) -> str:
 def test_the_alias_of_another_root_is_refused_by_name_and_stays(tmp_path: Path, server: str) -> None:
     first, second = (sharing(tmp_path / name, server, "toys") for name in ("first", "second"))
     version = registered(first, "20240101-000000-aaaaaaaa")
-    staged(second, "20240102-000000-bbbbbbbb", registered=False)
+    stage_bundle(second, "20240102-000000-bbbbbbbb", registered=False)
     words = (
         rf"'toys': at MLflow '{server}' the experiment .* root, {first.root} on .*: set tracking.experiment"
     )
