@@ -4,7 +4,7 @@ CONSTRAINTS ?= constraints/cpu.txt
 PORT ?= 5000
 BIN := .venv/bin
 
-.PHONY: demo gowalla test check smoke mlflow install clean FORCE
+.PHONY: demo gowalla test quick check docs smoke mlflow install clean FORCE
 
 install: .venv/installed
 
@@ -33,11 +33,19 @@ smoke: var/completejourney ## the same on a small slice, in seconds
 test: var/completejourney
 	$(BIN)/python -m pytest
 
-check: .venv/installed
+quick: .venv/installed ## the library's tests and the rules of the tree and the docs, under a minute
+	$(BIN)/python -m pytest -q tests/recsys tests/test_architecture.py tests/test_docs.py
+
+check: .venv/installed docs ## what has to pass before a commit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+# Strict: a link to a page or heading that does not exist ends it. The walk-through is run if it has changed.
+docs: .venv/installed ## the site, into build/site
+	$(BIN)/python .ci/docs_includes.py
+	$(BIN)/zensical build --clean --strict
 
 mlflow: .venv/installed ## MLflow's pages on the demo's runs
 	@grep -h 'its page' "$$(ls -t var/demo/runs/*/report.txt | head -n 1)" | sed 's/:5000/:$(PORT)/'
