@@ -4,6 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 class _Calling(logging.Handler):
     def __init__(self, on_line: Callable[[str], object]) -> None:
@@ -42,3 +44,10 @@ def silent() -> Iterator[None]:
     with logged() as lines:
         yield
     assert lines == []
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that are logged while the test runs."""
+    with logged() as lines:
+        yield lines
