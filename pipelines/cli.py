@@ -161,7 +161,7 @@ def claim(config: ConfigFile, set_: Overrides = None) -> None:
 
     loaded = load_config(config, set_)
     with alone(loaded.root):
-        print(store.take(loaded))
+        print(store.take_over(loaded))
 
 
 @app.command()
