@@ -1,7 +1,7 @@
 """Ownership: an experiment in MLflow, and the model of its name, belong to one root.
 
 A root has an id, in root.json, and both have it as a tag. A moved root keeps its id; a copy gets a new one,
-so that it does not write to the experiment of the original. After a move the paths of artifacts are corrected.
+so that it does not write to the experiment of the original. A move changes the paths of its artifacts.
 """
 
 import json
