@@ -158,7 +158,7 @@ def _try_out(proposal: Proposal) -> None:
         config = Config.model_validate({"root": root, **proposal.settings})
         refused = ""
         try:
-            with log.silenced():
+            with log.silence():
                 prepare(config, examine)
         except InputError as error:
             refused = str(error)
