@@ -117,7 +117,7 @@ def test_http_without_annoy_serves_scanned_bundles_only(without_annoy: Path, tmp
         os.replace(bundles / "next", bundles / "current")
         wait_until(lambda: "refused: " in log.read_text())
         assert "v2/index.ann: this bundle is searched by Annoy" in log.read_text()
-        assert "bundle v1 goes on" in log.read_text()
+        assert "bundle v1 stays live" in log.read_text()
         assert server.ask(f"/v1/users/{user}/recommendations?k=3").json == answer
         process.terminate()
         assert process.wait(TIMEOUT) == 0, log.read_text()

@@ -305,7 +305,7 @@ def _attributes(fold: Fold, bundle: Bundle) -> Statement:
         }
         for attributes in (bundle.attributes, known)
     )
-    evidence = f"{len(known)} attributes; they filter items, no model reads them"
+    evidence = f"attributes: {len(known)}; they filter items, no model reads them"
     return _statement("attributes", evidence, _differing(found, right))
 
 

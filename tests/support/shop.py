@@ -16,7 +16,7 @@ from pipelines import cli
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.release.export import bundle_folder
-from pipelines.tracking import store
+from pipelines.tracking import upload
 
 START = datetime(2024, 1, 1)
 DAYS, WINDOW = 100, 20  # the test window is the last 20 days, validation the 20 before
@@ -187,5 +187,5 @@ def copied(shop: Shop, folder: Path, template: Path) -> Shop:
     config = load_config(path)
     for name in ("mlflow.json", "registered.json"):
         (run / name).unlink(missing_ok=True)
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     return Shop(path, config, run, shop.ran)

@@ -11,7 +11,8 @@ from small_log import COLUMNS, config_of, day, labelled, write
 from pipelines.config.config import Config
 from pipelines.data.folds import load_fold, load_mined_triplets
 from pipelines.data.prepare import prepare
-from recsys.sampling import available, mined_table, sale_ranks, to_device
+from recsys.negatives import available, mined_table, sale_ranks
+from recsys.sampling import to_device
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ from pipelines.data.folds import load_fold
 from pipelines.release import promotion
 from pipelines.release.export import bundle_folder
 from pipelines.release.gate import read
-from pipelines.tracking import store
+from pipelines.tracking import store, upload
 from recsys.bundle import BundleContent, IndexPlan, open_bundle, write_bundle
 from recsys.releases import current, list_versions, publish
 
@@ -74,7 +74,7 @@ def killed(root: Path, deadly_step: int, steps: Any, do: Callable[[Config], obje
             if steps.value == deadly_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    tracking_set = store.set_alias
+    tracking_set = upload.set_alias
 
     def counted(*arguments: Any) -> bool:  # SQLite opens its files by itself: before and after it
         count("alias", (str(root),))
@@ -82,7 +82,7 @@ def killed(root: Path, deadly_step: int, steps: Any, do: Callable[[Config], obje
         count("alias", (str(root),))
         return done
 
-    store.set_alias = counted  # in a process of its own
+    upload.set_alias = counted  # in a process of its own
     sys.addaudithook(count)
     do(config_at(root))
 
@@ -137,7 +137,7 @@ def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(
         said.clear()
         intent = {"bundle": version, "run": "x", "from": before}
         (config.root / promotion.INTENT).write_text(json.dumps(intent))
-        assert store.set_alias(config, "champion", second)  # so far it had come
+        assert upload.set_alias(config, "champion", second)  # so far it had come
         promotion.finish(config)
         assert moved_as_one(config) == first
         return said
