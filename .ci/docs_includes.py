@@ -78,7 +78,9 @@ def run_cell(source: str, names: dict[str, Any]) -> list[str]:
     import matplotlib.pyplot as plt
 
     body = ast.parse(source).body
-    last = body.pop() if body and isinstance(body[-1], ast.Expr) and not source.rstrip().endswith(";") else None
+    last = (
+        body.pop() if body and isinstance(body[-1], ast.Expr) and not source.rstrip().endswith(";") else None
+    )
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(ast.Module(body, []), "walkthrough", "exec"), names)
@@ -120,7 +122,10 @@ def write_walkthrough(page: Path) -> None:
 
 def peers(stem: Path) -> str:
     data = stem.with_suffix(".png").read_bytes()
-    return stem.with_suffix(".md").read_text(encoding="utf-8") + f"\n{picture(data, 'validation at equal seconds')}\n"
+    return (
+        stem.with_suffix(".md").read_text(encoding="utf-8")
+        + f"\n{picture(data, 'validation at equal seconds')}\n"
+    )
 
 
 if __name__ == "__main__":
