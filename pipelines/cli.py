@@ -46,7 +46,7 @@ PATH: dict[str, Any] = {"parser": places.path_option, "metavar": "PATH"}
 BundleFolder = Annotated[
     Path, Option("--bundles", envvar="RECSYS_BUNDLES", help="folder of bundles: <root>/bundles", **PATH)
 ]
-ConfigFile = Annotated[Path, Option("--config", help="TOML file; the keys it may hold are below", **PATH)]
+ConfigFile = Annotated[Path, Option("--config", help="TOML file; all keys: recsys retrain --help", **PATH)]
 Overrides = Annotated[
     list[str] | None, Option("--set", help="override one key, e.g. loss.margin=0.5; repeatable")
 ]
@@ -161,7 +161,7 @@ def claim(config: ConfigFile, set_: Overrides = None) -> None:
 
     loaded = load_config(config, set_)
     with alone(loaded.root):
-        print(store.take(loaded))
+        print(store.take_over(loaded))
 
 
 @app.command()

@@ -1,18 +1,19 @@
 """Session fixtures: an MLflow database that is migrated once, and one full retrain that most tests share."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import polars as pl
 import pytest
-from logs import logged
 from shop import Shop, copied, purchases, recsys, write_config
 
 from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
+
+pytest_plugins = ["logs"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -58,10 +59,3 @@ def shop(tmp_path_factory: pytest.TempPathFactory, log: pl.DataFrame, mlflow_tem
 def own_shop(shop: Shop, tmp_path: Path, mlflow_template: Path) -> Shop:
     """A copy of the finished retrain, to break or to go on with."""
     return copied(shop, tmp_path / "own", mlflow_template)
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """The lines that are logged while the test runs."""
-    with logged() as lines:
-        yield lines

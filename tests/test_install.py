@@ -1,4 +1,4 @@
-"""What an install lacks is said before pip begins, and a scanned bundle is served without annoy."""
+"""Problems of an install are reported before pip starts, and a scanned bundle is served without annoy."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NO_INDEX = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.dev
 
 
 def linked(into: Path, names: list[Path]) -> None:
-    """Links to files and folders that lie elsewhere, under their own names."""
+    """Links to files and folders, with their own names."""
     into.mkdir(parents=True)
     for path in names:
         (into / path.name).symlink_to(path)
@@ -32,7 +32,7 @@ def linked(into: Path, names: list[Path]) -> None:
 
 @pytest.fixture(scope="module")
 def without_annoy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The python of a venv that has this project and every package that is installed here, but annoy."""
+    """The Python of a venv with this project and all installed packages except annoy."""
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     site = folder / "lib" / VERSION / "site-packages"
@@ -44,7 +44,7 @@ def without_annoy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **changes: str) -> subprocess.CompletedProcess[str]:
-    """A real process with this Python, without what a make around the tests has set."""
+    """Run a process with this Python, without variables set by an outer make."""
     left_out = ("PYTHONPATH", "CXX", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     environment |= {"PYTHON": sys.executable} | changes
@@ -66,7 +66,7 @@ print(json.dumps([answers, find_spec("annoy") is not None, "annoy" in sys.module
 """
 
 
-def test_a_scanned_bundle_answers_without_annoy_as_it_does_with_it(without_annoy: Path) -> None:
+def test_a_scanned_bundle_gives_the_same_answers_without_annoy(without_annoy: Path) -> None:
     here, there = run(sys.executable, "-c", ASK, SCANNED), run(without_annoy, "-c", ASK, SCANNED)
     assert here.returncode == there.returncode == 0, here.stderr + there.stderr
     expected, installed, loaded = json.loads(here.stdout)
@@ -74,7 +74,7 @@ def test_a_scanned_bundle_answers_without_annoy_as_it_does_with_it(without_annoy
     assert json.loads(there.stdout) == [expected, False, False]
 
 
-def test_a_bundle_that_is_searched_needs_annoy_and_says_so(without_annoy: Path) -> None:
+def test_a_bundle_with_an_index_reports_that_annoy_is_missing(without_annoy: Path) -> None:
     ran = run(without_annoy, "-c", ASK, SEARCHED)
     error = ran.stderr.splitlines()[-1]
     assert error.startswith(f"recsys.manifest.BundleError: {SEARCHED / 'index.ann'}: ")
@@ -94,7 +94,7 @@ def test_an_index_cannot_be_built_without_annoy(without_annoy: Path) -> None:
     assert "pip install 'annoy>=1.17.3'" in ran.stderr
 
 
-def test_http_without_annoy_serves_a_scan_and_refuses_an_index(without_annoy: Path, tmp_path: Path) -> None:
+def test_http_without_annoy_serves_scanned_bundles_only(without_annoy: Path, tmp_path: Path) -> None:
     bundles, log = tmp_path / "bundles", tmp_path / "log"
     shutil.copytree(SCANNED, bundles / "v1")
     shutil.copytree(SEARCHED, bundles / "v2")
@@ -117,7 +117,7 @@ def test_http_without_annoy_serves_a_scan_and_refuses_an_index(without_annoy: Pa
         os.replace(bundles / "next", bundles / "current")
         wait_until(lambda: "refused: " in log.read_text())
         assert "v2/index.ann: this bundle is searched by Annoy" in log.read_text()
-        assert "bundle v1 goes on" in log.read_text()
+        assert "bundle v1 stays live" in log.read_text()
         assert server.ask(f"/v1/users/{user}/recommendations?k=3").json == answer
         process.terminate()
         assert process.wait(TIMEOUT) == 0, log.read_text()
@@ -126,7 +126,7 @@ def test_http_without_annoy_serves_a_scan_and_refuses_an_index(without_annoy: Pa
         process.wait()
 
 
-def test_doctor_tells_serving_from_training_and_whether_annoy_can_be_compiled(without_annoy: Path) -> None:
+def test_doctor_reports_serving_training_and_the_compiler(without_annoy: Path) -> None:
     ran = run(without_annoy, "-m", "pipelines", "doctor", CXX="/nonexistent/c++")
     assert ran.returncode == 1
     lines = dict(line.split(": ", 1) for line in ran.stdout.splitlines() if ": " in line)
@@ -139,7 +139,7 @@ def test_doctor_tells_serving_from_training_and_whether_annoy_can_be_compiled(wi
     assert "compiler for annoy: g++ works" in ran.stdout
 
 
-def test_doctor_asks_for_what_pyproject_lists() -> None:
+def test_doctor_lists_the_packages_of_pyproject() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for extra, names in doctor.NEEDED.values():
         listed = [*project["dependencies"], *project["optional-dependencies"][extra]]
@@ -151,7 +151,7 @@ def test_doctor_asks_for_what_pyproject_lists() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What an install reads of this repository, in a folder whose name has a blank."""
+    """The files of this repository that an install reads, in a folder with a blank in its name."""
     folder = tmp_path / "our shop"
     for name in ("recsys", "pipelines", "serving", "sql", "constraints"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -162,7 +162,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tools(tmp_path: Path) -> str:
-    """A PATH with what a bare machine has: a shell, make and Python, no compiler."""
+    """A PATH with a shell, make and Python, but no compiler."""
     names = ("make", "sh", "dirname", "cat", "rm", "mkdir", "id", "env", "grep", "test")
     found = [shutil.which(name) for name in names]
     linked(tmp_path / "bin", [Path(path) for path in found if path])
@@ -171,7 +171,7 @@ def tools(tmp_path: Path) -> str:
 
 
 def said(ran: subprocess.CompletedProcess[str], *words: str) -> None:
-    """One sentence, before pip: nothing of pip's, and no traceback."""
+    """Output is one sentence: nothing from pip, no traceback."""
     assert ran.returncode == 2
     (line,) = [line for line in ran.stderr.splitlines() if not line.startswith("make: ")]
     assert line.startswith("install: ")
@@ -180,14 +180,14 @@ def said(ran: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["install", "demo", "test"])
-def test_no_compiler_is_one_sentence_before_pip(checkout: Path, tools: str, target: str) -> None:
+def test_a_missing_compiler_is_reported_before_pip(checkout: Path, tools: str, target: str) -> None:
     ran = run("make", target, cwd=checkout, PATH=tools, **NO_INDEX)
     said(ran, "annoy", "cannot be compiled", "no C++ compiler", "install g++ (Debian, Ubuntu)")
     assert not (checkout / ".venv").exists()
 
 
-def test_a_wheel_of_annoy_does_instead_of_a_compiler(checkout: Path, tmp_path: Path) -> None:
-    """What is in it is of no matter here: pip takes it, then begins, and finds nothing else."""
+def test_a_wheel_of_annoy_replaces_the_compiler(checkout: Path, tmp_path: Path) -> None:
+    """An empty wheel will do: pip accepts it, then starts, and finds nothing else."""
     described = "annoy-1.17.3.dist-info"
     (tmp_path / "wheels").mkdir()
     with zipfile.ZipFile(tmp_path / "wheels" / "annoy-1.17.3-py3-none-any.whl", "w") as wheel:
@@ -214,13 +214,13 @@ def test_a_wheel_of_annoy_does_instead_of_a_compiler(checkout: Path, tmp_path: P
         ({"CONSTRAINTS": "constraints/gpu.txt"}, ["CONSTRAINTS='constraints/gpu.txt' is no file"]),
     ],
 )
-def test_what_is_wrong_is_named(checkout: Path, changes: dict[str, str], words: list[str]) -> None:
+def test_compiler_problems_are_named(checkout: Path, changes: dict[str, str], words: list[str]) -> None:
     said(run("make", cwd=checkout, **NO_INDEX | changes), *words)
     assert not (checkout / ".venv").exists()
 
 
 def test_a_python_that_is_too_old_is_named(checkout: Path, tmp_path: Path) -> None:
-    """No old Python need be here: its answers are, given by a program of the same kind."""
+    """A script answers like an old Python, so none is needed."""
     old = tmp_path / "python3.9"
     old.write_text('#!/bin/sh\ncase "$2" in *exit*) exit 1 ;; *) echo 3.9 ;; esac\n', encoding="utf-8")
     old.chmod(0o755)
@@ -228,7 +228,7 @@ def test_a_python_that_is_too_old_is_named(checkout: Path, tmp_path: Path) -> No
 
 
 def home_without(folder: Path, *missing: str) -> str:
-    """A home for this Python, as PYTHONHOME names one, that lacks some modules, and all of its headers."""
+    """A PYTHONHOME for this Python without some modules and without headers."""
     standard = Path(sysconfig.get_path("stdlib"))
     linked(folder / "lib" / VERSION, [path for path in standard.iterdir() if path.name not in missing])
     return str(folder)
@@ -256,7 +256,7 @@ def test_a_python_that_lacks_a_module_is_named(
     said(run("make", cwd=checkout, PYTHON=str(python), PYTHONHOME=home), words, str(python))
 
 
-def test_an_install_that_broke_off_is_begun_anew(checkout: Path) -> None:
+def test_an_interrupted_install_starts_again(checkout: Path) -> None:
     unreachable = NO_INDEX | {
         "PIP_NO_INDEX": "0",
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",

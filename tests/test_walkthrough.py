@@ -8,6 +8,8 @@ import matplotlib as mpl
 import pytest
 from paths import ROOT
 
+from recsys.fitting import FittedSpace
+
 NOTEBOOK = ROOT / "examples" / "walkthrough.ipynb"
 
 
@@ -31,3 +33,4 @@ def test_it_runs_and_its_losses_beat_popularity() -> None:
     for row in losses:
         assert row["ndcg@10"] > popularity["ndcg@10"], row
     assert names["axes"].collections
+    assert isinstance(names["space"], FittedSpace)

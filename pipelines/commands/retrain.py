@@ -20,8 +20,8 @@ from pipelines.data.prepare import prepare
 from pipelines.release import export, gate, promotion
 from pipelines.release.gate import Verdict
 from pipelines.report import page
-from pipelines.tracking import store
-from pipelines.tracking.progress import stage
+from pipelines.tracking import live_run, store, upload
+from pipelines.tracking.stages import run_stage
 from pipelines.training.train import train
 from recsys.files import hold_lock, write_text
 
@@ -45,9 +45,9 @@ class _StopAfterContracts(Exception):
 
 def release(config: Config, run: Path) -> None:
     """Write the bundle and register it with MLflow as the challenger, unless it is registered."""
-    store.claim(config)
+    store.check_owner(config)
     export.stage(config, run)
-    store.upload(config, run)
+    upload.upload_run(config, run)
 
 
 def retrain(config: Config) -> Outcome:
@@ -66,7 +66,7 @@ def retrain(config: Config) -> Outcome:
             known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
             _record(config, number, _status(error), known)
             if "run" in known:
-                store.close(config, config.runs / known["run"], "FAILED")
+                live_run.end_run(config, config.runs / known["run"], "FAILED")
             raise
         _record(config, number, STATUS[outcome.verdict.verdict], known)
         try:
@@ -76,7 +76,7 @@ def retrain(config: Config) -> Outcome:
             LOGGER.warning(
                 f"retrain: WARNING: no page about '{outcome.run}': {type(error).__name__}: {error}"
             )
-        store.upload_all(config)
+        upload.upload_all(config)
     return outcome
 
 
@@ -113,11 +113,11 @@ def dry_run(config: Config) -> contracts.Report:
 def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome, list[dict[str, Any]]]:
     """All stages up to promotion: the outcome and a record of each; fills `known` for the history."""
     stages = list[dict[str, Any]]()
-    with stage("prepare", stages) as record:
+    with run_stage("prepare", stages) as record:
         prepared = prepare(config, lambda con: contracts.examine_and_record(con, config, number))
         record.rows, record.reused = prepared.counts["log.rows"], prepared.reused
     known["prepared_key"] = prepared.key
-    with stage("train", stages) as record:
+    with run_stage("train", stages) as record:
         runs = set(config.runs.glob("[!.]*"))
         run = train(config)
         record.rows, record.reused = prepared.counts["test.pairs"], run in runs
@@ -125,22 +125,22 @@ def _chain(config: Config, number: int, known: dict[str, Any]) -> tuple[Outcome,
     if files.read_json(run / "train.json")["prepared_key"] != prepared.key:
         raise InputError(f"'{config.database}' was prepared again by another process: run retrain again")
     contracts.write_report(config, run / "contracts.json")
-    with stage("export", stages) as record:
+    with run_stage("export", stages) as record:
         bundles = set(config.bundles.glob("[!.]*"))
         bundle = export.stage(config, run)
         record.reused = bundle in bundles
     known["bundle"] = bundle.name
-    with stage("evaluate", stages) as record:
+    with run_stage("evaluate", stages) as record:
         before = files.read_json(run / "metrics.json")
         result = evaluate(config, run)
         record.rows, record.reused = result["users"], result == before
-    store.upload(config, run)  # registers the challenger
-    with stage("gate", stages) as record:
+    upload.upload_run(config, run)  # registers the challenger
+    with run_stage("gate", stages) as record:
         verdict = gate.decide(config, run)
         record.reused = verdict.verdict == "unchanged"
     known |= _figures(verdict)
     if verdict.verdict == "pass":
-        with stage("promote", stages):
+        with run_stage("promote", stages):
             promotion.promote(config, run)
     else:
         promotion.prune(config)  # else challengers that are refused each night would fill the disk

@@ -1,4 +1,4 @@
-"""What the prepared tables were made from: read from the database, or None if it is of another layout."""
+"""What the prepared tables were made from, as stored in their database."""
 
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def find_prepared(config: Config) -> Prepared | None:
     """What made the database that exists; None if its layout is another."""
     with open_database(config) as con:
         try:
-            con.execute("select again from numbered_pairs limit 0")
+            con.execute("select is_repeat from numbered_pairs limit 0")
             row = con.execute("select key, source_query, fingerprint, settings from prepared").fetchone()
             counts = read_counts(con)
         except (duckdb.CatalogException, duckdb.BinderException):

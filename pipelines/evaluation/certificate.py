@@ -1,7 +1,7 @@
-"""The leakage certificate: nothing held out had a part in what was fitted; audited at every evaluation.
+"""The leakage certificate: no held-out data was used for fitting; checked at every evaluation.
 
-certify_tables asks the prepared tables; certify_run the arrays, the spaces and the bundle that were made of
-them. Each statement of sql/certificate selects the rows that break it.
+certify_tables checks the prepared tables, certify_run the arrays, spaces and bundle made from them. Each
+query of sql/certificate selects the rows that break its statement.
 
 Axes: U users, I items, V values.
 """
@@ -35,7 +35,7 @@ from recsys.interactions import Interactions, popularity_order
 from recsys.spaces import Vectors
 
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
-TABLES = {  # the statements of sql/certificate: what each has looked at, in figures of a fold
+TABLES = {  # statements of sql/certificate, and the evidence of each: counts of a fold
     "times": "",
     "pairs": "{new_targets:,} pairs held out as new, {pairs:,} fitted",
     "ids": "{users:,} users, {items:,} items",
@@ -44,21 +44,21 @@ TABLES = {  # the statements of sql/certificate: what each has looked at, in fig
     "availability": "{items:,} items",
     "mined_negatives": "{mined_triplets:,} triplets",
 }
-RUN = {  # and those of a run: what each says
-    "fitted": "What was fitted, and what judges, are the arrays of events before the window, bit by bit.",
-    "warm_start": "What the model started from was fitted before the same fold's window.",
-    "additions": "The spectrum and the trend beside the learned coordinates are those of these arrays.",
-    "bundle": "Its ids, its seen and its popular items are of these arrays, its vectors are the run's.",
+RUN = {  # statements about a run
+    "fitted": "Training and evaluation used the arrays of the events before the window, bit for bit.",
+    "warm_start": "The runs of the warm start were fitted before the same fold's window.",
+    "additions": "The spectral and trend coordinates of the model are computed from these arrays.",
+    "bundle": "The bundle's ids, seen and popular items are of these arrays, its vectors are the run's.",
     "attributes": "The bundle's attributes are those of fitted items.",
 }
 LEAKS = {
-    "time": "none: all of the test window is later than all that was fitted",
+    "time": "none: the test window is later than all fitted events",
     "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
-    "predefined": "whatever its maker let through; for comparison with papers, not for a release",
+    "predefined": "unknown: the split came with the data; for comparison with papers, not for a release",
 }
-SHOWN = 5  # offending rows
-LOOKED_AT = 500  # users, and items, whose distances are recomputed
-CLOSE = 0.01  # root mean square, relative: other threads make 6e-5, a leak of 0.1 % of the pairs 0.06
+SHOWN = 5  # offending rows in a message
+SAMPLED = 500  # users, and items, whose distances are recomputed
+CLOSE = 0.01  # relative RMS error; other threads give 6e-5, a leak of 0.1 % of the pairs 0.06
 
 EXTENT = "select part, min(first_at), max(last_at) from item_parts group by part order by part"
 TRIPLES = folds.TRIPLES.format(which="fold = $fold and ($start is null or event_at < $start)")
@@ -76,17 +76,17 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class Statement(NamedTuple):
-    """One sentence of the certificate, and what came of looking."""
+    """One sentence of the certificate, and the result of its check."""
 
     name: str
     says: str
-    holds: bool | None  # None: not claimed, as the evidence says
+    holds: bool | None  # None: not claimed, for the reason in evidence
     evidence: str  # figures, in words
     offending: list[dict[str, Any]]  # the first rows that break it
 
 
 def certify_tables(config: Config) -> list[Statement]:
-    """What the prepared tables must say of both folds. Raises DataError, by name, if one does not hold.
+    """Check the prepared tables of both folds. Raises DataError, naming each statement that does not hold.
 
     Mining goes by availability as config says: pass model.with_settings_of_run.
     """
@@ -94,18 +94,18 @@ def certify_tables(config: Config) -> list[Statement]:
     with open_database(config) as con:
         core = config.split.min_users_per_item, config.split.min_items_per_user
         con.execute("set variable has_core = ?", [core != (1, 1)])
-        return _all_hold([_of_tables(con, name, config, counts) for name in TABLES])
+        return _raise_if_broken([_check_table(con, name, config, counts) for name in TABLES])
 
 
 def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> list[Statement]:
-    """What must be so of a run, of the test fold that judges it, and of its bundle.
+    """Check a run, the test fold of its evaluation, and its bundle; after certify_tables.
 
-    The arrays are read anew, less what is not earlier than their window, and what was fitted must be them.
-    Raises DataError as certify_tables does, which comes first: it is those tables that are read.
+    The arrays of the events before each window are read again from the certified tables, and the fitted ones
+    must equal them. Raises DataError as certify_tables does.
     """
     done = json.loads((run / "train.json").read_text())
     statements = [_fitted(config, done, fold), _warm_start(config, done)]
-    _all_hold(statements)  # what follows relies on fold.fit
+    _raise_if_broken(statements)  # the other checks rely on fold.fit
     bundle = open_bundle(bundle_folder)
     learned, served = model.load(run, choose_device(config.train.device))
     statements += [
@@ -113,11 +113,11 @@ def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> l
         _bundle(fold, served, bundle),
         _attributes(fold, bundle),
     ]
-    return _all_hold(statements)
+    return _raise_if_broken(statements)
 
 
-def refitted(config: Config, name: FoldName) -> Interactions:
-    """What a fold may fit on: events before the window, if the split is by time; spans from item_parts."""
+def read_fit(config: Config, name: FoldName) -> Interactions:
+    """The interactions a fold may fit: before its window if split by time; spans from item_parts."""
     with open_database(config) as con:
         starts = con.execute("select validation_start, test_start from windows").fetchall()[0]
         what = {"fold": name, "start": starts[FOLDS.index(name)]}
@@ -126,19 +126,19 @@ def refitted(config: Config, name: FoldName) -> Interactions:
 
 
 def as_json(statements: list[Statement]) -> list[dict[str, Any]]:
-    """The statements as metrics.json keeps them."""
+    """The statements as in metrics.json."""
     return [{key: value for key, value in one._asdict().items() if key != "offending"} for one in statements]
 
 
 def is_complete(result: dict[str, Any]) -> bool:
-    """Is every statement in it, and none that does not hold?"""
+    """Whether the result has every statement, and none that does not hold."""
     statements = result.get("certificate") or []
     names = [one["name"] for one in statements]
     return names == [*TABLES, *RUN] and all(one["holds"] is not False for one in statements)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """A result's certificate in words. Raises InputError if there is none, or not every statement in it."""
+    """A result's certificate in words. Raises InputError if it is missing or incomplete."""
     statements = result.get("certificate") or []
     if not is_complete(result):
         raise InputError("these results have no leakage certificate: run evaluate again")
@@ -147,20 +147,20 @@ def lines(result: dict[str, Any]) -> list[str]:
     return [f"certificate: {len(held)} of {len(statements)} statements hold: {', '.join(held)}", *not_claimed]
 
 
-def _all_hold(statements: list[Statement]) -> list[Statement]:
+def _raise_if_broken(statements: list[Statement]) -> list[Statement]:
     broken = [one for one in statements if one.holds is False]
     if not broken:
         return statements
-    words = [f"{one.name} ({one.says} {one.evidence}{_rows(one.offending)})" for one in broken]
-    raise DataError(f"certificate: nothing is scored, for these do not hold: {'; '.join(words)}")
+    words = [f"{one.name} ({one.says} {one.evidence}{_row_words(one.offending)})" for one in broken]
+    raise DataError(f"certificate: nothing is scored, these statements do not hold: {'; '.join(words)}")
 
 
-def _rows(offending: list[dict[str, Any]]) -> str:
+def _row_words(offending: list[dict[str, Any]]) -> str:
     shown = ["{" + ", ".join(f"{name} = {value}" for name, value in row.items()) + "}" for row in offending]
     return f", the first: {', '.join(shown)}" if shown else ""
 
 
-def _of_tables(
+def _check_table(
     con: duckdb.DuckDBPyConnection, name: str, config: Config, counts: dict[str, int]
 ) -> Statement:
     text = read_sql(f"certificate/{name}")
@@ -188,10 +188,10 @@ def _of_tables(
 
 
 def _leaks(con: duckdb.DuckDBPyConnection) -> str:
-    """What a split that is not by time leaks, in figures of each fold."""
+    """What a split that is not by time leaks: counts of each fold."""
     words = []
     for row in con.sql(read_sql("certificate/leaks")).pl().to_dicts():
-        late = "without times nothing says what was fitted before what is held out"
+        late = "without times the order of fitted and held-out events is unknown"
         if row["held_out_from"] is not None:
             late = (
                 "{late_pairs:,} of {pairs:,} fitted pairs, of {late_users:,} of {known_users:,} users, have "
@@ -208,8 +208,8 @@ def _statement(name: str, evidence: str, offending: list[dict[str, Any]]) -> Sta
 
 
 def _fitted(config: Config, done: dict[str, Any], fold: Fold) -> Statement:
-    """By digests: one of each fold that training wrote, one of the fold that is to judge."""
-    fits = {name: refitted(config, name) for name in FOLDS}
+    """Compare digests: those that training wrote for each fold, and that of the evaluated fold."""
+    fits = {name: read_fit(config, name) for name in FOLDS}
     digests = {name: folds.fit_digest(fit) for name, fit in fits.items()}
     written = done.get("fitted_on") or {}
     used: list[tuple[str, FoldName, str | None]] = [("evaluation", "test", folds.fit_digest(fold.fit))]
@@ -224,7 +224,7 @@ def _fitted(config: Config, done: dict[str, Any], fold: Fold) -> Statement:
 
 
 def _warm_start(config: Config, done: dict[str, Any]) -> Statement:
-    """Along the chain of runs, each of which started from the one before."""
+    """Follow the chain of warm starts back, run by run."""
     starts, late, chain, unknown = folds.window_starts(config), [], [], []
     source = done.get("warm_from")
     while source is not None:
@@ -238,7 +238,7 @@ def _warm_start(config: Config, done: dict[str, Any]) -> Statement:
         ]
         chain.append(f"{source['run']}, fitted until {_utc(until['test'])}")
         if "latest" not in before:
-            unknown.append(f"{source['run']} does not say what it was fitted on, or is gone")
+            unknown.append(f"{source['run']} has no record of its fitted data, or is missing")
         source = before.get("warm_from")
     found = _statement("warm_start", "; ".join(chain + unknown) or "from nothing", late)
     return found if late or not unknown else found._replace(holds=None)
@@ -251,11 +251,11 @@ def _utc(seconds: int) -> str:
 def _additions(
     config: Config, run: Path, done: dict[str, Any], fit: Interactions, learned: Vectors, served: Vectors
 ) -> Statement:
-    """By distances, which are sums: what is served less what was learned must be what the arrays give."""
+    """Compare distances: served = learned + what the arrays give for the spectrum and the trend."""
     choice = Choice(**json.loads((run / "choice.json").read_text()))
     device = served[0].device
     if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
-        evidence = f"the spectrum is of {done['device']}, whose random numbers {device} has not"
+        evidence = f"the spectrum was computed on {done['device']}; {device} has other random numbers"
         return Statement("additions", RUN["additions"], None, evidence, [])
     added = model.fit_additions(
         model.with_settings_of_run(config, run), sampling.to_device(fit, device), choice
@@ -271,8 +271,8 @@ def _additions(
 
 
 def _distances(vectors: Vectors) -> torch.Tensor:
-    """(U', I') squared distances of some users and items, less each user's mean: offsets are relative."""
-    users, items = (part[:: max(1, len(part) // LOOKED_AT)].double() for part in vectors)
+    """(U', I') squared distances of a sample, minus each user's mean, as only differences matter."""
+    users, items = (part[:: max(1, len(part) // SAMPLED)].double() for part in vectors)
     squared = torch.cdist(users, items, compute_mode="donot_use_mm_for_euclid_dist").square()
     return squared - squared.mean(1, keepdim=True)
 
@@ -305,7 +305,7 @@ def _attributes(fold: Fold, bundle: Bundle) -> Statement:
         }
         for attributes in (bundle.attributes, known)
     )
-    evidence = f"of {len(known)} attributes; they filter, and no model reads them"
+    evidence = f"attributes: {len(known)}; they filter items, no model reads them"
     return _statement("attributes", evidence, _differing(found, right))
 
 
@@ -316,7 +316,7 @@ def _arrays(name: str, ids: IdMap) -> Arrays:
 
 
 def _differing(found: Arrays, right: Arrays) -> list[dict[str, Any]]:
-    """A row for each array that is not the same in both, with the first place where they part."""
+    """A row for each array that differs, with the first place where it does."""
     rows = []
     nothing = np.empty(0)
     for name in found | right:

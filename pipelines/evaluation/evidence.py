@@ -1,4 +1,4 @@
-"""What the report of a run shows beside its metrics, written where the test window is scored.
+"""Data for the report of a run besides its metrics, written when the test window is scored.
 
 Axes: U users, I items, D dimensions, Q users judged, K ranks, T targets, P pairs, S items shown.
 """
@@ -30,12 +30,12 @@ EXAMPLES = 3
 
 
 class Example(NamedTuple):
-    """One user: what they take most, what they would be shown, what they took in the test window."""
+    """One user: their most frequent items, their recommendations, and their items of the test window."""
 
     user_id: int | str
     favourites: list[str]
     recommended: list[Recommendation]
-    taken_later: list[Recommendation]  # without scores, the most popular first
+    taken_later: list[Recommendation]  # without scores, most popular first
 
 
 def write(
@@ -46,13 +46,13 @@ def write(
     model: Vectors,
     recommender: Recommender,
 ) -> None:
-    """targets.parquet, map.parquet, distances.json and examples.json, into the run's folder."""
+    """Write targets.parquet, map.parquet, distances.json and examples.json into the run's folder."""
     target_table(fold, ranked, folds.newcomers(config, fold)).write_parquet(run / "targets.parquet")
     attribute = config.items.attributes[0] if config.items and config.items.attributes else None
     points, about = item_map(model[1].cpu().numpy(), fold, attribute)
     points.write_parquet(run / "map.parquet", metadata=about)
-    write_text(run / "distances.json", json.dumps(distances(model, fold, config.seed)))
-    shown = examples(fold, recommender, config.evaluate.exclude_seen)
+    write_text(run / "distances.json", json.dumps(distance_histograms(model, fold, config.seed)))
+    shown = example_users(fold, recommender, config.evaluate.exclude_seen)
     write_text(run / "examples.json", json.dumps([_as_json(example) for example in shown]))
 
 
@@ -63,11 +63,10 @@ def target_table(
 ) -> pl.DataFrame:
     """Grain: one row per target of the judged users.
 
-    rank and popularity_rank: its place in the model's list and in popularity's, 1 is the first, NULL beyond
-    max(ks). item_count: its fitted users; item_decile: 1, the tenth of the catalogue with the fewest, to 10,
-    items with as many users together. user_count: the user's fitted items. New, users (U,) and items (I,):
-    as folds.newcomers says, NULL where it says nothing. event_at: of the last event in the window, NULL in a
-    log without times.
+    rank and popularity_rank: the item's rank in the model's and in popularity's list, from 1, NULL beyond
+    max(ks). item_count: its fitted users. item_decile: from 1, the tenth of the catalogue with the fewest
+    users, to 10; equal counts share one. user_count: the user's fitted items. The flags `new` are of
+    folds.newcomers: users (U,), items (I,). event_at: the last event in the window, NULL without times.
     """
     fit, offsets = fold.fit, fold.target_offsets
     user = np.repeat(np.arange(fit.n_users), np.diff(offsets))  # (T,)
@@ -77,8 +76,8 @@ def target_table(
     timed = bool(fit.time.any())
     return pl.DataFrame(
         {
-            "user_id": _taken(fold.user_ids, user),
-            "item_id": _taken(fold.item_ids, item),
+            "user_id": _external_ids(fold.user_ids, user),
+            "item_id": _external_ids(fold.item_ids, item),
             "rank": _ranks(fold, ranked["model"], user, item),
             "popularity_rank": _ranks(fold, ranked["popularity"], user, item),
             "item_count": counts[item],
@@ -108,10 +107,10 @@ def _ranks(fold: Fold, ranked: NDArray[np.int32], user: NDArray[Any], item: NDAr
 def item_map(
     items: NDArray[np.float32], fold: Fold, attribute: str | None
 ) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Grain: one row per item, the most popular first: its place on the first two principal axes.
+    """Grain: one row per item, most popular first: its coordinates on the first two principal axes.
 
-    (I, D) vectors as served. `value` is the attribute's, the most frequent by name, others as 'other', none
-    as '(none)'. Beside it what the map is of: the attribute, the share of the variance on each axis.
+    `items` are (I, D) vectors as served. `value` is the item's value of the attribute: 'other' if it is not
+    among the most frequent, '(none)' without one. Second result: the attribute, variance shares of the axes.
     """
     counts = fold.fit.item_counts()  # (I,)
     some = popularity_order(counts)[:MAPPED]  # (S,)
@@ -121,7 +120,7 @@ def item_map(
     places = np.zeros((len(some), 2))
     axes = min(2, len(sizes))
     places[:, :axes] = left[:, :axes] * sizes[:axes]
-    longest = np.abs(places).argmax(0)  # a singular vector's sign is anybody's: its longest entry is positive
+    longest = np.abs(places).argmax(0)  # fixes the arbitrary sign: the longest entry is positive
     places *= np.where(places[longest, [0, 1]] < 0, -1, 1)
     shares = np.zeros(2)
     shares[:axes] = sizes[:axes] ** 2 / max(float((sizes**2).sum()), np.finfo(float).tiny)
@@ -131,7 +130,7 @@ def item_map(
     named = {value for value, _ in frequent}
     frame = pl.DataFrame(
         {
-            "item_id": _taken(fold.item_ids, some),
+            "item_id": _external_ids(fold.item_ids, some),
             "title": [fold.titles[item] for item in some],
             "value": [value if value in named else "other" for value in values],
             "x": places[:, 0].astype(np.float32),
@@ -142,10 +141,10 @@ def item_map(
     return frame, about | {"items": str(len(counts))}
 
 
-def distances(vectors: Vectors, fold: Fold, seed: int) -> dict[str, Any]:
-    """How far held-out items are from their users, beside random items that the users never had.
+def distance_histograms(vectors: Vectors, fold: Fold, seed: int) -> dict[str, Any]:
+    """Histograms of the distance from users to held-out items, and to random items they never had.
 
-    edges: of the bins, Euclidean; groups: by name, how many pairs fell into each bin.
+    edges: of the bins, Euclidean; groups: pairs in each bin, by group.
     """
     users, items = (part.cpu().numpy() for part in vectors)
     generator = np.random.default_rng(seed)
@@ -166,8 +165,8 @@ def distances(vectors: Vectors, fold: Fold, seed: int) -> dict[str, Any]:
     return {"edges": edges.tolist(), "groups": counts}
 
 
-def examples(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 10) -> list[Example]:
-    """A light, a middling and a heavy user among those with held-out items, by name."""
+def example_users(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 10) -> list[Example]:
+    """A light, a medium and a heavy user among those with held-out items."""
     offsets, counts = fold.fit.offsets(), fold.fit.item_counts()
     with_targets = np.flatnonzero(np.diff(fold.target_offsets)).tolist()
     with_targets.sort(key=lambda user: (offsets[user + 1] - offsets[user], user))
@@ -177,7 +176,7 @@ def examples(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 
         rows = slice(offsets[user], offsets[user + 1])
         order = (-fold.fit.weight[rows]).argsort(kind="stable")[:k]
         later = fold.target_items[fold.target_offsets[user] : fold.target_offsets[user + 1]]
-        (user_id,) = _taken(fold.user_ids, [user])
+        (user_id,) = _external_ids(fold.user_ids, [user])
         later = later[popularity_order(counts[later])]
         shown.append(
             Example(
@@ -186,7 +185,7 @@ def examples(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 
                 recommender.recommend(user_id, k, exclude_seen),
                 [
                     Recommendation(item_id, fold.titles[item], None)
-                    for item_id, item in zip(_taken(fold.item_ids, later), later, strict=True)
+                    for item_id, item in zip(_external_ids(fold.item_ids, later), later, strict=True)
                 ],
             )
         )
@@ -194,7 +193,7 @@ def examples(fold: Fold, recommender: Recommender, exclude_seen: bool, k: int = 
 
 
 def read_examples(run: Path) -> list[Example]:
-    """As `write` left them; none where it has not."""
+    """The content of examples.json; empty without the file."""
     return [
         Example(
             example["user_id"],
@@ -212,7 +211,7 @@ def _as_json(example: Example) -> dict[str, Any]:
     return example._asdict() | lists
 
 
-def _taken(ids: Ids, numbers: Any) -> list[Any]:
+def _external_ids(ids: Ids, numbers: Any) -> list[Any]:
     """External ids as plain integers or strings."""
     return ids[numbers].tolist() if isinstance(ids, np.ndarray) else [ids[number] for number in numbers]
 

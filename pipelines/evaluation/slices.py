@@ -1,7 +1,7 @@
-"""Metrics by slice: who the users are, how popular and how new the items, when in the test window it was.
+"""Metrics by slice: activity of users, popularity and age of items, week of the test window.
 
 Intervals are of the ratio of two sums over users, by the normal approximation with a linearised variance
-(Cochran, Sampling Techniques, 1977, section 6.4): a user's targets are not independent of each other.
+(Cochran, Sampling Techniques, 1977, section 6.4): a user's targets are not independent.
 """
 
 import math
@@ -16,14 +16,14 @@ SYSTEMS = ("model", "popularity")
 
 
 class Estimate(NamedTuple):
-    """A value and its 95 % interval; None for one user, or where all have the same."""
+    """A value and its 95 % interval; None for one user, or if all users have the same value."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 class Slice(NamedTuple):
-    """One slice: n users or targets, of so many users; the difference is model - popularity, user by user."""
+    """One slice: n users or targets, from `users` users; the difference is model - popularity, paired."""
 
     name: str
     n: int
@@ -34,7 +34,7 @@ class Slice(NamedTuple):
 
 
 class Slicing(NamedTuple):
-    """One way to cut, one metric."""
+    """The slices of one criterion, for one metric."""
 
     title: str
     metric: str
@@ -43,9 +43,9 @@ class Slicing(NamedTuple):
 
 
 def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int) -> Iterator[Slicing]:
-    """From per_user.parquet (its columns at k) and targets.parquet (whose ranks go to `deepest`).
+    """Slices of per_user.parquet (columns at k) and of targets.parquet (ranks up to `deepest`).
 
-    What a log without times cannot tell is left out: new users and items, weeks.
+    For a log without times the slices by age and week are left out.
     """
     users = targets.unique("user_id").select("user_id", "user_count", "user_is_new")
     quarters, quarter_names = _quarters(users)
@@ -80,7 +80,7 @@ def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int
 
 
 def estimate(ratio: pl.DataFrame, column: str, bounds: tuple[float, float]) -> Estimate:
-    """sum(column) / sum(n) over rows that are users; the interval is clipped to the bounds."""
+    """sum(column) / sum(n) over rows, one per user; the interval is clipped to the bounds."""
     summed, n, users = ratio[column].to_numpy(), ratio["n"].to_numpy(), len(ratio)
     value = float(summed.sum() / n.sum())
     squares = float(((summed - value * n) ** 2).sum())
@@ -90,11 +90,11 @@ def estimate(ratio: pl.DataFrame, column: str, bounds: tuple[float, float]) -> E
     return Estimate(value, (max(value - half, bounds[0]), min(value + half, bounds[1])))
 
 
-def _slices(values: pl.DataFrame, of: pl.DataFrame, names: dict[int, str]) -> list[Slice]:
-    """values: keys, n, a column a system; of: the same keys, or user_id alone, and `slice`, one of names."""
-    keys = [key for key in ("user_id", "item_id") if key in of.columns]
+def _slices(values: pl.DataFrame, groups: pl.DataFrame, names: dict[int, str]) -> list[Slice]:
+    """`values`: keys, n, a column per system; `groups`: the same keys or user_id, and `slice`."""
+    keys = [key for key in ("user_id", "item_id") if key in groups.columns]
     totals = (
-        values.join(of, on=keys, how="inner")
+        values.join(groups, on=keys, how="inner")
         .group_by("slice", "user_id")
         .agg(pl.col("n", *SYSTEMS).sum())
         .with_columns(difference=pl.col("model") - pl.col("popularity"))
@@ -111,16 +111,16 @@ def _slices(values: pl.DataFrame, of: pl.DataFrame, names: dict[int, str]) -> li
 
 
 def _by_user(per_user: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Grain: one row per judged user, both systems beside each other."""
-    of = [
+    """Grain: one row per judged user, one column per system."""
+    tables = [
         per_user.filter(pl.col("system") == system).select("user_id", pl.col(metric).alias(system))
         for system in SYSTEMS
     ]
-    return of[0].join(of[1], on="user_id").with_columns(n=pl.lit(1.0))
+    return tables[0].join(tables[1], on="user_id").with_columns(n=pl.lit(1.0))
 
 
 def _quarters(users: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:
-    """Users of as many items together; so quarters differ in size, and one may be empty."""
+    """Quarters of users; equal counts stay together, so sizes differ and a quarter may be empty."""
     count = pl.col("user_count")
     passed = [(count > users["user_count"].quantile(q, "lower")).cast(pl.Int32) for q in (0.25, 0.5, 0.75)]
     of = users.select("user_id", "user_count", slice=pl.sum_horizontal(passed))
@@ -141,7 +141,7 @@ def _ranges(of: pl.DataFrame, column: str, unit: str) -> dict[int, str]:
 
 
 def _new(of: pl.DataFrame, what: str, values: pl.DataFrame, metric: str, counted: str) -> Iterator[Slicing]:
-    """New against known, where the log has times."""
+    """New and known users or items, if the log has times."""
     column = f"{what}_is_new"
     if of[column].null_count() == 0:
         keys = [key for key in ("user_id", "item_id") if key in values.columns]

@@ -1,7 +1,7 @@
-"""What a challenger must keep to, however good its average: each guardrail alone can block it.
+"""Guardrails of a challenger besides its average metric: each alone can block the promotion.
 
-Axes: Q users judged, K ranks, I items, T targets. Lists are (Q, K) numbers of items: -1 where a list ends,
-and from I on those that the fold does not know.
+Axes: Q users judged, K ranks, I items, T targets. Lists are (Q, K) item numbers: -1 where a list ends,
+from I on for items unknown to the fold.
 """
 
 from typing import Any, NamedTuple
@@ -14,15 +14,15 @@ from recsys import metrics
 from recsys.interactions import popularity_order
 from recsys.measured import MEASURED_K, measured_point
 
-TOO_FEW = 30  # users or targets of which no share is judged
-FREE_MS = 1.0  # half of the queries may take this long, whatever the champion takes: below is noise
+TOO_FEW = 30  # with fewer users or targets a slice is not judged
+FREE_MS = 1.0  # median that is always allowed: differences below are noise
 
 Lists = NDArray[np.int32]  # (Q, K)
 Manifest = dict[str, Any]
 
 
 class Guardrail(NamedTuple):
-    """One bound: what was found, what is allowed (None: nothing to compare with), and both in words."""
+    """One bound: measured value, allowed value (None: nothing to compare with), and both in words."""
 
     name: str
     value: float
@@ -32,9 +32,9 @@ class Guardrail(NamedTuple):
 
 
 def reach(challenger: Manifest, champion: Manifest, least: float) -> Guardrail:
-    """Users and items that the bundle knows, over the champion's, the smaller of both; allowed: `least`.
+    """Smaller ratio of known users and items to the champion's; allowed: at least `least`.
 
-    The test window holds those alone whom the challenger knows: whom it dropped it would not be blamed for.
+    Without it, dropping users or items would cost nothing: the test window has only the challenger's.
     """
     counts = {name: (challenger[f"n_{name}"], champion[f"n_{name}"]) for name in ("users", "items")}
     value = min(ours / max(theirs, 1) for ours, theirs in counts.values())
@@ -44,35 +44,34 @@ def reach(challenger: Manifest, champion: Manifest, least: float) -> Guardrail:
 
 
 def coverage(challenger: Lists, champion: Lists, n_items: int, least: float) -> Guardrail:
-    """Share of the catalogue that somebody is shown; allowed: at least `least` times the champion's."""
+    """Share of the catalogue in any list; allowed: at least `least` times the champion's."""
     ours, theirs = (metrics.item_coverage(np.where(x < n_items, x, -1), n_items, x.shape[1])
                     for x in (challenger, champion))  # fmt: skip
     allowed = least * theirs
-    words = f"{_share(ours)} of the items are shown to somebody, allowed >= {_share(allowed)}"
+    words = f"{_share(ours)} of the items are in some list, allowed >= {_share(allowed)}"
     return Guardrail("coverage", ours, allowed, ours >= allowed, f"{words}, {least:g} times the champion's")
 
 
 def popular_share(
     challenger: Lists, champion: Lists, item_counts: NDArray[np.int64], most: float
 ) -> Guardrail:
-    """Share of the slots that the most popular hundredth takes; allowed: the champion's and `most` more."""
+    """Share of the top hundredth of items in the lists; allowed: at most the champion's plus `most`."""
     popular = popularity_order(item_counts)[: max(1, len(item_counts) // 100)]
     ours, theirs = (np.isin(x, popular).sum() / max((x >= 0).sum(), 1) for x in (challenger, champion))
     allowed = float(theirs) + most
     words = (
         f"the {len(popular):,} most popular of {len(item_counts):,} items take {_share(ours)} of the lists, "
-        f"allowed <= {_share(allowed)}, the champion's and {_share(most)} more"
+        f"allowed <= {_share(allowed)}, the champion's plus {_share(most)}"
     )
     return Guardrail("popular items", float(ours), allowed, bool(ours <= allowed), words)
 
 
 def overlap(lists: Lists, n_items: int, most: float) -> Guardrail:
-    """Whether everyone gets the same: the share of a list that another user's list has too, on average.
+    """Mean share of a user's list that another user's list has too: 1 if all lists are the same.
 
-    With c_i users who are shown item i, there are sum c_i (c_i - 1) meetings of an item in two users' lists,
-    in both orders, of (Q - 1) sum c_i that there would be if all lists were the same; no pair is looked at.
-    Lists of a small catalogue cannot help meeting: K / I of a list are in any other by chance, and as much
-    of what `most` leaves is allowed on top.
+    With c_i users whose list has item i, two lists share an item in sum c_i (c_i - 1) ordered pairs, of
+    (Q - 1) sum c_i if all lists were the same; pairs are not enumerated. In a small catalogue lists share
+    K / I of their items by chance: the allowed value is `most`, plus that part of the rest.
     """
     users, k = lists.shape
     _, counts = np.unique(lists[lists >= 0], return_counts=True)  # (items shown,)
@@ -86,7 +85,7 @@ def overlap(lists: Lists, n_items: int, most: float) -> Guardrail:
 
 
 def coldest_users(n_fitted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Positions of the quarter of the users with the fewest fitted interactions; n_fitted is (Q,)."""
+    """Positions of the quarter of users with the fewest fitted interactions; n_fitted is (Q,)."""
     return np.argsort(n_fitted, kind="stable")[: -(-len(n_fitted) // 4)]
 
 
@@ -96,9 +95,9 @@ def cold_hits(
     targets: NDArray[np.int32],
     item_counts: NDArray[np.int64],
 ) -> tuple[tuple[NDArray[np.float64], NDArray[np.float64]], int]:
-    """How many targets among the rarer half of the items each user is shown, by either; how many there are.
+    """Hits on the rarer half of the items by user, for both lists; and the number of such targets.
 
-    A row a user who has such targets; targets are (T,), n_targets (Q,).
+    One value per user who has such targets; targets are (T,), n_targets (Q,).
     """
     rare = np.zeros(len(item_counts), bool)  # (I,)
     rare[np.argsort(item_counts, kind="stable")[: len(item_counts) // 2]] = True
@@ -113,9 +112,9 @@ def cold_hits(
 
 
 def cold(name: str, unit: str, n: int, found: Comparison | None, margin: float) -> Guardrail:
-    """A slice may lose `margin` of what the champion has there; more blocks unless it may be chance alone."""
+    """A slice may lose `margin` of the champion's mean, or more if that may be chance."""
     if found is None or n < TOO_FEW:
-        words = f"{n} {unit} are too few to judge by, {TOO_FEW} are needed"
+        words = f"{n} {unit} are too few to judge, {TOO_FEW} are needed"
         return Guardrail(name, 0.0 if found is None else found.challenger, None, True, words)
     allowed = (1 - margin) * found.champion
     holds = found.challenger >= allowed or found.most >= 0
@@ -128,7 +127,7 @@ def cold(name: str, unit: str, n: int, found: Comparison | None, margin: float) 
 
 
 def index_recall(manifest: Manifest) -> Guardrail:
-    """Share of the exact top that the bundle's search finds, as export measured it; allowed: its target."""
+    """Recall of the bundle's search, measured at export; allowed: at least its target."""
     point, target = measured_point(manifest), manifest.get("measured", {}).get("target")
     if point is None or target is None:
         return Guardrail("index recall", 0.0, None, True, "the bundle's search was never measured")
@@ -137,7 +136,7 @@ def index_recall(manifest: Manifest) -> Guardrail:
 
 
 def latency(challenger: Manifest, champion: Manifest, most: float) -> Guardrail:
-    """Milliseconds that half of the queries take, as export measured them; allowed: `most` times as many."""
+    """Median milliseconds of a query, measured at export; allowed: at most `most` times the champion's."""
     ours, theirs = measured_point(challenger), measured_point(champion)
     if ours is None or theirs is None:
         return Guardrail("latency", ours.p50_ms if ours else 0.0, None, True, "one of them was never timed")
@@ -147,7 +146,7 @@ def latency(challenger: Manifest, champion: Manifest, most: float) -> Guardrail:
 
 
 def above_popularity(metric: str, mean: float, popularity: float, margin: float) -> Guardrail:
-    """What a first release must beat, or nearly: everyone's popular items."""
+    """Mean metric; allowed: at least that of popular items, less the margin."""
     allowed = (1 - margin) * popularity
     words = (
         f"{metric} {number(mean)} against {number(popularity)} of popular items, allowed >= {number(allowed)}"

@@ -14,7 +14,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.release.bundles import current, rollback_target, set_current
 from pipelines.release.export import bundle_folder
-from pipelines.tracking import store
+from pipelines.tracking import store, upload
 from pipelines.tracking.model_registry import CHAMPION
 from recsys import releases
 from recsys.files import flush, write_text
@@ -74,7 +74,7 @@ def finish(config: Config) -> None:
     `current` stays, and the alias follows it. Raises InputError before anything is done: the alias belongs to
     another root, or `current` is broken.
     """
-    store.claim(config)
+    store.check_owner(config)
     path = config.root / INTENT
     intent, now = files.read_json(path), current(config.bundles)
     if intent is not None:
@@ -165,7 +165,7 @@ def _drop_intent(config: Config) -> None:
 
 def _set_alias(config: Config, version: str | None) -> None:
     """Set MLflow's alias to the version, or note that it is to be set later."""
-    if version is not None and store.set_alias(config, CHAMPION, version):
+    if version is not None and upload.set_alias(config, CHAMPION, version):
         _remove(config.root / OWED)
     else:
         _write(config.root / OWED, version)

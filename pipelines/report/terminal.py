@@ -1,4 +1,4 @@
-"""What people read at the end of a run: the results table, a few users, and where everything lies."""
+"""The end of a run on the terminal: results, examples and places."""
 
 import re
 from pathlib import Path
@@ -16,11 +16,11 @@ from pipelines.release.bundles import current
 from pipelines.release.export import bundle_folder
 from pipelines.tracking import store
 
-SHOWN = ("hit_rate", "recall", "ndcg")
+SHOWN_METRICS = ("hit_rate", "recall", "ndcg")
 
 
 def results_tables(result: dict[str, Any]) -> list[Table]:
-    """One table a cut-off: system x metric, the mean over users with its 95 % interval.
+    """One table for each cut-off: system x metric, the mean over users with its 95 % interval.
 
     Raises InputError if the result has no leakage certificate.
     """
@@ -28,7 +28,7 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
     ks = sorted({int(name.split("@")[1]) for name in result["intervals"]["model"]})
     tables = []
     for k in ks:
-        names = [f"{metric}@{k}" for metric in SHOWN]
+        names = [f"{metric}@{k}" for metric in SHOWN_METRICS]
         title = f"Test ({result['split']} split), {result['users']:,} users: mean [95 % interval]"
         table = Table("", *names, title=title, title_justify="left")
         for system, means in result["test"].items():
@@ -39,7 +39,7 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
 
 
 def differences(result: dict[str, Any]) -> list[str]:
-    """A line for each baseline: by how much the model is above it, user by user."""
+    """A line for each baseline: the model's lead, user by user, with its interval."""
     names = [name for name in result["intervals"]["model"] if name.split("@")[0] in ("hit_rate", "ndcg")]
     return [
         f"model - {system}: "
@@ -49,14 +49,14 @@ def differences(result: dict[str, Any]) -> list[str]:
 
 
 def show_results(result: dict[str, Any], console: Console) -> None:
-    """Print the tables, the model's lead over the baselines, and what is certified; InputError if nothing."""
+    """Print the tables, the leads and the certificate. Raises InputError if there is no certificate."""
     console.print(*results_tables(result), sep="\n")
     for line in [*differences(result), *certificate.lines(result)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_bench(result: dict[str, Any], console: Console) -> None:
-    """Print a benchmark's table, what was chosen and what it took."""
+    """Print a benchmark's table, its choices and its seconds."""
     names = list(next(iter(result["test"].values())))
     table = Table("", *names, title=f"Test, {result['counts']['users_judged']:,} users: mean [95 % interval]")
     for system, means in result["test"].items():
@@ -84,7 +84,7 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
 
 
 def example_table(example: Example) -> Table:
-    """Favourites beside recommendations; a star marks what the user did take in the test window."""
+    """Favourites and recommendations; a star marks items taken in the test window."""
     title = f"User {escape(str(example.user_id))} (* taken in the test window)"
     table = Table("takes most", "recommended", title=title, title_justify="left")
     later = {item.item_id for item in example.taken_later}
@@ -100,21 +100,21 @@ def example_table(example: Example) -> Table:
 
 
 def show(config: Config, run: Path, result: dict[str, Any], words: list[str]) -> None:
-    """Print the results to standard output, and keep the same text as report.txt in the run's folder.
+    """Print the results to standard output and to report.txt in the run's folder.
 
-    `words` are those of the command that asks for recommendations, of which there are no secrets to hide.
+    words: of the command that recommends, without secrets.
     """
-    shown = read_examples(run)
+    examples = read_examples(run)
     with (run / "report.txt").open("w", encoding="utf-8") as file:
         for console in (Console(), Console(file=file, width=100)):
             show_results(result, console)
-            console.print(*map(example_table, shown), sep="\n")
+            console.print(*map(example_table, examples), sep="\n")
             lines = {
                 "leaks": result["leaks"],
                 "search": result["search"],
                 **in_mlflow(config, run),
                 "report": f"{run / 'report.html'} (beside it metrics.json, *.parquet, *.svg)",
-                **_bundle_lines(config, run, [*words, "--user", str(shown[0].user_id)]),
+                **_bundle_lines(config, run, [*words, "--user", str(examples[0].user_id)]),
             }
             for name, value in lines.items():
                 console.print(f"{name:>10}: {value}", markup=False, highlight=False, soft_wrap=True)
@@ -134,19 +134,19 @@ def _bundle_lines(config: Config, run: Path, words: list[str]) -> dict[str, str]
 
 
 def in_mlflow(config: Config, run: Path) -> dict[str, str]:
-    """Where MLflow shows the run, and after which command."""
-    uri, known = store.shown_uri(config), store.noted(run)
-    if known is None:
+    """Where MLflow shows the run, and the command that starts its pages."""
+    uri, note = store.shown_uri(config), store.read_note(run)
+    if note is None:
         return {"MLflow": f"not in {uri} yet: a warning of this retrain says why"}
-    place = {"MLflow": f"run {known['run_id']} in {uri}"}
+    place = {"MLflow": f"run {note['run_id']} in {uri}"}
     if uri.startswith("http"):
-        return place | {"its page": f"{uri.rstrip('/')}/{store.page(known)}"}
+        return place | {"its page": f"{uri.rstrip('/')}/{store.run_page(note)}"}
     return place | {
-        "its page": f"http://127.0.0.1:5000/{store.page(known)}",
+        "its page": f"http://127.0.0.1:5000/{store.run_page(note)}",
         "after": places.command("mlflow", "ui", "--backend-store-uri", uri),
     }
 
 
 def _cell(mean: float, low: float, high: float) -> str:
-    """Short enough for a table of three to fit 80 columns."""
+    """A mean with its interval, short enough for three in 80 columns."""
     return re.sub(r"\b0\.", ".", f"{mean:.4f} [{low:.3f}, {high:.3f}]")

@@ -1,1 +1,1 @@
-"""Tracking: MLflow, and lines and bars about the work."""
+"""Tracking: MLflow, log lines and stages."""

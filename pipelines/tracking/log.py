@@ -1,4 +1,4 @@
-"""Lines about the work: the logger `recsys` on standard error, as text or JSON."""
+"""The logger `recsys` on standard error, as text or JSON."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ LOGGER = logging.getLogger("recsys")
 
 
 class _ToStandardError(logging.Handler):
-    """To standard error, so that standard output holds results alone; looked up anew for each line."""
+    """Write to sys.stderr of the moment, so that standard output holds results alone."""
 
     def __init__(self, as_json: bool) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class _ToStandardError(logging.Handler):
 
 
 def to_standard_error(as_json: bool = False) -> None:
-    """Print each line; as JSON it is an object: at, level, message, and of a stage its figures."""
+    """Print each line; a JSON line has at, level, message, and at the end of a stage its figures."""
     for handler in [one for one in LOGGER.handlers if isinstance(one, _ToStandardError)]:
         LOGGER.removeHandler(handler)
     LOGGER.addHandler(_ToStandardError(as_json))
@@ -41,8 +41,8 @@ def is_json() -> bool:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
-    """Log nothing meanwhile."""
+def silence() -> Iterator[None]:
+    """Log nothing within the block."""
     before, LOGGER.disabled = LOGGER.disabled, True
     try:
         yield
@@ -51,8 +51,8 @@ def silenced() -> Iterator[None]:
 
 
 @contextmanager
-def relabelled(old: str, new: str) -> Iterator[None]:
-    """Lines that begin with `old` begin with `new` meanwhile."""
+def relabel(old: str, new: str) -> Iterator[None]:
+    """Within the block, replace `old` by `new` at the start of lines."""
 
     def relabel(record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str) and record.msg.startswith(old):

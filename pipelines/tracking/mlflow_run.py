@@ -1,6 +1,6 @@
-"""What a run folder's files say, as an MLflow run: parameters, metrics, tags, inputs and nested runs.
+"""A run folder's files as an MLflow run: parameters, metrics, tags, inputs and nested runs.
 
-All of it may be logged twice: nothing is there twice then.
+Logging the same again adds nothing.
 """
 
 import json
@@ -13,13 +13,13 @@ from pipelines.config.files import read_table
 from pipelines.config.loading import flatten
 from pipelines.config.secrets import mask_secrets
 
-STATUS = {"failed": "FAILED", "killed": "KILLED"}  # of a stage; all others have finished
-METRICS, PARAMS = 1000, 100  # a call, by MLflow's limits
+STATUS = {"failed": "FAILED", "killed": "KILLED"}  # of a stage; all others: FINISHED
+METRICS, PARAMS = 1000, 100  # MLflow's limits for one call
 
 
-def log_contents(client: Any, known: dict[str, Any], run: Path, changed: set[str]) -> None:
-    """What the files that have changed say, as parameters, metrics, tags, inputs and nested runs."""
-    run_id = known["run_id"]
+def log_contents(client: Any, note: dict[str, Any], run: Path, changed: set[str]) -> None:
+    """Log the content of the changed files."""
+    run_id = note["run_id"]
     if "config.json" in changed:
         log_params(client, run_id, flatten(_read(run / "config.json")))
     if "choice.json" in changed:
@@ -30,7 +30,7 @@ def log_contents(client: Any, known: dict[str, Any], run: Path, changed: set[str
     if "metrics.json" in changed:
         at = int((run / "metrics.json").stat().st_mtime * 1000)
         for system, means in _read(run / "metrics.json")["test"].items():
-            log_metrics(client, run_id, metrics(means | {"at_ms": at}, 0, f"test.{system}."))
+            log_metrics(client, run_id, to_metrics(means | {"at_ms": at}, 0, f"test.{system}."))
     if "lineage.json" in changed:
         lineage = _read(run / "lineage.json")
         client.set_tag(run_id, "mlflow.source.git.commit", lineage["revision"])
@@ -39,7 +39,7 @@ def log_contents(client: Any, known: dict[str, Any], run: Path, changed: set[str
     if "gate.json" in changed:
         client.set_tag(run_id, "verdict", str(_read(run / "gate.json").get("verdict")))
     if "stages.json" in changed:
-        _log_stages(client, known, _read(run / "stages.json"))
+        _log_stages(client, note, _read(run / "stages.json"))
 
 
 def _read(path: Path) -> Any:
@@ -47,25 +47,25 @@ def _read(path: Path) -> Any:
 
 
 def _epochs(path: Path, prefix: str) -> list[Any]:
-    """The metrics of a table of a row an epoch; its time is a part of a metric, which so is logged once.
+    """The metrics of a table with a row for each epoch.
 
-    A table that does not say when its epochs were is as old as its file.
+    MLflow drops a metric logged twice only if the time is the same too: a table without at_ms has its file's.
     """
     at = {"at_ms": int(path.stat().st_mtime * 1000)}
     rows = read_table(path).to_dicts()
-    return [metric for row in rows for metric in metrics(at | row, row["epoch"], prefix)]
+    return [metric for row in rows for metric in to_metrics(at | row, row["epoch"], prefix)]
 
 
-def metrics(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Any]:
-    """A row's numbers, as of its at_ms; names may hold '@', which MLflow spells '_at_'."""
+def to_metrics(row: Mapping[str, Any], step: int, prefix: str = "") -> list[Any]:
+    """A row's numbers at its at_ms; '@' in a name, which MLflow refuses, becomes '_at_'."""
     from mlflow.entities import Metric
 
-    apart = {"epoch", "at_ms", "fit.epoch", "fit.at_ms"}
+    excluded = {"epoch", "at_ms", "fit.epoch", "fit.at_ms"}
     at = int(row["at_ms"] if "at_ms" in row else row["fit.at_ms"])
     return [
         Metric(prefix + name.replace("@", "_at_"), value, at, step)
         for name, value in row.items()
-        if name not in apart and isinstance(value, int | float)
+        if name not in excluded and isinstance(value, int | float)
     ]
 
 
@@ -75,7 +75,7 @@ def log_metrics(client: Any, run_id: str, metrics: Sequence[Any]) -> None:
 
 
 def log_params(client: Any, run_id: str, values: Mapping[str, object]) -> None:
-    """Those that are not there yet: MLflow lets none be changed."""
+    """Log the parameters that the run does not have yet, as MLflow lets none be changed."""
     from mlflow.entities import Param
 
     known = client.get_run(run_id).data.params
@@ -87,7 +87,7 @@ def log_params(client: Any, run_id: str, values: Mapping[str, object]) -> None:
 
 
 def _log_dataset(client: Any, run_id: str, lineage: dict[str, Any]) -> None:
-    """The log as a logged input: its fingerprint, and the query that DuckDB ran on it."""
+    """Log the interaction log as an input: its fingerprint and DuckDB's query."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -100,21 +100,21 @@ def _log_dataset(client: Any, run_id: str, lineage: dict[str, Any]) -> None:
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
 
 
-def _log_stages(client: Any, known: dict[str, Any], stages: list[dict[str, Any]]) -> None:
-    """A nested run for each stage, known by its name and the time at which it began."""
-    parent = f"tags.`mlflow.parentRunId` = '{known['run_id']}'"
-    nested = client.search_runs([known["experiment_id"]], parent)
+def _log_stages(client: Any, note: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+    """Log a nested run for each stage; its name and start time identify it."""
+    parent = f"tags.`mlflow.parentRunId` = '{note['run_id']}'"
+    nested = client.search_runs([note["experiment_id"]], parent)
     there = {(run.data.tags.get("stage"), run.data.tags.get("at")): run.info for run in nested}
     for stage in stages:
         tags = {"stage": stage["stage"], "at": str(stage["at"]), "status": stage["status"]}
-        tags["mlflow.parentRunId"] = known["run_id"]
+        tags["mlflow.parentRunId"] = note["run_id"]
         began = int(datetime.fromisoformat(tags["at"]).timestamp() * 1000)
         ended = began + int(stage["seconds"] * 1000)
         run = there.get((tags["stage"], tags["at"]))
         if run is None:
-            experiment_id, name = known["experiment_id"], stage["stage"]
+            experiment_id, name = note["experiment_id"], stage["stage"]
             run = client.create_run(experiment_id, start_time=began, tags=tags, run_name=name).info
         if run.end_time is None:
             figures = {name: stage.get(name) for name in ("seconds", "rows", "peak_mib")}
-            log_metrics(client, run.run_id, metrics(figures | {"at_ms": ended}, 0))
+            log_metrics(client, run.run_id, to_metrics(figures | {"at_ms": ended}, 0))
             client.set_terminated(run.run_id, STATUS.get(stage["status"], "FINISHED"), ended)

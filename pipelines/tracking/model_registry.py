@@ -20,21 +20,21 @@ from serving.recommender import Recommender
 LOGGER = logging.getLogger("recsys")
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-NOTE = "registered.json"  # of a run folder
-SCRATCH = ".mlflow-"  # folders under root, each for as long as a version is uploaded
-NEEDED = ("mlflow", "numpy", "pandas")  # to load a version
+NOTE = "registered.json"  # in a run folder
+SCRATCH = ".mlflow-"  # prefix of folders under root during an upload
+REQUIREMENTS = ("mlflow", "numpy", "pandas")  # to load a version
 CODE = ("recsys", "serving")
 
 
-def found(client: Any, name: str, bundle: str) -> Any | None:
-    """The version of a bundle, None if there is none."""
+def find_version(client: Any, name: str, bundle: str) -> Any | None:
+    """The version of a bundle; None if there is none."""
     versions = client.search_model_versions(f"name = '{name}' and tag.bundle = '{bundle}'")
     return versions[0] if versions else None
 
 
 def set_alias(client: Any, name: str, alias: str, bundle: str) -> bool:
-    """Let an alias name the version of a bundle; False if that has none."""
-    version = found(client, name, bundle)
+    """Point an alias to the version of a bundle; False if there is none."""
+    version = find_version(client, name, bundle)
     if version is None:
         return False
     if alias not in version.aliases:
@@ -50,13 +50,13 @@ def register(
     bundle: Path,
     challenger: bool,
 ) -> None:
-    """See that there is one version of a bundle, and that its tags tell what the run has measured by now.
+    """Register a bundle once, and set its tags to the run's results.
 
-    A new one becomes the challenger if it may. The run folder's registered.json says which it is.
+    challenger: give a new version this alias. registered.json in the run folder names the version.
     """
     name = config.tracking.experiment
     tags = _tags(run, bundle)
-    version = found(client, name, bundle.name)
+    version = find_version(client, name, bundle.name)
     if version is None:
         version = _new_version(config, client, run_id, bundle, tags)
         if challenger:
@@ -75,18 +75,18 @@ def _tags(run: Path, bundle: Path) -> dict[str, str]:
     tags = {"bundle": bundle.name, "run": run.name}
     tags["data_fingerprint"] = str(read_manifest(bundle)["info"]["data_fingerprint"])
     results = files.read_json(run / "metrics.json")
-    means = results["test"]["served"] if results else {}  # what is registered is what is served
+    means = results["test"]["served"] if results else {}  # the bundle's own results
     return tags | {f"test.{name.replace('@', '_at_')}": f"{mean:.6f}" for name, mean in means.items()}
 
 
 def _new_version(config: Config, client: Any, run_id: str, bundle: Path, tags: dict[str, str]) -> Any:
-    """A logged model of the run, then a version of it; what an outage left half logged is gone on with."""
+    """Log a model of the run and create a version of it; continues after an outage halfway."""
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     name = config.tracking.experiment
     try:
-        client.create_registered_model(name, tags=ownership.tags(config))
+        client.create_registered_model(name, tags=ownership.owner_tags(config))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -98,23 +98,23 @@ def _new_version(config: Config, client: Any, run_id: str, bundle: Path, tags: d
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     if model.status != "READY":
         with tempfile.TemporaryDirectory(dir=config.root, prefix=SCRATCH) as folder:
-            save(bundle, Path(folder) / "model", config.evaluate.exclude_seen, model)
+            save_model(bundle, Path(folder) / "model", config.evaluate.exclude_seen, model)
             client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
         client.finalize_logged_model(model.model_id, "READY")
-    # the location, not models:/ID: a store in a file would ask for that one wherever MLflow points by default
+    # the location, not models:/ID, which MLflow would look up in its default store
     version = client.create_model_version(
         name, model.artifact_location, run_id=run_id, tags=tags, model_id=model.model_id
     )
-    if "mlflow.modelVersions" not in model.tags:  # a server sets it by itself
+    if "mlflow.modelVersions" not in model.tags:  # a server sets it itself
         link = json.dumps([{"name": name, "version": version.version}])
         client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
     return version
 
 
-def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
+def save_model(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
     """Write an MLflow model into a folder: pyfunc_model.py, the code it needs and the bundle.
 
-    Its input has the column user_id, of the bundle's kind of ids; k and exclude_seen are parameters.
+    The input column user_id has the bundle's type of ids; k and exclude_seen are parameters.
     """
     import pandas as pd
     from mlflow.models import Model, ModelSignature
@@ -123,7 +123,7 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
 
     recommender = Recommender.open(bundle)
     scanned = recommender.manifest["search_k"] is None
-    needed = NEEDED if scanned else (*NEEDED, "annoy")  # it is compiled where a version is loaded
+    needed = REQUIREMENTS if scanned else (*REQUIREMENTS, "annoy")  # annoy is compiled on installation
     user = DataType.long if recommender.has_integer_users else DataType.string
     item = DataType.long if recommender.has_integer_items else DataType.string
     answer = Schema(
@@ -134,10 +134,10 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
         ]
     )
     params = [ParamSpec("k", DataType.long, 10), ParamSpec("exclude_seen", DataType.boolean, exclude_seen)]
-    with _own_warnings_ignored():
-        from mlflow.pyfunc import save_model
+    with _ignore_mlflow_warnings():
+        from mlflow import pyfunc
 
-        save_model(
+        pyfunc.save_model(
             folder,
             python_model=Path(__file__).with_name("pyfunc_model.py"),
             artifacts={"bundle": str(bundle.resolve())},
@@ -155,8 +155,8 @@ def save(bundle: Path, folder: Path, exclude_seen: bool, logged: Any) -> None:
 
 
 @contextmanager
-def _own_warnings_ignored() -> Iterator[None]:
-    """MLflow warns of type hints and of pandas in code of its own."""
+def _ignore_mlflow_warnings() -> Iterator[None]:
+    """Ignore warnings of MLflow's own code about type hints and pandas."""
     with warnings.catch_warnings():
         for message in (".*Any type hint is inferred", "Operation with range"):
             warnings.filterwarnings("ignore", message)

@@ -1,7 +1,7 @@
-"""Ownership: an experiment in MLflow, and the model of its name, belong to one root; where root lies now.
+"""Ownership: an experiment in MLflow, and the model of its name, belong to one root.
 
-A root has an id, in root.json, and both carry it as a tag. A moved root keeps its id, a copy gets one of its
-own: else it would write into the books of the root that it was copied from.
+A root has an id, in root.json, and both have it as a tag. A moved root keeps its id; a copy gets a new one,
+so that it does not write to the experiment of the original. A move changes the paths of its artifacts.
 """
 
 import json
@@ -22,9 +22,9 @@ from recsys.files import hold_lock, write_text
 NOTE = "root.json"  # under root
 ARTIFACTS = "artifacts"  # folder under root
 OWNER, PLACE = "recsys.root", "recsys.place"  # tags
-ALL = 3  # mlflow.entities.ViewType: what was deleted too
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # that are written without a server between
-COLUMNS = (  # of MLflow's tables, that hold places of artifacts; and which says whose row it is
+ALL = 3  # mlflow.entities.ViewType: deleted ones too
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # written directly, without a server
+COLUMNS = (  # table, column with a path of artifacts, column with the owner
     ("experiments", "artifact_location", "experiment_id"),
     ("runs", "artifact_uri", "experiment_id"),
     ("logged_models", "artifact_location", "experiment_id"),
@@ -34,94 +34,94 @@ COLUMNS = (  # of MLflow's tables, that hold places of artifacts; and which says
 
 
 class DeletedError(Exception):
-    """The experiment was deleted in MLflow; the message names the way back."""
+    """The experiment was deleted in MLflow; the message says how to restore it."""
 
 
 class Root(NamedTuple):
-    """What root.json says of a root."""
+    """Content of root.json."""
 
     id: str
     path: str
     host: str
-    inode: int  # of the folder: a rename or another mount keeps it, a copy has another
+    inode: int  # of the folder: kept by a rename or another mount, not by a copy
 
 
-def identity(folder: Path) -> Root:
-    """Which root this is; root.json says so from now on.
+def identify_root(folder: Path) -> Root:
+    """The root's id and place, written to root.json.
 
-    It is the one that it was if the folder or the machine is the same, and the place before is this one or no
-    longer has it. All else is a copy. A host's name alone tells nothing: each container has a new one.
+    The id is kept if inode or host is the same, and the old path is this one or no longer has the root;
+    else the folder is a copy. The host alone is not enough: each container has a new name.
     """
-    before = noted(folder)
-    if before is not None and before == _now(folder, before):
+    before = read_root(folder)
+    if before is not None and before == _current_root(folder, before):
         return before
-    with _alone(folder / NOTE):  # two first commands at once would make two ids
-        before = noted(folder)
-        now = _now(folder, before)
+    with _hold_note_lock(folder / NOTE):  # or two first commands at once would make two ids
+        before = read_root(folder)
+        now = _current_root(folder, before)
         if now != before:
             write_text(folder / NOTE, json.dumps(now._asdict()))
     return now
 
 
-def _now(folder: Path, before: Root | None) -> Root:
-    """What root.json is to say, if it said this before."""
+def _current_root(folder: Path, before: Root | None) -> Root:
+    """The content of root.json now, given its content before."""
     path, host, inode = os.path.realpath(folder), socket.gethostname(), folder.stat().st_ino
-    same = before is not None and (before.inode == inode or before.host == host) and _moved(before, path)
+    same = before is not None and (before.inode == inode or before.host == host) and _has_moved(before, path)
     return Root(before.id if before is not None and same else secrets.token_hex(8), path, host, inode)
 
 
 @contextmanager
-def _alone(note: Path) -> Iterator[None]:
-    """Hold the lock of a file, made if there is none, that its holder may replace; wait for who has it."""
+def _hold_note_lock(note: Path) -> Iterator[None]:
+    """Wait for the lock of a file, created if missing, that the holder of the lock may replace."""
     while True:
         note.open("a").close()
         with hold_lock(note, wait=True) as handle:
-            if os.path.samestat(os.fstat(handle), note.stat()):  # else it was replaced meanwhile
+            if os.path.samestat(os.fstat(handle), note.stat()):  # else it was replaced in the meantime
                 yield
                 return
 
 
-def noted(folder: Path) -> Root | None:
-    """What root.json says; None where there is none that can be read."""
+def read_root(folder: Path) -> Root | None:
+    """The content of root.json; None if it is missing or broken."""
     try:
         return Root(**files.read_json(folder / NOTE))
     except (OSError, TypeError):
         return None
 
 
-def tags(config: Config) -> dict[str, str]:
-    """What marks an experiment, or a model, as this root's."""
-    root = identity(config.root)
+def owner_tags(config: Config) -> dict[str, str]:
+    """Tags that mark an experiment or a model as this root's."""
+    root = identify_root(config.root)
     return {OWNER: root.id, PLACE: f"{root.path} on {root.host}"}
 
 
-def _moved(before: Root, path: str) -> bool:
-    """Whether the root that was there is at this path now, and seen to be there no more."""
+def _has_moved(before: Root, path: str) -> bool:
+    """Whether the root is certainly no longer at its old path, or that path is this one."""
     try:
         os.stat(Path(before.path) / NOTE)
     except OSError as error:
         return isinstance(error, FileNotFoundError | NotADirectoryError)
-    there = noted(Path(before.path))
+    there = read_root(Path(before.path))
     return there is not None and (there.id != before.id or os.path.samefile(before.path, path))
 
 
-def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
-    """The id of the configured experiment, made if there is none, with this root's marks and places.
+def claim_experiment(config: Config, client: Any, uri: str, take_over: bool = False) -> str:
+    """Mark the configured experiment and model as this root's; the experiment's id. Creates the experiment.
 
-    What nobody has a claim to is claimed; `take` claims what another root has, too. Books in root's own
-    mlflow.db are its own. Raises InputError: another root's; DeletedError.
+    `take_over` claims them from another root. The store in root's own mlflow.db is always its own. Raises
+    InputError: another root owns them; DeletedError.
     """
-    mine, name = tags(config), config.tracking.experiment
+    mine, name = owner_tags(config), config.tracking.experiment
     experiment = client.get_experiment_by_name(name)
     models = client.search_registered_models(f"name = '{name}'")
     own = config.tracking.uri is None
     for kind, found in [("experiment", experiment), *(("model", model) for model in models)]:
         theirs = {} if found is None else found.tags
-        if not (own or take) and theirs.get(OWNER, mine[OWNER]) != mine[OWNER]:
-            raise InputError(_refusal(kind, name, uri, theirs.get(PLACE, "unknown")))
+        if not (own or take_over) and theirs.get(OWNER, mine[OWNER]) != mine[OWNER]:
+            raise InputError(_foreign_message(kind, name, uri, theirs.get(PLACE, "unknown")))
     if experiment is not None and experiment.lifecycle_stage == "deleted":
-        raise DeletedError(_way_back(name, uri, experiment.experiment_id))
-    here = None  # a server has a place of its own for artifacts
+        raise DeletedError(_deleted_message(name, uri, experiment.experiment_id))
+    here = None  # a server stores artifacts by itself
     if uri.startswith(DATABASES):
         here = (config.root / ARTIFACTS).resolve().as_uri()
         for one in client.search_experiments(view_type=ALL) if own else [experiment]:
@@ -137,7 +137,7 @@ def settled(config: Config, client: Any, uri: str, take: bool = False) -> str:
     return str(experiment.experiment_id)
 
 
-def _refusal(kind: str, name: str, uri: str, place: str) -> str:
+def _foreign_message(kind: str, name: str, uri: str, place: str) -> str:
     return (
         f"tracking.experiment = '{name}': at MLflow '{mask_secrets(uri)}' the {kind} of this name belongs to "
         f"another root, {place}: set tracking.experiment to another name; only if that root is gone, or is "
@@ -145,7 +145,7 @@ def _refusal(kind: str, name: str, uri: str, place: str) -> str:
     )
 
 
-def _way_back(name: str, uri: str, experiment_id: str) -> str:
+def _deleted_message(name: str, uri: str, experiment_id: str) -> str:
     store = places.command(f"MLFLOW_TRACKING_URI={mask_secrets(uri)}")
     return (
         f"tracking.experiment = '{name}' was deleted there; to bring it back: env {store} mlflow experiments "
@@ -154,10 +154,10 @@ def _way_back(name: str, uri: str, experiment_id: str) -> str:
 
 
 def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
-    """Let MLflow look for the artifacts of this root where they lie now: at `here`.
+    """Change the paths of this root's artifacts in MLflow's database to `here`.
 
-    Where they lay is told by the experiment's tag and, in root's own books, by its place. In books that
-    others share, whose containers may have the same paths, only this experiment and its model are touched.
+    The old path is in the experiment's tag and, in root's own database, in its location. In a shared
+    database, where other roots may have had the same path, only this experiment and its model are changed.
     """
     import sqlalchemy as sql
 
@@ -175,7 +175,7 @@ def _relocate(client: Any, experiment: Any, here: str, own: bool) -> None:
                 is_below = sql.or_(column == old, start == f"{old}/")
                 ours = sql.true() if own else whose == owners[owner]
                 con.execute(sql.update(table).where(is_below, ours).values({key: moved}))
-        if own and location.startswith(("file:", "/")) and location not in olds:  # of another's choice
+        if own and location.startswith(("file:", "/")) and location not in olds:  # chosen by another program
             table = sql.table("experiments", sql.column("experiment_id"), sql.column("artifact_location"))
             mine = table.c.experiment_id == int(experiment.experiment_id)
             con.execute(sql.update(table).where(mine).values(artifact_location=here))

@@ -1,4 +1,4 @@
-"""The bundle as an MLflow model: the file that MLflow runs to load it, and nothing else of pipelines."""
+"""The bundle as an MLflow model: MLflow runs this file to load it; it imports nothing of pipelines."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from serving.recommender import Recommender
 
 
 class BundleModel(PythonModel):
-    """A Recommender behind MLflow's interface; PythonModel is how MLflow knows a model."""
+    """A Recommender behind MLflow's interface, which requires a PythonModel."""
 
     def load_context(self, context: Any) -> None:
         """Verify and open the bundle that was logged with the model; raises BundleError."""
@@ -22,7 +22,7 @@ class BundleModel(PythonModel):
     ) -> pd.DataFrame:
         """A row for each row of the column user_id: item_ids and scores, lists of up to k, best first.
 
-        params: k and exclude_seen. A stranger gets the popular items, whose scores are null. Raises
+        params: k and exclude_seen. Unknown users get the popular items, with null scores. Raises
         ValueError on k < 1.
         """
         wanted = {"k": 10, "exclude_seen": True} | (params or {})

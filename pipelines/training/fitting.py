@@ -14,7 +14,7 @@ from pipelines.config.config import Config
 from pipelines.config.secrets import mask_secrets
 from pipelines.data import folds
 from pipelines.data.folds import FoldName
-from pipelines.tracking import store
+from pipelines.tracking import live_run
 from pipelines.training import model, warm_start
 from pipelines.training.checkpoints import Checkpoint
 from pipelines.training.judging import judge_fold
@@ -89,7 +89,7 @@ def train_run(
     device: torch.device,
     folder: Path,
     source: warm_start.Source | None,
-    tracked: store.Live,
+    tracked: live_run.LiveRun,
 ) -> dict[str, Any]:
     """Write all that a run consists of into the folder; return what train.json says of it."""
     if source is not None and "anew" not in (files.read_json(folder / warm_start.FILE) or {}):
@@ -103,7 +103,7 @@ def train_run(
     return _write(run, fitted)
 
 
-def _fit_warm(run: Run, source: warm_start.Source, tracked: store.Live) -> Fitted | None:
+def _fit_warm(run: Run, source: warm_start.Source, tracked: live_run.LiveRun) -> Fitted | None:
     """Fit from the source; None if that start is rejected, and warm.json says why."""
     seeds, test = warm_start.load(source, run.device), run.folds["test"]
     if seeds is None:
@@ -138,7 +138,7 @@ def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     return True
 
 
-def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
+def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted | None:
     """Choose on the validation fold, then fit the choice on the test fold; None if the seeds do not fit."""
     config, state = run.config, run.checkpoint_state
     judge = judge_fold(run.folds["validation"], run.device, config.evaluate)
@@ -156,7 +156,7 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
         run.save_checkpoints(choosing, "choose", selection)
         n_epochs = min(config.warm.max_epochs, config.train.max_epochs) if seeds else config.train.max_epochs
         with run.checkpoint.defer_signals():
-            select_epochs(config, judge, choosing, selection, n_epochs, tracked.metrics)
+            select_epochs(config, judge, choosing, selection, n_epochs, tracked.log_metrics)
     choice = selection.choice
     LOGGER.info(f"train: fitting on everything before the test window, epochs: {choice.epochs}")
     data = sampling.to_device(run.folds["test"].fit, run.device)
@@ -168,7 +168,7 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: store.Live) -> Fitted | None:
         rows = state["rows"]
     run.save_checkpoints(training, "fit", selection, rows=rows)
     with run.checkpoint.defer_signals():
-        fit_epochs(training, choice.epochs, rows, tracked.metrics)
+        fit_epochs(training, choice.epochs, rows, tracked.log_metrics)
     choice = choice._replace(hardest_until=training.progress.hardest_until)
     served = model.combine(training.model.space(), model.fit_additions(config, data, choice), choice)
     return Fitted(training, selection, choice, rows, served)

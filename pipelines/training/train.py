@@ -23,7 +23,7 @@ from pipelines.config.secrets import mask_secrets
 from pipelines.data import folds
 from pipelines.data.folds import Fold
 from pipelines.data.prepared import Prepared, read_prepared
-from pipelines.tracking import store
+from pipelines.tracking import live_run, store
 from pipelines.training import warm_start
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.fitting import CHECKPOINT, train_run
@@ -60,7 +60,7 @@ def train(config: Config) -> Path:
         partial.mkdir(parents=True, exist_ok=True)
         with files.lock_folder(partial, "this very training"):
             name = _run_name(partial, key)
-            with store.Live(config, partial, name) as tracked:
+            with live_run.LiveRun(config, partial, name) as tracked:
                 known = train_run(config, device, partial, source, tracked)
             done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
             # part of the key, whether rejected or not

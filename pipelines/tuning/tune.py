@@ -24,7 +24,7 @@ from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
 from pipelines.data import folds
 from pipelines.data.prepared import Prepared, read_prepared
-from pipelines.tracking import log, store
+from pipelines.tracking import live_run, log
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
@@ -86,7 +86,7 @@ def tune(
     with (
         files.lock_folder(folder, "this very search"),
         _study(config, name) as study,
-        store.Live(config, folder, f"tune-{name}"),
+        live_run.LiveRun(config, folder, f"tune-{name}"),
     ):
         judge = judge_fold(
             folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
@@ -103,7 +103,7 @@ def tune(
         if found is None:
             raise InputError(f"no trial of '{folder}' has finished: call again with more time, it goes on")
         plots.draw_search(trial_rows(study), importances(study, space), config.evaluate.select).save(folder)
-        store.close(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
+        live_run.end_run(config, folder, "FINISHED", (trials.TABLE, trials.BEST, trials.PLOT))
     return folder
 
 
@@ -142,7 +142,7 @@ def _start_or_resume(search: Search) -> None:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         _enqueue(study, trial)
         study.tell(trial.number, state=TrialState.FAIL)
-        store.close(search.config, _trial_folder(search, trial.number), "KILLED")
+        live_run.end_run(search.config, _trial_folder(search, trial.number), "KILLED")
         LOGGER.info(f"tune: trial {trial.number} was cut off: its settings are tried again")
     if not study.get_trials(deepcopy=False):
         base = {name: _configured_value(search.config, name) for name in search.space}
@@ -179,7 +179,7 @@ def _run_trial(search: Search) -> None:
     label = f"tune: trial {trial.number}"
     LOGGER.info(f"{label}: {'base: ' if trial.user_attrs.get('base') else ''}{trials.describe(settings)}")
     outcome, status = _outcome(search, trial, label)
-    store.close(search.config, _trial_folder(search, trial.number), status)
+    live_run.end_run(search.config, _trial_folder(search, trial.number), status)
     trial.set_user_attr("outcome", outcome)
     scores = _scores_by_epoch(study, trial.number)
     if outcome == trials.FINISHED:
@@ -256,13 +256,13 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     with (
-        log.relabelled("train: ", f"{label}: "),
-        store.Live(config, folder, f"trial-{trial.number}") as tracked,
+        log.relabel("train: ", f"{label}: "),
+        live_run.LiveRun(config, folder, f"trial-{trial.number}") as tracked,
     ):
-        store.nest(config, folder, search.folder)
+        live_run.set_parent(config, folder, search.folder)
 
         def on_epoch(row: dict[str, Any], epoch: int) -> None:
-            tracked.metrics(row, epoch)
+            tracked.log_metrics(row, epoch)
             trial.report(row[metric], epoch)
             if time.monotonic() > search.deadline and _has_epochs_left(
                 config, _scores_by_epoch(search.study, trial.number)

@@ -1,4 +1,4 @@
--- Grain: one row per item_id and part of the split; pairs_again: pairs that an earlier part has too.
+-- Grain: one row per item_id and part of the split; repeated_pairs: pairs that an earlier part has too.
 -- The certificate (sql/certificate) compares the tables of the folds with it.
 with
 
@@ -23,7 +23,7 @@ repeat_counts as (
 select
     item_events.*,
     pair_counts.pairs,
-    coalesce(repeat_counts.pairs, 0) as pairs_again
+    coalesce(repeat_counts.pairs, 0) as repeated_pairs
 from item_events
 inner join pair_counts on item_events.item_id = pair_counts.item_id and item_events.part = pair_counts.part
 left join repeat_counts

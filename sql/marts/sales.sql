@@ -3,8 +3,8 @@
 select
     item_id,
     count(*) filter (where part = 'train') > 0 as in_validation,
-    cast(sum(pairs - pairs_again) filter (where part = 'train') as bigint) as validation_users,
-    cast(sum(pairs - pairs_again) as bigint) as test_users,
+    cast(sum(pairs - repeated_pairs) filter (where part = 'train') as bigint) as validation_users,
+    cast(sum(pairs - repeated_pairs) as bigint) as test_users,
     min(first_at) filter (where part = 'train') as validation_first_at,
     max(last_at) filter (where part = 'train') as validation_last_at,
     min(first_at) as test_first_at,

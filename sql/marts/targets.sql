@@ -4,7 +4,7 @@ select
     "user",
     item,
     event_at,
-    not again as is_new
+    not is_repeat as is_new
 from validation_pairs
 where part = 'validation'
 union all
@@ -13,6 +13,6 @@ select
     test_user as "user",
     test_item as item,
     event_at,
-    not again as is_new
+    not is_repeat as is_new
 from numbered_pairs
 where part = 'test'

@@ -3,7 +3,7 @@ with
 
 repeated_pairs as (
     select * from numbered_pairs
-    where part = 'validation' and again
+    where part = 'validation' and is_repeat
 ),
 
 validation_triples as (
@@ -38,7 +38,7 @@ new_pairs as (
         weight,
         event_at
     from numbered_pairs
-    where part = 'validation' and not again
+    where part = 'validation' and not is_repeat
 )
 
 select * from validation_triples

@@ -14,7 +14,7 @@ select
     numbered_users.validation_user as "user",
     numbered_items.validation_item as item,
     numbered_pairs.part,
-    numbered_pairs.again,
+    numbered_pairs.is_repeat,
     numbered_pairs.weight,
     numbered_pairs.event_at
 from numbered_pairs

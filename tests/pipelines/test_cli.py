@@ -23,7 +23,7 @@ from recsys.bundle import verify
 
 @contextmanager
 def no_room_beyond(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: what a write then gets is what a full disk gives."""
+    """No file can grow beyond `size` bytes; a write then fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -41,7 +41,7 @@ def finished(runs: Path) -> set[str]:
 
 
 def runs_in_mlflow(root: Path) -> list[str]:
-    """How the runs ended, without those of their stages."""
+    """Final statuses of the runs, without nested ones."""
     nested = "select run_uuid from tags where key = 'mlflow.parentRunId'"
     query = f"select status from runs where run_uuid not in ({nested}) order by start_time"
     with closing(sqlite3.connect(root / "mlflow.db")) as books:
@@ -50,7 +50,7 @@ def runs_in_mlflow(root: Path) -> list[str]:
 
 @pytest.fixture
 def prepared(own_shop: Shop) -> Shop:
-    """A shop with its current bundle, where the next `train` has something to do."""
+    """A shop with a current bundle and settings that need a new training."""
     text = own_shop.config_file.read_text(encoding="utf-8").replace("max_epochs = 6", "max_epochs = 40")
     own_shop.config_file.write_text(text, encoding="utf-8")
     return own_shop
@@ -109,7 +109,7 @@ def test_unknown_run_is_named(shop: Shop) -> None:
     failed(ran, 2, "no finished run '2020' in", str(shop.config.runs))
 
 
-def test_recommend_refuses_k_below_1_and_words_for_numbers(shop: Shop) -> None:
+def test_recommend_refuses_k_below_1_and_ids_that_are_not_integers(shop: Shop) -> None:
     ask = ("recommend", "--config", shop.config_file, "--user")
     failed(recsys(*ask, "1003", "-k", "0"), 2, "k = 0")
     for text in (
@@ -128,7 +128,7 @@ def test_recommend_refuses_k_below_1_and_words_for_numbers(shop: Shop) -> None:
     assert recsys("recomend").code == 2
 
 
-def test_recommend_gives_all_unseen_items_at_most_and_popular_ones_to_strangers(shop: Shop) -> None:
+def test_recommend_returns_unseen_items_and_popular_ones_for_unknown_users(shop: Shop) -> None:
     ask = ("recommend", "--config", shop.config_file, "--user")
     with duckdb.connect(shop.config.database, read_only=True) as con:
         joined = 'triples join items using (fold, item) join users using (fold, "user")'
@@ -257,9 +257,7 @@ def test_a_full_disk_stops_export_and_the_old_bundle_serves(prepared: Shop) -> N
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)])
-def test_ctrl_c_and_a_schedulers_stop_in_training_leave_no_run(
-    prepared: Shop, stop: signal.Signals, code: int
-) -> None:
+def test_ctrl_c_and_sigterm_in_training_leave_no_run(prepared: Shop, stop: signal.Signals, code: int) -> None:
     before = folders(prepared.config.runs)
     endless = ("--set", "train.max_epochs=100000", "--set", "train.patience=100000")
     arguments = ("train", "--config", str(prepared.config_file), *endless)
@@ -292,7 +290,7 @@ main()
 
 
 def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
-    """It comes when all files of the new bundle but the last are written."""
+    """Interrupted before the last file of the new bundle is written."""
     command = ("--config", str(prepared.config_file), "--set", "train.max_epochs=1")
     assert recsys("train", *command).code == 0
     before = folders(prepared.config.bundles)
@@ -305,7 +303,7 @@ def test_ctrl_c_in_export_leaves_the_old_bundle(prepared: Shop) -> None:
     assert served.err == f"# bundle {bundle_of(prepared).name}\n"
 
 
-def test_our_own_mistakes_exit_1_and_show_where_on_request(
+def test_unexpected_errors_exit_1_and_show_a_traceback_on_request(
     own_shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (own_shop.run / "metrics.json").write_text("[]")  # nothing that we write

@@ -1,4 +1,4 @@
-"""A browser without a head, for tests that look at pages."""
+"""A headless browser, for tests of pages."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ needs_browser = pytest.mark.skipif(
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[webdriver.Chrome]:
-    """Open one with a profile of its own under the folder."""
+    """Chromium with a new profile under the folder."""
     options = Options()
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, f"--user-data-dir={folder / 'profile'}"):
@@ -43,5 +43,5 @@ def chromium(folder: Path) -> Iterator[webdriver.Chrome]:
 
 
 def complaints(browser: webdriver.Chrome) -> list[str]:
-    """What the console has against the page."""
+    """Errors and warnings in the browser's console."""
     return [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]

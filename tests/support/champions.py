@@ -1,4 +1,4 @@
-"""Champions of small shops: runs, bundles and aliases."""
+"""Runs, bundles and aliases of a small shop, for tests of promotion."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ RUNS = ("20240101-000000-aaaaaaaa", "20240102-000000-bbbbbbbb", "20240103-000000
 
 
 def alias(config: Config) -> str | None:
-    """The bundle of the version that MLflow calls champion."""
+    """The bundle of the model version with MLflow's alias champion."""
     client = mlflow.MlflowClient(tracking_uri=store.uri(config))
     try:
         return str(client.get_model_version_by_alias("shop", "champion").tags["bundle"])
@@ -22,7 +22,7 @@ def alias(config: Config) -> str | None:
         return None
 
 
-def at(root: Path) -> Config:
+def config_at(root: Path) -> Config:
     source = {"files": "log.csv", "time": "at"}
     return Config.model_validate({"root": root, "source": source, "tracking": {"experiment": "shop"}})
 
@@ -31,8 +31,8 @@ def promote(config: Config, number: int) -> str:
     return promotion.promote(config, config.runs / RUNS[number])
 
 
-def staged(config: Config, run: str, registered: bool = True) -> str:
-    """A run's bundle, and its version in MLflow's registry."""
+def stage_bundle(config: Config, run: str, registered: bool = True) -> str:
+    """Write a run's bundle and register its version in MLflow."""
     folder = bundle_folder(config, config.runs / run)
     release(folder, [[0, 0], [1, 1]], [[float(run[7]), 0], [0, 1], [1, 0]], [[0], [1]])
     if registered:

@@ -1,8 +1,10 @@
-"""What the project logs while a test runs."""
+"""Lines that the project logs during a test."""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import pytest
 
 
 class _Calling(logging.Handler):
@@ -16,7 +18,7 @@ class _Calling(logging.Handler):
 
 @contextmanager
 def calling(on_line: Callable[[str], object]) -> Iterator[None]:
-    """Call a function, which may raise, with each line that the logger `recsys` gets meanwhile."""
+    """Call a function, which may raise, with each line of the logger `recsys` within the block."""
     handler, logger = _Calling(on_line), logging.getLogger("recsys")
     level = logger.level
     logger.addHandler(handler)
@@ -30,7 +32,7 @@ def calling(on_line: Callable[[str], object]) -> Iterator[None]:
 
 @contextmanager
 def logged() -> Iterator[list[str]]:
-    """The lines that are logged meanwhile, in a list that grows."""
+    """The lines logged within the block so far."""
     lines: list[str] = []
     with calling(lines.append):
         yield lines
@@ -38,7 +40,14 @@ def logged() -> Iterator[list[str]]:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Nothing may be logged meanwhile."""
+    """Fail if the block logs a line."""
     with logged() as lines:
         yield
     assert lines == []
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that are logged while the test runs."""
+    with logged() as lines:
+        yield lines

@@ -1,4 +1,4 @@
-"""What MLflow holds of a shop, and shops that it has not seen."""
+"""What MLflow holds of a shop, and shops that it does not know."""
 
 import json
 import os
@@ -26,7 +26,7 @@ STAGES = [
 
 
 class Counts(NamedTuple):
-    """How much MLflow holds."""
+    """Counts of MLflow's entities."""
 
     runs: int
     metrics: int
@@ -60,7 +60,7 @@ def counts(config: Config) -> Counts:
 
 
 def forgotten(shop: Shop, folder: Path, uri: str | None = None) -> Shop:
-    """A copy of the finished retrain that MLflow has not seen, with stages as retrain notes them."""
+    """A copy of the finished retrain that MLflow does not know, with stages.json."""
     root = folder / "root"
     shutil.copytree(shop.config.root, root, symlinks=True)
     for name in ("mlflow.db", "artifacts", f"runs/{shop.run.name}/mlflow.json"):
@@ -78,7 +78,7 @@ def forgotten(shop: Shop, folder: Path, uri: str | None = None) -> Shop:
 
 def run_of(config: Config, run: Path) -> Any:
     """The run as MLflow knows it."""
-    known = store.noted(run)
+    known = store.read_note(run)
     assert known is not None
     return client_of(config).get_run(known["run_id"])
 

@@ -16,13 +16,12 @@ from pipelines import cli
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.release.export import bundle_folder
-from pipelines.tracking import store
+from pipelines.tracking import upload
 
 START = datetime(2024, 1, 1)
 DAYS, WINDOW = 100, 20  # the test window is the last 20 days, validation the 20 before
 USERS, ITEMS, GROUPS = 200, 120, 4
 GROUP_SIZE = ITEMS // GROUPS
-BATCH_OF_NEWS = 3  # products that a user takes for the first time in each window
 
 
 class Ran(NamedTuple):
@@ -45,8 +44,8 @@ class Shop(NamedTuple):
 def purchases(seed: int = 0) -> pl.DataFrame:
     """(user_id, item_id, at): users of four tastes, who take mostly products of their own group.
 
-    Popular products come first in each group; in each of the last two windows everybody takes some products
-    for the first time, and repeats a few old ones. No two events share an instant.
+    Popular products come first in each group; in each of the last two windows all users take some products
+    for the first time, and repeat a few old ones. No two events share an instant.
     """
     generator = np.random.default_rng(seed)
     appeal = 1 / (1 + np.arange(GROUP_SIZE)) ** 0.5
@@ -188,5 +187,5 @@ def copied(shop: Shop, folder: Path, template: Path) -> Shop:
     config = load_config(path)
     for name in ("mlflow.json", "registered.json"):
         (run / name).unlink(missing_ok=True)
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     return Shop(path, config, run, shop.ran)

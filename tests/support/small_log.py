@@ -1,4 +1,4 @@
-"""A log small enough to work by hand, and what turns rows into a configuration."""
+"""A log small enough to compute by hand, and configurations for such logs."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ def day(n: float) -> datetime:
 LOG: list[Row] = [
     (1, 10, day(1), 1.0),
     (1, 10, day(2), 2.0),
-    (1, 10, day(2), 2.0),  # the very same row: a repeat purchase, not an error
+    (1, 10, day(2), 2.0),  # an equal row: a repeat purchase, not an error
     (1, 11, day(3), 1.0),
     (2, 14, day(3), 0.0),  # weight 0: no interaction
     (2, 10, day(4), 1.0),
@@ -68,7 +68,7 @@ def labelled(label: str, pairs: list[tuple[int, int]]) -> list[Row]:
 
 
 def as_tables(con: duckdb.DuckDBPyConnection, *views: str, where: str = "true") -> None:
-    """Each view becomes a table of its rows, to be tampered with."""
+    """Replace each view by a table of its rows, so that a test can change them."""
     for view in views:
         con.execute(f"create table {view}_rows as from {view} where {where}")
     for view in views:

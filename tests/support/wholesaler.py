@@ -1,4 +1,4 @@
-"""A wholesaler's log as its till writes it: `python tests/wholesaler.py LOG.parquet` writes one.
+"""A wholesaler's log as a cash register writes it: `python tests/support/wholesaler.py LOG.parquet`.
 
 Customers are DOUBLE, as their column has gaps; products are known by their text, some of it with stray blanks
 or in other case; one line in forty is a return; times have nanoseconds; there is no table of products.
@@ -18,9 +18,9 @@ CUSTOMERS, PRODUCTS, TASTES = 240, 160, 4
 ANONYMOUS = 0.25  # share of the lines without a customer
 RETURNED = 1 / 40  # share of the lines that are returns
 OWN_TASTE = 0.9  # share of a customer's lines that are products of their own taste
-RETYPED = 8  # one product in so many is typed in other ways, too
+RETYPED = 8  # one in this many products has other spellings too
 COLOURS = ("Red", "White", "Green", "Café", "Blue")
-THINGS = ("Mug", "Lamp", "Clock", "Tray")  # one a taste
+THINGS = ("Mug", "Lamp", "Clock", "Tray")  # one per taste
 
 
 def wholesaler(seed: int = 0) -> pl.DataFrame:
@@ -36,7 +36,7 @@ def wholesaler(seed: int = 0) -> pl.DataFrame:
     product = taste * a_taste + generator.choice(a_taste, bought, p=appeal / appeal.sum())
     day = generator.uniform(0, DAYS, bought)
     quantity = generator.integers(1, 25, bought)
-    # returns are of lines that were bought, later, and of all of it in one case of two
+    # returns are of bought lines, later, and in half of the cases of the whole quantity
     line = generator.choice(bought, LINES - bought, replace=False)
     back = np.where(generator.random(len(line)) < 0.5, quantity[line], (quantity[line] + 1) // 2)
     later = day[line] + (DAYS - day[line]) * generator.beta(1, 9, len(line))
@@ -57,7 +57,7 @@ def wholesaler(seed: int = 0) -> pl.DataFrame:
 
 
 def _typed(product: int, generator: np.random.Generator) -> str:
-    """The product's text, as somebody typed it."""
+    """The product's text, in one of its spellings."""
     thing = THINGS[product // (PRODUCTS // TASTES)]
     text = f"{COLOURS[product % len(COLOURS)]} {thing} No. {product}"
     if product % RETYPED or generator.random() < 0.7:

@@ -30,7 +30,7 @@ WINDOWS = 56.0  # default days of the validation and test windows together
 OUTLIER = 10  # a user with this many times the events of the 99th percentile is reported
 
 
-class Tried(NamedTuple):
+class LogReport(NamedTuple):
     """What the contracts found in the log."""
 
     report: contracts.Report
@@ -146,24 +146,24 @@ def _propose_windows(proposal: Proposal, days: float) -> None:
 
 def _try_out(proposal: Proposal) -> None:
     """Run prepare with the proposed settings, and add what it and the contracts found."""
-    seen = list[Tried]()
+    seen = list[LogReport]()
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:
         report = contracts.examine(con, config)
         activity = con.execute(read_sql("findings/activity")).fetchall()[0]
         offending = f"({read_sql('offending/spelling')})"
-        seen.append(Tried(report, activity, find_alike_ids(con, config.source, offending)))
+        seen.append(LogReport(report, activity, find_alike_ids(con, config.source, offending)))
 
     with tempfile.TemporaryDirectory(prefix="recsys-check-") as root:
         config = Config.model_validate({"root": root, **proposal.settings})
         refused = ""
         try:
-            with log.silenced():
+            with log.silence():
                 prepare(config, examine)
         except InputError as error:
             refused = str(error)
-    for tried in seen:
-        _add_contract_findings(proposal, tried)
+    for log_report in seen:
+        _add_contract_findings(proposal, log_report)
     if refused:
         proposal.add_comment("", f"CHOOSE: tested, and refused by prepare: {refused}")
         proposal.choices.append("what prepare refuses")
@@ -171,14 +171,14 @@ def _try_out(proposal: Proposal) -> None:
         proposal.add_comment("", "Tested: prepare accepts it")
 
 
-def _add_contract_findings(proposal: Proposal, tried: Tried) -> None:
-    measures = {one.measure: one for one in tried.report.measures}
-    if tried.alike is not None:
-        for line in tried.alike.lines:
+def _add_contract_findings(proposal: Proposal, log_report: LogReport) -> None:
+    measures = {one.measure: one for one in log_report.report.measures}
+    if log_report.alike is not None:
+        for line in log_report.alike.lines:
             proposal.add_comment("source", line)
-        proposal.add_comment("source", f"This query merges them, instead of {tried.alike.replaced}:")
-        proposal.suggest("source", "query", tried.alike.query)
-    user, events, active, share = tried.activity
+        proposal.add_comment("source", f"This query merges them, instead of {log_report.alike.replaced}:")
+        proposal.suggest("source", "query", log_report.alike.query)
+    user, events, active, share = log_report.activity
     if events is not None and events >= OUTLIER * active:
         proposal.add_comment(
             "contracts",
@@ -195,7 +195,7 @@ def _add_contract_findings(proposal: Proposal, tried: Tried) -> None:
         value = measures[name].value if name in measures else None
         if value and value >= 0.01:
             proposal.add_comment("contracts", f"{value:.1%} {text}")
-    for one in tried.report.measures:
+    for one in log_report.report.measures:
         if not one.holds and one.value is not None:
             why = (
                 f"{one.measure} = {one.value:.4g}, allowed {one.allowed}: correct the log or raise the bound"

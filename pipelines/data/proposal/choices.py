@@ -17,7 +17,7 @@ from pipelines.data.sql import literal
 MOST_CHOICES = 10  # columns listed at most
 PARTS = {"train", "validation", "test"}
 # words in kinds of events that undo others
-TAKEN_BACK = ("remove", "return", "refund", "cancel", "delete", "dislike", "unlike", "uninstall")
+UNDOING = ("remove", "return", "refund", "cancel", "delete", "dislike", "unlike", "uninstall")
 
 
 def assign_roles(
@@ -26,36 +26,36 @@ def assign_roles(
     """Set the roles in section source, and split.kind; False if the columns have no names."""
     if _has_no_header(proposal, relation, found):
         return False
-    _ids(proposal, found)
-    _time(proposal, found)
-    _weight(proposal, found)
-    _event(proposal, found)
-    _split(proposal, found)
-    _title(con, proposal, relation, found)
+    _assign_ids(proposal, found)
+    _assign_time(proposal, found)
+    _assign_weight(proposal, found)
+    _assign_event(proposal, found)
+    _assign_split(proposal, found)
+    _assign_title(con, proposal, relation, found)
     return True
 
 
-def _likeliest(role: str, found: Profile, able: Sequence[str]) -> tuple[list[str], list[str]]:
+def _likeliest(role: str, found: Profile, suitable: Sequence[str]) -> tuple[list[str], list[str]]:
     """The likeliest of the columns with a suitable type, and those with less likely names."""
-    ranked = roles.candidates(role, list(able))
+    ranked = roles.candidates(role, list(suitable))
     named = [one for one in ranked if one.rank < roles.NAME_PART]
     best = [one.name for one in named if one.rank == named[0].rank]
     return best, [one.name for one in ranked if one not in named]
 
 
-def _ids(proposal: Proposal, found: Profile) -> None:
-    able = [name for name, type_ in found.types.items() if type_ in columns.IDS]
-    ranked = {role: _likeliest(role, found, able) for role in ("user", "item")}
-    sure = [best[0] for best, _ in ranked.values() if len(best) == 1]
-    for role, (best, partly) in ranked.items():
+def _assign_ids(proposal: Proposal, found: Profile) -> None:
+    suitable = [name for name, type_ in found.types.items() if type_ in columns.IDS]
+    ranked = {role: _likeliest(role, found, suitable) for role in ("user", "item")}
+    assigned = [best[0] for best, _ in ranked.values() if len(best) == 1]
+    for role, (best, less_likely) in ranked.items():
         if len(best) == 1:
             proposal.set_key("source", role, best[0])
             continue
-        maybe = (best or partly or [name for name in able if name not in sure])[:MOST_CHOICES]
-        counts = {name: min(found.different[name], found.filled[name]) for name in maybe}
+        options = (best or less_likely or [name for name in suitable if name not in assigned])[:MOST_CHOICES]
+        counts = {name: min(found.different[name], found.filled[name]) for name in options}
         shown = ", ".join(f"{toml(name)} (about {count:,} values)" for name, count in counts.items())
         why = "several columns are likely" if best else "no column has a likely name"
-        proposal.ask("source", role, f"{why}: {shown or 'there is no column of ids'}", maybe or [""])
+        proposal.ask("source", role, f"{why}: {shown or 'there is no column of ids'}", options or [""])
 
 
 def _has_no_header(proposal: Proposal, relation: Relation, found: Profile) -> bool:
@@ -82,20 +82,20 @@ def _unassigned(proposal: Proposal, names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in taken]
 
 
-def _time(proposal: Proposal, found: Profile) -> None:
+def _assign_time(proposal: Proposal, found: Profile) -> None:
     read = _unassigned(proposal, [name for name, one in found.times.items() if one.formats])
-    best, partly = _likeliest("time", found, read)
-    if not best and not partly:
+    best, less_likely = _likeliest("time", found, read)
+    if not best and not less_likely:
         best = read
     if len(best) != 1:
-        if best or partly:
+        if best or less_likely:
             why = f"{'several columns' if best else 'only columns with other names'} hold times"
-            proposal.ask("source", "time", why, best or partly)
+            proposal.ask("source", "time", why, best or less_likely)
         elif named := [one.name for one in roles.candidates("time", list(found.times))]:
             such = ", ".join(f"{toml(name)}, such as {found.times[name].example}" for name in named)
             proposal.ask("source", "time", f"no known format reads {such}", named)
             proposal.suggest("source", "time_format", "%d.%m.%Y %H:%M")
-        return  # without a time column, _split explains the options
+        return  # without a time column, _assign_split explains the options
     (name,) = best
     one = found.times[name]
     proposal.set_key("source", "time", name)
@@ -108,7 +108,7 @@ def _time(proposal: Proposal, found: Profile) -> None:
         proposal.add_comment("source", f"{one.unread:,} values of it are no such time, such as {one.example}")
 
 
-def _weight(proposal: Proposal, found: Profile) -> None:
+def _assign_weight(proposal: Proposal, found: Profile) -> None:
     best, _ = _likeliest("weight", found, _unassigned(proposal, list(found.filled)))
     numbers, _ = _likeliest("weight", found, _unassigned(proposal, sorted(found.numbers)))
     if len(numbers) == 1 and numbers[0] in best:
@@ -122,13 +122,13 @@ def _weight(proposal: Proposal, found: Profile) -> None:
         proposal.ask("source", "weight", f"{why}; without it each row has weight 1", best)
 
 
-def _event(proposal: Proposal, found: Profile) -> None:
+def _assign_event(proposal: Proposal, found: Profile) -> None:
     several = [name for name, kinds in found.kinds.items() if len(kinds) > 1]
     best, _ = _likeliest("event", found, _unassigned(proposal, several))
     if not best:
         return
     kinds = found.kinds[best[0]]
-    weights = {kind: 0.0 if any(word in kind.lower() for word in TAKEN_BACK) else 1.0 for kind in kinds}
+    weights = {kind: 0.0 if any(word in kind.lower() for word in UNDOING) else 1.0 for kind in kinds}
     if len(best) == 1 and "weight" not in proposal.settings["source"]:
         why = "Weight of each kind of event: raise those that mean more; 0.0 leaves a kind out."
         proposal.set_key("source", "event", best[0], why)
@@ -145,7 +145,7 @@ def _event(proposal: Proposal, found: Profile) -> None:
     proposal.suggest("source", "event_weights", weights)
 
 
-def _split(proposal: Proposal, found: Profile) -> None:
+def _assign_split(proposal: Proposal, found: Profile) -> None:
     """Set a predefined split if a column holds one; ask if there is nothing to split by."""
     best, _ = _likeliest("split", found, _unassigned(proposal, list(found.kinds)))
     exact = [name for name in best if {"train", "test"} <= set(found.kinds[name]) <= PARTS]
@@ -172,10 +172,12 @@ def _split(proposal: Proposal, found: Profile) -> None:
         proposal.ask("source", "time", why)
 
 
-def _title(con: duckdb.DuckDBPyConnection, proposal: Proposal, relation: Relation, found: Profile) -> None:
+def _assign_title(
+    con: duckdb.DuckDBPyConnection, proposal: Proposal, relation: Relation, found: Profile
+) -> None:
     item = proposal.settings["source"].get("item")
-    able = [name for name, type_ in found.types.items() if type_ in columns.WORDS]
-    best, _ = _likeliest("title", found, _unassigned(proposal, able))
+    suitable = [name for name, type_ in found.types.items() if type_ in columns.WORDS]
+    best, _ = _likeliest("title", found, _unassigned(proposal, suitable))
     best = [name for name in best if found.different[name] > 1]
     if item is not None and len(best) == 1 and titles_per_item(con, relation, best[0], str(item)) <= 2:
         proposal.set_key("source", "title", best[0])

@@ -1,4 +1,4 @@
-"""Configuration files: what is accepted, and the one line that a mistake is answered with."""
+"""Configuration files: values, defaults, overrides, and the error line for a mistake."""
 
 from datetime import datetime
 from pathlib import Path
@@ -154,7 +154,7 @@ def test_mistakes_are_named(tmp_path: Path, overrides: list[str], message: str) 
     assert "\n" not in str(caught.value)
 
 
-def test_as_many_triplets_as_the_miner_makes(tmp_path: Path) -> None:
+def test_the_bound_on_triplets_counts_what_the_miner_makes(tmp_path: Path) -> None:
     assert MOST_TRIPLETS == miners.MOST_TRIPLETS
     fits = [
         ["mining.miner=all", f"train.batch_size={MOST_TRIPLETS // 512}"],
@@ -179,14 +179,14 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         load_config(written(tmp_path, table))
 
 
-def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"(?=.*'sede')(?=.*'split.test_days')(?=.*'prepare.threads')"):
         load_config(written(tmp_path), ["sede=3", "split.test_days=0", "prepare.threads=0"])
     with pytest.raises(InputError, match=r"(?=.*'prepare.threads' = 1000000)(?=.*'train.threads').* 512"):
         load_config(written(tmp_path), ["prepare.threads=1000000", "train.threads=513"])
 
 
-def test_files_that_are_no_config(tmp_path: Path) -> None:
+def test_files_that_are_not_a_configuration(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.toml' does not exist"):
         load_config(tmp_path / "nowhere.toml")
     with pytest.raises(InputError, match=r"' cannot be read: .*directory"):

@@ -1,4 +1,4 @@
-"""Paths of every odd form: taken as they are written, by each tool, or refused before anything runs."""
+"""Odd paths: used exactly as written by every tool, or refused before anything runs."""
 
 import ast
 import asyncio
@@ -121,7 +121,7 @@ def test_a_tilde_is_the_home_folder_in_options_and_in_the_environment(
         ("s3://shop/root", ["a path of this machine, not a URI"]),
     ],
 )
-def test_a_root_that_cannot_be_is_refused_before_anything_is_made(
+def test_an_unusable_root_is_refused_before_anything_is_written(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,7 +130,7 @@ def test_a_root_that_cannot_be_is_refused_before_anything_is_made(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_relative_root_below_a_folder_that_cannot_be_is_refused(
+def test_a_relative_root_below_an_unusable_folder_is_refused(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "why?").mkdir()
@@ -139,8 +139,8 @@ def test_a_relative_root_below_a_folder_that_cannot_be_is_refused(
         load_config(small)
 
 
-def test_duckdb_still_writes_below_every_other_name(tmp_path: Path) -> None:
-    """And below none that is refused: where this changes, so may the rule."""
+def test_duckdb_writes_below_every_allowed_name(tmp_path: Path) -> None:
+    """And below no refused name: if DuckDB changes, so may the rule."""
     for name in NAMES:
         folder = tmp_path / name
         folder.mkdir()
@@ -155,8 +155,8 @@ def test_duckdb_still_writes_below_every_other_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
-def test_files_that_are_there_are_no_patterns(tmp_path: Path, suffix: str) -> None:
-    """What the name would match as a pattern is another log."""
+def test_existing_files_are_not_taken_as_patterns(tmp_path: Path, suffix: str) -> None:
+    """As a pattern, the name would match another log."""
     for odd, other in (("log [a].", "log a."), ("lo*.", "logs."), ("l?g.", "log."), ("{a,b}.", "a.")):
         folder = tmp_path / odd / suffix
         folder.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_files_that_are_there_are_no_patterns(tmp_path: Path, suffix: str) -> No
     assert prepare(pattern).counts["log.rows"] == len(LOG)
 
 
-def test_polars_reads_in_one_place_where_no_path_is_a_pattern() -> None:
+def test_polars_reads_files_only_in_read_table() -> None:
     """read_parquet of a path with [ ] fails otherwise, or reads what its pattern matches."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
@@ -190,7 +190,7 @@ def test_polars_reads_in_one_place_where_no_path_is_a_pattern() -> None:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "why?", "%41"])
-def test_an_sqlite_uri_means_the_file_to_sqlalchemy_and_to_mlflow(
+def test_sqlalchemy_and_mlflow_open_the_file_of_an_sqlite_uri(
     tmp_path: Path, mlflow_template: Path, name: str
 ) -> None:
     folder = tmp_path / "below" / name
@@ -235,14 +235,14 @@ def odd(tmp_path_factory: pytest.TempPathFactory, log: pl.DataFrame, mlflow_temp
         return Shop(path, config, folder / find_run(config, None), ran)
 
 
-def test_nothing_is_made_outside_such_a_root(odd: Shop) -> None:
+def test_nothing_is_written_outside_an_odd_root(odd: Shop) -> None:
     folder = odd.config_file.parent
     assert {path.name for path in folder.iterdir()} == {ODD, "shop.toml", "log.parquet", "items.parquet"}
     assert [path.name for path in folder.parent.iterdir()] == [ODD]
     assert "WARNING" not in odd.ran.err
 
 
-def test_the_page_of_such_a_root_is_whole(odd: Shop, shop: Shop) -> None:
+def test_the_page_of_an_odd_root_is_complete(odd: Shop, shop: Shop) -> None:
     def headings(run: Path) -> list[str]:
         lines = (run / "report.html").read_text(encoding="utf-8").splitlines()
         return [line for line in lines if "<h2" in line or "<svg" in line]
@@ -250,8 +250,8 @@ def test_the_page_of_such_a_root_is_whole(odd: Shop, shop: Shop) -> None:
     assert len(headings(odd.run)) == len(headings(shop.run)) > 5
 
 
-def test_its_printed_commands_can_be_pasted(odd: Shop) -> None:
-    """Into a shell where the command ran, but for MLflow's server, of which only the words are compared."""
+def test_printed_commands_can_be_pasted_into_a_shell(odd: Shop) -> None:
+    """In the folder where the command ran; of the command for MLflow's server only the words are compared."""
     lines = dict(line.strip().split(": ", 1) for line in odd.ran.out.splitlines() if ": " in line)
     asked = lines["ask it"]
     assert asked.startswith("recsys recommend --config ")
@@ -280,7 +280,7 @@ def test_mlflow_loads_its_champion(odd: Shop, monkeypatch: pytest.MonkeyPatch) -
     assert loaded_champion(odd) == 10
 
 
-def test_tune_keeps_its_study_there(odd: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_keeps_its_study_in_an_odd_root(odd: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = odd.config_file.parent
     monkeypatch.chdir(folder)
     space = folder / ODD / "space [x].toml"
@@ -292,7 +292,7 @@ def test_tune_keeps_its_study_there(odd: Shop, monkeypatch: pytest.MonkeyPatch) 
     assert {path.name for path in folder.iterdir()} == {ODD, "shop.toml", "log.parquet", "items.parquet"}
 
 
-def test_a_printed_command_keeps_the_changes_but_for_mlflow_s_uri() -> None:
+def test_next_command_keeps_overrides_except_mlflow_uri_and_secrets() -> None:
     uri, query = "tracking.uri=http://anna:hush@h", "source.query=pwd='hush x'"
     words = places.next_command(
         "retrain", Path("a b.toml"), ["seed=1", uri, "tracking.experiment=a b", query]

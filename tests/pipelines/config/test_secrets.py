@@ -1,4 +1,4 @@
-"""What may be shown of a text that may hold credentials."""
+"""Masking of credentials."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from pipelines.config.secrets import mask_secrets
         'from f(API_KEY = "hush")',
     ],
 )
-def test_credentials_are_masked_wherever_they_stand(text: str) -> None:
+def test_credentials_are_masked(text: str) -> None:
     masked = mask_secrets(text)
     assert "hush" not in masked
     assert "***" in masked
@@ -39,5 +39,5 @@ def test_credentials_are_masked_wherever_they_stand(text: str) -> None:
         {"train": {"dim": 32, "trees": [1, 2.5, None, True]}, "text": "s3://bucket/*.parquet"},
     ],
 )
-def test_what_is_none_stays(value: Any) -> None:
+def test_other_texts_are_not_masked(value: Any) -> None:
     assert mask_secrets(value) == value

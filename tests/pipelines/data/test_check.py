@@ -38,7 +38,7 @@ def frame(days: int = DAYS, **changes: Any) -> pl.DataFrame:
 
 
 def written(pattern: str, days: int = DAYS, **changes: Any) -> pl.DataFrame:
-    """The same with its times as text by a pattern."""
+    """The same frame, with times as text in a format."""
     made = frame(days, **changes)
     return made.with_columns(pl.col("time").dt.strftime(pattern))
 
@@ -54,7 +54,7 @@ def save(made: pl.DataFrame, name: str) -> str:
 
 
 def proposed(files: str, code: int = 0) -> tuple[dict[str, Any], Ran]:
-    """The proposed config as TOML reads it; with code 0 it must go through prepare as it is."""
+    """The proposed config, parsed; with exit code 0, prepare must accept it."""
     ran = recsys("check", files)
     assert ran.code == code, ran.err + ran.out
     if code == 0:
@@ -65,12 +65,12 @@ def proposed(files: str, code: int = 0) -> tuple[dict[str, Any], Ran]:
 
 
 def said(ran: Ran) -> str:
-    """What was printed, with the lines of each comment joined."""
+    """The output, with the lines of each comment joined."""
     return ran.out.replace("\n#   ", " ").replace("\n# ", " ")
 
 
 def offered(ran: Ran, key: str) -> list[Any]:
-    """The values of a key that stand in comments, to be taken by removing the #."""
+    """The values of a key that are suggested in comments."""
     lines = re.findall(rf"^# ({key} = .*)$", ran.out, re.MULTILINE)
     return [tomllib.loads(line)[key] for line in lines]
 
@@ -112,7 +112,7 @@ def test_names_that_toml_must_escape(name: str) -> None:
     }  # fmt: skip
 
 
-def test_columns_of_two_names_are_a_choice() -> None:
+def test_check_asks_which_of_two_likely_columns() -> None:
     save(frame(customer_id=1, account_id=2, sku="a", product="b", user=None, item=None), "log.csv")
     config, ran = proposed("log.csv", 3)
     assert config == {"source": {"files": "log.csv", "time": "time"}}
@@ -121,7 +121,7 @@ def test_columns_of_two_names_are_a_choice() -> None:
     failed(ran, 3, "source.user, source.item")
 
 
-def test_a_table_that_is_no_log_is_left_to_the_person() -> None:
+def test_check_asks_for_the_columns_of_a_table_that_is_no_log() -> None:
     pl.DataFrame({"station": ["a", "b"], "rain": [1.5, 2.5]}).write_csv("weather.csv")
     config, ran = proposed("weather.csv", 3)
     assert config == {"source": {"files": "weather.csv"}}
@@ -179,7 +179,7 @@ def test_formats_of_times(made: pl.DataFrame, time_format: str | None, name: str
     assert config["source"].get("time_format") == time_format
 
 
-def test_dates_that_two_formats_read_are_a_choice() -> None:
+def test_check_asks_which_of_two_date_formats() -> None:
     dates = [f"{n % 12 + 1:02d}-{n % 11 + 1:02d}-2024" for n in range(LINES)]
     config, ran = proposed(save(frame(time=dates), "log.csv"), 3)
     assert "time_format" not in config["source"]
@@ -189,13 +189,13 @@ def test_dates_that_two_formats_read_are_a_choice() -> None:
 
 
 @pytest.mark.parametrize("late", [100, 2000])  # the second is past the rows that formats are short-listed by
-def test_one_day_past_the_12th_tells_days_from_months(late: int) -> None:
+def test_a_day_after_the_12th_decides_the_date_format(late: int) -> None:
     dates = [f"{n % 12 + 1:02d}/{14 if n == late else n % 12 + 1:02d}/2024" for n in range(LINES)]
     config, _ = proposed(save(frame(time=dates), "log.csv"))
     assert config["source"]["time_format"] == "%m/%d/%Y"
 
 
-def test_times_that_no_format_reads_are_shown() -> None:
+def test_unreadable_times_are_shown() -> None:
     config, ran = proposed(save(frame(time=["yesterday"] * LINES), "log.csv"), 3)
     assert "'yesterday'" in ran.out
     assert "time" not in config["source"]
@@ -205,7 +205,7 @@ def test_times_that_no_format_reads_are_shown() -> None:
     assert "are no such time, such as 'n/a'" in ran.out
 
 
-def test_two_columns_of_times_are_a_choice_and_later_ones_are_none() -> None:
+def test_check_asks_which_of_two_time_columns_except_later_ones() -> None:
     time = frame()["time"]
     config, _ = proposed(save(frame(shipped_at=time), "log.parquet"))
     assert config["source"]["time"] == "time"
@@ -224,7 +224,7 @@ def test_missing_ids_and_returns_are_proposed_with_their_counts() -> None:
     assert "150 rows (5.0%) have a weight below 0" in said(ran)
 
 
-def test_amounts_that_are_no_numbers_are_a_choice() -> None:
+def test_check_asks_about_weights_that_are_not_numbers() -> None:
     amounts = ["a few" if n == 7 else "2" for n in range(LINES)]
     config, ran = proposed(save(frame(quantity=amounts), "log.csv"), 3)
     assert "weight" not in config["source"]
@@ -234,7 +234,7 @@ def test_amounts_that_are_no_numbers_are_a_choice() -> None:
     assert "weight" not in config["source"]
 
 
-def test_ids_that_are_text_are_told_with_the_first_row() -> None:
+def test_text_ids_are_reported_with_their_first_row() -> None:
     users = [f"{n % 41:03d}" if n >= 41 else str(n + 100) for n in range(LINES)]
     _, ran = proposed(save(frame(user=users), "log.csv"))
     assert "'user' is read as text: row 42 has '000'" in said(ran)
@@ -242,7 +242,7 @@ def test_ids_that_are_text_are_told_with_the_first_row() -> None:
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "log.ndjson"])
-def test_ids_alike_are_told_with_a_query_that_mends_them(name: str) -> None:
+def test_check_suggests_a_query_that_merges_alike_ids(name: str) -> None:
     items = [f"Mug {n % 37}" if n % 5 else f" mug {n % 37}" for n in range(LINES)]
     _, ran = proposed(save(frame(item=items, quantity=[1.5] * LINES), name))
     (query,) = offered(ran, "query")
@@ -270,7 +270,7 @@ def test_a_user_far_more_active_than_others_is_shown() -> None:
 
 
 @pytest.mark.parametrize(("days", "window"), [(DAYS, None), (100, 20.0), (3, 0.6)])
-def test_a_short_log_gets_windows_in_proportion(days: int, window: float | None) -> None:
+def test_check_proposes_shorter_windows_for_a_short_log(days: int, window: float | None) -> None:
     config, _ = proposed(save(frame(days), "log.parquet"))
     split = None if window is None else {"test_days": window, "validation_days": window}
     assert config.get("split") == split
@@ -287,7 +287,7 @@ def test_a_predefined_split() -> None:
     failed(ran, 3, "source.time")
 
 
-def test_kinds_of_events_get_weights_to_change() -> None:
+def test_check_proposes_weights_for_kinds_of_events() -> None:
     kinds = [("view", "cart", "remove_from_cart", "buy")[n % 4] for n in range(LINES)]
     config, _ = proposed(save(frame(event_type=kinds), "log.ndjson"))
     assert config["source"]["event"] == "event_type"
@@ -299,7 +299,7 @@ def test_kinds_of_events_get_weights_to_change() -> None:
     failed(ran, 3, "source.event")
 
 
-def test_a_title_is_taken_if_it_tells_the_item() -> None:
+def test_check_proposes_a_title_column_with_about_one_title_per_item() -> None:
     names = [f"Thing {n * 7 % 37}" for n in range(LINES)]
     config, _ = proposed(save(frame(product_name=names), "log.csv"))
     assert config["source"]["title"] == "product_name"
@@ -341,7 +341,7 @@ def test_other_encodings() -> None:
         (frame(user=[n + 0.5 for n in range(LINES)]), ["holds 0.5"], "source.query"),
     ],
 )
-def test_what_is_refused_is_a_choice(made: pl.DataFrame, words: list[str], choice: str) -> None:
+def test_what_prepare_refuses_becomes_a_choice(made: pl.DataFrame, words: list[str], choice: str) -> None:
     _, ran = proposed(save(made, "log.parquet" if made.schema["user"] == pl.Float64 else "log.csv"), 3)
     assert all(word in said(ran) for word in words), ran.out
     failed(ran, 3, choice)

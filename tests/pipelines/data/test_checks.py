@@ -1,4 +1,4 @@
-"""The checks on the tables: which rows offend, and how they are named."""
+"""The checks on the tables: offending rows and messages."""
 
 from datetime import datetime
 from pathlib import Path
@@ -77,7 +77,9 @@ def few(users: list[int], items: list[int]) -> list[Row]:
         ),
     ],
 )
-def test_logs_too_poor_to_split(tmp_path: Path, rows: list[Row], split: dict[str, Any], message: str) -> None:
+def test_logs_that_are_too_small_to_split(
+    tmp_path: Path, rows: list[Row], split: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=f"(?s){message}"):
         prepare(config_of(tmp_path, rows, COLUMNS[:3], split=split))
 

@@ -1,4 +1,4 @@
-"""Data contracts: measures worked by hand on the small log, the rows that are shown, and what is refused."""
+"""Data contracts: measures computed by hand on the small log, offending rows, and errors."""
 
 import io
 import json
@@ -34,7 +34,7 @@ COMPARED = {"changed_columns", "hours_back", "volume", "user_psi", "item_psi"} |
 
 
 def examined(config: Config) -> Report:
-    """The contracts of a log, whatever becomes of it; its tables take the place of the last run's."""
+    """The contracts of a log, broken or not; its tables replace those of the last run."""
     found: list[Report] = []
     with suppress(DataError):  # of a check on the parts, which comes later
         prepare(config, examine=lambda con: found.append(contracts.examine(con, config)))
@@ -42,7 +42,7 @@ def examined(config: Config) -> Report:
 
 
 def retrained(config: Config) -> Report:
-    """As a retrain does it: recorded, and stopped where a contract is broken."""
+    """As in a retrain: recorded, and stopped if a contract is broken."""
     number, found = history.start_run(config), list[Report]()
     prepare(config, examine=lambda con: found.append(contracts.examine_and_record(con, config, number)))
     return found[0]
@@ -57,7 +57,7 @@ def offending(report: Report, contract: str) -> list[dict[str, Any]]:
     return [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
 
 
-def test_the_first_run_has_nothing_to_compare_with_and_the_same_log_changes_nothing(tmp_path: Path) -> None:
+def test_first_run_and_second_run_with_the_same_log(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     first = retrained(config)
     assert {name for name, value in values(first).items() if value is None} == COMPARED
@@ -69,7 +69,7 @@ def test_the_first_run_has_nothing_to_compare_with_and_the_same_log_changes_noth
     assert {name: values(again)[name] for name in COMPARED} == expected
 
 
-def test_a_database_without_profiles_is_nothing_to_compare_with(tmp_path: Path) -> None:
+def test_a_database_without_profiles_is_not_compared_with(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     prepare(config)
     with duckdb.connect(config.database) as con:
@@ -78,7 +78,7 @@ def test_a_database_without_profiles_is_nothing_to_compare_with(tmp_path: Path) 
     assert {name for name, value in values(examined(config)).items() if value is None} == COMPARED
 
 
-def test_a_database_with_fewer_columns_is_compared_by_those_it_has(tmp_path: Path) -> None:
+def test_a_database_with_fewer_columns_is_compared_by_its_columns(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     prepare(config)
     with duckdb.connect(config.database) as con:
@@ -104,7 +104,7 @@ def test_schema(tmp_path: Path) -> None:
     assert examined(allowed).violated == []
 
 
-def test_ids_of_another_type_are_other_ids_unless_they_read_the_same(tmp_path: Path) -> None:
+def test_ids_of_another_type_are_compared_after_a_cast(tmp_path: Path) -> None:
     examined(config_of(tmp_path))
     words = [(f"user {user}", str(item), when, weight) for user, item, when, weight in LOG]
     report = examined(config_of(tmp_path, words))
@@ -142,7 +142,7 @@ def test_freshness(tmp_path: Path) -> None:
     assert (row["user_id"], row["item_id"], row["event_at"], row["source_row"]) == (4, 10, day(22), 16)
 
 
-def test_the_clock_of_the_log_must_not_go_back(tmp_path: Path) -> None:
+def test_a_log_that_ends_earlier_than_the_last_one_is_refused(tmp_path: Path) -> None:
     open_ = {"max_user_psi": None, "max_item_psi": None}
     examined(config_of(tmp_path))
     report = examined(config_of(tmp_path, LOG[:-1], contracts=open_))
@@ -154,7 +154,7 @@ def test_the_clock_of_the_log_must_not_go_back(tmp_path: Path) -> None:
     assert values(examined(config_of(tmp_path, later, contracts=open_)))["hours_back"] == 0
 
 
-def test_volume_goes_by_the_median_of_accepted_logs_each_once(tmp_path: Path) -> None:
+def test_volume_is_relative_to_the_median_of_different_accepted_logs(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     for fingerprint, events, accepted in (
         ("oldest", 999, True),
@@ -186,9 +186,7 @@ def test_duplicates(tmp_path: Path) -> None:
     assert rows == [(10, day(1), 3), (10, day(2), 2)]
 
 
-def test_duplicates_of_a_large_log_are_told_by_a_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_duplicates_in_a_large_log_are_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     query = """select n as user_id, n % 7 as item_id, timestamp '2024-01-01' + to_seconds(n) as "at"
         from (select if(i < 100000, i, i // 2) as n from range(200000) as r (i))"""
     config = config_of(tmp_path, source={"files": None, "weight": None, "query": query})
@@ -334,9 +332,7 @@ def test_orphans(tmp_path: Path) -> None:
     ],
     ids=["no rows", "no events", "one row"],
 )
-def test_a_source_that_shrinks_to_nothing_keeps_the_last_tables(
-    tmp_path: Path, rows: list[Row], message: str
-) -> None:
+def test_an_almost_empty_log_keeps_the_last_tables(tmp_path: Path, rows: list[Row], message: str) -> None:
     config = config_of(tmp_path)
     retrained(config)
     before = config.database.read_bytes()
@@ -351,7 +347,7 @@ def test_a_source_that_shrinks_to_nothing_keeps_the_last_tables(
     assert retrained(config_of(tmp_path)).violated == []
 
 
-def test_refused_by_name_value_bounds_and_rows(tmp_path: Path) -> None:
+def test_a_broken_contract_is_reported_with_value_bound_key_and_rows(tmp_path: Path) -> None:
     retrained(config_of(tmp_path))
     with pytest.raises(DataError) as caught:
         retrained(config_of(tmp_path, LOG[:-1], contracts={"max_user_psi": None}))
@@ -387,7 +383,7 @@ def test_bounds(
     assert (measure.holds, measure.allowed) == (holds, allowed)
 
 
-def test_an_accepted_report_lies_with_the_tables_and_stays_that_of_the_day(tmp_path: Path) -> None:
+def test_an_accepted_report_is_stored_with_the_tables(tmp_path: Path) -> None:
     config, path = config_of(tmp_path), tmp_path / "contracts.json"
     prepare(config)
     contracts.write_report(config, path)
@@ -424,7 +420,7 @@ def test_report_as_table_and_json(tmp_path: Path) -> None:
 HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
-def test_a_last_database_that_is_locked_or_replaced_meanwhile(tmp_path: Path) -> None:
+def test_the_last_database_is_locked_or_replaced_during_a_run(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     prepare(config)
     found: list[Report] = []
@@ -455,7 +451,7 @@ def test_a_last_database_that_is_locked_or_replaced_meanwhile(tmp_path: Path) ->
     assert values(examined(changed))["gone_users"] == 0, "made anew, and whole"
 
 
-def test_every_contract_has_both_its_files_and_asks_only_for_what_is_set(tmp_path: Path) -> None:
+def test_every_contract_has_both_files_and_reads_only_known_variables(tmp_path: Path) -> None:
     asked = set(re.findall(r"getvariable\('(\w+)'\)", (SQL / "findings/event_days.sql").read_text()))
     for folder in ("contracts", "offending"):
         texts = {path.stem: path.read_text() for path in (SQL / folder).glob("*.sql")}

@@ -11,7 +11,8 @@ from small_log import COLUMNS, config_of, day, labelled, write
 from pipelines.config.config import Config
 from pipelines.data.folds import load_fold, load_mined_triplets
 from pipelines.data.prepare import prepare
-from recsys.sampling import available, mined_table, sale_ranks, to_device
+from recsys.negatives import available, mined_table, sale_ranks
+from recsys.sampling import to_device
 
 CPU = torch.device("cpu")
 
@@ -159,7 +160,7 @@ def test_availability_equals_the_naive_loop(tmp_path: Path) -> None:
         assert 0.1 < on_sale.float().mean() < 0.9
 
 
-def test_a_pair_is_on_sale_when_it_is_taken(tmp_path: Path) -> None:
+def test_an_item_is_on_sale_at_the_time_of_each_pair(tmp_path: Path) -> None:
     """To the second, though events have microseconds: item 10's last is one before midnight."""
     config = config_of(tmp_path)
     prepare(config)
@@ -181,7 +182,7 @@ def test_without_times_everything_is_on_sale(tmp_path: Path) -> None:
     assert available(sale_ranks(data, torch.arange(3), data.time)).all()
 
 
-def test_mined_negatives_lie_beside_their_interactions(tmp_path: Path) -> None:
+def test_mined_negatives_belong_to_fitted_interactions(tmp_path: Path) -> None:
     config = mined_config(tmp_path)
     prepare(config)
     fold, mined = load_fold(config, "test"), load_mined_triplets(config, "test")

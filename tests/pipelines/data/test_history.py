@@ -1,4 +1,4 @@
-"""The history of runs in a real DuckDB file: order, killed writers, locks, damage, and what is shown."""
+"""The history of runs in a DuckDB file: order, killed writers, locks, damage, and its tables."""
 
 import re
 import resource
@@ -26,7 +26,7 @@ def accepted(config: Config, number: int, fingerprint: str, events: int) -> None
     history.record_measures(config, number, FOUND, fingerprint=fingerprint, events=events, accepted=True)
 
 
-def test_a_run_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+def test_a_run_is_recorded_from_start_to_finish(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert history.past_runs(config, 5) == []
     assert history.past_volumes(config, 5) == []
@@ -63,7 +63,7 @@ def test_numbers_order_runs_when_the_clock_goes_back(tmp_path: Path, monkeypatch
     assert history.past_volumes(config, 2) == [(2, 20), (1, 10)]
 
 
-def test_only_known_ends_and_fields_are_taken(tmp_path: Path) -> None:
+def test_finish_run_refuses_unknown_statuses_and_fields(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     number = history.start_run(config)
     with pytest.raises(ValueError, match="cannot end as 'running'"):
@@ -95,7 +95,7 @@ def config_file(folder: Path) -> Path:
     return path
 
 
-def test_a_killed_run_keeps_nothing_by_halves_and_is_called_killed_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_transaction_is_rolled_back_and_the_next_run_marks_it_killed(tmp_path: Path) -> None:
     config, command = config_of(tmp_path), [sys.executable, "-c", KILLED, config_file(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (-signal.SIGKILL, "1\n"), ran.stderr
@@ -114,7 +114,7 @@ def test_a_killed_run_keeps_nothing_by_halves_and_is_called_killed_by_the_next(t
 HOLD = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
 
 
-def test_a_history_that_another_process_holds_is_waited_for_and_then_named(
+def test_a_locked_history_is_waited_for_then_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(tmp_path)
@@ -159,9 +159,7 @@ def other_runs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [text, zeros, folder, other_database, other_runs])
-def test_a_history_that_is_damaged_or_of_something_else_is_refused_by_name(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_damaged_or_foreign_history_is_refused(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     config = config_of(tmp_path)
     history.finish_run(config, history.start_run(config), "promoted")
     damage(config.history)
@@ -174,7 +172,7 @@ def test_a_history_that_is_damaged_or_of_something_else_is_refused_by_name(
     assert history.start_run(config) == 1
 
 
-def test_columns_that_a_version_lacks_are_added_and_those_it_does_not_know_stay(tmp_path: Path) -> None:
+def test_missing_columns_are_added_and_unknown_ones_are_kept(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     number = history.start_run(config, "abc")
     accepted(config, number, "f", 7)
@@ -196,12 +194,12 @@ def test_columns_that_a_version_lacks_are_added_and_those_it_does_not_know_stay(
         assert con.execute("select mood from runs").fetchall() == [("good",), ("good",)]
 
 
-def test_a_retrain_notes_the_revision_of_its_code(shop: Shop) -> None:
+def test_a_retrain_records_the_revision_of_its_code(shop: Shop) -> None:
     (run,) = history.past_runs(shop.config, 1)
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", str(run.revision))
 
 
-def test_a_history_taken_away_while_a_run_goes_on_begins_anew_with_it(tmp_path: Path) -> None:
+def test_a_history_that_is_removed_during_a_run_starts_with_that_run(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     history.finish_run(config, history.start_run(config), "promoted")
     number = history.start_run(config)
@@ -214,7 +212,7 @@ def test_a_history_taken_away_while_a_run_goes_on_begins_anew_with_it(tmp_path: 
     assert history.start_run(config) == 3
 
 
-def test_no_room_is_named_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_no_history(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     history.finish_run(config, history.start_run(config), "promoted", bundle="b")
     before, limits = history.past_runs(config, 5), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -228,7 +226,7 @@ def test_no_room_is_named_and_loses_nothing(tmp_path: Path) -> None:
     assert history.start_run(config) >= 2
 
 
-def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="root = '/proc/nowhere' cannot be written"):
         history.start_run(config_of(tmp_path, root="/proc/nowhere"))
 

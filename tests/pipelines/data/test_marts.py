@@ -1,4 +1,4 @@
-"""The tables prepare makes, against hand-worked rows and a pure Python oracle."""
+"""The tables of prepare, against rows computed by hand and a Python oracle."""
 
 import tempfile
 from collections import Counter, defaultdict
@@ -150,7 +150,7 @@ def test_predefined_split_without_times(tmp_path: Path) -> None:
     assert load_mined_triplets(config, "test")[:, 1:].max() <= 2
 
 
-def test_a_pair_of_all_three_parts_is_learnt_once_and_never_new(tmp_path: Path) -> None:
+def test_a_pair_in_all_three_parts_is_fitted_once_and_never_new(tmp_path: Path) -> None:
     everywhere = [(1, 1), (1, 2), (2, 1), (2, 2)]
     rows = [row for label in ("train", "validation", "test") for row in labelled(label, everywhere)]
     rows += labelled("train", [(1, 1), (3, 1)]) + labelled("validation", [(3, 2)])
@@ -171,7 +171,7 @@ def test_a_pair_of_all_three_parts_is_learnt_once_and_never_new(tmp_path: Path) 
         assert asked == [("test", 4, 0), ("validation", 5 if least == 1 else 4, 1 if least == 1 else 0)]
 
 
-def test_no_weights_are_weights_of_one(tmp_path: Path) -> None:
+def test_without_weights_each_event_weighs_one(tmp_path: Path) -> None:
     found = []
     for weight in (None, "weight"):
         rows = [(*row[:3], 1.0) for row in LOG]
@@ -183,7 +183,7 @@ def test_no_weights_are_weights_of_one(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_fold_validation_does_not_change_with_what_the_test_window_has(tmp_path: Path) -> None:
+def test_fold_validation_does_not_depend_on_the_test_window(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     prepare(config)
     tables = ("triples", "targets", "users", "items", "pairs")
@@ -195,7 +195,7 @@ def test_fold_validation_does_not_change_with_what_the_test_window_has(tmp_path:
     assert rows_of(config, "from targets where fold = 'test'") == []
 
 
-def test_predefined_split_makes_its_own_validation(tmp_path: Path) -> None:
+def test_predefined_split_without_validation_labels(tmp_path: Path) -> None:
     train = [(user, item) for user in range(40) for item in range(30)]
     rows = labelled("train", train + train) + labelled("test", [(1, 40), (2, 0)])
     columns, changes = (
@@ -323,7 +323,7 @@ def test_returns_are_netted_within_each_part(tmp_path: Path) -> None:
     assert (1, 10, 5.0, day(2)) in rows_of(dropped, query.format("validation"))
 
 
-def test_what_rounding_leaves_of_returned_goods_is_nothing(tmp_path: Path) -> None:
+def test_rounding_errors_of_returned_goods_count_as_zero(tmp_path: Path) -> None:
     back = [(2, 14, day(1), 0.1), (2, 14, day(2), 0.2), (2, 14, day(3), -0.3)]
     assert 0.1 + 0.2 - 0.3 > 0
     config = config_of(tmp_path, LOG[3:] + back, source={"returns": "net"})
@@ -331,7 +331,7 @@ def test_what_rounding_leaves_of_returned_goods_is_nothing(tmp_path: Path) -> No
     assert rows_of(config, "from pairs where item_id = 14") == []
 
 
-def test_returns_are_netted_before_the_last_item_is_left_out(tmp_path: Path) -> None:
+def test_returns_are_netted_before_the_last_items_are_held_out(tmp_path: Path) -> None:
     rows = [(user, item, day(1 + (item + user) % 4), 1.0) for user in (1, 2, 3) for item in (10, 11, 12, 13)]
     rows += [(1, 14, day(30), 1.0), (1, 14, day(31), -1.0)]
     config = config_of(tmp_path, rows, source={"returns": "net"}, split={"kind": "leave_last_out"})

@@ -1,4 +1,4 @@
-"""prepare as a whole: reuse, and what it leaves behind when it fails, is stopped or finds no room."""
+"""prepare: reuse, failures, interruptions, locks, full disks and little memory."""
 
 import os
 import re
@@ -105,7 +105,7 @@ prepare(load_config(Path(sys.argv[1])), stall)
 """
 
 
-def test_what_a_killed_prepare_left_is_removed_once_it_is_dead(tmp_path: Path) -> None:
+def test_scratch_folders_of_killed_prepares_are_removed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STALL, written_config(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
@@ -166,7 +166,7 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["1000GB", "100%"])
-def test_a_limit_may_be_more_than_the_machine_has(tmp_path: Path, limit: str) -> None:
+def test_memory_limit_may_exceed_the_memory_of_the_machine(tmp_path: Path, limit: str) -> None:
     assert not prepare(config_of(tmp_path, LOG, prepare={"memory_limit": limit})).reused
 
 
@@ -191,7 +191,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "root").iterdir()) == []
 
 
-def test_little_memory_spills_and_changes_nothing(tmp_path: Path) -> None:
+def test_little_memory_spills_and_gives_the_same_tables(tmp_path: Path) -> None:
     query = """select
         hash(i) % 100000 as user_id, hash(i, 1) % 1000 as item_id,
         timestamp '2024-01-01' + to_seconds(cast(hash(i, 2) % (30 * 86400) as bigint)) as "at"
@@ -219,8 +219,8 @@ def test_little_memory_spills_and_changes_nothing(tmp_path: Path) -> None:
     assert spilled[0] == 0 < spilled[1]
 
 
-def test_sql_files_are_all_run_and_ask_only_for_what_is_set(tmp_path: Path) -> None:
-    """sql/contracts, sql/offending and sql/certificate are of other modules and have tests of their own."""
+def test_every_sql_file_is_a_step_and_reads_only_known_variables(tmp_path: Path) -> None:
+    """Except sql/contracts, sql/offending and sql/certificate, which have tests of their own."""
     folders = ("staging", "checks", "marts")
     files = {
         path.relative_to(SQL).with_suffix("").as_posix(): path.read_text()

@@ -1,4 +1,4 @@
-"""Random logs in every kind of file: the same ids, times and counts in all of them, or refused in all."""
+"""Random logs in every type of file: all are read with the same ids, times and counts, or all are refused."""
 
 import csv
 import gzip
@@ -144,7 +144,7 @@ def is_blank(external: Any) -> bool:
 @given(rows=logs(texts))
 @example(rows=[("01003", "1003", datetime(2024, 1, 2)), ("1003", "01003", datetime(2024, 1, 2))])
 @example(rows=[(odd, other, datetime(2024, 1, 2, 3, 4, 5, 600)) for odd in ODD for other in ODD[:2]])
-def test_ids_of_text_are_the_same_in_every_file(rows: list[Row]) -> None:
+def test_text_ids_are_the_same_from_every_file_type(rows: list[Row]) -> None:
     expected = Counter(
         (None if is_blank(user) else user, None if is_blank(item) else item, at) for user, item, at in rows
     )
@@ -154,7 +154,7 @@ def test_ids_of_text_are_the_same_in_every_file(rows: list[Row]) -> None:
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=logs(integers))
-def test_ids_of_integers_are_the_same_in_every_file(rows: list[Row]) -> None:
+def test_integer_ids_are_the_same_from_every_file_type(rows: list[Row]) -> None:
     expected = Counter((str(user), str(item), at) for user, item, at in rows)
     for name, found in everywhere(rows).items():
         assert found == expected, name
@@ -170,8 +170,8 @@ def test_ids_of_integers_are_the_same_in_every_file(rows: list[Row]) -> None:
         max_size=6,
     )
 )
-def test_numbers_with_a_point_are_whole_or_refused(numbers: list[float]) -> None:
-    """Parquet, tables and JSON: all of them whole and exact, or not read at all."""
+def test_ids_with_a_decimal_point_are_integers_or_refused(numbers: list[float]) -> None:
+    """Parquet, tables and JSON: exact integers, or refused."""
     rows = [(number, 1, datetime(2024, 1, 2)) for number in numbers]
     whole = all(number.is_integer() and abs(number) < 2**53 for number in numbers)
     found = everywhere(rows)
@@ -223,7 +223,7 @@ def test_iso_times_are_read_to_the_microsecond(
         ),
     ],
 )
-def test_what_is_not_iso_is_no_time(tmp_path: Path, written: str) -> None:
+def test_times_that_are_not_iso_are_not_read(tmp_path: Path, written: str) -> None:
     path = tmp_path / "log.csv"
     path.write_text(f'user_id,item_id,at\n1,2,"{written}"\n', encoding="utf-8")
     assert read(path) == Counter([("1", "2", None)])

@@ -23,7 +23,7 @@ MISSING, RETURNS = {"missing_ids": "drop"}, {"weight": "quantity", "returns": "n
 
 
 class Read(NamedTuple):
-    """A file that is read: the users of the log, lines that are printed, settings that it needs."""
+    """A file that is read: its users, lines of the log, settings it needs."""
 
     users: list[Any]
     says: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Read(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A file that is refused: the exit code, words of the message, the settings that it was tried with."""
+    """A file that is refused: exit code, words in the message, settings."""
 
     code: int
     words: tuple[str, ...]
@@ -207,7 +207,7 @@ MADE_OTHERWISE = "attributes_of_any_type"
 
 
 def ran(folder: Path, files: Path | str, sections: dict[str, dict[str, Any]]) -> Ran:
-    """`recsys prepare` with the lines that a person would write, root folder/root."""
+    """Run `recsys prepare` with a short config, root folder/root."""
     source = {"files": str(files), "time": "at"} | sections.get("source", {})
     split = {"test_days": 5, "validation_days": 5}
     whole = {"split": split, "prepare": {"threads": 1}} | sections | {"source": source}
@@ -226,7 +226,7 @@ def prepared(folder: Path, query: str) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("name", "case"), CASES, ids=[f"{name} {type(case).__name__}" for name, case in CASES]
 )
-def test_a_file_is_read_as_it_is_written_or_refused(tmp_path: Path, name: str, case: Read | Refused) -> None:
+def test_each_file_is_read_exactly_or_refused(tmp_path: Path, name: str, case: Read | Refused) -> None:
     sections = {"source": case.source} | ({"contracts": case.contracts} if isinstance(case, Read) else {})
     found = ran(tmp_path, REPORTS / name, sections)
     assert "Traceback" not in found.err
@@ -243,7 +243,7 @@ def test_a_file_is_read_as_it_is_written_or_refused(tmp_path: Path, name: str, c
         assert line in found.err, found.err
 
 
-def test_every_report_is_read_here() -> None:
+def test_every_file_in_reports_is_tested() -> None:
     named = {path.name for name, _ in CASES for path in REPORTS.glob(name)}
     there = {path.name for path in REPORTS.iterdir() if path.suffix not in (".py", "")}
     assert {name for name in there - named if not name.startswith(MADE_OTHERWISE)} == set()
@@ -260,7 +260,7 @@ def test_every_report_is_read_here() -> None:
         ("times_ns.parquet", {}, datetime(2024, 2, 1), datetime(2024, 2, 20)),
     ],
 )
-def test_times_are_those_that_are_written(
+def test_times_are_read_exactly(
     tmp_path: Path, name: str, source: dict[str, str], first: datetime, last: datetime
 ) -> None:
     assert ran(tmp_path, REPORTS / name, {"source": source}).code == 0
@@ -268,7 +268,7 @@ def test_times_are_those_that_are_written(
     assert prepared(tmp_path, query) == [(first, last, 60)]
 
 
-def test_no_report_is_read_by_a_query_that_guesses(tmp_path: Path) -> None:
+def test_queries_that_guess_types_are_refused(tmp_path: Path) -> None:
     """The query, a view, and a view of a view: DuckDB would merge 01003 into 1003 in each."""
     file = REPORTS / "ids_zero_padded_after_the_sample.csv.gz"
     shop = tmp_path / "shop.duckdb"
@@ -346,7 +346,7 @@ def test_a_nested_attribute_is_refused_by_name(tmp_path: Path) -> None:
     assert "items.attributes = 'made_of' is a column of type struct, allowed: plain values" in found.err
 
 
-def test_attributes_beyond_any_calendar_are_text(tmp_path: Path) -> None:
+def test_infinite_dates_as_attributes_are_text(tmp_path: Path) -> None:
     with duckdb.connect() as con:
         con.execute(
             f"copy (select 5 as item_id, date 'infinity' as listed union all select 6, date '2024-01-02') "
@@ -358,7 +358,7 @@ def test_attributes_beyond_any_calendar_are_text(tmp_path: Path) -> None:
     assert made == [("infinity",), ("2024-01-02",), (None,)]
 
 
-def test_a_folder_that_names_the_day_is_a_column(tmp_path: Path) -> None:
+def test_a_hive_partition_is_a_column(tmp_path: Path) -> None:
     for ending in ("csv", "ndjson"):
         for day in range(20):
             folder = tmp_path / ending / f"at=2024-02-{day + 1:02}"
@@ -373,7 +373,7 @@ def test_a_folder_that_names_the_day_is_a_column(tmp_path: Path) -> None:
         assert times == [(START, START + timedelta(days=19), 80)]
 
 
-def test_titles_out_of_the_log(tmp_path: Path) -> None:
+def test_titles_from_the_log(tmp_path: Path) -> None:
     assert ran(tmp_path, REPORTS / "titles_in_the_log.csv", {"source": {"title": "name"}}).code == 0
     titles = prepared(tmp_path, "select item_id, title from items where fold = 'test' order by item")
     assert titles == [(item, f"Title of {item}") for item in (5, 6, 7)]
@@ -414,7 +414,7 @@ def test_the_most_active_users_are_shown_and_bounded(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_left_out_is_bounded(
+def test_rows_left_out_are_bounded_by_contracts(
     tmp_path: Path, name: str, source: dict[str, Any], contracts: dict[str, float], words: str
 ) -> None:
     found = ran(tmp_path, REPORTS / name, {"source": source, "contracts": contracts})
@@ -436,10 +436,10 @@ def test_what_is_left_out_is_bounded(
         ("texts.parquet", "numbers.parquet", None),
     ],
 )
-def test_the_log_and_its_items_have_ids_of_one_type(
+def test_ids_of_log_and_items_have_the_same_type(
     tmp_path: Path, log: str, items: str, expected: str | None
 ) -> None:
-    """What nothing declares follows what is declared, and text wins; two declared types are refused."""
+    """Undeclared ids take the declared type, or text; two different declared types are refused."""
     ids = {"numbers": [5, 6, 7], "texts": ["5", "6", "7"], "words": ["5", "6", "A-7"]}
     paths = {}
     for role, name in (("log", log), ("items", items)):
@@ -469,7 +469,7 @@ def test_the_log_and_its_items_have_ids_of_one_type(
     assert made == [(expected, "Title of 5"), (expected, "Title of 6")]
 
 
-def test_ids_that_are_alike_are_counted_and_bounded(tmp_path: Path) -> None:
+def test_alike_ids_are_counted_and_bounded(tmp_path: Path) -> None:
     bounded = ran(tmp_path, REPORTS / "ids_alike.csv", {"contracts": {"max_alike_ids": 0.5}})
     assert bounded.code == 3
     assert "alike_users = 0.6667, allowed <= 0.5" in bounded.err
@@ -491,7 +491,7 @@ def test_plausible_times(tmp_path: Path, contract: dict[str, float], words: str 
 
 
 def test_days_without_events_are_counted(tmp_path: Path) -> None:
-    """Days and months swapped leave holes: what was of 12 days lies on the first of 12 months."""
+    """If days and months are swapped, events of 12 days fall on the first of 12 months."""
     source = {"time_format": "%m-%d-%Y"}
     split = {"test_days": 60, "validation_days": 60}
     for most, code in ((0.97, 0), (0.9, 3)):

@@ -1,4 +1,4 @@
-"""Reading the log and the item metadata: every kind of relation, and every kind that cannot be read."""
+"""Reading the log and the item metadata: every kind of relation, and errors."""
 
 from datetime import datetime
 from pathlib import Path
@@ -43,8 +43,8 @@ def test_every_kind_of_source_reads_the_same(tmp_path: Path) -> None:
     ("far", "held"),
     [(0, 4), (2**31 - 1 - 14, 4), (2**31 - 14, 8), (2**40, 8), (-10, 4), (-11, 8), (-(2**31) - 11, 8)],
 )
-def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int, held: int) -> None:
-    """Items 10 to 14 moved to both ends of what four bytes hold, and past them: all else is the same."""
+def test_ids_stored_in_four_bytes_keep_their_type(tmp_path: Path, far: int, held: int) -> None:
+    """Items 10 to 14 moved to both ends of four bytes, and beyond: the tables are otherwise the same."""
     items = {i for _, i, *_ in LOG}
     assert (min(items), max(items)) == (10, 14)
     moved = [(u, i + far, *rest) for u, i, *rest in LOG]
@@ -83,7 +83,7 @@ def test_ids_keep_their_type_in_whatever_they_are_held(tmp_path: Path, far: int,
     assert ("log.user_id", "BIGINT") in made["log.parquet"][2]
 
 
-def test_what_is_wrong_in_a_csv_file_is_told_with_its_line_and_file(tmp_path: Path) -> None:
+def test_errors_in_csv_files_name_line_and_file(tmp_path: Path) -> None:
     late = tmp_path / "late.csv"
     rows = "".join(f"{n},{n % 7},2024-01-01,1\n" for n in range(30_000))
     late.write_text(f"user_id,item_id,at,weight\n{rows}guest-1,46,2024-01-01,1,5\n", encoding="utf-8")
@@ -182,7 +182,7 @@ def test_sources_that_cannot_be_read(tmp_path: Path, source: dict[str, Any], mes
 
 @pytest.mark.parametrize(("table", "named"), [("sales", "sales"), ("cash.the sales", "the sales")])
 @pytest.mark.parametrize("section", ["source", "items"])
-def test_a_table_that_a_database_lacks_is_named(tmp_path: Path, section: str, table: str, named: str) -> None:
+def test_a_missing_table_is_named(tmp_path: Path, section: str, table: str, named: str) -> None:
     shop = tmp_path / "shop.duckdb"
     with duckdb.connect(shop) as con:
         con.execute("create table pairs (user_id int); create schema cash")

@@ -1,4 +1,4 @@
-"""A wholesaler's log from the first try to the bundle: five lines of TOML and two choices."""
+"""A wholesaler's log to a bundle with five lines of TOML and two choices."""
 
 import tomllib
 from pathlib import Path
@@ -36,13 +36,13 @@ def sales() -> pl.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path: Path, sales: pl.DataFrame, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a person works: the log and nothing else."""
+    """A working directory that holds only the log."""
     monkeypatch.chdir(tmp_path)
     sales.write_parquet("sales.parquet")
     return tmp_path
 
 
-def test_the_log_is_of_the_shape_that_it_says(sales: pl.DataFrame) -> None:
+def test_the_wholesaler_log_has_the_documented_properties(sales: pl.DataFrame) -> None:
     assert sales.schema["customer"] == pl.Float64
     assert sales.schema["sold_at"] == pl.Datetime("ns")
     assert sales["sold_at"].dt.nanosecond().max() % 1000 > 0  # type: ignore[operator]
@@ -55,7 +55,7 @@ def test_the_log_is_of_the_shape_that_it_says(sales: pl.DataFrame) -> None:
 
 
 def kept_pairs(sales: pl.DataFrame) -> set[tuple[int, str]]:
-    """By hand: what each customer has of each product before the test window, once returns are taken off.
+    """By hand: what each customer has of each product before the test window, after returns are subtracted.
 
     Part by part, as prepare nets: before validation, and in its 28 days.
     """
@@ -72,7 +72,7 @@ def kept_pairs(sales: pl.DataFrame) -> set[tuple[int, str]]:
     return {(int(customer), product) for customer, product, *_ in sums.rows()}
 
 
-def test_five_lines_and_two_choices_lead_to_a_bundle(
+def test_five_lines_and_two_choices_make_a_bundle(
     folder: Path, sales: pl.DataFrame, mlflow_template: Path
 ) -> None:
     root = folder / "var" / "recsys"
@@ -107,7 +107,7 @@ def test_five_lines_and_two_choices_lead_to_a_bundle(
     assert seen == pairs
 
 
-def test_alike_products_are_counted_and_the_query_that_is_told_makes_them_one(
+def test_alike_products_are_counted_and_the_suggested_query_merges_them(
     folder: Path, sales: pl.DataFrame
 ) -> None:
     choices = 'missing_ids = "drop"\nreturns = "net"\n'
@@ -127,7 +127,7 @@ def test_alike_products_are_counted_and_the_query_that_is_told_makes_them_one(
     assert "if case and blanks are ignored" not in ran.err
 
 
-def test_check_proposes_these_lines_and_they_go_through(folder: Path) -> None:
+def test_check_proposes_these_lines_and_prepare_accepts_them(folder: Path) -> None:
     ran = recsys("check", "sales.parquet")
     assert ran.code == 0, ran.err
     expected = tomllib.loads(FIVE_LINES + 'missing_ids = "drop"\nreturns = "net"\n')

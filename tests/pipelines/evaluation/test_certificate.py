@@ -322,7 +322,7 @@ def test_a_chain_of_warm_starts_that_cannot_be_followed_is_not_claimed(own_shop:
     assert recsys("evaluate", "--config", own_shop.config_file, "--run", own_shop.run.name).code == 0
     found = certified(own_shop.run)["warm_start"]
     assert found["holds"] is None
-    assert found["evidence"].endswith("before does not say what it was fitted on, or is gone")
+    assert found["evidence"].endswith("before has no record of its fitted data, or is missing")
 
 
 def test_what_a_run_added_is_checked_by_the_runs_own_settings(own_shop: Shop) -> None:
@@ -462,7 +462,7 @@ def test_a_predefined_split_says_in_figures_what_it_leaks(tmp_path: Path, with_t
         "first held-out one was",
     }
     if not with_times:
-        late = dict.fromkeys(late, "without times nothing says what was fitted before what is held out")
+        late = dict.fromkeys(late, "without times the order of fitted and held-out events is unknown")
     again = "1 of 2 held-out pairs were fitted too"
     assert times.evidence == "; ".join(f"{fold}: {words}; {again}" for fold, words in late.items())
 

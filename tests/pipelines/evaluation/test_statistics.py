@@ -28,11 +28,11 @@ ALPHA, MARGIN = Gate().alpha, Gate().margin
 # | gains       |  2,000 | 0    | .02 |  60 | .933 |
 # | hits        | 10,000 | 0    | .02 |  60 | .983 |
 #
-# Of 300 users with hits fewer than 50 fare differently: the exact bound decides, and lets none of these pass.
+# Of 300 users with hits fewer than 50 differ: the exact bound decides, and lets none of these pass.
 
 
 def hits(rng: np.random.Generator, users: int, rate: float, lost: float) -> tuple[Any, Any]:
-    """Hit or miss of a champion; a challenger draws one user in ten anew and misses `lost` of its hits."""
+    """Hits of a champion, and of a challenger that redraws one user in ten and loses a share `lost`."""
     champion = rng.random(users) < rate
     swapped = rng.random(users) < 0.1
     challenger = np.where(swapped, rng.random(users) < rate, champion)
@@ -41,14 +41,14 @@ def hits(rng: np.random.Generator, users: int, rate: float, lost: float) -> tupl
 
 
 def gains(rng: np.random.Generator, users: int, rate: float, lost: float) -> tuple[Any, Any]:
-    """NDCG-like values, most of them 0; the same for a challenger that is worth `lost` less."""
+    """NDCG-like values, most of them 0, and those of a challenger lower by a share `lost`."""
     shared = (rng.random(users) < rate) * rng.beta(2, 3, users)
     noise = rng.normal(0, 0.05, (2, users)) * (shared > 0)
     return (1 - lost) * shared + noise[0], shared + noise[1]
 
 
 def promoted(kind: Any, users: int, rate: float, lost: float, margin: float, times: int) -> float:
-    """How many of so many comparisons promote, by a bootstrap of 1,000 resamples."""
+    """Share of `times` comparisons that promote, with 1,000 resamples each."""
     rng = np.random.default_rng(7)
     verdicts = [
         compare(*kind(rng, users, rate, lost), alpha=ALPHA, resamples=1000, seed=n).no_worse(margin)
@@ -84,7 +84,7 @@ def test_an_equal_challenger_is_mostly_promoted_with_enough_users(kind: Any, use
     assert promoted(kind, users, 0.35, 0.0, MARGIN, 60) > 0.6
 
 
-def test_few_users_who_fare_differently_are_not_left_to_resampling() -> None:
+def test_with_few_different_users_the_exact_bound_decides() -> None:
     champion = np.zeros(400)
     champion[:20] = 1.0
     challenger = champion.copy()

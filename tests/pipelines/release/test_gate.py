@@ -1,7 +1,7 @@
-"""The gate: how often it errs, by simulation; what each guardrail blocks; what it will not compare.
+"""The gate: what each guardrail blocks, and which bundles cannot be compared.
 
-Planted bundles have one coordinate an item, so that a user's vector is his score of each item and his list
-is whatever a test wants.
+Planted bundles have one coordinate per item: a user's vector is their score of each item, so that a test sets
+each list.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from recsys.releases import publish
 # --- guardrails as functions ---
 
 
-def test_whom_the_challenger_no_longer_knows_alone_blocks() -> None:
+def test_dropping_users_or_items_alone_blocks() -> None:
     champion = {"n_users": 1000, "n_items": 200}
     for known, holds in (((1000, 200), True), ((900, 200), True), ((899, 200), False), ((1100, 179), False)):
         rail = guardrails.reach({"n_users": known[0], "n_items": known[1]}, champion, 0.9)
@@ -84,7 +84,7 @@ def test_a_slice_that_is_too_small_or_lost_by_chance_holds_and_says_so() -> None
 
 
 class Planted:
-    """Lists to release, on the data of a finished retrain."""
+    """Releases bundles with planted lists, on the data of a finished retrain."""
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
@@ -100,7 +100,7 @@ class Planted:
         return self.fold.target_items[self.offsets[user] : self.offsets[user + 1]].tolist()
 
     def scores(self, every: int = 1, users: Any = None) -> NDArray[np.float64]:
-        """Fillers, and all targets last; but first of all for one user in `every`, or for `users` alone."""
+        """Random scores with all targets last, but first for one user in `every`, or for `users`."""
         scores = self.filler.copy()
         for user in range(self.users):
             shown = user % every == 0 if users is None else user in users
@@ -147,7 +147,7 @@ def planted(own_shop: Shop) -> Planted:
 
 
 def blocked_by(verdict: Verdict, name: str) -> None:
-    """Not promoted, for one reason, which names it."""
+    """Assert that the verdict is a fail with a single reason that starts with `name`."""
     assert verdict.verdict == "fail"
     assert not verdict.holds
     assert len(verdict.reasons) == 1, verdict.reasons
@@ -183,7 +183,7 @@ def test_an_equal_challenger_passes_and_a_better_one_is_called_better(planted: P
     assert any(line.endswith("and it is better") for line in lines(verdict))
 
 
-def test_a_worse_challenger_is_told_by_how_much(planted: Planted) -> None:
+def test_a_worse_challenger_is_refused_with_its_difference(planted: Planted) -> None:
     planted.champion(planted.scores(1))
     planted.challenger(planted.scores(1, users={*range(200)} - {*range(0, 200, 8)}))
     verdict = planted.verdict(cold_margin=1.0)
@@ -216,7 +216,7 @@ def test_popular_items_alone_block(planted: Planted) -> None:
 
 
 def test_cold_users_alone_block(planted: Planted) -> None:
-    """A quarter of the users loses all, and twice as many of the others gain it."""
+    """A quarter of the users lose all hits, and twice as many others gain them."""
     cold = {*guardrails.coldest_users(planted.fitted).tolist()}
     warm = {*range(200)} - cold
     planted.champion(planted.scores(users=cold | {user for user in warm if user % 3 == 0}))
@@ -228,7 +228,7 @@ def test_cold_users_alone_block(planted: Planted) -> None:
 
 
 def test_cold_items_alone_block(planted: Planted) -> None:
-    """What is rare is not shown any more; what is not rare, to everybody."""
+    """Rare items are not recommended any more; the others are, to all users."""
     planted.champion(planted.scores(2))
     scores = planted.scores(1)
     owners = np.repeat(np.arange(planted.users), np.diff(planted.offsets))
@@ -239,7 +239,7 @@ def test_cold_items_alone_block(planted: Planted) -> None:
     assert f"over {rare.sum():,} targets" in planted.verdict().reasons[0]
 
 
-def test_everyone_getting_the_same_alone_blocks(planted: Planted) -> None:
+def test_equal_lists_for_all_users_alone_block(planted: Planted) -> None:
     planted.champion(planted.scores(2))
     scores = planted.scores(2)
     same = scores[:, planted.rare[:15]]
@@ -304,13 +304,13 @@ def test_a_damaged_challenger_is_an_error_that_names_it(planted: Planted) -> Non
         planted.verdict()
 
 
-def test_the_champion_is_compared_with_itself_without_a_word(own_shop: Shop, said: list[str]) -> None:
+def test_the_champion_is_not_compared_with_itself(own_shop: Shop, said: list[str]) -> None:
     before = read(own_shop.run)
     verdict = decide(own_shop.config, own_shop.run)
     assert (verdict.verdict, verdict.holds, verdict.reasons) == ("unchanged", True, [])
     assert said == [f"gate: {bundle_of(own_shop).name} is the champion already"]
     kept = read(own_shop.run)
-    assert kept == (before or verdict), "what was said of how it became champion is kept"
+    assert kept == (before or verdict), "the verdict that made it champion is kept"
 
 
 def test_a_verdict_is_reused_until_a_bundle_or_a_setting_changes(planted: Planted) -> None:
@@ -328,8 +328,8 @@ def test_a_verdict_is_reused_until_a_bundle_or_a_setting_changes(planted: Plante
     assert not planted.verdict().holds
 
 
-def test_what_a_bundle_calls_seen_does_not_matter(planted: Planted) -> None:
-    """The champion's list is empty, the challenger's holds the targets: by these both would miss."""
+def test_the_fold_and_not_the_bundle_says_what_is_seen(planted: Planted) -> None:
+    """The champion's seen list is empty, the challenger's holds the targets: with these both would miss."""
     nothing = np.zeros(planted.users + 1, np.int64), np.empty(0, np.int32)
     scores = planted.scores(2)
     scores[planted.fold.fit.user, planted.fold.fit.item] = 3  # what they have comes first, if it is shown
@@ -341,7 +341,7 @@ def test_what_a_bundle_calls_seen_does_not_matter(planted: Planted) -> None:
     assert verdict.comparison.challenger == verdict.comparison.champion == pytest.approx(0.5)
 
 
-def test_items_that_the_data_do_not_know_take_their_place_and_miss(planted: Planted) -> None:
+def test_items_unknown_to_the_data_keep_their_rank_and_miss(planted: Planted) -> None:
     scores = planted.scores(1)
     more = np.hstack([scores, np.full((planted.users, 1), 9.0)])  # a product that is no more, first of all
     planted.champion(more, item_ids=np.append(planted.fold.item_ids, 9999))
@@ -355,7 +355,7 @@ def test_items_that_the_data_do_not_know_take_their_place_and_miss(planted: Plan
     assert verdict.comparison.champion == pytest.approx(np.mean(lost))
 
 
-def test_a_first_release_is_held_against_the_popular_items(planted: Planted) -> None:
+def test_a_first_release_is_compared_with_popular_items(planted: Planted) -> None:
     (planted.shop.config.bundles / "current").unlink()
     planted.challenger(planted.scores(1))
     verdict = planted.verdict()

@@ -13,7 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
-from champions import RUNS, alias, at, promote, staged
+from champions import RUNS, alias, config_at, promote, stage_bundle
 from shop import Shop, bundle_of, failed, recsys
 
 from pipelines.config.config import Config
@@ -22,7 +22,7 @@ from pipelines.data.folds import load_fold
 from pipelines.release import promotion
 from pipelines.release.export import bundle_folder
 from pipelines.release.gate import read
-from pipelines.tracking import store
+from pipelines.tracking import store, upload
 from recsys.bundle import BundleContent, IndexPlan, open_bundle, write_bundle
 from recsys.releases import current, list_versions, publish
 
@@ -38,11 +38,11 @@ def moved_as_one(config: Config) -> str | None:
 @pytest.fixture
 def config(tmp_path: Path, mlflow_template: Path) -> Config:
     """Three runs with bundles, the first promoted, the second and third registered challengers."""
-    config = at(tmp_path / "root")
+    config = config_at(tmp_path / "root")
     config.root.mkdir()
     shutil.copy(mlflow_template, config.root / "mlflow.db")
     for run in RUNS:
-        staged(config, run)
+        stage_bundle(config, run)
     promote(config, 0)
     return config
 
@@ -74,7 +74,7 @@ def killed(root: Path, deadly_step: int, steps: Any, do: Callable[[Config], obje
             if steps.value == deadly_step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    tracking_set = store.set_alias
+    tracking_set = upload.set_alias
 
     def counted(*arguments: Any) -> bool:  # SQLite opens its files by itself: before and after it
         count("alias", (str(root),))
@@ -82,9 +82,9 @@ def killed(root: Path, deadly_step: int, steps: Any, do: Callable[[Config], obje
         count("alias", (str(root),))
         return done
 
-    store.set_alias = counted  # in a process of its own
+    upload.set_alias = counted  # in a process of its own
     sys.addaudithook(count)
-    do(at(root))
+    do(config_at(root))
 
 
 @pytest.mark.parametrize("way", ["promote", "rollback"])
@@ -109,7 +109,7 @@ def test_kill_9_at_any_step_then_finish_leaves_both_on_one_bundle(config: Config
         process.start()
         process.join()
         assert process.exitcode == (-signal.SIGKILL if deadly_step else 0)
-        return at(root), int(steps.value)
+        return config_at(root), int(steps.value)
 
     whole, last = attempt(0)
     assert moved_as_one(whole) == new
@@ -137,7 +137,7 @@ def test_an_intent_whose_bundle_is_gone_broken_or_overtaken_is_dropped(
         said.clear()
         intent = {"bundle": version, "run": "x", "from": before}
         (config.root / promotion.INTENT).write_text(json.dumps(intent))
-        assert store.set_alias(config, "champion", second)  # so far it had come
+        assert upload.set_alias(config, "champion", second)  # so far it had come
         promotion.finish(config)
         assert moved_as_one(config) == first
         return said
@@ -265,7 +265,7 @@ def test_an_alias_is_owed_while_mlflow_is_out_of_reach_and_set_by_the_next_finis
 
 def test_what_is_not_registered_moves_the_link_alone_until_it_is(config: Config, said: list[str]) -> None:
     run = "20240104-000000-dddddddd"
-    version = staged(config, run, registered=False)
+    version = stage_bundle(config, run, registered=False)
     promotion.promote(config, config.runs / run)
     assert current(config.bundles) == version
     assert any("is owed to" in line for line in said)
@@ -280,7 +280,7 @@ def test_pruning_keeps_the_newest_and_the_last_champions(config: Config, said: l
     promote(config, 1)
     few = config.model_copy(update={"export": config.export.model_copy(update={"keep": 2})})
     for day in range(4, 9):  # challengers that the gate did not let pass
-        staged(config, f"2024010{day}-000000-eeeeeee{day}", registered=False)
+        stage_bundle(config, f"2024010{day}-000000-eeeeeee{day}", registered=False)
     said.clear()
     promotion.prune(few)
     left = {name for name, _ in list_versions(config.bundles)}

@@ -15,17 +15,17 @@ from typing import Any
 import mlflow
 import pytest
 import sqlalchemy
-from books import books, free_port
-from champions import alias, at, promote, staged
+from champions import alias, config_at, promote, stage_bundle
 from logs import silent
 from mlflow_runs import client_of, counts, forgotten, loaded_champion, run_of
+from mlflow_servers import free_port, run_mlflow_server
 from shop import Shop, bundle_of, failed, recsys
 
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.config.loading import load_config
 from pipelines.release import promotion
-from pipelines.tracking import model_registry, ownership, store
+from pipelines.tracking import live_run, model_registry, ownership, store, upload
 from recsys.releases import current
 
 REFUSED = ("'shop'", "belongs to another root, ", "set tracking.experiment", "recsys claim")
@@ -73,44 +73,44 @@ def places_in(database: Path) -> list[str]:
 def test_a_root_keeps_its_id_where_it_is_moved_and_a_copy_gets_its_own(tmp_path: Path) -> None:
     first = tmp_path / "first"
     first.mkdir()
-    known = ownership.identity(first)
-    assert ownership.identity(first) == known == ownership.noted(first)
+    known = ownership.identify_root(first)
+    assert ownership.identify_root(first) == known == ownership.read_root(first)
     (tmp_path / "link").symlink_to(first)
-    assert ownership.identity(tmp_path / "link") == known
+    assert ownership.identify_root(tmp_path / "link") == known
     moved = first.rename(tmp_path / "moved")
-    assert ownership.identity(moved).id == known.id
-    assert ownership.identity(moved).path == str(moved)
+    assert ownership.identify_root(moved).id == known.id
+    assert ownership.identify_root(moved).path == str(moved)
     copy = Path(shutil.copytree(moved, tmp_path / "copy"))
-    assert ownership.identity(copy).id != known.id
-    assert ownership.identity(moved).id == known.id
+    assert ownership.identify_root(copy).id != known.id
+    assert ownership.identify_root(moved).id == known.id
     away = Path(shutil.copytree(moved, tmp_path / "disk"))  # moved to another disk
     shutil.rmtree(moved)
-    assert ownership.identity(away).id == known.id
+    assert ownership.identify_root(away).id == known.id
     (away / "root.json").write_text("{")
-    assert ownership.identity(away).id != known.id
+    assert ownership.identify_root(away).id != known.id
 
 
 def as_if(root: Path, **changes: Any) -> ownership.Root:
     """root.json as another machine, or another mount, would have left it."""
-    known = ownership.identity(root)._replace(**changes)
+    known = ownership.identify_root(root)._replace(**changes)
     (root / "root.json").write_text(json.dumps(known._asdict()))
     return known
 
 
 def test_a_mount_of_another_container_is_the_same_and_another_machine_has_a_copy(tmp_path: Path) -> None:
     known = as_if(tmp_path, host="container-1", path="/mount")
-    assert ownership.identity(tmp_path).id == known.id
+    assert ownership.identify_root(tmp_path).id == known.id
     restored = as_if(tmp_path, inode=1)
-    assert ownership.identity(tmp_path).id == restored.id
+    assert ownership.identify_root(tmp_path).id == restored.id
     staging = as_if(tmp_path, host="production", inode=1)
-    assert ownership.identity(tmp_path).id != staging.id
+    assert ownership.identify_root(tmp_path).id != staging.id
 
 
 def test_a_snapshot_of_a_disk_is_taken_for_the_root_until_its_note_is_deleted(tmp_path: Path) -> None:
     known = as_if(tmp_path, host="production")  # or a new container: nothing tells which
-    assert ownership.identity(tmp_path).id == known.id
+    assert ownership.identify_root(tmp_path).id == known.id
     (tmp_path / "root.json").unlink()
-    assert ownership.identity(tmp_path).id != known.id
+    assert ownership.identify_root(tmp_path).id != known.id
 
 
 @pytest.mark.parametrize("unreadable", ["folder", "note"])
@@ -119,19 +119,19 @@ def test_a_root_is_a_copy_where_it_cannot_be_seen_that_the_original_is_gone(
 ) -> None:
     first = tmp_path / "home" / "first"
     first.mkdir(parents=True)
-    known = ownership.identity(first)
+    known = ownership.identify_root(first)
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     kept = first.parent if unreadable == "folder" else first / "root.json"
     kept.rename(tmp_path / "kept")
     kept.symlink_to(kept)  # a loop: an error other than that it is gone, for the superuser too
-    assert ownership.identity(copy).id != known.id
+    assert ownership.identify_root(copy).id != known.id
 
 
 @pytest.mark.parametrize("kind", ["new", "copy", "moved"])
 def test_commands_that_come_first_at_once_give_a_root_one_id(tmp_path: Path, kind: str) -> None:
     first = tmp_path / "first"
     first.mkdir()
-    known, at_once = ownership.identity(first), 8
+    known, at_once = ownership.identify_root(first), 8
     for turn in range(20):
         root, start = tmp_path / str(turn), threading.Barrier(at_once)
         root.mkdir()
@@ -142,11 +142,11 @@ def test_commands_that_come_first_at_once_give_a_root_one_id(tmp_path: Path, kin
 
         def come(root: Path = root, start: threading.Barrier = start) -> ownership.Root:
             start.wait()
-            return ownership.identity(root)
+            return ownership.identify_root(root)
 
         with ThreadPoolExecutor(at_once) as threads:
             came = {one.result() for one in [threads.submit(come) for _ in range(at_once)]}
-        assert came == {ownership.noted(root)}
+        assert came == {ownership.read_root(root)}
         assert (known.id in {one.id for one in came}) == (kind == "moved")
 
 
@@ -158,7 +158,7 @@ def moved(shop: Shop, tmp_path: Path) -> Shop:
     """The finished retrain, copied with its own books, and moved."""
     root = Path(shutil.copytree(shop.config.root, tmp_path / "first" / "root", symlinks=True))
     copy = at_root(shop, root)
-    assert store.upload_all(copy.config)
+    assert upload.upload_all(copy.config)
     (tmp_path / "then").mkdir()
     return at_root(copy, root.rename(tmp_path / "then" / "shop 50% [x]"))
 
@@ -173,7 +173,7 @@ def test_after_a_move_all_of_mlflow_is_where_root_is(moved: Shop, tmp_path: Path
     assert all(text == here or text.startswith(f"{here}/") for text in named), named
     assert loaded_champion(moved) == 10
     (moved.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(moved.config)
+    assert upload.upload_all(moved.config)
     artifacts = run_of(moved.config, moved.run).info.artifact_uri
     assert mlflow.artifacts.load_text(f"{artifacts}/gate.json") == '{"verdict": "pass"}'
     assert [path.name for path in (tmp_path / "first").iterdir()] == ["here.toml"]
@@ -231,7 +231,7 @@ def test_artifacts_lie_under_root_whatever_the_experiment_said(
 ) -> None:
     """Experiment Default, which MLflow makes by itself, has the folder that a command ran in."""
     monkeypatch.chdir(tmp_path)
-    config = at(tmp_path / "root")
+    config = config_at(tmp_path / "root")
     config.root.mkdir()
     shutil.copy(mlflow_template, config.root / "mlflow.db")
     other = named(config, "Default")
@@ -239,7 +239,7 @@ def test_artifacts_lie_under_root_whatever_the_experiment_said(
     run.mkdir(parents=True)
     (run / "gate.json").write_text('{"verdict": "pass"}')
     with silent():
-        assert store.upload(other, run)
+        assert upload.upload_run(other, run)
     assert client_of(other).get_experiment("0").artifact_location == (config.root / "artifacts").as_uri()
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
 
@@ -255,7 +255,7 @@ def test_no_environment_variable_moves_the_registry_of_a_root_elsewhere(
     client = mlflow.MlflowClient(uri, registry_uri=uri)
     client.delete_registered_model("shop")
     (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(own_shop.config)
+    assert upload.upload_all(own_shop.config)
     champion_ = client.get_model_version_by_alias("shop", "champion")
     assert champion_.tags["bundle"] == bundle_of(own_shop).name
     assert other.read_bytes() == before
@@ -268,7 +268,7 @@ def test_no_environment_variable_moves_the_registry_of_a_root_elsewhere(
 def server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     shutil.copy(mlflow_template, folder / "mlflow.db")
-    with books(folder, free_port()) as uri:
+    with run_mlflow_server(folder, free_port()) as uri:
         yield uri
 
 
@@ -276,7 +276,7 @@ def sharing(root: Path, uri: str, name: str) -> Config:
     """A root whose books are at the URI; its model has this name."""
     root.mkdir(parents=True, exist_ok=True)
     shared = {"uri": uri, "experiment": name}
-    return Config.model_validate(at(root).model_dump() | {"tracking": shared})
+    return Config.model_validate(config_at(root).model_dump() | {"tracking": shared})
 
 
 def versions_of(config: Config) -> list[str]:
@@ -286,11 +286,11 @@ def versions_of(config: Config) -> list[str]:
 
 def registered(config: Config, run: str) -> str:
     """A run's bundle and its version, as an upload would leave them; promoted."""
-    version = staged(config, run, registered=False)
+    version = stage_bundle(config, run, registered=False)
     client, name = client_of(config), config.tracking.experiment
     promotion.finish(config)
     if not client.search_registered_models(f"name = '{name}'"):
-        client.create_registered_model(name, tags=ownership.tags(config))
+        client.create_registered_model(name, tags=ownership.owner_tags(config))
     client.create_model_version(name, "s3://bucket/x", tags={"bundle": version})
     promotion.promote(config, config.runs / run)
     return version
@@ -304,7 +304,7 @@ def champion(config: Config) -> str:
 def test_the_alias_of_another_root_is_refused_by_name_and_stays(tmp_path: Path, server: str) -> None:
     first, second = (sharing(tmp_path / name, server, "toys") for name in ("first", "second"))
     version = registered(first, "20240101-000000-aaaaaaaa")
-    staged(second, "20240102-000000-bbbbbbbb", registered=False)
+    stage_bundle(second, "20240102-000000-bbbbbbbb", registered=False)
     words = (
         rf"'toys': at MLflow '{server}' the experiment .* root, {first.root} on .*: set tracking.experiment"
     )
@@ -312,9 +312,9 @@ def test_the_alias_of_another_root_is_refused_by_name_and_stays(tmp_path: Path, 
         promote(second, 1)
     for refused in (
         lambda: promotion.rollback(second, None),
-        lambda: store.set_alias(second, "champion", version),
-        lambda: store.upload_all(second),
-        lambda: store.Live(second, tmp_path, "a run"),
+        lambda: upload.set_alias(second, "champion", version),
+        lambda: upload.upload_all(second),
+        lambda: live_run.LiveRun(second, tmp_path, "a run"),
     ):
         with pytest.raises(InputError, match="belongs to another root"):
             refused()
@@ -333,7 +333,7 @@ def test_each_command_is_refused_before_anything_is_done(
     own_shop: Shop, tmp_path: Path, server: str, command: str
 ) -> None:
     other = sharing(tmp_path / "other", server, "shop")
-    assert store.take(other).endswith(f"are now of root '{other.root}'")
+    assert store.take_over(other).endswith(f"are now of root '{other.root}'")
     shutil.rmtree(own_shop.config.bundles)
     options = ["--set", f"tracking.uri={server}", "--set", "train.max_epochs=2"]
     if command in ("export", "promote"):
@@ -356,16 +356,16 @@ def test_what_has_no_owner_belongs_to_who_comes_first(tmp_path: Path, server: st
     version = registered(first, "20240101-000000-aaaaaaaa")
     assert champion(first) == version
     with pytest.raises(InputError, match="the experiment of this name belongs"):
-        store.claim(second)
+        store.check_owner(second)
     client.delete_experiment_tag(client.get_experiment_by_name("old").experiment_id, ownership.OWNER)
     with pytest.raises(InputError, match="the model of this name belongs"):
-        store.claim(second)
+        store.check_owner(second)
 
 
 def test_a_claim_takes_over_and_who_had_it_is_told(tmp_path: Path, server: str) -> None:
     first, second = (sharing(tmp_path / name, server, "taken") for name in ("first", "second"))
     version = registered(first, "20240101-000000-aaaaaaaa")
-    assert "are now of root" in store.take(second)
+    assert "are now of root" in store.take_over(second)
     mine = registered(second, "20240102-000000-bbbbbbbb")
     with pytest.raises(InputError, match=f"belongs to another root, {second.root} on"):
         promote(first, 0)
@@ -378,12 +378,12 @@ def test_a_moved_root_keeps_what_it_has_on_a_server_and_a_copy_does_not(tmp_path
     registered(first, "20240101-000000-aaaaaaaa")
     moved = sharing(first.root.rename(tmp_path / "then"), server, "moved")
     with silent():
-        store.claim(moved)
+        store.check_owner(moved)
     copy = sharing(Path(shutil.copytree(moved.root, tmp_path / "staging", symlinks=True)), server, "moved")
     with pytest.raises(InputError, match=f"belongs to another root, {moved.root} on"):
-        store.claim(copy)
+        store.check_owner(copy)
     with silent():
-        store.claim(moved)
+        store.check_owner(moved)
 
 
 def test_runs_of_a_copy_are_new_ones_in_an_experiment_of_its_own(
@@ -391,19 +391,19 @@ def test_runs_of_a_copy_are_new_ones_in_an_experiment_of_its_own(
 ) -> None:
     first = forgotten(shop, tmp_path / "a", server)
     production = named(first.config, "production")
-    assert store.upload_all(production)
+    assert upload.upload_all(production)
     was = run_of(production, first.run)
     (tmp_path / "b").mkdir()
     copy = at_root(first, Path(shutil.copytree(first.config.root, tmp_path / "b" / "root", symlinks=True)))
     (copy.run / "gate.json").write_text('{"verdict": "fail"}')
     staging = named(copy.config, "staging")
-    store.close(staging, copy.run, "FAILED")
-    assert store.upload_all(staging)
+    live_run.end_run(staging, copy.run, "FAILED")
+    assert upload.upload_all(staging)
     assert run_of(staging, copy.run).info.run_id != was.info.run_id
     now = run_of(production, first.run)
     assert (now.info.status, now.data.tags) == ("FINISHED", was.data.tags)
     assert champion(staging) == champion(production) == bundle_of(first).name
-    assert store.upload_all(staging)
+    assert upload.upload_all(staging)
     assert versions_of(staging) == versions_of(production) == [bundle_of(first).name]
 
 
@@ -419,14 +419,14 @@ def test_a_moved_root_s_artifacts_are_found_in_a_database_that_others_use_too(
         run.mkdir(parents=True, exist_ok=True)
         (run / "gate.json").write_text('{"verdict": "pass"}')
         with silent():
-            assert store.upload(config, run)
+            assert upload.upload_run(config, run)
         return str(run_of(config, run).info.artifact_uri)
 
     first, other = sharing(tmp_path / "first", uri, "first"), sharing(tmp_path / "first2", uri, "other")
     before, theirs = uploaded(first), uploaded(other)
     moved = sharing(first.root.rename(tmp_path / "then"), uri, "first")
     with silent():
-        store.claim(moved)
+        store.check_owner(moved)
     assert uploaded(moved) == before.replace("/first/", "/then/")
     assert uploaded(other) == theirs
     assert not first.root.exists()
@@ -453,18 +453,18 @@ def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
     for name in ("first", "second"):
         config = sharing(root, uri, name)
         with silent():
-            store.claim(config)
+            store.check_owner(config)
         client = client_of(config)
         experiment_id = client.get_experiment_by_name(name).experiment_id
         client.create_run(experiment_id)
         client.create_logged_model(experiment_id)
-        client.create_registered_model(name, tags=ownership.tags(config))
+        client.create_registered_model(name, tags=ownership.owner_tags(config))
         client.create_model_version(name, f"{(root / 'artifacts').as_uri()}/{name}")
         root.rename(tmp_path / name)
     before = {name: rows(name) for name in ("first", "second")}
     root.rmdir()
     with silent():
-        store.claim(sharing(tmp_path / "first", uri, "first"))
+        store.check_owner(sharing(tmp_path / "first", uri, "first"))
     assert rows("second") == before["second"]
     assert rows("first") == [one.replace("/root/", "/first/") for one in before["first"]]
     assert len(before["first"]) == 4
@@ -479,8 +479,8 @@ def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(
     config = own_shop.config
     client = client_of(config)
     client.delete_experiment(client.get_experiment_by_name("shop").experiment_id)
-    assert not store.upload_all(config)
-    assert not store.upload_all(config)
+    assert not upload.upload_all(config)
+    assert not upload.upload_all(config)
     warning = said[0]
     assert said == [warning, warning]  # by each retrain
     assert "'shop' was deleted there; to bring it back: env MLFLOW_TRACKING_URI=" in warning
@@ -494,7 +494,7 @@ def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert len(said) == 2
     assert alias(config) == bundle_of(own_shop).name
 
@@ -505,10 +505,10 @@ def test_a_training_goes_on_without_the_experiment_that_was_deleted(
     config = own_shop.config
     client = client_of(config)
     client.delete_experiment(client.get_experiment_by_name("shop").experiment_id)
-    with store.Live(config, own_shop.run, "a run") as live:
-        live.metrics({"at_ms": 1, "loss": 1.0}, 1)
-    assert not store.set_alias(config, model_registry.CHAMPION, bundle_of(own_shop).name)
+    with live_run.LiveRun(config, own_shop.run, "a run") as live:
+        live.log_metrics({"at_ms": 1, "loss": 1.0}, 1)
+    assert not upload.set_alias(config, model_registry.CHAMPION, bundle_of(own_shop).name)
     assert len(said) == 1
     other = named(config, "other")
-    assert store.upload_all(other)  # the other way that the warning names
+    assert upload.upload_all(other)  # the other way that the warning names
     assert champion(other) == bundle_of(own_shop).name

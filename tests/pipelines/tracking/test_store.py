@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import mlflow
 import polars as pl
 import pytest
-from books import books, free_port, served_model
 from logs import calling, logged
 from mlflow_runs import AT, STAGES, client_of, counts, forgotten, run_of
+from mlflow_servers import free_port, run_mlflow_server, serve_model
 from paths import FIXTURES
 from shop import Shop, bundle_of, recsys
 
@@ -27,7 +27,7 @@ from pipelines.commands.runs import find_run
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.report.terminal import in_mlflow
-from pipelines.tracking import model_registry, store
+from pipelines.tracking import live_run, model_registry, store, upload
 from pipelines.tracking.model_registry import CHALLENGER, CHAMPION
 from recsys.health import Health
 from serving.recommender import Recommender
@@ -52,7 +52,7 @@ def uploaded(shop: Shop, tmp_path_factory: pytest.TempPathFactory, mlflow_templa
     copy = forgotten(shop, tmp_path_factory.mktemp("uploaded"))
     shutil.copy(mlflow_template, copy.config.root / "mlflow.db")
     with logged() as said:
-        assert store.upload(copy.config, copy.run)
+        assert upload.upload_run(copy.config, copy.run)
     assert said == [f"MLflow: {bundle_of(copy).name} is registered as shop version 1, alias challenger"]
     return copy
 
@@ -64,17 +64,17 @@ def outage(shop: Shop, tmp_path_factory: pytest.TempPathFactory, mlflow_template
     shutil.copy(mlflow_template, folder / "mlflow.db")
     down = forgotten(shop, folder / "shop", f"http://anna:hush@127.0.0.1:{port}")
     with logged() as said:
-        with store.Live(down.config, down.run, down.run.name) as live:
-            live.metrics({"epoch": 1, "at_ms": 1, "loss": 0.5}, 1)
-            live.metrics({"epoch": 2, "at_ms": 2, "loss": 0.4}, 2)
+        with live_run.LiveRun(down.config, down.run, down.run.name) as live:
+            live.log_metrics({"epoch": 1, "at_ms": 1, "loss": 0.5}, 1)
+            live.log_metrics({"epoch": 2, "at_ms": 2, "loss": 0.4}, 2)
         answers = [
-            store.upload(down.config, down.run),
-            store.set_alias(down.config, CHAMPION, bundle_of(down).name),
-            store.upload(down.config, down.run),
-            store.upload_all(down.config),
+            upload.upload_run(down.config, down.run),
+            upload.set_alias(down.config, CHAMPION, bundle_of(down).name),
+            upload.upload_run(down.config, down.run),
+            upload.upload_all(down.config),
         ]
     place = in_mlflow(down.config, down.run)
-    with books(folder, port):
+    with run_mlflow_server(folder, port):
         yield Outage(down, answers, said, place)
 
 
@@ -196,7 +196,7 @@ def test_a_version_asks_for_annoy_only_where_its_bundle_does(tmp_path: Path) -> 
     model = "m-" + "1" * 32
     logged = SimpleNamespace(artifact_location=str(tmp_path), source_run_id="1" * 32, model_id=model)
     for name, asked in (("bundle_v1", True), ("bundle_v1_scan", False)):
-        model_registry.save(fixtures / name, tmp_path / name, True, logged)
+        model_registry.save_model(fixtures / name, tmp_path / name, True, logged)
         needed = (tmp_path / name / "requirements.txt").read_text(encoding="utf-8")
         assert ("annoy==" in needed) is asked
         assert "numpy==" in needed
@@ -220,7 +220,7 @@ print(json.dumps([*(answer.to_dict("records") for answer in answers), refused, s
 
 def test_mlflow_loads_the_champion_with_code_of_its_own(uploaded: Shop, tmp_path: Path) -> None:
     """No recsys on the way of imports of that process but what was logged."""
-    assert store.set_alias(uploaded.config, CHAMPION, bundle_of(uploaded).name)
+    assert upload.set_alias(uploaded.config, CHAMPION, bundle_of(uploaded).name)
     users = [1003, 1007, 5]
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASK, json.dumps(users)],
@@ -248,13 +248,13 @@ def test_mlflow_loads_the_champion_with_code_of_its_own(uploaded: Shop, tmp_path
 def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop, said: list[str]) -> None:
     config, run = own_shop.config, own_shop.run
     before = counts(config)
-    assert store.upload(config, run)
-    assert store.upload_all(config)
+    assert upload.upload_run(config, run)
+    assert upload.upload_all(config)
     assert counts(config) == before
     noted = run / "mlflow.json"
     noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}}))  # as a crash leaves it
     (run / "registered.json").unlink()
-    assert store.upload(config, run)
+    assert upload.upload_run(config, run)
     assert counts(config) == before
     assert json.loads((run / "registered.json").read_text())["version"] == "1"
 
@@ -262,7 +262,7 @@ def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop,
     results = json.loads((run / "metrics.json").read_text())
     results["test"]["served"]["ndcg@10"] = 0.125
     (run / "metrics.json").write_text(json.dumps(results))
-    assert store.upload(config, run)
+    assert upload.upload_run(config, run)
     assert run_of(config, run).data.tags["verdict"] == "pass"
     assert run_of(config, run).data.metrics["test.served.ndcg_at_10"] == 0.125
     client = client_of(config)
@@ -278,15 +278,15 @@ def test_what_is_there_is_not_uploaded_again_and_what_changes_is(own_shop: Shop,
 def test_a_run_whose_files_are_unchanged_is_not_read_again(own_shop: Shop) -> None:
     client, config = client_of(own_shop.config), own_shop.config
     run_id = run_of(config, own_shop.run).info.run_id
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     client.update_run(run_id, status="RUNNING")  # an upload would end it
     left = config.root / ".mlflow-killed"
     (left / "model").mkdir(parents=True)
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert not left.exists()
     assert client.get_run(run_id).info.status == "RUNNING"
     (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert client.get_run(run_id).info.status == "FINISHED"
     assert client.get_run(run_id).data.tags["verdict"] == "pass"
 
@@ -294,7 +294,7 @@ def test_a_run_whose_files_are_unchanged_is_not_read_again(own_shop: Shop) -> No
 def test_epochs_without_a_time_are_as_old_as_their_file(own_shop: Shop, said: list[str]) -> None:
     path = own_shop.run / "history.parquet"
     pl.read_parquet(path).drop("at_ms").with_columns(odd=pl.col("loss") * 2).write_parquet(path)
-    assert store.upload_all(own_shop.config), said
+    assert upload.upload_all(own_shop.config), said
     run_id = run_of(own_shop.config, own_shop.run).info.run_id
     logged = client_of(own_shop.config).get_metric_history(run_id, "odd")
     assert {metric.timestamp for metric in logged} == {int(path.stat().st_mtime * 1000)}
@@ -302,7 +302,7 @@ def test_epochs_without_a_time_are_as_old_as_their_file(own_shop: Shop, said: li
 
 def test_a_fault_of_this_side_is_not_called_an_outage(own_shop: Shop, said: list[str]) -> None:
     (own_shop.run / "choice.json").write_text("{")
-    assert not store.upload_all(own_shop.config)
+    assert not upload.upload_all(own_shop.config)
     (warning,) = said
     assert warning.startswith("the upload to MLflow failed on this side: WARNING: JSONDecodeError: ")
 
@@ -312,7 +312,7 @@ def test_books_that_were_lost_are_filled_again(own_shop: Shop, mlflow_template: 
     other = own_shop.config.root / "other.db"
     shutil.copy(mlflow_template, other)
     config = with_uri(own_shop.config, f"sqlite:///{other}")
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert counts(config) == before
     assert run_of(config, own_shop.run).info.run_id != was
 
@@ -321,7 +321,7 @@ def test_a_run_that_was_thrown_away_in_mlflow_stays_away(own_shop: Shop, said: l
     client, run_id = client_of(own_shop.config), run_of(own_shop.config, own_shop.run).info.run_id
     client.delete_run(run_id)
     (own_shop.run / "gate.json").write_text('{"verdict": "pass"}')
-    assert store.upload_all(own_shop.config)
+    assert upload.upload_all(own_shop.config)
     assert client.get_run(run_id).info.lifecycle_stage == "deleted"
     assert said == []
 
@@ -330,7 +330,7 @@ def test_a_registration_that_was_cut_short_is_gone_on_with(own_shop: Shop) -> No
     client, run = client_of(own_shop.config), run_of(own_shop.config, own_shop.run)
     client.delete_model_version("shop", "1")  # as if the model had been logged, and then the server went
     (own_shop.run / "registered.json").unlink()
-    assert store.upload(own_shop.config, own_shop.run)
+    assert upload.upload_run(own_shop.config, own_shop.run)
     assert client.get_model_version_by_alias("shop", CHALLENGER).run_id == run.info.run_id
     now = counts(own_shop.config)
     assert (now.models, now.outputs, now.versions) == (1, 1, 1)
@@ -344,15 +344,15 @@ def test_the_champion_follows_current_and_the_challenger_is_the_newest(
     shutil.copytree(own_shop.run, older)
     (older / "mlflow.json").unlink()
     shutil.copytree(bundle_of(own_shop), config.bundles / f"{older.name}-abcdef")
-    assert store.upload_all(config)  # an older one, uploaded late
+    assert upload.upload_all(config)  # an older one, uploaded late
     assert said == [f"MLflow: {older.name}-abcdef is registered as shop version 2"]
     assert str(client.get_model_version_by_alias("shop", CHALLENGER).version) == "1"
     assert str(client.get_model_version_by_alias("shop", CHAMPION).version) == "1"
     (config.bundles / "current").unlink()
     (config.bundles / "current").symlink_to(f"{older.name}-abcdef")
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert str(client.get_model_version_by_alias("shop", CHAMPION).version) == "2"
-    assert not store.set_alias(config, CHAMPION, "unknown")
+    assert not upload.set_alias(config, CHAMPION, "unknown")
 
 
 def test_a_training_is_shown_while_it_lasts_and_goes_on_in_the_same_run(
@@ -361,13 +361,13 @@ def test_a_training_is_shown_while_it_lasts_and_goes_on_in_the_same_run(
     client = client_of(own_shop.config)
     run_ids = set()
     for error, status in ((KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")):
-        with suppress(error), store.Live(own_shop.config, tmp_path, "a run") as live:
-            known = store.noted(tmp_path)
+        with suppress(error), live_run.LiveRun(own_shop.config, tmp_path, "a run") as live:
+            known = store.read_note(tmp_path)
             assert known is not None
             run_ids.add(known["run_id"])
             assert client.get_run(known["run_id"]).info.status == "RUNNING"
-            live.metrics({"epoch": 1, "at_ms": 12345, "loss": 0.5, "health.rank": None}, 1)
-            live.metrics({"fit.epoch": 1, "fit.at_ms": 23456, "fit.loss": 0.25}, 1)
+            live.log_metrics({"epoch": 1, "at_ms": 12345, "loss": 0.5, "health.rank": None}, 1)
+            live.log_metrics({"fit.epoch": 1, "fit.at_ms": 23456, "fit.loss": 0.25}, 1)
             raise error
         assert client.get_run(next(iter(run_ids))).info.status == status
     (run_id,) = run_ids
@@ -383,12 +383,12 @@ def test_books_that_break_in_the_middle_of_a_training_are_one_warning(
     path = tmp_path / "mlflow.db"
     shutil.copy(mlflow_template, path)
     config = with_uri(own_shop.config, f"sqlite:///{path}")
-    with suppress(ZeroDivisionError), store.Live(config, tmp_path, "a run") as live:
-        live.metrics({"at_ms": 1, "loss": 2.0}, 1)
+    with suppress(ZeroDivisionError), live_run.LiveRun(config, tmp_path, "a run") as live:
+        live.log_metrics({"at_ms": 1, "loss": 2.0}, 1)
         assert said == []
         path.write_bytes(b"no database" * 1000)
-        live.metrics({"at_ms": 2, "loss": 1.5}, 2)
-        live.metrics({"at_ms": 3, "loss": 1.0}, 3)
+        live.log_metrics({"at_ms": 2, "loss": 1.5}, 2)
+        live.log_metrics({"at_ms": 3, "loss": 1.0}, 3)
         raise ZeroDivisionError
     (warning,) = said
     assert "not a database" in warning
@@ -403,7 +403,7 @@ def test_metrics_of_a_training_are_those_of_its_upload(own_shop: Shop) -> None:
     names = {name for name in client.get_run(run_id).data.metrics if not name.startswith("test.")}
     assert {"loss", "fit.loss", "validation.ndcg_at_10", "health.effective_rank"} <= names
     live = {name: client.get_metric_history(run_id, name) for name in names}
-    assert store.upload(own_shop.config, run)
+    assert upload.upload_run(own_shop.config, run)
     assert {name for name in client.get_run(run_id).data.metrics if not name.startswith("test.")} == names
     assert all(len(client.get_metric_history(run_id, name)) == len(logged) for name, logged in live.items())
 
@@ -425,17 +425,17 @@ def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(
     outage: Outage, uploaded: Shop, said: list[str]
 ) -> None:
     config, run = outage.shop.config, outage.shop.run
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert said == [
         f"MLflow: {bundle_of(outage.shop).name} is registered as shop version 1, alias challenger"
     ]
     there = counts(config)
     assert there == counts(uploaded.config)
     assert (there.runs, there.versions, there.models, there.inputs) == (1 + len(STAGES), 1, 1, 1)
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     noted = run / "mlflow.json"
     noted.write_text(json.dumps(json.loads(noted.read_text()) | {"uploaded": {}, "seen": {}}))
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     assert counts(config) == there
     assert len(said) == 1
 
@@ -453,9 +453,9 @@ def test_when_it_is_up_again_all_that_is_owed_is_uploaded_once(
 
 def test_mlflow_serves_the_champion_over_http(outage: Outage, tmp_path: Path) -> None:
     config = outage.shop.config
-    assert store.upload_all(config)
+    assert upload.upload_all(config)
     body = {"dataframe_records": [{"user_id": 1003}, {"user_id": 5}], "params": {"k": 4}}
-    with served_model("models:/shop@champion", store.uri(config), tmp_path) as address:
+    with serve_model("models:/shop@champion", store.uri(config), tmp_path) as address:
         request = urllib.request.Request(
             f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -478,14 +478,14 @@ def test_mlflow_serves_the_champion_over_http(outage: Outage, tmp_path: Path) ->
 )
 def test_a_uri_that_cannot_work_is_a_warning(own_shop: Shop, uri: str, words: str, said: list[str]) -> None:
     config = with_uri(own_shop.config, uri)
-    with store.Live(config, own_shop.run, "a run") as live:
-        live.metrics({"at_ms": 1, "loss": 1.0}, 1)
-    assert not store.upload(config, own_shop.run)
-    assert not store.upload_all(config)
+    with live_run.LiveRun(config, own_shop.run, "a run") as live:
+        live.log_metrics({"at_ms": 1, "loss": 1.0}, 1)
+    assert not upload.upload_run(config, own_shop.run)
+    assert not upload.upload_all(config)
     (warning,) = said
     assert re.search(words, warning)
     assert "hush" not in warning
-    assert not store.upload_all(config)  # the next retrain says so again
+    assert not upload.upload_all(config)  # the next retrain says so again
     assert said == [warning, warning]
 
 
@@ -494,7 +494,7 @@ def test_ctrl_c_is_not_an_outage(own_shop: Shop) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), calling(interrupted):
-        store.upload(with_uri(own_shop.config, "carrier-pigeon://loft"), own_shop.run)
+        upload.upload_run(with_uri(own_shop.config, "carrier-pigeon://loft"), own_shop.run)
 
 
 def test_odd_kinds_of_event_are_one_parameter(shop_file: Any, log: pl.DataFrame) -> None:
@@ -507,7 +507,7 @@ def test_odd_kinds_of_event_are_one_parameter(shop_file: Any, log: pl.DataFrame)
         assert ran.code == 0, ran.err
     config = load_config(path, list(options[1::2]))
     run = find_run(config, None)
-    assert store.upload(config, run)
+    assert upload.upload_run(config, run)
     params = run_of(config, run).data.params
     assert params["source.event_weights"] == str({"add+cart": 2.0, 'a/b: "ü"': 0.5})
     assert [name for name in params if name.startswith("source.event_weights")] == ["source.event_weights"]
@@ -551,7 +551,7 @@ def test_a_password_is_nowhere_but_in_the_config(
     assert "mlflow.db?***" in report
     assert f"--set train.max_epochs=1 --set root={own_shop.config.root} --user" in report
     assert "hush" not in ran.out + ran.err
-    known = store.noted(run)
+    known = store.read_note(run)
     assert known is not None
     logged = mlflow.MlflowClient(tracking_uri=uri).get_run(known["run_id"])
     assert logged.data.params["tracking.uri"] == "**********"

@@ -1,4 +1,4 @@
-"""The stages of a run: a line, and figures, of each as it ends."""
+"""Time and memory of the stages of a run."""
 
 import logging
 import resource
@@ -12,28 +12,25 @@ LOGGER = logging.getLogger("recsys")
 
 
 class Stage:
-    """What a stage has to tell of itself when it ends."""
+    """What a stage reports when it ends."""
 
     rows: int | None = None
     reused = False
 
 
 @contextmanager
-def stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stage]:
-    """Time a stage; when it ends one line tells its rows, seconds and the process's peak memory so far.
-
-    The same figures join `ended`.
-    """
-    told, started, at = Stage(), time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+def run_stage(name: str, ended: list[dict[str, Any]] | None = None) -> Iterator[Stage]:
+    """Time a stage; at its end log rows, seconds and the process's peak memory, append them to `ended`."""
+    stage, started, at = Stage(), time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
     status = "failed"
     try:
-        yield told
-        status = "reused" if told.reused else "done"
+        yield stage
+        status = "reused" if stage.reused else "done"
     finally:
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
-        rows = f"{told.rows:,} rows, " if told.rows is not None else ""
-        fields: dict[str, Any] = {"stage": name, "status": status, "rows": told.rows}
+        rows = f"{stage.rows:,} rows, " if stage.rows is not None else ""
+        fields: dict[str, Any] = {"stage": name, "status": status, "rows": stage.rows}
         fields |= {"seconds": round(seconds, 3), "peak_mib": round(peak)}
         if ended is not None:
             ended.append(fields | {"at": at})

@@ -1,4 +1,4 @@
-"""MLflow's own servers in processes of their own: of its books, and of a registered model."""
+"""MLflow's servers as processes: of the tracking store, and of a registered model."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ from server import wait_until
 
 
 def free_port() -> int:
-    """A port that nobody listens at, for a server that is started later."""
+    """A port that no process listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
-def books(folder: Path, port: int) -> Iterator[str]:
-    """`mlflow server` on loopback, its store and its artifacts in a folder that has mlflow.db; its URI."""
+def run_mlflow_server(folder: Path, port: int) -> Iterator[str]:
+    """`mlflow server` on loopback, with the folder's mlflow.db and artifacts; its URI."""
     store = f"sqlite:///{folder / 'mlflow.db'}"
     command = ["server", "--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
     with _running([*command, "--workers", "1"], port, folder / "server.log"):
@@ -31,8 +31,8 @@ def books(folder: Path, port: int) -> Iterator[str]:
 
 
 @contextmanager
-def served_model(model_uri: str, tracking_uri: str, folder: Path) -> Iterator[str]:
-    """`mlflow models serve` on loopback, run in a folder of its own; its address."""
+def serve_model(model_uri: str, tracking_uri: str, folder: Path) -> Iterator[str]:
+    """`mlflow models serve` on loopback, run in a folder; its address."""
     port, command = free_port(), ["models", "serve", "-m", model_uri, "--env-manager", "local"]
     with _running(command, port, folder / "model.log", MLFLOW_TRACKING_URI=tracking_uri):
         yield f"http://127.0.0.1:{port}"
