@@ -186,7 +186,7 @@ def light(edges: Matrix, users: Tensor, items: Tensor, layers: int) -> tuple[Ten
 
 
 def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) -> Tensor:
-    """(3, B): a user, one of their items, one of the other items; each uniform, as LightGCN's authors draw."""
+    """(3, B): a user, one of their items, one of the others; each uniform, as LightGCN's authors draw."""
     count = data.offsets.diff()  # (U,)
     some = ((count > 0) & (count < data.n_items)).nonzero()[:, 0]
     share = torch.rand(3, size, dtype=torch.float64, generator=generator, device=count.device)  # (3, B)
@@ -194,9 +194,7 @@ def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) ->
     first, own = data.offsets[user], count[user]  # (B,)
     positive = data.item[first + (share[1] * own).long()].long()
     place = torch.arange(len(data.user), device=count.device) - data.offsets[data.user]  # (N,)
-    lacking = (
-        data.user.long() * data.n_items + data.item - place
-    )  # (N,), rising: lower items they do not have
+    lacking = data.user.long() * data.n_items + data.item - place  # (N,), rising: lower items not theirs
     rank = (share[2] * (data.n_items - own)).long()  # (B,): of the negative among all items they do not have
     below = torch.searchsorted(lacking, user * data.n_items + rank, right=True) - first  # own items below it
     return torch.stack([user, positive, rank + below])
