@@ -46,7 +46,7 @@ fi
 "$python" -m venv .venv || exit 1
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 if ! .venv/bin/python -c 'import annoy' 2> /dev/null; then
-    if ! problem=$("$python" -m pipelines.compiler 2>&1) &&
+    if ! problem=$("$python" -m pipelines.commands.compiler 2>&1) &&
         ! pip --retries 0 install --quiet --only-binary :all: 'annoy>=1.17.3' > /dev/null 2>&1; then
         [ ! -e .venv/unfinished ] || rm -rf .venv
         refuse "annoy has no ready-made wheel here and cannot be compiled: $problem. See docs/install.md, also for" \

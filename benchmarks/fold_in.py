@@ -1,9 +1,9 @@
-"""What a stranger's history is worth: users hidden from training are served by fold-in, beside being known.
+"""Fold-in against training: metrics of users hidden from training, compared with the same users trained.
 
     python benchmarks/fold_in.py --config configs/demo.toml --folder var/fold_in
 
-Every user whose hash falls into the first of `--parts` is hidden: all of his rows are dropped from the log,
-and the whole job is run on what is left. Then his fitted items are sent as a history to that bundle. Rows:
+Every user whose hash falls into the first of `--parts` is hidden: all of their rows are dropped from the log,
+and the whole job is run on what is left. Then their fitted items are sent as a history to that bundle. Rows:
 `known` serves the same users from a bundle that was trained with them, `history` folds them in, `popular` is
 what they would get without a history. Each is scored once on the test window, without what they have; 95 %
 bootstrap intervals over users. Seeds and settings are those of the config file.

@@ -71,10 +71,10 @@ def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) 
 
     def timed_step() -> None:
         wait(device)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         step()
         wait(device)
-        optimizing.append(time.perf_counter() - begun)
+        optimizing.append(time.perf_counter() - started)
 
     training.optimizer.step = timed_step  # type: ignore[assignment, method-assign]
 

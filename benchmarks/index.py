@@ -1,4 +1,4 @@
-"""Recall and time of Annoy's index on a bundle's vectors, beside an exact search of the same vectors.
+"""Recall and time of Annoy's index on a bundle's vectors, compared with an exact search.
 
 python benchmarks/index.py var/demo/bundles/current
 """

@@ -1,4 +1,4 @@
-"""Seconds and memory of a step on mined triplets, beside pytorch-metric-learning's and a bare matrix.
+"""Seconds and memory of a step on mined triplets, compared with pytorch-metric-learning's and a bare matrix.
 
 python benchmarks/mining.py [--threads 2] [--device cpu] [--repeats 7] [--positives 1]
 

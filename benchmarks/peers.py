@@ -82,8 +82,8 @@ class Point(NamedTuple):
     metrics: dict[str, float]
 
 
-Heard = Callable[[int, int, Callable[[], Vectors]], None]  # step, plan, what has been fitted so far
-System = Callable[[Task, Heard], None]  # calls Heard with step 0 when it is set up, and after each step
+OnStep = Callable[[int, int, Callable[[], Vectors]], None]  # step, plan, what has been fitted so far
+System = Callable[[Task, OnStep], None]  # calls OnStep with step 0 when it is set up, and after each step
 
 
 class Enough(Exception):
@@ -93,21 +93,21 @@ class Enough(Exception):
 # The systems
 
 
-def popular(task: Task, heard: Heard) -> None:
-    heard(1, 0, lambda: popularity_vectors(task.judge.data))
+def popular(task: Task, on_step: OnStep) -> None:
+    on_step(1, 0, lambda: popularity_vectors(task.judge.data))
 
 
-def spectral(task: Task, heard: Heard) -> None:
+def spectral(task: Task, on_step: OnStep) -> None:
     """A step is a setting: each dimension and item exponent of the configuration, all of one spectrum."""
     judge, settings = task.judge, task.config.spectral
     spectrum = experiment.compute_spectrum(task.config, judge)
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
     choices = itertools.starmap(experiment.SpectralSettings, itertools.product(dims, settings.item_exponents))
     for step, choice in enumerate(choices, 1):
-        heard(step, 0, partial(experiment.spectral_vectors, judge, spectrum, choice))
+        on_step(step, 0, partial(experiment.spectral_vectors, judge, spectrum, choice))
 
 
-def ours(task: Task, heard: Heard, dim: int) -> None:
+def ours(task: Task, on_step: OnStep, dim: int) -> None:
     """recsys.graph with `recsys bench`'s settings, the first where it tries several.
 
     As there, all of the configured steps or as many as there is time for: the learning rate falls over them.
@@ -140,11 +140,11 @@ def ours(task: Task, heard: Heard, dim: int) -> None:
         left = task.seconds - (now(data) - started)
         most = int(settings.longer * settings.steps)
         plan = max(1, min(most, int(left / (1.05 * np.median(np.diff(ends))))))
-    heard(0, plan, vectors)
-    fit(plan, lambda step: heard(step, plan, vectors))
+    on_step(0, plan, vectors)
+    fit(plan, lambda step: on_step(step, plan, vectors))
 
 
-def pairwise(task: Task, heard: Heard, layers: int) -> None:
+def pairwise(task: Task, on_step: OnStep, layers: int) -> None:
     """LightGCN (He et al. 2020, eq. 3-8 and 15) with so many layers; with none it is BPR's factorisation."""
     data = task.judge.data
     device = data.user.device
@@ -160,7 +160,7 @@ def pairwise(task: Task, heard: Heard, layers: int) -> None:
     def vectors() -> Vectors:
         return of_products(*light(edges, users, items, layers))
 
-    heard(0, 0, vectors)
+    on_step(0, 0, vectors)
     epochs = (triplets(data, len(data.user), generator) for _ in itertools.count())
     batches = (batch for epoch in epochs for batch in torch.split(epoch, BATCH, dim=1))
     for step, (user, *chosen) in enumerate(batches, 1):  # (B,) each
@@ -176,7 +176,7 @@ def pairwise(task: Task, heard: Heard, layers: int) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        heard(step, 0, vectors)
+        on_step(step, 0, vectors)
 
 
 def light(edges: Matrix, users: Tensor, items: Tensor, layers: int) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,7 @@ def light(edges: Matrix, users: Tensor, items: Tensor, layers: int) -> tuple[Ten
 
 
 def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) -> Tensor:
-    """(3, B): a user, one item of his, one that he has not; each uniform, as LightGCN's authors draw."""
+    """(3, B): a user, one of their items, one of the others; each uniform, as LightGCN's authors draw."""
     count = data.offsets.diff()  # (U,)
     some = ((count > 0) & (count < data.n_items)).nonzero()[:, 0]
     share = torch.rand(3, size, dtype=torch.float64, generator=generator, device=count.device)  # (3, B)
@@ -194,13 +194,13 @@ def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) ->
     first, own = data.offsets[user], count[user]  # (B,)
     positive = data.item[first + (share[1] * own).long()].long()
     place = torch.arange(len(data.user), device=count.device) - data.offsets[data.user]  # (N,)
-    lacking = data.user.long() * data.n_items + data.item - place  # (N,), rising: lower items he has not
-    rank = (share[2] * (data.n_items - own)).long()  # (B,): of the negative among all that he has not
-    below = torch.searchsorted(lacking, user * data.n_items + rank, right=True) - first  # his own below it
+    lacking = data.user.long() * data.n_items + data.item - place  # (N,), rising: lower items not theirs
+    rank = (share[2] * (data.n_items - own)).long()  # (B,): of the negative among all items they do not have
+    below = torch.searchsorted(lacking, user * data.n_items + rank, right=True) - first  # own items below it
     return torch.stack([user, positive, rank + below])
 
 
-def of_implicit(task: Task, heard: Heard, module: str, name: str, settings: dict[str, float]) -> None:
+def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: dict[str, float]) -> None:
     """A model of implicit, its CUDA one where there is such a device; a step is one of its iterations."""
     data = task.judge.data
     on_gpu = implicit_takes(data.user.device)
@@ -222,8 +222,8 @@ def of_implicit(task: Task, heard: Heard, module: str, name: str, settings: dict
             users, items = (torch.tensor(part.to_numpy() if on_gpu else part) for part in parts)
             return of_products(users.to(data.user.device), items.to(data.user.device))
 
-        heard(0, 0, vectors)
-        model.fit(matrix, show_progress=False, callback=lambda step, *rest: heard(step + 1, 0, vectors))
+        on_step(0, 0, vectors)
+        model.fit(matrix, show_progress=False, callback=lambda step, *rest: on_step(step + 1, 0, vectors))
 
 
 def implicit_takes(device: torch.device) -> bool:
@@ -256,20 +256,20 @@ def curve(name: str, task: Task) -> list[Point]:
     """Fit for the seconds, judged at their doublings and at the end; the untrained at each setting."""
     marks = [task.seconds / 2**k for k in range(DOUBLINGS, -1, -1)]
     points, waiting = list[Point](), list[Callable[[], None]]()  # waiting: the last step, while not judged
-    before = apart = 0.0
+    before = excluded = 0.0
     started = now(task.judge.data)
 
     def judged(step: int, plan: int, seconds: float, vectors: Callable[[], Vectors]) -> None:
-        nonlocal apart
+        nonlocal excluded
         since = now(task.judge.data)
         means = task.judge.means(vectors())
         points.append(Point(name, "validation", step, plan, seconds, {m: means[m] for m in SHOWN}))
         LOGGER.info(f"{name}: step {step}, {seconds:.2f} s: {SELECT} {means[SELECT]:.4f}")
-        apart += now(task.judge.data) - since
+        excluded += now(task.judge.data) - since
 
-    def heard(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
+    def on_step(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
         nonlocal before
-        seconds = now(task.judge.data) - started - apart
+        seconds = now(task.judge.data) - started - excluded
         is_last = step > 0 and 2 * seconds - before > task.seconds  # there is no time for another like it
         before = seconds
         waiting[:] = [partial(judged, step, plan, seconds, vectors)]
@@ -280,7 +280,7 @@ def curve(name: str, task: Task) -> list[Point]:
             raise Enough
 
     with contextlib.suppress(Enough):
-        SYSTEMS[name](task, heard)
+        SYSTEMS[name](task, on_step)
         if waiting:  # it came to its own end
             waiting.pop()()
     return points
@@ -291,14 +291,14 @@ def refitted(task: Task, chosen: Point) -> Point:
     started = now(task.judge.data)
     points = list[Point]()
 
-    def heard(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
+    def on_step(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
         if step == chosen.step:
             seconds, means = now(task.judge.data) - started, task.judge.means(vectors())
             points.append(chosen._replace(of="test", seconds=seconds, metrics={m: means[m] for m in SHOWN}))
             raise Enough
 
     with contextlib.suppress(Enough):
-        SYSTEMS[chosen.system](task._replace(plan=chosen.plan), heard)
+        SYSTEMS[chosen.system](task._replace(plan=chosen.plan), on_step)
     return points[0]
 
 
@@ -418,7 +418,7 @@ def main() -> None:
         for pairs in ((kept, held_out), (data.train, data.test))
     )
     task = Task(judge, config, args.seconds)
-    for name in SYSTEMS:  # imports and a device's first use are on nobody's clock
+    for name in SYSTEMS:  # imports and a device's first use are not timed
         curve(name, task._replace(seconds=0.0))
     points = [point for name in SYSTEMS for point in curve(name, task)]
     points += [refitted(task._replace(judge=whole), best(points, name)) for name in SYSTEMS]

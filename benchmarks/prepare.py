@@ -1,4 +1,4 @@
-"""Seconds and memory of `recsys prepare`, beside DuckDB's own GROUP BY of the same file.
+"""Seconds and memory of `recsys prepare`, compared with DuckDB's own GROUP BY of the same file.
 
     python benchmarks/synthetic.py --interactions 100_000_000 --users 10_000_000 --items 1_000_000 \\
         --out LOG.parquet

@@ -2,8 +2,8 @@
 
     python benchmarks/ranking.py [--users 30_000] [--items 41_000] [--device cuda]
 
-Each user has 27 items of his own, which are left out. Prints seconds, the ratio, and the largest array made
-beside that of all users and items, which never is.
+Each user has 27 items of their own, which are left out. Prints seconds, the ratio, and the largest array made
+compared with a users x items array, which is never made.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     generator = torch.Generator().manual_seed(0)
     seen = sampling.to_device(histories(arguments.users, arguments.items), device)
-    everybody = torch.arange(arguments.users, device=device)  # (U,)
+    all_users = torch.arange(arguments.users, device=device)  # (U,)
     chunk = max(1, ranking.SCORES_AT_ONCE // arguments.items)
     print(f"{arguments.users:,} users, {arguments.items:,} items, chunks of {chunk}, {device}")
     for dim in arguments.dims:
@@ -39,11 +39,11 @@ def main() -> None:
         items = torch.randn(arguments.items, dim, generator=generator).to(device)  # (I, D)
 
         def bare(users: torch.Tensor = users, items: torch.Tensor = items) -> None:
-            for part in torch.split(everybody, chunk):
+            for part in torch.split(all_users, chunk):
                 users[part] @ items.T
 
         def ranked(users: torch.Tensor = users, items: torch.Tensor = items) -> None:
-            ranking.top_k(users, items, everybody, K, seen)
+            ranking.top_k(users, items, all_users, K, seen)
 
         floor, ours = seconds(bare, device), seconds(ranked, device)
         print(

@@ -1,4 +1,4 @@
-"""Seconds to read a log as it is written, beside DuckDB's own reading, which guesses.
+"""Seconds to read a log as it is written, compared with DuckDB's own reader, which guesses types.
 
     python benchmarks/synthetic.py --interactions 10_000_000 --users 1_000_000 --items 100_000 \\
         --out LOG.parquet

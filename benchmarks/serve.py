@@ -1,4 +1,4 @@
-"""Requests a second and latency of serving, beside the bare index and a peer; one command.
+"""Requests a second and latency of serving, compared with the bare index and a peer; one command.
 
     python benchmarks/serve.py --bundle var/demo/bundles/current [--bundle ...] [--synthetic FOLDER]
 

@@ -1,4 +1,4 @@
-"""One training step of each of the two trainers, beside a floor: what it must compute and move.
+"""One training step of each of the two trainers, compared with a floor: what it must compute and move.
 
     python benchmarks/step.py [--device cuda] [--threads 2] [--dim 127] [--hops 2] [--steps 10] [--profile]
 
@@ -256,7 +256,7 @@ def timed(trainer: Trainer, steps: int, device: torch.device, profiler: profile 
     """Median seconds of a step. A GPU marks its own time, so that the host need not wait for it."""
     marks: list[Any] = []
 
-    def heard(*_: object) -> None:
+    def on_step(*_: object) -> None:
         if device.type == "cuda":
             marks.append(torch.cuda.Event(enable_timing=True))
             marks[-1].record()
@@ -268,7 +268,7 @@ def timed(trainer: Trainer, steps: int, device: torch.device, profiler: profile 
             raise StopIteration
 
     with contextlib.suppress(StopIteration):
-        trainer.run(heard)
+        trainer.run(on_step)
     wait(device)
     if profiler is not None:
         profiler.stop()
@@ -282,7 +282,7 @@ def wait(device: torch.device) -> None:
 
 
 def table(parts: list[Part], bandwidth: tuple[float, float], seconds: float) -> str:
-    """Markdown: the parts, their sum, and the step beside it."""
+    """Markdown: the parts, their sum, and the whole step."""
     best = max(part.rate or 0 for part in parts)
     lines = [
         "| part | operations, G | G/s | MB gathered | floor, ms | MB once | floor, ms |",

@@ -36,7 +36,7 @@ SPREADS = (2_654_435_761, 4_294_967_291)  # primes: number * prime % size is a b
 
 
 class Shape(NamedTuple):
-    """What decides a log beside its seed."""
+    """Settings of a log, without its seed."""
 
     interactions: int
     users: int

@@ -1,10 +1,10 @@
-"""Warm start beside a full retrain, night after night: seconds of training, and what either is worth.
+"""Warm start compared with a full retrain, night after night: seconds of training and metrics.
 
     python benchmarks/warm_start.py --config configs/demo.toml --folder DIR [--nights 3] [--every 7]
 
 The log is cut at a day, and `every` days later, and so on; windows slide along. Each night trains twice: from
-the warm run of the night before, and anew. Figures are of validation at the kept epoch, of the test window
-once, and of the wall clock of `train` alone.
+the warm run of the night before, and from scratch. Figures are of validation at the kept epoch, of the test
+window once, and of the wall clock of `train` alone.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What needs no training: popularity, its trend, and the truncated spectrum of the interaction matrix.
+"""Baselines without training: popularity, its trend, and the truncated spectrum of the interaction matrix.
 
 Axes: U users, I items, N interactions, K dimensions, W dimensions while working (K and a few more).
 """
@@ -11,7 +11,7 @@ from recsys.sampling import DeviceInteractions
 
 
 def popularity(data: DeviceInteractions) -> Tensor:
-    """(I,) float32: how many users have taken each item."""
+    """(I,) float32: number of users of each item."""
     return torch.bincount(data.item, minlength=data.n_items).float()
 
 
@@ -49,12 +49,12 @@ def spectral(
     order = data.item.argsort(stable=True)  # the interactions item by item, for the transpose
     by_item = torch.searchsorted(item[order], torch.arange(data.n_items + 1, device=item.device))  # (I + 1,)
     generator = torch.Generator(device=value.device).manual_seed(seed)
-    width = min(dim + 16, limit)  # a few more than asked for, so that the last ones are accurate too
+    width = min(dim + 16, limit)  # oversampling, so that the last dimensions are accurate too
     basis = torch.randn(data.n_items, width, generator=generator, device=value.device)  # (I, W)
     for _ in range(iterations):
         image = _sums_of_rows(basis, item, by_user, value)  # (U, W): N times the basis
         basis = torch.linalg.qr(_sums_of_rows(image, user[order], by_item, value[order])).Q  # (I, W)
-        basis = basis.contiguous()  # Q lies column by column, from which rows are gathered ten times slower
+        basis = basis.contiguous()  # Q is column-major, where gathering rows is ten times slower
     image = _sums_of_rows(basis, item, by_user, value)  # (U, W)
     right = (basis @ torch.linalg.svd(image, full_matrices=False).Vh.T)[:, :dim]  # (I, K)
     users = _sums_of_rows(degree_item.rsqrt()[:, None] * right, item, by_user, torch.ones_like(value))
@@ -64,7 +64,7 @@ def spectral(
 def _sums_of_rows(rows: Tensor, index: Tensor, offsets: Tensor, weight: Tensor) -> Tensor:
     """(M, W), (N,), (B + 1,), (N,) -> (B, W): sums of weight * rows[index], each from an offset to the next.
 
-    This is a sparse matrix times `rows`, without torch's sparse tensors: faster, and no beta warnings.
+    A sparse matrix times `rows` without torch's sparse tensors: faster, and without their beta warnings.
     """
     return embedding_bag(
         index, rows, offsets, mode="sum", per_sample_weights=weight, include_last_offset=True

@@ -22,7 +22,7 @@ from recsys.sampling import Batch
 if TYPE_CHECKING:
     from recsys.training import Training
 
-NEARLY_0 = 1e-30  # over 1, for what is a negative, nothing beside a distance; over 0 infinite
+NEARLY_0 = 1e-30  # divided by 1 (a negative) it changes no distance; divided by 0 it makes it infinite
 
 
 class CandidateDistances(NamedTuple):

@@ -3,11 +3,11 @@
 Axes: A anchors, C candidates, B pairs, N rows, D dimensions, R rank, U users, I items. One axis may come
 before these, each of its entries with anchors and candidates of its own: (B, A, D), (B, C, D) -> (B, A, C).
 
-Each is one matrix product and a few sums, no (A, C, D) array; only of pairs there are differences. The price
-is rounding: the error of a squared distance goes with |a|^2 + |c|^2 and not with the distance, so equal rows
-may come out a little apart, and their root more so. Between unit rows in bfloat16 that is up to .03 squared
-and .18 as a root: keep tables and distances in float32 (tests/test_distances.py has the bounds). Training on
-a GPU, which rounds factors to TF32 (recsys/precision.py), is up to an eighth of that off.
+Each is one matrix product and a few sums, without an (A, C, D) array; only `pairs` computes differences. The
+price is rounding: the error of a squared distance is proportional to |a|^2 + |c|^2, not to the distance, so
+equal rows may have a small distance, and a larger root. Between unit rows in bfloat16 that is up to .03
+squared and .18 as a root: keep tables and distances in float32 (tests/recsys/test_distances.py has the
+bounds). Training on a GPU with TF32 (recsys/precision.py) has errors up to an eighth of that.
 """
 
 import math
@@ -26,7 +26,7 @@ def squared_euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None
     """(A, D), (C, D), (C,) -> (A, C): |a - c|^2 + offset, never below the offset.
 
     Expanded as |a|^2 + |c|^2 - 2 a.c, which rounding may leave below 0; of one anchor to its own candidates,
-    (B, 1, D), by differences, where nothing cancels. An offset says how far a candidate is from everybody: up
+    (B, 1, D), by differences, where nothing cancels. An offset is a candidate's distance to all anchors: up
     to a constant it is the square of one more candidate coordinate that is 0 for every anchor, so the space
     stays Euclidean (see spaces.euclidean_vectors).
     """
@@ -51,8 +51,8 @@ def euclidean(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None)
     The root's own gradient there is infinite. An offset that takes the sum below 0 makes the distance NaN.
     """
     square = squared_euclidean(anchors, candidates, offset)  # (A, C)
-    apart = square != 0  # (A, C)
-    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)
+    distinct = square != 0  # (A, C)
+    return torch.where(distinct, torch.where(distinct, square, 1.0).sqrt(), 0.0)
 
 
 def cosine(anchors: Tensor, candidates: Tensor, offset: Tensor | None = None) -> Tensor:
@@ -70,7 +70,8 @@ def inner_product(anchors: Tensor, candidates: Tensor, offset: Tensor | None = N
 
 
 def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
-    """(A, C), (C,) or None -> (A, C): adds to each candidate's distance how far off it is for everybody.
+    """(A, C), (C,) or None -> (A, C): each candidate's distance plus its offset.
+
     Raises ValueError unless there is one offset a candidate.
     """
     if offset is None:
@@ -82,10 +83,10 @@ def with_offset(distance: Tensor, offset: Tensor | None) -> Tensor:
 
 
 def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None) -> Tensor:
-    """(B, D), (B, C, D), (B, C) -> (B, C): the distance of each row of x to the rows of y beside it.
+    """(B, D), (B, C, D), (B, C) -> (B, C): the distance of each row of x to its own rows of y.
 
     B times one anchor and its own candidates; without the axis C, one each: (B, D), (B, D), (B,) -> (B,).
-    Raises ValueError where lengths differ, or the distance knows nothing of an axis before the usual ones.
+    Raises ValueError where lengths differ, or where the distance does not support a leading axis.
     """
     lengths = [len(x), len(y)] + ([] if offset is None else [len(offset)])
     if len(set(lengths)) > 1:
@@ -104,7 +105,7 @@ def pairs(distance: Distance, x: Tensor, y: Tensor, offset: Tensor | None = None
 def _products(anchors: Tensor, candidates: Tensor) -> Tensor:
     """(A, D), (C, D) -> (A, C): a.c, and so with one axis before them.
 
-    Matrices of one row each are multiplied by rows: as matrices they, and their gradients, take much longer.
+    For single rows the product is elementwise: a matrix product and its gradient take much longer.
     """
     if anchors.dim() == 3 and anchors.shape[1] == 1:
         return (anchors * candidates).sum(-1).unsqueeze(1)
@@ -135,7 +136,7 @@ class Mahalanobis(nn.Module):
                 if not 1 <= rank <= dim:
                     raise ValueError(f"rank = {rank}, allowed 1..{dim}, the dimension")
                 self.outer = nn.Parameter(torch.zeros(dim, rank))  # (D, R), B
-                self.inner = nn.Parameter(_waves(dim, rank))  # (R, D), C: were it 0 too, so were B's gradient
+                self.inner = nn.Parameter(_waves(dim, rank))  # (R, D), C: at 0, B would have no gradient
             case "full":
                 self.linear = nn.Parameter(torch.eye(dim))  # (D, D)
             case _:

@@ -16,9 +16,9 @@ from recsys.sampling import DeviceInteractions
 
 INF = float("inf")
 QUANTILES = (0.1, 0.5, 0.9)
-STUCK = 0.05  # of the margin: how near to it the hardest hinge is once it is stuck there
-ONE_POINT = 0.1  # of the margin: how far apart distances are at most if all points count as one
-RANK_LEFT = 0.5  # of the effective rank while healthy: with less the space has lost its dimensions
+STUCK = 0.05  # of the margin: distance to it at which the hardest hinge counts as stuck
+ONE_POINT = 0.1  # of the margin: the largest range of distances at which all points count as one
+RANK_LEFT = 0.5  # of the effective rank while healthy: below it the space has lost dimensions
 
 
 class Health(NamedTuple):

@@ -34,7 +34,7 @@ class Strings:
 
     @classmethod
     def open(cls, stem: Path) -> Strings:
-        """Map what save wrote; raises ValueError if the two arrays do not belong together."""
+        """Memory-map what save wrote. Raises ValueError if the two arrays do not belong together."""
         blob, offsets = load_array(_suffixed(stem, ".bytes.npy")), load_array(_suffixed(stem, ".offsets.npy"))
         if blob.dtype != np.uint8 or blob.ndim != 1 or offsets.dtype != np.int64 or offsets.ndim != 1:
             raise ValueError(f"strings '{stem}' are {blob.dtype}, {offsets.dtype}, expected uint8, int64")
@@ -92,7 +92,7 @@ class IdMap:
 
     @classmethod
     def open(cls, stem: Path) -> IdMap:
-        """Map what save wrote under the same stem."""
+        """Memory-map what save wrote under the same stem."""
         integers = _suffixed(stem, ".npy")
         if not integers.exists():
             return cls(Strings.open(stem))
@@ -120,19 +120,19 @@ class IdMap:
         return int(self.ids[number])
 
     def number(self, external: object) -> int | None:
-        """The internal number of an id by binary search, None where it is not known."""
+        """The internal number of an id by binary search, None if unknown."""
         if isinstance(self.ids, Strings):
             return _search(self.ids, external) if isinstance(external, str) else None
         if isinstance(external, bool) or not isinstance(external, int | np.integer):
             return None
-        external = int(external)  # NumPy compares its own by their width
+        external = int(external)  # NumPy integers compare by their width
         if not INT64.min <= external <= INT64.max:
             return None
         at = int(np.searchsorted(self.ids, np.int64(external)))
         return at if at < len(self.ids) and self.ids[at] == external else None
 
     def numbers(self, externals: Sequence[object]) -> NDArray[np.int32]:
-        """(B,) internal numbers, -1 where an id is not known."""
+        """(B,) internal numbers, -1 for unknown ids."""
         found = (self.number(external) for external in externals)
         return np.array([-1 if number is None else number for number in found], dtype=np.int32)
 

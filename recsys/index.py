@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 LARGEST = 1e15  # a coordinate beyond it could overflow a squared float32 distance
-FEW = (
-    8  # where less than one item in so many is allowed, those are scanned: an index would find mostly others
-)
-MORE = 8  # times k: so many hidden items may be among the nearest before the index is asked again
-BLOCK = 64  # distances that are looked at as one when the k-th smallest is bounded
-SERVED_CHUNK = 2**22  # distances held at once while serving: 16 MiB
+FEW = 8  # if less than one item in FEW is allowed, they are scanned: an index would find mostly others
+MORE = 8  # MORE * k hidden items may be among the nearest before the index is asked again
+BLOCK = 64  # distances per block when the k-th smallest is bounded
+SERVED_CHUNK = 2**22  # distances in memory at once while serving: 16 MiB
 NOTHING = np.empty(0, dtype=np.int32)
 
 
@@ -37,7 +35,7 @@ def check_vectors(name: str, vectors: NDArray[Any]) -> None:
 def _new_index(dim: int) -> Any:
     """An empty Annoy index. Raises ModuleNotFoundError, with what to install, where annoy cannot be imported.
 
-    Imported here and no earlier: where vectors are scanned, annoy is not needed.
+    Imported here, because a bundle that is scanned does not need annoy.
     """
     try:
         from annoy import AnnoyIndex
@@ -78,7 +76,7 @@ class ItemIndex:
     def open(cls, path: Path, n_items: int, dim: int) -> ItemIndex:
         """Map a saved index; raises ValueError unless it holds n_items vectors of dim coordinates.
 
-        Annoy loads a file of another dimension without a word, then reads past its end: hence the checks.
+        Annoy loads a file of another dimension without an error and reads past its end: hence the checks.
         Raises ModuleNotFoundError without annoy.
         """
         if path.stat().st_size < n_items * dim * 4:
@@ -93,9 +91,9 @@ class ItemIndex:
         return cls(annoy, n_items, dim)
 
     def save(self, path: Path) -> int:
-        """Write the index to a new file, its size in bytes; from then on it is a map of that file.
+        """Write the index to a new file and memory-map it; returns its size in bytes.
 
-        A file in use must never be written over, but may be removed. Raises FileExistsError.
+        A mapped file must never be overwritten, but may be removed. Raises FileExistsError.
         """
         if path.exists():
             raise FileExistsError(f"index '{path}' exists already")
@@ -126,15 +124,15 @@ class ItemIndex:
 
 @dataclass(frozen=True)
 class Search:
-    """How a release is searched: by its index, search_k entries inspected, or by a scan (search_k None).
+    """How a bundle is searched: by its index with search_k entries inspected, or by a scan (search_k None).
 
-    A scan asks no index, so there may be none. Raises ValueError: search_k without an index.
+    A scan needs no index. Raises ValueError: search_k without an index.
     """
 
     vectors: NDArray[np.float32]  # (I, D)
     index: ItemIndex | None
     search_k: int | None
-    scans_many: bool = False  # whether many queries at once are scanned, as one product is less work
+    scans_many: bool = False  # whether a batch of queries is scanned, as one matrix product is faster
 
     def __post_init__(self) -> None:
         if self.index is None and self.search_k is not None:
@@ -154,8 +152,8 @@ class Search:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """The nearest items to vector (D,) among the allowed and not hidden: items, distances, nearest first.
 
-        hidden (H,) and allowed (A,) ascend. There are k of them, or as many as are valid at all: where the
-        index comes up short, it is asked for more, and then all that is valid is scanned.
+        hidden (H,) and allowed (A,) ascend. Returns k items, or all valid ones if they are fewer: where the
+        index finds too few, it is asked for more, and at last all valid items are scanned.
         """
         n_items = len(self.vectors)
         if allowed is not None:
@@ -178,9 +176,9 @@ class Search:
         return self.scan(vector, k, hidden, allowed)
 
     def _effort(self, k: int, n_hidden: int, n_valid: int) -> tuple[int, int]:
-        """How many items to ask the index for, and how many entries to inspect, to find k valid ones.
+        """How many items to ask the index for, and how many entries to inspect, to find k valid items.
 
-        Were the valid ones like all others, both grow as their share falls: so recall is kept under filters.
+        Both grow as the share of valid items falls, which keeps the recall under filters.
         """
         n_items = len(self.vectors)
         if n_valid * FEW < n_items:
@@ -195,12 +193,12 @@ class Search:
         hidden: NDArray[np.int32] = NOTHING,
         allowed: NDArray[np.int32] | None = None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """The k nearest of the allowed, or of all but the hidden, by a look at each; at least k must be."""
+        """The k nearest of the allowed, or of all but the hidden items, by brute force; at least k exist."""
         if allowed is not None:
-            top, distances = _scanned(vector[None], self.vectors[allowed], self.squares[allowed], k)
+            top, distances = _scan(vector[None], self.vectors[allowed], self.squares[allowed], k)
             return allowed[top[0]], distances[0]
         excluded = np.array([0, len(hidden)]), hidden
-        top, distances = _scanned(vector[None], self.vectors, self.squares, k, excluded)
+        top, distances = _scan(vector[None], self.vectors, self.squares, k, excluded)
         return top[0], distances[0]
 
     def top_k_many(
@@ -212,11 +210,11 @@ class Search:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """top_k of each of queries (Q, D): items (Q, k) padded with -1, distances (Q, k) padded with inf.
 
-        hidden: offsets (Q + 1,) and items, ascending for each query. Where scans_many, they are exact.
+        hidden: offsets (Q + 1,) and items, ascending for each query. With scans_many the answers are exact.
         """
         n_items, (offsets, own) = len(self.vectors), hidden
         if (self.search_k is None or self.scans_many) and allowed is None:
-            return _scanned(queries, self.vectors, self.squares, k, hidden, SERVED_CHUNK)
+            return _scan(queries, self.vectors, self.squares, k, hidden, SERVED_CHUNK)
         top = np.full((len(queries), k), -1, dtype=np.int32)
         distances = np.full((len(queries), k), np.inf, dtype=np.float32)
         left = np.arange(len(queries))
@@ -263,7 +261,7 @@ def exact_top_k(
 
     excluded: offsets (Q + 1,) and items; items[offsets[q]:offsets[q + 1]] are left out for query q.
     Returns items (Q, k) padded with -1 and distances (Q, k) padded with inf. At most about `chunk` distances
-    are held at once. Raises ValueError on vectors that check_vectors refuses, widths that differ, k < 1.
+    are in memory at once. Raises ValueError on vectors that check_vectors refuses, widths that differ, k < 1.
     """
     check_vectors("queries", queries)
     check_vectors("items", items)
@@ -273,14 +271,14 @@ def exact_top_k(
         raise ValueError(f"k = {k}, allowed is >= 1")
     if excluded is not None and len(excluded[0]) != len(queries) + 1:
         raise ValueError(f"excluded has {len(excluded[0])} offsets, expected {len(queries) + 1}")
-    return _scanned(queries, items, _squares(items), k, excluded, chunk)
+    return _scan(queries, items, _squares(items), k, excluded, chunk)
 
 
 def _squares(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.einsum("id,id->i", vectors, vectors))
 
 
-def _scanned(
+def _scan(
     queries: NDArray[np.float32],
     items: NDArray[np.float32],
     item_squares: NDArray[np.float32],
@@ -299,14 +297,14 @@ def _scanned(
         squares = np.einsum("cd,cd->c", some, some)  # (C,)
         rough = some @ items.T  # (C, I)
         rough *= -2
-        rough += item_squares  # squared distances less the query's own square
-        # Twice a bound on the rounding error of `rough`: nothing nearer than the k-th is missed.
+        rough += item_squares  # squared distances minus the query's own square
+        # Twice a bound on the rounding error of `rough`: no item nearer than the k-th is missed.
         slack = 8 * (dim + 4) * np.finfo(np.float32).eps * (squares + highest)  # (C,)
         if excluded is not None:
             first, last = excluded[0][start], excluded[0][start + len(some)]
             of_row = np.repeat(np.arange(len(some)), np.diff(excluded[0][start : start + len(some) + 1]))
             rough[of_row, excluded[1][first:last]] = np.inf
-        limits = np.minimum(_at_least_kth(rough, kth) + slack, np.finfo(np.float32).max)  # (C,), below inf
+        limits = np.minimum(_kth_bound(rough, kth) + slack, np.finfo(np.float32).max)  # (C,), below inf
         for row, query in enumerate(some):
             q, found = start + row, np.flatnonzero(rough[row] <= limits[row])  # (F,)
             exact = np.linalg.norm(items[found].astype(np.float64) - query, axis=1).astype(np.float32)
@@ -315,10 +313,10 @@ def _scanned(
     return top, distances
 
 
-def _at_least_kth(values: NDArray[np.float32], kth: int) -> NDArray[np.float32]:
-    """(C, I) -> (C,): the kth smallest of each row, or somewhat more.
+def _kth_bound(values: NDArray[np.float32], kth: int) -> NDArray[np.float32]:
+    """(C, I) -> (C,): the kth smallest of each row, or an upper bound of it.
 
-    k blocks whose least values are below a bound hold k values below it: looking at the blocks is enough.
+    k blocks with minima below a bound hold at least k values below it, so the block minima are enough.
     """
     n_blocks = values.shape[1] // BLOCK
     if n_blocks <= 4 * kth:

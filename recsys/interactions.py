@@ -146,8 +146,8 @@ class Interactions:
         last = np.full(self.n_items, always.min, np.int64)  # (I,)
         np.minimum.at(first, self.item, self.time)
         np.maximum.at(last, self.item, self.time)
-        nobody = self.item_counts() == 0  # (I,)
-        first[nobody], last[nobody] = always.min, always.max
+        unused = self.item_counts() == 0  # (I,)
+        first[unused], last[unused] = always.min, always.max
         return first, last
 
 

@@ -1,4 +1,4 @@
-"""Full rankings of the users who have targets, and each user's metrics.
+"""Judge: full rankings for the users who have targets, and each user's metrics.
 
 Axes: U users, I items, Q users with targets, K ranks.
 """
@@ -18,14 +18,14 @@ Values = dict[str, NDArray[np.float64]]  # "hit_rate@10": (Q,)
 
 
 class Targets(NamedTuple):
-    """What each user is to be recommended; items beyond the fitted ones count as missed."""
+    """The items each user took in the scored part; items unknown to the model count as missed."""
 
     offsets: NDArray[np.int64]  # (U + 1,): user u's are items[offsets[u] : offsets[u + 1]]
     items: NDArray[np.int32]  # (T,), ascending within a user
 
 
 class Judge:
-    """Ranks the catalogue for each user who has targets, and compares: metrics at each of `ks`."""
+    """Ranks the catalogue for each user who has targets; computes metrics at each of `ks`."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Judge:
         self.n_targets = counts[self.users]  # (Q,)
         self.ks = ks
         self._exclude_seen = exclude_seen
-        self._targets = targets.items  # (T,): users without targets own none of it
+        self._targets = targets.items  # (T,): users without targets have none of them
         self._offsets = np.concatenate([[0], np.cumsum(self.n_targets)])  # (Q + 1,)
         self._fit, self._all_targets = fit, targets
 
@@ -55,7 +55,7 @@ class Judge:
         return sampling.to_device(_as_interactions(self._fit, self._all_targets), self.data.user.device)
 
     def rank(self, vectors: Vectors) -> NDArray[np.int32]:
-        """(Q, max(ks)) items, nearest first, -1 where a catalogue or what is left of it runs out."""
+        """(Q, max(ks)) items, nearest first, -1 where no item is left."""
         users, items = vectors
         wanted = torch.from_numpy(self.users).to(users.device)
         ranked = ranking.top_k(users, items, wanted, max(self.ks), self.data if self._exclude_seen else None)

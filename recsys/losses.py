@@ -69,10 +69,9 @@ def manifold(d_pos: Tensor, d_neg: Tensor, margin: float, separation: float) -> 
     """(T,), (T,) -> (T,): f(d(a,p)) + separation * g(d(a,p), d(a,n)), f pulls within, g separates between.
 
     f(d) = d and g = max(0, m + d(a,p) - d(a,n)): Weinberger and Saul 2009, eq. 11 to 13, separation =
-    mu / (1 - mu). f goes on pulling where the hinge has gone flat, so that a class lies as flat and close as
-    the data allow, and is bounded by 0; g ends once a pair is separated, so that classes do not fly apart
-    without end. The sum over i, j counts f once a pair, as a miner of one negative a positive does; with
-    every negative mined f counts once for each.
+    mu / (1 - mu). f keeps pulling where the hinge is 0, so that a class becomes as compact as the data allow;
+    g is 0 once a pair is separated, so that classes do not move apart without bound. The paper counts f once
+    per pair, as a miner of one negative per positive does; with every negative mined f counts once for each.
     Raises ValueError unless margin > 0 and separation >= 0.
     """
     return d_pos + _not_negative("separation", separation) * triplet_margin(d_pos, d_neg, margin)
@@ -138,9 +137,9 @@ def bsl(
 ) -> Tensor:
     """(A, C), masks -> (A,): -log mean over p of e^(-d / t) + t_neg log mean over n of e^(-d / t).
 
-    Bilateral softmax loss, Wu et al. 2024: the positives, too, stand under a log-mean-exp, which goes easy on
-    a far one among several, as it may be noise. As in the authors' code, t is one temperature for both sides
-    and t_neg the weight of the negative side (Gowalla .08 and 1.22). The loss can be negative.
+    Bilateral softmax loss, Wu et al. 2024: the positives, too, stand under a log-mean-exp, so that a
+    far one among several weighs less, as it may be noise. As in the authors' code, t is one temperature for
+    both sides and t_neg the weight of the negative side (Gowalla .08 and 1.22). The loss can be negative.
     Raises ValueError unless both temperatures > 0.
     """
     _positive("negative_temperature", negative_temperature)
@@ -166,7 +165,7 @@ def alignment(d: Tensor, positive: Tensor) -> Tensor:
     """(A, C), mask -> (A,): the mean distance of a row's positives.
 
     Wang and Isola 2020; DirectAU (Wang et al. 2022), where d is squared and the rows have unit length. Alone
-    it draws all to one point: uniformity holds against it.
+    it collapses the space to one point; uniformity prevents that.
     """
     return _row_mean(d, positive)
 

@@ -1,4 +1,4 @@
-"""Miners: which triplets to learn from, of the distances of anchors to their positives and to candidates.
+"""Miners: choose triplets by the distances of anchors to their positives and to candidates.
 
 Each is a function (d_pos, d_neg, margin, generator, fixed) -> Triplets; smaller is closer. `d_pos` (A, K)
 holds each anchor's positives, -inf where it has fewer than K; `d_neg` (A, C) the candidates, inf where one
@@ -29,8 +29,8 @@ CUTOFF, REACH = 0.5, 1.4  # of `distance_weighted`: closer counts as CUTOFF, REA
 class Triplets(NamedTuple):
     """Row `anchor`, column `positive` of d_pos and column `negative` of d_neg, (T,) int64 each.
 
-    `real` (T,) says which are triplets, where their number is fixed: the others have any negative, and what
-    stands for a positive may be padding. None: all are.
+    With a fixed number, `real` (T,) marks the triplets: the others have an arbitrary negative, and their
+    positive may be padding. None: all are triplets.
     """
 
     anchor: Tensor
@@ -84,7 +84,7 @@ def random(
 
     Raises ValueError without a generator.
     """
-    generator = _given(generator)
+    generator = _require(generator)
     if d_pos.numel() == 0 or d_neg.numel() == 0:
         return _no_triplets(d_pos)
     u = torch.rand(d_pos.shape, dtype=torch.float64, generator=generator, device=d_pos.device)  # (A, K)
@@ -109,8 +109,7 @@ def every(
 ) -> Triplets:
     """All triplets: each positive pair with each negative of its row, in order of row, positive, negative.
 
-    As many as there are, whatever is `fixed`. Counted before they are made: raises ValueError for more than
-    MOST_TRIPLETS.
+    `fixed` changes nothing. Raises ValueError, before they are made, for more than MOST_TRIPLETS.
     """
     positive, negative = d_pos != -INF, d_neg != INF  # (A, K), (A, C)
     seen = negative.sum(1)  # (A,)
@@ -204,7 +203,7 @@ def distance_weighted(
     still after some hundred columns, and the rest is never drawn.
     Raises ValueError for dim < 2, where there is no density, and without a generator.
     """
-    generator = _given(generator)
+    generator = _require(generator)
     if dim < 2:
         raise ValueError(f"dim = {dim}, allowed >= 2")
     if d_pos.numel() == 0 or d_neg.numel() == 0:
@@ -231,7 +230,7 @@ def distance_weighted(
 
 
 def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, C) -> (A, K), (A, K): has the row a k-th positive, and its column; K is the most of a row."""
+    """(A, C) -> (A, K), (A, K): whether the row has a k-th positive, and its column; K is the most."""
     anchor, column = positive.nonzero(as_tuple=True)  # (P,), row after row
     count = torch.bincount(anchor, minlength=len(positive))  # (A,)
     place = torch.arange(len(anchor), device=anchor.device) - (count.cumsum(0) - count)[anchor]  # (P,)
@@ -242,7 +241,7 @@ def _positives(positive: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_rows(reduce: Callable[..., tuple[Tensor, Tensor]], *parts: Tensor) -> tuple[Tensor, Tensor]:
-    """reduce(*parts), a block of rows at a time, so that what it makes on the way stays small."""
+    """reduce(*parts), a block of rows at a time, so that intermediate results stay small."""
     rows = max(1, BLOCK // parts[0].shape[1])
     blocks = zip(*(torch.split(part, rows) for part in parts), strict=True)
     first, second = zip(*(reduce(*block) for block in blocks), strict=True)
@@ -252,7 +251,7 @@ def _by_rows(reduce: Callable[..., tuple[Tensor, Tensor]], *parts: Tensor) -> tu
 def _least(d: Tensor) -> tuple[Tensor, Tensor]:
     """(A, C) -> (A,), (A,): each row's least value and its first column; of a row with NaN, NaN and any.
 
-    First the least of each group of columns: without its column, it takes torch a tenth of the time.
+    First the minimum of each group of columns: a minimum without its index takes a tenth of the time.
     """
     filled = -d.shape[1] % GROUP
     groups = (pad(d, (0, filled), value=INF) if filled else d).reshape(len(d), -1, GROUP)  # (A, G, GROUP)
@@ -262,7 +261,7 @@ def _least(d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _triplets(found: Tensor, negative: Tensor, fixed: bool) -> Triplets:
-    """(A, K) is there a triplet, and its negative -> Triplets, row after row."""
+    """(A, K) whether there is a triplet, and its negative -> Triplets, row by row."""
     if fixed:
         place, width = torch.arange(found.numel(), device=found.device), found.shape[1]  # (T,)
         any_negative = torch.where(found, negative, 0).flatten()  # (T,)
@@ -281,7 +280,7 @@ def _no_triplets(d: Tensor) -> Triplets:
     return Triplets(none, none, none)
 
 
-def _given(generator: torch.Generator | None) -> torch.Generator:
+def _require(generator: torch.Generator | None) -> torch.Generator:
     if generator is None:
         raise ValueError("generator = None, allowed: a torch.Generator on the distances' device")
     return generator

@@ -1,4 +1,4 @@
-"""Adam over the rows that a step has touched: its work does not grow with the tables.
+"""Adam over the rows touched by a step: its work does not grow with the tables.
 
 Axes: N rows of a table, D dimensions, T touched rows with repeats, R different ones.
 """
@@ -17,12 +17,12 @@ from recsys import sampling
 class RowAdam(torch.optim.Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1) without momentum, beta_1 = 0, at the cost of the touched rows.
 
-    Without momentum a row that has no gradient does not move, and only its second moment decays: that is
-    made up for when the row is touched again. So this is torch.optim.Adam(betas=(0, beta)) to the last
-    digits. With momentum that would not do: what a rare row is still owed after its one gradient is ten
-    times what it has got, and Adam that lets rows rest (torch.optim.SparseAdam) learns rare items slowly.
-    A group's `project` maps rows (R, D), or (R,) of a vector, to where they are allowed to be, and sees the
-    rows that moved. The same gradients give the same bits.
+    Without momentum a row without a gradient does not move; only its second moment decays, and that is
+    applied when the row is touched again. So this equals torch.optim.Adam(betas=(0, beta)) up to rounding.
+    With momentum it would not: a rare row would miss most of the movement that follows its one gradient, as
+    in torch.optim.SparseAdam, which learns rare items slowly.
+    A group's `project` maps updated rows (R, D), or (R,) of a vector, to where they may be. The same
+    gradients give the same bits.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step down the gradients that there are."""
+        """One step for each parameter that has a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
@@ -71,9 +71,9 @@ def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[st
 def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
     """Sparse (N, D) or (N,), T entries -> row numbers (R,) and each row's sum (R, D) or (R,).
 
-    On CPU R are the different rows. Where the host runs ahead R = T, so that it need not wait to learn how
-    many there are: the last row fills up the rest with copies of itself, whose writing changes nothing.
-    Sums are taken in the order of the entries, so their bits repeat.
+    On CPU, R is the number of different rows. On an asynchronous device R = T, so that the host need not
+    wait for that number: copies of the last row fill the rest, and writing them again changes nothing.
+    Sums are taken in the order of the entries, so the same input gives the same bits.
     """
     number, values = gradient._indices()[0], gradient._values()  # (T,), (T, D)
     if len(number) == 0:
@@ -95,7 +95,7 @@ def row_sums(gradient: Tensor) -> tuple[Tensor, Tensor]:
 def _sorted(number: Tensor) -> tuple[Tensor, Tensor]:
     """(T,) int64 >= 0 -> (T,), (T,): ascending, and where each was; equal ones in their order.
 
-    On CPU as one number with its place, which NumPy sorts several times as fast.
+    On CPU each number is packed with its place, which NumPy sorts several times as fast.
     """
     if number.device.type != "cpu":
         ascending, order = number.sort(stable=True)

@@ -1,4 +1,4 @@
-"""How exactly a GPU multiplies float32 matrices, which torch knows for a whole process."""
+"""The precision of float32 matrix products on a GPU, a process-wide setting of torch."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,15 +7,15 @@ import torch
 
 
 def for_training() -> AbstractContextManager[None]:
-    """Factors are rounded to TF32, ten bits of fraction, and their products added in float32.
+    """TF32: factors are rounded to ten bits of fraction, their products added in float32.
 
-    What rounding changes is less than what another seed does (benchmarks/LOG.md).
+    Rounding changes the results less than another seed does (benchmarks/LOG.md).
     """
     return _precision("tf32")
 
 
 def full() -> AbstractContextManager[None]:
-    """All bits of float32, as a ranking needs them."""
+    """All bits of float32, for rankings."""
     return _precision("ieee")
 
 

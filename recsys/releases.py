@@ -1,8 +1,8 @@
-"""Which bundle of a folder is current, which were before, and which are kept.
+"""Versions of a bundle: which one is current, which are older, and which are kept.
 
-`bundles/` holds one folder a version and the link `current`; names with a leading dot are no versions. Tools
-that copy it elsewhere make of the link a folder like the one it leads to, or a file with the link's text, or
-leave it out: see find_current.
+`bundles/` holds one folder per version and the link `current`; names with a leading dot are not versions.
+Tools that copy `bundles/` may turn the link into a copy of its target or into a file with the link's text, or
+leave it out: find_current handles all three.
 """
 
 import os
@@ -10,7 +10,7 @@ import secrets
 import shlex
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recsys import seals
@@ -19,14 +19,14 @@ from recsys.files import acquire_lock, flush
 from recsys.manifest import MANIFEST, BundleError, Manifest, is_plain, read_manifest
 
 CURRENT = "current"
-LINKS = 40  # that are followed; more are a loop
+MOST_LINKS = 40  # links followed; more are a loop
 LEFT_OVERS = (".writing-", ".tuning-", ".stale-")  # folders that are being written, tried or removed
 
 
 def publish(bundles: Path, version: str) -> None:
     """Verify bundles/<version>, then point bundles/current at it in one step; raises BundleError.
 
-    A `current` that is a folder is never replaced: nobody knows what else it holds.
+    A `current` that is a folder is never replaced, as it may hold something else.
     """
     folder, link = folder_of(bundles, version), bundles / f".{CURRENT}.{secrets.token_hex(4)}"
     if _is_folder(bundles / CURRENT):
@@ -46,15 +46,15 @@ def publish(bundles: Path, version: str) -> None:
 
 
 def folder_of(bundles: Path, version: str) -> Path:
-    """Where a version lies; raises BundleError for what is no name of one."""
+    """The folder of a version. Raises BundleError for a name that no version can have."""
     if not is_plain(version) or version == CURRENT:
         raise BundleError(f"version '{version}': expected the plain name of a folder in '{bundles}'")
     return bundles / version
 
 
 def seal(folder: Path) -> Manifest:
-    """Verify a bundle, and note that its files were; its manifest. Raises BundleError."""
-    seals.path_of(folder).unlink(missing_ok=True)  # it must not outlive what is found now
+    """Verify a bundle and write its seal; returns its manifest. Raises BundleError."""
+    seals.path_of(folder).unlink(missing_ok=True)  # in case the bundle is found damaged now
     try:
         files = seals.files_of(folder)
     except OSError:
@@ -65,11 +65,11 @@ def seal(folder: Path) -> Manifest:
 
 
 def find_current(bundles: Path) -> tuple[Path, str]:
-    """The folder to open for `current`, without links, and the version that it is; raises BundleError.
+    """The folder to open for `current`, links resolved, and its version. Raises BundleError.
 
-    A link that a tool copied as a folder is known again by its manifest: it is the version with the same one,
-    or, where that was not copied, the version that the manifest names. A link by another name than its
-    bundle's version stands for whatever it leads to (`stable`): the version is then the name at its end.
+    A link that was copied as a folder is recognised by its manifest: it is the version with the same manifest
+    or, where that was not copied, the version that the manifest names. Where `current` leads to a link of
+    another name than its bundle's version (`stable`), the version is the name of the link's target.
     """
     found = _follow_current(bundles)
     if found is None:
@@ -84,14 +84,14 @@ def find_current(bundles: Path) -> tuple[Path, str]:
     folder, version = found
     if not folder.exists():
         raise BundleError(f"{bundles / CURRENT}: No such file or directory: it names '{folder}'")
-    return folder.resolve(), _name_at_the_end(folder, version)
+    return folder.resolve(), _resolve_name(folder, version)
 
 
 def current(bundles: Path) -> str | None:
-    """The version that `current` names, None where there is no `current`.
+    """The name in `bundles` that `current` leads to, itself a link or not; None without a `current`.
 
-    This is the name here, be it a link that leads on; the version that find tells is the one at its end.
-    Raises BundleError where it is not one of the versions here, though a folder, or cannot be told.
+    find_current resolves such a link further. Raises BundleError where `current` is a folder that is none of
+    the versions here, or where its version cannot be found.
     """
     found = _follow_current(bundles)
     if found is None:
@@ -108,7 +108,7 @@ def current(bundles: Path) -> str | None:
 
 
 def _follow_current(bundles: Path) -> tuple[Path, str] | None:
-    """Where `current` leads, be it there or not, and the version's name; None if there is no `current`."""
+    """The path that `current` leads to, existing or not, and its version; None without a `current`."""
     if not os.path.lexists(bundles / CURRENT):
         return None
     here, folder = bundles.resolve(), _follow_links(bundles)
@@ -124,10 +124,10 @@ def _follow_current(bundles: Path) -> tuple[Path, str] | None:
 
 
 def _follow_links(bundles: Path) -> Path:
-    """The last path in `bundles` that the links lead over, else their end; `current` itself if it is none."""
+    """The last path in `bundles` on the way along the links, else their end; `current` if it is no link."""
     here = bundles.resolve()
     path, inside = here / CURRENT, None
-    for _ in range(LINKS):
+    for _ in range(MOST_LINKS):
         if path.is_symlink():
             text = os.readlink(path)
         elif path == here / CURRENT and path.is_file():
@@ -142,7 +142,7 @@ def _follow_links(bundles: Path) -> Path:
 
 
 def _read_link_text(path: Path) -> str:
-    """What a file has that stands for a link, as git and zip write one where there are no links."""
+    """The text of a file in place of a link, as git and zip write it where links are not supported."""
     with path.open("rb") as file:
         text = file.read(1024).decode("utf-8", "replace").strip()
     if not is_plain(text) or text == CURRENT:
@@ -153,7 +153,7 @@ def _read_link_text(path: Path) -> str:
 
 
 def _version_of_copy(folder: Path) -> tuple[Path, str]:
-    """The version that the folder `current` is a copy of; the folder itself if that is not beside it."""
+    """Folder and version that the folder `current` is a copy of; itself if the version is not here."""
     bundles = folder.parent
     if not (folder / MANIFEST).exists():
         raise BundleError(
@@ -181,14 +181,14 @@ def _version_of_copy(folder: Path) -> tuple[Path, str]:
 
 
 def _name_without_version(bundles: Path, manifest: Manifest) -> str:
-    """The name of a bundle whose manifest has no version, as the first had none: its run, or its checksum."""
+    """The name of a bundle whose manifest has no version, as in the first format: its run or checksum."""
     run = manifest["info"].get("run")
     named = isinstance(run, str) and is_plain(run) and run != CURRENT and run.isprintable()
     return run if named and not os.path.lexists(bundles / run) else str(manifest["checksum"])
 
 
-def _name_at_the_end(folder: Path, name: str) -> str:
-    """The version behind a name here: of a link the folder at its end, unless the bundle has its name."""
+def _resolve_name(folder: Path, name: str) -> str:
+    """The version behind a name: of a link, its target's name, unless the bundle has the link's name."""
     end = folder.resolve()
     if not folder.is_symlink() or end.name in (name, CURRENT):
         return name
@@ -219,7 +219,7 @@ def _rollback_hint(bundles: Path) -> str:
 
 
 def list_versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
-    """Every version with its manifest, or with what is wrong with that, newest last; no file is hashed."""
+    """All versions, newest last, each with its manifest or the error in it; no file is hashed."""
     found: list[tuple[str, Manifest | BundleError]] = []
     for folder in _folders(bundles):
         try:
@@ -230,7 +230,7 @@ def list_versions(bundles: Path) -> list[tuple[str, Manifest | BundleError]]:
 
 
 def _folders(bundles: Path) -> list[Path]:
-    """The versions' folders, or links to such, by name."""
+    """The versions' folders, or links to folders, by name."""
     named = (path for path in bundles.iterdir() if is_plain(path.name) and path.name != CURRENT)
     return sorted(path for path in named if path.is_dir())
 
@@ -246,7 +246,7 @@ def earlier_versions(bundles: Path) -> list[str]:
     now, names = current(bundles), [*held]
     if now is None:
         raise BundleError(f"{bundles / CURRENT}: names no version that could be gone back from")
-    if now in held:  # of a broken one no time is known
+    if now in held:  # a broken one has no time
         names = [name for name in names if held[name]["created_at"] < held[now]["created_at"]]
     if not names:
         raise BundleError(f"{bundles}: no version is older than the current one, '{now}'")
@@ -254,20 +254,19 @@ def earlier_versions(bundles: Path) -> list[str]:
 
 
 def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
-    """Remove all but the newest `keep` versions and those that are spared; returns their names.
+    """Remove all but the newest `keep` versions and the spared ones; returns the names of the removed.
 
-    What is current or open in any process stays, and so does what cannot be read, and a link to a folder.
-    Left-overs of killed processes go too. Raises ValueError if keep < 1, and BundleError, before anything is
-    removed, where it cannot be told what is current.
+    A version that is current, open in any process, unreadable or a link stays. Left-overs of killed processes
+    are removed too. Raises ValueError if keep < 1, and BundleError, before anything is removed, where the
+    current version cannot be found.
     """
     if keep < 1:
         raise ValueError(f"keep = {keep}, allowed >= 1")
     current(bundles)
     for path in bundles.iterdir():
         if path.name.startswith(LEFT_OVERS) and path.is_dir():
-            with _try_lock(path) as alone:
-                if alone:
-                    shutil.rmtree(path, ignore_errors=True)
+            with suppress(BundleError), lock_bundle(path):
+                shutil.rmtree(path, ignore_errors=True)
     names = [
         name
         for name, manifest in list_versions(bundles)
@@ -279,26 +278,20 @@ def prune(bundles: Path, keep: int, spared: Collection[str] = ()) -> list[str]:
 def _remove(bundles: Path, version: str) -> bool:
     """Remove a version, unless it is current or some process has it open."""
     folder = bundles / version
-    with _try_lock(folder) as alone:
-        if not alone or current(bundles) == version:  # publish holds the lock while it makes it current
+    try:
+        lock = acquire_lock(folder)
+    except (BlockingIOError, FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        if current(bundles) == version:  # publish holds the lock while it makes a version current
             return False
         away = folder.with_name(f"{LEFT_OVERS[-1]}{version}.{secrets.token_hex(4)}")
-        os.rename(folder, away)  # first, so that nobody finds half of it
+        os.rename(folder, away)  # first, so that no reader finds half of it
         shutil.rmtree(away, ignore_errors=True)
+    finally:
+        os.close(lock)
     seals.path_of(folder).unlink(missing_ok=True)
     return True
-
-
-@contextmanager
-def _try_lock(folder: Path) -> Iterator[bool]:
-    """Whether nobody else holds the folder's lock; if so, nobody gets it meanwhile."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock_bundle(folder))
-        except BundleError:
-            yield False
-        else:
-            yield True
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Seals: a note beside a folder of which files were verified, so that none of them is hashed twice.
+"""Seals: a file beside a folder that lists its verified files, so that they are not hashed twice.
 
-A seal names each file by its device, number, size and times. A write, in place or by a new file, changes the
-time of change; a copy has other numbers. What it cannot see is a disk that forgets, a clock that is set back,
-and a write through a map that was open before: verify a folder again to find those.
+A seal names each file by its device, inode, size and times. Any write changes the ctime; a copy has another
+inode. A seal misses bit rot, a clock that is set back, and writes through a memory map that was open before:
+verify the folder again to find those.
 """
 
 import json
@@ -15,7 +15,7 @@ Files = dict[str, list[int]]
 
 
 def files_of(folder: Path) -> Files:
-    """What the file system says of each file. Raises OSError."""
+    """Device, inode, size, mtime and ctime of each file. Raises OSError."""
     stats = {path.name: path.stat() for path in sorted(folder.iterdir())}
     return {
         name: [of.st_dev, of.st_ino, of.st_size, of.st_mtime_ns, of.st_ctime_ns] for name, of in stats.items()
@@ -23,13 +23,13 @@ def files_of(folder: Path) -> Files:
 
 
 def write(folder: Path, files: Files) -> None:
-    """Note that these files of the folder were verified; where that fails, time is lost and no more."""
+    """Record these files of the folder as verified; without a seal the next reader only hashes them again."""
     with suppress(OSError):
         write_text(path_of(folder), json.dumps(files))
 
 
 def holds(folder: Path) -> bool:
-    """Whether the folder has a seal, and holds the very files that it names."""
+    """Whether the folder has a seal and holds exactly the files that it names."""
     try:
         return bool(json.loads(path_of(folder).read_text(encoding="utf-8")) == files_of(folder))
     except (OSError, ValueError):

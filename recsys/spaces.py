@@ -1,7 +1,7 @@
-"""Spaces as they are served: points and an offset per item, what makes one, and what can be made of them.
+"""Spaces as they are served: points and an offset per item, with conversions to and from them.
 
-Each distance of distances.py has its space here or as its own method (Mahalanobis.space): the same order of
-items for every user, in Euclidean terms, so that an index can serve it.
+Each distance of distances.py has its space here or as a method (Mahalanobis.space) that ranks the items in
+the same order for every user by Euclidean distance, so that an index can serve it.
 
 Axes: U users, I items, N rows, D dimensions.
 """
@@ -62,14 +62,14 @@ def inner_product_as_distance(users: Tensor, items: Tensor) -> Space:
 
 
 def same_for_all(offset: Tensor, n_users: int) -> Space:
-    """Offset (I,) -> a space of no coordinates, in which an item is as far from one user as from another."""
+    """Offset (I,) -> a space of 0 coordinates, in which an item has the same distance to all users."""
     return Space(offset.new_zeros(n_users, 0), offset.new_zeros(len(offset), 0), offset)
 
 
 def add_distances(first: Space, second: Space, weight: float) -> Space:
     """(D coordinates), (E coordinates) -> D + E coordinates with d = d_first + weight d_second.
 
-    Two spaces side by side are one: coordinates are concatenated, the second's stretched by sqrt(weight).
+    Coordinates are concatenated, the second's scaled by sqrt(weight).
     Raises ValueError if weight < 0.
     """
     if not weight >= 0:
@@ -84,8 +84,8 @@ def add_distances(first: Space, second: Space, weight: float) -> Space:
 def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
     """(U, D + 1), (I, D + 1) whose plain Euclidean distance ranks as the space does.
 
-    The offset, less its minimum, is the square of one more coordinate that is 0 for every user. One for all
-    offsets together: an index that cuts through three such coordinates finds far less.
+    The offset, minus its minimum, is the square of one more coordinate that is 0 for every user. All offsets
+    share one coordinate: with three of them an index has a far lower recall.
     """
     height = (space.offset - space.offset.min()).sqrt()[:, None]  # (I, 1)
     zeros = space.users.new_zeros(len(space.users), 1)

@@ -37,8 +37,8 @@ SHOWN_ROWS = 5  # of the offending ones
 
 
 KEYS = {  # of [contracts], without min_ or max_, where they are not named like the measure
-    "alike_users": "find_alike_ids",
-    "alike_items": "find_alike_ids",
+    "alike_users": "alike_ids",
+    "alike_items": "alike_ids",
     "orphan_items": "orphan_share",
     "undescribed_events": "undescribed_share",
 }

@@ -39,7 +39,7 @@ def test_each_user_gives_his_share_and_nothing_is_lost_or_twice(tmp_path: Path) 
 
 
 def test_what_train_does_not_have_is_not_asked_for(tmp_path: Path) -> None:
-    """Each user has four items of his own and four that everybody has."""
+    """Each user has four items of their own and four that all users have."""
     rows = [
         (user, item) for user in range(9) for item in (*range(4), *range(10 * user + 100, 10 * user + 104))
     ]

@@ -1,4 +1,4 @@
-"""The step beside its floor: the command's tables at a tiny size, and the counts behind them."""
+"""The step and its floor: the command's tables at a tiny size, and the counts behind them."""
 
 import importlib.util
 import re

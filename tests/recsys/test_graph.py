@@ -16,7 +16,7 @@ N_USERS, N_ITEMS = 40, 60
 SAME = (np.arange(N_USERS)[:, None] % 2) == (np.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
 TAKEN = SAME & (np.random.default_rng(0).random(SAME.shape) < 0.5)  # (U, I)
 TAKEN[3] = False  # a user without anything
-TAKEN[:, 7] = False  # an item that nobody has
+TAKEN[:, 7] = False  # an item without users
 
 
 def normal(seed, *shape, dtype=torch.float32):

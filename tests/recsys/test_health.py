@@ -298,7 +298,7 @@ def test_a_point_is_a_collapse_though_its_rank_stays():
 
 
 def test_offsets_do_not_hide_a_point():
-    """Items that are farther from everybody keep the distances apart, and the hinge off the margin."""
+    """Items that are farther from all users keep the distances different, and the hinge off the margin."""
     points, labels = classes(0)
     offset = torch.linspace(0, 2, len(points))
     before, now = (probe(at, labels, miners.hardest, offset=offset) for at in (points, points * 1e-3 + 1))

@@ -9,7 +9,7 @@ from recsys.interactions import Interactions, popularity_order
 
 
 def columns(**changes):
-    """Three users of whom the second has nothing, four items of which the last has nobody."""
+    """Three users of whom the second has nothing, four items of which the last has no user."""
     return {
         "user": np.array([0, 0, 2], dtype=np.int32),
         "item": np.array([0, 2, 2], dtype=np.int32),
@@ -86,7 +86,7 @@ def test_no_interactions_are_refused():
 
 
 def test_spans_are_as_given_or_those_of_the_pairs():
-    """An item that nobody has was on sale whenever one asks."""
+    """An item without users was always on sale."""
     first, last = Interactions(**columns(time=np.array([5, 7, -1]))).spans()
     always = np.iinfo(np.int64)
     assert first.tolist() == [5, always.min, -1, always.min]

@@ -36,8 +36,8 @@ def with_histories(histories, n_items):
 
 def all_distances(model):
     with torch.no_grad():
-        everybody = model.tower.all_users(model.items)
-        return model.distance(everybody, *model.points(torch.arange(len(model.items))))  # (U, I)
+        user_points = model.tower.all_users(model.items)
+        return model.distance(user_points, *model.points(torch.arange(len(model.items))))  # (U, I)
 
 
 def assert_nearest_first(ranked, distance):
@@ -169,7 +169,7 @@ def test_exported_vectors_rank_as_the_model_does(name, siamese):
 # The siamese tower
 
 
-HISTORIES = [[3], [0, 4], [1, 2, 3, 5, 8], [], [0, 1, 2, 3, 4, 5, 6, 7, 8]]  # of 10 items; nobody has 9
+HISTORIES = [[3], [0, 4], [1, 2, 3, 5, 8], [], [0, 1, 2, 3, 4, 5, 6, 7, 8]]  # of 10 items; no user has 9
 
 
 def naive_means(items, histories):
@@ -180,7 +180,7 @@ def naive_means(items, histories):
     return means
 
 
-def test_everybody_is_at_the_mean_of_his_history_and_nobody_at_the_origin():
+def test_all_users_are_at_the_mean_of_their_histories_without_one_at_the_origin():
     items = normal(0, 10, 3)
     tower = HistoryMean(with_histories(HISTORIES, 10), 1)
     torch.testing.assert_close(tower.all_users(items), naive_means(items, HISTORIES))
@@ -213,7 +213,7 @@ def test_the_anchor_is_the_mean_without_the_item_that_is_left_out():
         [0, 0.25, 0.25, 0, 0, 0.25, 0, 0, 0.25, 0], abs=0.03
     )
     whole = naive_means(torch.eye(10), HISTORIES)[2].tolist()
-    assert shares(2, 9, drawn=5000).tolist() == pytest.approx(whole, abs=0.03)  # 9 is not his
+    assert shares(2, 9, drawn=5000).tolist() == pytest.approx(whole, abs=0.03)  # 9 is not theirs
 
 
 @pytest.mark.parametrize("drawn", [1, 2, 5, 40])
@@ -226,7 +226,7 @@ def test_shares_sum_to_one_over_the_history_and_the_left_out_item_has_none(drawn
 
 
 def test_an_anchor_with_nothing_left_is_at_the_origin():
-    assert shares(0, 3, drawn=5).tolist() == [0] * 10  # his only item is the one to be told
+    assert shares(0, 3, drawn=5).tolist() == [0] * 10  # their only item is the left-out one
     assert shares(3, 0, drawn=5).tolist() == [0] * 10  # no history at all
 
 

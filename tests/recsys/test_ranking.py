@@ -86,8 +86,8 @@ from recsys.ranking import top_k
 torch.set_num_threads(1)
 generator = torch.Generator().manual_seed(0)
 users, items = torch.randn(8192, 4, generator=generator), torch.randn(50_000, 4, generator=generator)
-everybody = torch.arange(8192)
-expected = top_k(users, items, everybody, 5)
+all_users = torch.arange(8192)
+expected = top_k(users, items, all_users, 5)
 with open("/proc/self/statm") as file:
     used = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
@@ -95,7 +95,7 @@ try:
     torch.empty(8192, 50_000)  # 1.6 GB: beyond what an allocator may have kept of the first ranking too
 except RuntimeError:
     print("all at once is too much")
-assert np.array_equal(top_k(users, items, everybody, 5, chunk=8192), expected)
+assert np.array_equal(top_k(users, items, all_users, 5, chunk=8192), expected)
 """
 
 

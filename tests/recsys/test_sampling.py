@@ -31,7 +31,7 @@ def generator(seed):
 
 
 def skewed():
-    """24 users of 8 items each, 12 items of very different popularity, the last of which has nobody."""
+    """24 users of 8 items each, 12 items of very different popularity, the last of which has no user."""
     rng = np.random.default_rng(0)
     appeal = np.arange(11, 0, -1) ** 2.0
     taken = [rng.choice(11, 8, replace=False, p=appeal / appeal.sum()) for _ in range(24)]
@@ -210,7 +210,7 @@ def test_to_device_carries_the_spans_of_the_items():
 
 
 def test_available_by_hand():
-    """Both ends are included; an item that nobody has is always available; nothing in, nothing out."""
+    """Both ends are included; an item without users is always available; nothing in, nothing out."""
     user, item = np.array([0, 1, 1], np.int32), np.array([1, 0, 1], np.int32)
     data = sampling.to_device(
         Interactions(user, item, np.ones(3, np.float32), np.array([3, 5, 9]), 2, 3), CPU

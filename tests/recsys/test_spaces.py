@@ -81,8 +81,8 @@ def test_a_space_has_the_distances_it_says_but_for_a_constant_per_user(name):
     users, items, offset = (normal(i, *shape).double() for i, shape in enumerate([(4, 3), (6, 3), (6,)]))
     offset = offset.abs()
     space = to_space(users, items, offset)
-    apart = torch.cdist(space.users, space.items).square() + space.offset  # (U, I)
-    difference = apart - times * distance(users, items, offset).detach() ** power
+    squared = torch.cdist(space.users, space.items).square() + space.offset  # (U, I)
+    difference = squared - times * distance(users, items, offset).detach() ** power
     torch.testing.assert_close(difference, difference[:, :1].expand(4, 6))
     if name != "inner_product":
         torch.testing.assert_close(difference, torch.zeros_like(difference))
@@ -94,10 +94,10 @@ def test_rows_of_length_zero_keep_their_place_under_cosine(with_offset):
     users[2], items[[3, 11]] = 0, 0
     offset = normal(2, 20) if with_offset else torch.arange(20) * 1e-3  # else the order of user 2 is open
     space = cosine_space(users, items, offset)
-    apart = torch.cdist(space.users, space.items).square() + space.offset
+    squared = torch.cdist(space.users, space.items).square() + space.offset
     d = 2 * cosine(users, items, offset)
-    torch.testing.assert_close(apart[[0, 1, 3, 4]], d[[0, 1, 3, 4]], rtol=0, atol=1e-5)
-    torch.testing.assert_close(apart[2], d[2] - 1, rtol=0, atol=1e-5)
+    torch.testing.assert_close(squared[[0, 1, 3, 4]], d[[0, 1, 3, 4]], rtol=0, atol=1e-5)
+    torch.testing.assert_close(squared[2], d[2] - 1, rtol=0, atol=1e-5)
     assert_ranks(space, d)
 
 

@@ -393,7 +393,7 @@ def offline_table(taken, data, without):
 @pytest.mark.parametrize("siamese", [False, True])
 def test_offline_negatives_are_these_alone_and_their_padding_is_no_item(mine, siamese):
     taken, seen, without = two_clusters(), [], {0, 5, 6, 200}
-    taken[:, 0] = False  # nobody's item: it is where -1 would be looked up
+    taken[:, 0] = False  # an item without users: it is where -1 would be looked up
     data = on_device(taken)
     model, start = (new_space(data=data if siamese else None, height=1.0) for _ in range(2))
     table = offline_table(taken, data, without)
@@ -460,12 +460,14 @@ def test_where_everything_is_known_nothing_is_learned(objective):
 )
 @pytest.mark.parametrize("whole", [False, True])
 def test_batches_and_candidates_of_any_size(changes, batch_size, whole):
-    data, heard, model = on_device(two_clusters()), [], new_space()
+    data, steps_seen, model = on_device(two_clusters()), [], new_space()
     objective = Objective(miners.hardest, MARGIN, softmax if whole else hinge, whole, regularize=covariance)
     sampler = candidates_of(data, **changes)
-    (stats,) = run(model, data, [objective], sampler=sampler, batch_size=batch_size, on_step=heard.append)
+    (stats,) = run(
+        model, data, [objective], sampler=sampler, batch_size=batch_size, on_step=steps_seen.append
+    )
     n = len(data.user)
-    assert heard == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
+    assert steps_seen == [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0)
     assert 0 < stats.mined <= 1
     assert not torch.equal(model.items, new_space().items)
 

@@ -167,10 +167,10 @@ def test_forward_selection_keeps_the_best_addition_of_each_round(
     """By the validation points: each round keeps its best, until no addition improves the score."""
     real, fitted = graph.fit, list[tuple[int, float]]()
 
-    def fit(model: GraphSpace, **settings: Any) -> None:
-        if settings["steps"] == 30:
+    def fit(model: GraphSpace, settings: graph.FitSettings, *others: Any) -> None:
+        if settings.steps == 30:
             fitted.append((model.hops, model.temperature))
-        real(model, **settings)
+        real(model, settings, *others)
 
     monkeypatch.setattr(graph, "fit", fit)
     others = ((1, None), (2, 1), (1.5, 3))
@@ -372,8 +372,8 @@ def test_trainings_that_diverge_are_skipped(
 ) -> None:
     """First one trial diverges; then all do, also the timed steps, and the baseline is selected."""
 
-    def fit(model: GraphSpace, **settings: Any) -> None:
-        real(model, **settings)
+    def fit(model: GraphSpace, *settings: Any) -> None:
+        real(model, *settings)
         if model.temperature in diverging:
             raise FloatingPointError("a point is not finite")
 
