@@ -272,11 +272,11 @@ def history(
     print_history(load_config(config, set_), last, measures, Console())
 
 
+# Many arguments: each is an option
 @app.command(
     epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: "
     "defaults and meanings are in pipelines/config/bench.py."
 )
-# Many arguments: each is an option.
 def bench(
     train: Annotated[Path, Option(help="parquet with the columns user_id and item_id", **PATH)],
     test: Annotated[Path, Option(help="the same for the pairs to predict; scored once, at the end", **PATH)],

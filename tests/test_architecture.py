@@ -153,3 +153,35 @@ def test_sql_says_what_it_selects(path):
     first_line = path.read_text(encoding="utf-8").partition("\n")[0]
     allowed = ("-- Grain: ", "-- Check: ") if path.parent.name == "checks" else ("-- Grain: ",)
     assert first_line.startswith(allowed)
+
+
+# Sizes
+
+MOST_LINES, MOST_ARGUMENTS, LONGEST_FILE = 50, 6, 350
+REASONS = ("# Long: ", "# Many arguments: ")
+
+
+def functions(path):
+    """Each function of a file, and the comment lines directly above it."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = min([node.lineno, *(one.lineno for one in node.decorator_list)]) - 1
+            above = first
+            while lines[above - 1].strip().startswith("#"):
+                above -= 1
+            yield node, [line.strip() for line in lines[above:first]]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=label)
+def test_functions_and_files_are_short_or_say_why(path):
+    """Above each exception, or at the head of the file, stands `# Long:` or `# Many arguments:` and why."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert len(lines) <= LONGEST_FILE + 1 or any(line.startswith(REASONS[0]) for line in lines[:20])
+    for node, above in functions(path):
+        own = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        count = len([argument for argument in own if argument.arg not in ("self", "cls")])
+        long = node.end_lineno - node.lineno + 1 > MOST_LINES
+        for wrong, reason in ((long, REASONS[0]), (count > MOST_ARGUMENTS, REASONS[1])):
+            assert not wrong or any(line.startswith(reason) for line in above), f"{node.name}: no '{reason}'"

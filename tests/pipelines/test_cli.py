@@ -335,7 +335,7 @@ def test_doctor_names_packages_and_the_device() -> None:
         ("train", "space loss mining train spectral evaluate tracking"),
         ("evaluate", "evaluate"),
         ("export", "export"),
-        ("retrain", " ".join(set(Config.model_fields) - {"root", "seed", "items"})),
+        ("retrain", " ".join(sorted(set(Config.model_fields) - {"root", "seed", "items"}))),
     ],
 )
 def test_help_shows_every_setting_with_its_default(name: str, sections: str) -> None:
