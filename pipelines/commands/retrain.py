@@ -175,7 +175,7 @@ def alone(root: Path) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         with open(root / LOCK, "a+", encoding="utf-8") as file:
             file.seek(0)
-            holder = file.read() or "just begun"
+            holder = file.read() or "just started"
     except OSError as error:
         raise InputError(f"root = '{root}' cannot be written: {error}") from None
     with hold_lock(root / LOCK, busy=BusyError(f"'{root}': another retrain is at work: {holder}")):
@@ -184,8 +184,8 @@ def alone(root: Path) -> Iterator[None]:
             LOGGER.info(
                 f"retrain: the lock of {left} was left behind: it was killed; going on from where it was"
             )
-        begun = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        holder = f"process {os.getpid()} on {socket.gethostname()}, begun {begun}"
+        started = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
         (root / LOCK).write_text(holder, encoding="utf-8")  # in place: a new file would not be locked
         try:
             yield

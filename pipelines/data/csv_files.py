@@ -190,7 +190,7 @@ def explain_csv_error(message: str) -> str:
                 "kind of line end; tr -d '\\r' < FILE makes them one"
             ]
     elif "not utf-8" in message:
-        said.append(f"if it is Latin-1, write encoding = 'latin-1' beside files; {ENCODING_HINT}")
+        said.append(f"if it is Latin-1, write encoding = 'latin-1' next to files; {ENCODING_HINT}")
     text = "; ".join([*said, *(hint.lstrip("* ") for hint in hints)])
     return f"{text} ({OPTIONS_HINT}); file = {file}" if hints else f"{text}; file = {file}"
 

@@ -37,7 +37,9 @@ class Checkpoint:
             return None
         digest, rest = content[:DIGEST], content[DIGEST:]
         if sha256(rest).encode() != digest:
-            LOGGER.warning(f"train: WARNING: checkpoint '{self.path}' is damaged; training starts anew")
+            LOGGER.warning(
+                f"train: WARNING: checkpoint '{self.path}' is damaged; training starts from scratch"
+            )
             return None
         return dict(torch.load(io.BytesIO(rest), map_location=device, weights_only=True))
 

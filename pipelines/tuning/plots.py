@@ -10,7 +10,7 @@ from pipelines.tuning import trials
 
 @STYLED
 def draw_search(rows: list[trials.Row], importances: dict[str, float], select: str) -> Drawing:
-    """The course of the search, and beside it how much each setting mattered, if that is known."""
+    """Draw the score of each trial, and how much each setting mattered if that is known."""
     figure = Figure(figsize=(10 if importances else 6, 3.8), layout="constrained")
     axes = figure.subplots(1, 2 if importances else 1, squeeze=False)[0]
     _draw_trials(axes[0], rows, select)

@@ -325,7 +325,7 @@ def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
     checkpoint.write_bytes(content)
     ran = recsys("retrain", "--config", path)
     assert ran.code == 0, ran.err
-    assert "checkpoint.pt' is damaged; training starts anew" in ran.err
+    assert "checkpoint.pt' is damaged; training starts from scratch" in ran.err
     assert outcome(path) == outcome(shop.config_file)
 
 

@@ -50,7 +50,9 @@ def test_a_damaged_file_is_said_and_not_loaded(
     checkpoint.offer(lambda: {"x": torch.arange(100)})
     checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
     assert checkpoint.load(CPU) is None
-    assert said == [f"train: WARNING: checkpoint '{tmp_path / 'a.pt'}' is damaged; training starts anew"]
+    assert said == [
+        f"train: WARNING: checkpoint '{tmp_path / 'a.pt'}' is damaged; training starts from scratch"
+    ]
 
 
 def stop_and_offer(checkpoint: Checkpoint, heard: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""The learner: names as the configuration knows them, what each learns from two clusters, and a collapse."""
+"""Trainings by names of the configuration: what each learns from two clusters, and a collapse."""
 
 import functools
 import itertools
@@ -99,11 +99,11 @@ def started(config: Config) -> Training:
 
 def learned(config: Config, n_epochs: int) -> Training:
     """After some epochs with the miner that train would take."""
-    learner_ = started(config)
+    training = started(config)
     for epoch in range(n_epochs):
-        stats = train_epoch(learner_, miner_of_epoch(settings_of(config, 0.4), epoch, None))
+        stats = train_epoch(training, miner_of_epoch(settings_of(config, 0.4), epoch, None))
         assert all(math.isfinite(value) for value in stats)
-    return learner_
+    return training
 
 
 def outcomes(
@@ -122,9 +122,9 @@ def chosen(config: Config) -> Selection:
     return selection
 
 
-def auc(learner_: Training) -> NDArray[np.float64]:
+def auc(training: Training) -> NDArray[np.float64]:
     """(U,): how often an unseen item of the user's cluster is served nearer than one of the other cluster."""
-    d = torch.cdist(*spaces.euclidean_vectors(learner_.model.space())).numpy()  # (U, I)
+    d = torch.cdist(*spaces.euclidean_vectors(training.model.space())).numpy()  # (U, I)
     nearer = [
         (row[own & ~taken][:, None] < row[~own][None, :]).mean()
         for row, own, taken in zip(d, SAME, TAKEN, strict=True)
@@ -132,8 +132,8 @@ def auc(learner_: Training) -> NDArray[np.float64]:
     return np.array(nearer)
 
 
-def state(learner_: Training) -> list[Tensor]:
-    return [*learner_.model.state_dict().values(), learner_.beta.detach()]
+def state(training: Training) -> list[Tensor]:
+    return [*training.model.state_dict().values(), training.beta.detach()]
 
 
 def assert_same_bits(first: Training, second: Training) -> None:
@@ -267,9 +267,9 @@ def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: p
     config = configured(**CASES[name])
     before, after = started(config), started(config)
 
-    def losses(learner_: Training) -> list[list[float]]:
+    def losses(training: Training) -> list[list[float]]:
         miner = config.mining.miner
-        return [list(train_epoch(learner_, miner)) for epoch in range(2)]
+        return [list(train_epoch(training, miner)) for epoch in range(2)]
 
     expected = losses(before)
     monkeypatch.setattr(sampling, "is_asynchronous", lambda device: True)
@@ -381,9 +381,9 @@ def sampled(name: str) -> tuple[Tensor, CandidateDistances, Mined]:
         space={"distance": "cosine", "offset": "fixed", "start_length": 1.0},
         mining={"miner": "random"},
     )
-    begun = started(config)
-    goal = make_objective(begun, "random")
-    mined, lists = sample_triplets(begun, goal, 100, torch.Generator())
+    training = started(config)
+    goal = make_objective(training, "random")
+    mined, lists = sample_triplets(training, goal, 100, torch.Generator())
     with torch.no_grad():
         return goal.loss(lists if goal.whole_lists else mined), lists, mined
 
@@ -433,12 +433,12 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
         space={"distance": "cosine", "offset": "none", "dim": 3},
         train={"batch_size": len(pairs)},
     )
-    begun = start(config, sampling.to_device(interactions(taken), CPU), CHOICE, "validation")
-    begun.model.double()
-    tables: list[Tensor] = [*begun.model.tower.parameters(), begun.model.items]
+    training = start(config, sampling.to_device(interactions(taken), CPU), CHOICE, "validation")
+    training.model.double()
+    tables: list[Tensor] = [*training.model.tower.parameters(), training.model.items]
     before = torch.cat(tables).tolist()
-    descent = torch.optim.SGD(begun.model.parameters(), lr=1.0)
-    stats = train_epoch(replace(begun, optimizer=descent), "semi_hard")
+    descent = torch.optim.SGD(training.model.parameters(), lr=1.0)
+    stats = train_epoch(replace(training, optimizer=descent), "semi_hard")
     moved = torch.cat(tables).tolist()
     assert stats.loss == pytest.approx(naive_align_uniform(before, pairs, 0.0))
     step = 1e-6
@@ -456,31 +456,31 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
 def test_log_q_is_of_the_item_in_each_column(miner: str) -> None:
     """Offline each row has candidates of its own."""
     config = configured(mining={"miner": miner, "in_batch_items": 20, "uniform_items": 1})
-    begun = started(config)
-    goal = make_objective(begun, miner)
-    _, lists = sample_triplets(begun, goal, 50, torch.Generator())
-    log_q = log_q_of(begun, lists)  # (B, 1 + C)
+    training = started(config)
+    goal = make_objective(training, miner)
+    _, lists = sample_triplets(training, goal, 50, torch.Generator())
+    log_q = log_q_of(training, lists)  # (B, 1 + C)
     assert log_q.shape == lists.matrix()[0].shape
-    assert torch.equal(log_q[:, 0], begun.sampler.log_q(lists.item))
+    assert torch.equal(log_q[:, 0], training.sampler.log_q(lists.item))
     for row in range(50):
-        assert torch.equal(log_q[row, 1:], begun.sampler.log_q(lists.candidate[row]))
+        assert torch.equal(log_q[row, 1:], training.sampler.log_q(lists.candidate[row]))
     assert len(log_q.unique()) > 3
 
 
 def test_distance_weighted_goes_by_directions_whatever_the_offsets() -> None:
     """With offsets in them, distances would lie beyond what the miner draws from."""
     config = configured(space={"distance": "cosine"}, mining={"miner": "distance_weighted"})
-    begun = started(config)
+    training = started(config)
     with torch.no_grad():
-        begun.model.offset.add_(3.0)
-    goal = make_objective(begun, "distance_weighted")
+        training.model.offset.add_(3.0)
+    goal = make_objective(training, "distance_weighted")
 
     def mined() -> Mined:
         seeded = torch.Generator().manual_seed(0)
-        return sample_triplets(begun, goal, 200, seeded)[0]
+        return sample_triplets(training, goal, 200, seeded)[0]
 
     with_offset = mined()
-    with begun.model.without_offset():
+    with training.model.without_offset():
         without = mined()
     assert len(without.negative) > 150
     for found, expected in zip(with_offset.triplets[:3], without.triplets[:3], strict=True):
@@ -697,10 +697,10 @@ def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
 
 
 @torch.no_grad()
-def stretch(learner_: Training, *lengths: float) -> None:
+def stretch(training: Training, *lengths: float) -> None:
     """Users and items as a cloud with these standard deviations along the axes."""
     drawn = torch.Generator().manual_seed(5)
-    for table in (*learner_.model.tower.parameters(), learner_.model.items):
+    for table in (*training.model.tower.parameters(), training.model.items):
         table.copy_(torch.randn(table.shape, generator=drawn) * torch.tensor(lengths))
 
 
@@ -711,13 +711,13 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(sai
         mining={"miner": "hardest", "warmup_epochs": 0},
         train={"learning_rate": 1e-9},
     )
-    begun = start(config, data(), CHOICE, "validation")
+    training = start(config, data(), CHOICE, "validation")
     kept = []
     shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
-    stretch(begun, *shapes[0])
-    for epoch, outcome in enumerate(epochs(begun, len(shapes))):
-        kept.append((outcome, begun.progress.hardest_until))
-        stretch(begun, *shapes[min(epoch + 1, 3)])
+    stretch(training, *shapes[0])
+    for epoch, outcome in enumerate(epochs(training, len(shapes))):
+        kept.append((outcome, training.progress.hardest_until))
+        stretch(training, *shapes[min(epoch + 1, 3)])
     ranks = [one.health.effective_rank for one, _ in kept if one.health is not None]
     assert 0.5 * ranks[1] < ranks[2] < 0.5 * ranks[0]
     (warning,) = said

@@ -1,4 +1,4 @@
-"""Warm start: rows follow their ids from run to run, and what moved too far is trained anew."""
+"""Warm start: rows follow their ids from run to run, and a champion too far away is rejected."""
 
 import json
 from collections.abc import Callable
@@ -249,5 +249,5 @@ def test_a_damaged_state_is_said_and_everything_is_trained_anew(
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
     prepare.prepare(config)
     run = train(config)
-    assert any("state.pt' is damaged; training starts anew" in line for line in said)
+    assert any("state.pt' is damaged; training starts from scratch" in line for line in said)
     assert "warm_from" not in json.loads((run / "train.json").read_text())
