@@ -44,11 +44,21 @@ def choices(annotation: Any) -> str:
     return "".join(f" One of {', '.join(f'`{value}`' for value in get_args(one))}." for one in literals)
 
 
+def default_of(field: Any) -> str:
+    """The default as TOML writes it; nothing where a key without a value is left out."""
+    value = field.get_default(call_default_factory=True)
+    if field.is_required() or value is None:
+        return "required" if field.is_required() else ""
+    plain = json.dumps(
+        value, default=lambda other: dict(other) if isinstance(other, BaseModel) else str(other)
+    )
+    return f"`{plain}`"
+
+
 def row(name: str, field: Any) -> str:
     meaning = html.escape(field.description or "", quote=False).replace("|", "\\|").replace("*", "\\*")
     meaning = meaning[:1].upper() + meaning[1:] + "." if meaning else ""
-    default = "required" if field.is_required() else f"`{field.default!r}`"
-    return f"| `{name}` | {default} | {meaning}{choices(field.annotation)} |"
+    return f"| `{name}` | {default_of(field)} | {meaning}{choices(field.annotation)} |"
 
 
 def settings(model: type[BaseModel]) -> str:
