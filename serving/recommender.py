@@ -61,18 +61,22 @@ class Recommender:
 
     @property
     def version(self) -> str:
+        """Name of the bundle that answers."""
         return self._bundle.version
 
     @property
     def manifest(self) -> Manifest:
+        """What the bundle says of itself: counts, search settings, run, SHA-256 of its files."""
         return self._bundle.manifest
 
     @property
     def n_users(self) -> int:
+        """Number of users in the bundle."""
         return len(self._bundle.users)
 
     @property
     def n_items(self) -> int:
+        """Number of items in the bundle."""
         return len(self._bundle.items)
 
     @property
@@ -87,6 +91,7 @@ class Recommender:
 
     @property
     def has_integer_items(self) -> bool:
+        """Whether item ids are integers, else strings."""
         return isinstance(self._bundle.items.ids, np.ndarray)
 
     def user_id(self, given: Id) -> Id:
