@@ -181,9 +181,9 @@ def open_bundle(folder: Path, version: str | None = None) -> Bundle:
         lock = acquire_lock(folder, shared=True)
     except BlockingIOError as error:  # it is being removed
         raise BundleError(f"{folder}: {error}") from error
-    except OSError:
+    except OSError as error:
         read_manifest(folder)  # says what is missing
-        raise
+        raise BundleError(f"{folder}: {error}") from error
     try:
         if seals.holds(folder):
             bundle = _open(folder, read_manifest(folder), version)

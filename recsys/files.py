@@ -16,6 +16,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or all of the new one, also after a power cut. Where the block raises, the old
     file stays and the new one is removed; a kill leaves `.NAME.partial`, which the next write replaces.
+    Writers of one path hold a lock, or the reader notices a torn file, as that of a seal does.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -51,11 +52,12 @@ def flush(path: Path) -> None:
 
 
 def acquire_lock(path: Path, *, shared: bool = False, wait: bool = False) -> int:
-    """Lock a file or folder; returns the handle to close, as the end of the process does too.
+    """Lock a file or folder; return the handle to close: of a file locked exclusively one that may write.
 
     Raises BlockingIOError where another handle has the lock, unless it is to wait, and OSError.
     """
-    handle = os.open(path, os.O_RDONLY)
+    # NFS locks exclusively by byte ranges, which needs a handle that may write; a folder has none
+    handle = os.open(path, os.O_RDONLY if shared or path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BaseException:

@@ -17,7 +17,7 @@ from recsys.epochs import epochs
 from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
 from recsys.sampling import to_device
-from recsys.settings import Settings, check_names
+from recsys.settings import Settings, check_settings
 from recsys.training import start_training
 
 Id = int | str
@@ -34,8 +34,11 @@ class FittedSpace:
     history: list[dict[str, float]]  # an epoch a row: epoch, loss, mined, active, and the scores
 
     def recommend(self, user: Id, k: int = 10) -> list[Id]:
-        """The k items nearest to a user, without those they have. Raises KeyError: unknown user."""
-        number = _number(self.interactions.user_ids, user)
+        """The k items nearest to a user, without those they have.
+
+        Raises KeyError: unknown user; ValueError: k < 1.
+        """
+        number = _number(self._user_ids, user, "user")
         return self._nearest(self.users[number], k, self._items_of(number))
 
     def recommend_to(self, items: list[Id], k: int = 10) -> list[Id]:
@@ -45,14 +48,14 @@ class FittedSpace:
         """
         if not items:
             raise ValueError("items = [], allowed: at least one")
-        history = np.array([_number(self.interactions.item_ids, item) for item in items], np.int32)
+        history = np.array([_number(self._item_ids, item, "item") for item in items], np.int32)
         radius = fold_in.radius(self.users)
         point = fold_in.place(self._fold_in_weights(), radius, self.items, history)
         return self._nearest(point, k, history)
 
     def similar_items(self, item: Id, k: int = 10) -> list[Id]:
         """The k items nearest to an item. Raises KeyError: unknown item."""
-        number = _number(self.interactions.item_ids, item)
+        number = _number(self._item_ids, item, "item")
         return self._nearest(self.items[number], k, np.array([number], np.int32))
 
     def write_bundle(self, folder: Path, *, trees: int = 30, search_k: int | None = None) -> None:
@@ -66,8 +69,8 @@ class FittedSpace:
             BundleContent(
                 user_vectors=self.users,
                 item_vectors=self.items,
-                user_ids=_ids(data.user_ids, data.n_users),
-                item_ids=_ids(data.item_ids, data.n_items),
+                user_ids=self._user_ids,
+                item_ids=self._item_ids,
                 seen=(data.offsets(), data.item),
                 popular=popularity_order(data.item_counts()),
                 fold_in=self._fold_in_weights(),
@@ -75,6 +78,14 @@ class FittedSpace:
             IndexPlan(trees, search_k),
             info={},
         )
+
+    @property
+    def _user_ids(self) -> Ids:
+        return _ids(self.interactions.user_ids, self.interactions.n_users)
+
+    @property
+    def _item_ids(self) -> Ids:
+        return _ids(self.interactions.item_ids, self.interactions.n_items)
 
     def _fold_in_weights(self) -> NDArray[np.float32]:
         return fold_in.fit(self.users, self.items, (self.interactions.offsets(), self.interactions.item))
@@ -84,10 +95,12 @@ class FittedSpace:
         return self.interactions.item[start:end]
 
     def _nearest(self, point: NDArray[np.float32], k: int, without: NDArray[np.int32]) -> list[Id]:
+        if k < 1:
+            raise ValueError(f"k = {k}, allowed >= 1")
         d = np.square(self.items - point).sum(1)  # (I,)
         d[without] = np.inf
         best = np.argsort(d, kind="stable")[: min(k, len(d) - len(np.unique(without)))]
-        ids = _ids(self.interactions.item_ids, len(self.items))
+        ids = self._item_ids
         return [ids[item] if isinstance(ids, list) else int(ids[item]) for item in best]
 
 
@@ -104,15 +117,25 @@ def fit(
 
     With `held_out`, later interactions by the same numbers of users and items, training stops once their
     NDCG@10 has not risen for `patience` epochs, and the best epoch is kept; without, all epochs are trained.
-    Same data, settings and seed: same bits on CPU. Raises ValueError: unknown names in the settings;
-    FloatingPointError: the training diverged.
+    Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
+    held_out of other users or items; FloatingPointError: the training diverged.
     """
     settings = settings or Settings()
-    check_names(settings)
+    check_settings(settings)
+    if settings.miner == "offline":
+        raise ValueError("miner = 'offline' needs triplets that were mined before, see start_training")
+    for name, value in (("epochs_at_most", epochs_at_most), ("patience", patience)):
+        if value < 1:
+            raise ValueError(f"{name} = {value}, allowed >= 1")
     data = to_device(interactions, torch.device(device))
     training = start_training(data, settings)
     judge = None
     if held_out is not None:
+        sizes = [(part.n_users, part.n_items) for part in (held_out, interactions)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"held_out has {sizes[0]} users and items, allowed {sizes[1]}: Interactions.of(like=)"
+            )
         judge = Judge(interactions, Targets(held_out.offsets(), held_out.item), data.user.device)
     best: dict[str, Any] = {"epoch": 0, "scores": {}, "weights": None}
     history: list[dict[str, float]] = []
@@ -133,11 +156,10 @@ def _ids(ids: Ids | None, n: int) -> Ids:
     return np.arange(n, dtype=np.int64) if ids is None else ids
 
 
-def _number(ids: Ids | None, wanted: Id) -> int:
+def _number(ids: Ids, wanted: Id, what: str) -> int:
     """The internal number of an id. Raises KeyError."""
-    if ids is None and isinstance(wanted, int):
-        return wanted
-    place = int(np.searchsorted(np.asarray(ids), wanted)) if ids is not None else 0
-    if ids is None or place >= len(ids) or ids[place] != wanted:
-        raise KeyError(f"{wanted!r} is not in the space")
+    kind = str if isinstance(ids, list) else int | np.integer
+    place = int(np.searchsorted(np.asarray(ids), wanted)) if isinstance(wanted, kind) else len(ids)
+    if place >= len(ids) or ids[place] != wanted:
+        raise KeyError(f"{what} {wanted!r} is not in the space")
     return place

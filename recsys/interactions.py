@@ -57,6 +57,9 @@ class Interactions:
         """
         names = [name for name in (user, item, weight, time) if name is not None]
         columns = {name: _column(frame, name) for name in names}
+        for name, column in columns.items():
+            if len(column) != len(columns[user]):
+                raise ValueError(f"column '{name}' has {len(column)} rows, '{user}' has {len(columns[user])}")
         user_ids, users = _numbered(columns[user], user)
         item_ids, items = _numbered(columns[item], item)
         if like is not None:
@@ -69,7 +72,7 @@ class Interactions:
         n_users = len(user_ids) if like is None else like.n_users
         n_items = len(item_ids) if like is None else like.n_items
         pair, row = np.unique(users * n_items + items, return_inverse=True)  # (N,), (rows,)
-        weights = np.ones(len(row)) if weight is None else columns[weight].astype(np.float64)
+        weights = np.ones(len(row)) if weight is None else _floats(columns[weight], weight)
         times = np.zeros(len(row), np.int64) if time is None else _seconds(columns[time], time)
         last = np.full(len(pair), np.iinfo(np.int64).min)  # (N,)
         np.maximum.at(last, row, times)
@@ -158,17 +161,22 @@ def _column(frame: Any, name: str) -> NDArray[Any]:
     except Exception:  # each kind of table has an error of its own
         raise ValueError(f"column '{name}' is not in the table") from None
     array = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
-    if len(array) == 0:
-        raise ValueError(f"column '{name}' is empty")
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"column '{name}' is {list(array.shape)}, allowed: one dimension, at least one row")
     return array
 
 
 def _numbered(column: NDArray[Any], name: str) -> tuple[Ids, NDArray[np.int64]]:
     """Ids in ascending order, and the number of each row's id, (rows,)."""
     if column.dtype.kind in "iu":
+        if column.dtype.kind == "u" and int(column.max()) > np.iinfo(np.int64).max:
+            raise ValueError(f"column '{name}' holds {column.max()}, allowed <= {np.iinfo(np.int64).max}")
         ids, number = np.unique(column.astype(np.int64), return_inverse=True)
         return ids, number.astype(np.int64)
-    odd = [value for value in column.tolist() if not isinstance(value, str)]
+    odd = [
+        value for value in column.tolist() if value != value or value is None
+    ]  # NaN first: it is the cause
+    odd += [value for value in column.tolist() if not isinstance(value, str)]
     if odd:
         raise ValueError(f"column '{name}' holds {odd[0]!r}, allowed: whole numbers or text, none missing")
     texts, number = np.unique(column.astype(object), return_inverse=True)
@@ -183,6 +191,13 @@ def _renumbered(ids: Ids, known: Ids | None) -> NDArray[np.int64]:
     return np.array(
         [number.get(one, -1) for one in (ids if isinstance(ids, list) else ids.tolist())], np.int64
     )
+
+
+def _floats(column: NDArray[Any], name: str) -> NDArray[np.float64]:
+    try:
+        return column.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"column '{name}' holds {column.dtype}, allowed: numbers") from None
 
 
 def _seconds(column: NDArray[Any], name: str) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The settings of a training: names of its parts, and a value for each; loads neither torch nor numpy."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
 TowerName = Literal["two_tables", "siamese"]
@@ -82,9 +83,38 @@ NAMES: dict[str, Any] = {
 }
 
 
-def check_names(settings: Settings) -> None:
-    """Raise ValueError if a part of that name does not exist."""
+def conflicts(settings: Settings) -> Iterator[str]:
+    """What does not go together, with {key} in place of each key's name."""
+    s = settings
+    if s.mines_triplets and s.miner == "distance_weighted" and s.distance != "cosine":
+        yield (
+            "{miner} = 'distance_weighted' needs {distance} = 'cosine': it uses the density of distances on "
+            "a sphere"
+        )
+    if s.mines_triplets and s.miner == "distance_weighted" and s.dim < 2:
+        yield "{miner} = 'distance_weighted' needs {dim} >= 2"
+    if s.loss == "align_uniform" and s.distance != "cosine":
+        yield "{loss} = 'align_uniform' needs {distance} = 'cosine': it spreads points over a sphere"
+    if s.loss == "align_uniform" and s.offset == "learned":
+        yield (
+            "{loss} = 'align_uniform' needs {offset} = 'fixed' or 'none': its alignment would lower every "
+            "offset, that of popular items first"
+        )
+    if s.loss == "sampled_softmax" and s.log_q and s.miner == "offline":
+        yield "{log_q} = true needs candidates drawn by the sampler, not {miner} = 'offline'"
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ValueError for unknown names, sizes below their least, and settings that do not go together."""
+    for key, least in (("dim", 1), ("batch_size", 2), ("history_items", 1), ("rank", 1)):
+        if getattr(settings, key) < least:
+            raise ValueError(f"{key} = {getattr(settings, key)}, allowed >= {least}")
+    for key in ("margin", "learning_rate", "temperature"):
+        if not getattr(settings, key) > 0:
+            raise ValueError(f"{key} = {getattr(settings, key)}, allowed > 0")
     for key, names in NAMES.items():
         value = getattr(settings, key)
         if value not in get_args(names):
             raise ValueError(f"{key} = {value!r}, allowed: {', '.join(get_args(names))}")
+    for conflict in conflicts(settings):
+        raise ValueError(conflict.format(**{key: key for key in Settings._fields}))

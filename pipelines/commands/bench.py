@@ -47,7 +47,7 @@ from serving.recommender import Recommender
 LOGGER = logging.getLogger("recsys")
 
 
-class Selection(NamedTuple):
+class ModelSelection(NamedTuple):
     """What validation selected."""
 
     model: str  # popularity, spectral, learned, or both: learned and spectral
@@ -80,7 +80,7 @@ def bench(
     systems, choices = fit_final(experiment, selection)
     fit_seconds = clock.now()
     if seconds is not None and fit_seconds > 1.1 * seconds:
-        LOGGER.info(f"bench: the fit took longer than the budget of {seconds:g} s")
+        LOGGER.warning(f"bench: the fit took longer than the budget of {seconds:g} s")
     LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s; the model is the {selection.model} one")
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
     values, search_k = score_test(config, split, judge, systems, selection.model)
@@ -134,7 +134,7 @@ def _validation_experiment(config: Bench, split: PublishedSplit, clock: Clock) -
     return Experiment(config, judge, spectrum, clock)
 
 
-def select_model(experiment: Experiment) -> Selection:
+def select_model(experiment: Experiment) -> ModelSelection:
     """The system with the best score on validation: popularity, spectral, learned or both."""
     popularity = popularity_vectors(experiment.judge.data)
     scores = {"popularity": experiment.validate(popularity, "popularity")}
@@ -145,10 +145,10 @@ def select_model(experiment: Experiment) -> Selection:
     if ensemble is not None:
         scores["both" if ensemble.spectral_weight > 0 else "learned"] = ensemble.score
     model = max(scores, key=lambda name: scores[name])
-    return Selection(model, spectral, trial, steps, ensemble)
+    return ModelSelection(model, spectral, trial, steps, ensemble)
 
 
-def fit_final(experiment: Experiment, selection: Selection) -> tuple[dict[str, Vectors], dict[str, Any]]:
+def fit_final(experiment: Experiment, selection: ModelSelection) -> tuple[dict[str, Vectors], dict[str, Any]]:
     """Fit the selected model and its baselines on all of train; their vectors, and `chosen` of metrics.json.
 
     Without room for a refit the model is its fit without the slice.

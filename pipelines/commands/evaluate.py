@@ -21,9 +21,8 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
     certified = certificate.certify_tables(with_settings_of_run(config, run))
     bundle = export.stage(config, run)
     result = evaluation.evaluate(config, run, bundle, certified)
-    if result != evaluation.read_results(run):
-        _draw(run, result)
-        evaluation.write_results(run, result)
+    _draw(run, result)  # each time: what is drawn already is left as it is
+    evaluation.write_results(run, result)
     return result
 
 

@@ -178,16 +178,18 @@ def alone(root: Path) -> Iterator[None]:
             holder = file.read() or "just started"
     except OSError as error:
         raise InputError(f"root = '{root}' cannot be written: {error}") from None
-    with hold_lock(root / LOCK, busy=BusyError(f"'{root}': another retrain is at work: {holder}")):
-        left = (root / LOCK).read_text(encoding="utf-8")
+    busy = BusyError(f"'{root}': another retrain is at work: {holder}")
+    with hold_lock(root / LOCK, busy=busy) as handle:
+        left = os.pread(handle, 1000, 0).decode(errors="replace")
         if left:
             LOGGER.info(
                 f"retrain: the lock of {left} was left behind: it was killed; going on from where it was"
             )
         started = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
         holder = f"process {os.getpid()} on {socket.gethostname()}, started {started}"
-        (root / LOCK).write_text(holder, encoding="utf-8")  # in place: a new file would not be locked
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, holder.encode(), 0)  # in place: a new file would not be locked
         try:
             yield
         finally:
-            os.truncate(root / LOCK, 0)
+            os.ftruncate(handle, 0)  # the root itself may have moved meanwhile

@@ -10,7 +10,17 @@ from pipelines.config.data import Contracts, Items, Prepare, Source, Split
 from pipelines.config.release import Export, Gate, Tracking
 from pipelines.config.section import METRICS, Place, Section
 from pipelines.config.training import MOST_TRIPLETS, Evaluate, Loss, Mining, Space, Spectral, Train, Warm
-from recsys.settings import TRIPLET_LOSSES
+from recsys.settings import Settings, conflicts
+
+# The keys that messages of the library name, as a config file writes them.
+KEYS = {
+    "miner": "mining.miner",
+    "distance": "space.distance",
+    "dim": "space.dim",
+    "offset": "space.offset",
+    "loss": "loss.name",
+    "log_q": "loss.log_q",
+}
 
 
 class Config(Section):
@@ -55,31 +65,13 @@ class Config(Section):
         mining = self.mining
         if mining.miner == "offline" and self.prepare.mined_negatives < 1:
             raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
-        mines = self.loss.name in TRIPLET_LOSSES  # other losses take all candidates
-        if mines and mining.miner == "distance_weighted" and self.space.distance != "cosine":
-            raise ValueError(
-                "mining.miner = 'distance_weighted' needs space.distance = 'cosine': it uses the density "
-                "of distances on a sphere"
-            )
-        if mines and mining.miner == "distance_weighted" and self.space.dim < 2:
-            raise ValueError("mining.miner = 'distance_weighted' needs space.dim >= 2")
-        if self.loss.name == "align_uniform" and self.space.distance != "cosine":
-            raise ValueError(
-                "loss.name = 'align_uniform' needs space.distance = 'cosine': it spreads points over a sphere"
-            )
-        if self.loss.name == "align_uniform" and self.space.offset == "learned":
-            raise ValueError(
-                "loss.name = 'align_uniform' needs space.offset = 'fixed' or 'none': its alignment would "
-                "lower every offset, that of popular items first"
-            )
-        if self.loss.name == "sampled_softmax" and self.loss.log_q and mining.miner == "offline":
-            raise ValueError(
-                "loss.log_q = true needs candidates drawn by the sampler, not mining.miner = 'offline'"
-            )
+        settings = self.settings()
+        for conflict in conflicts(settings):
+            raise ValueError(conflict.format(**KEYS))
         own = min(mining.in_batch_items, self.train.batch_size)
         candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
         triplets = self.train.batch_size * candidates
-        if mines and mining.miner == "all" and triplets > MOST_TRIPLETS:
+        if settings.mines_triplets and mining.miner == "all" and triplets > MOST_TRIPLETS:
             raise ValueError(
                 f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
                 f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
@@ -92,6 +84,13 @@ class Config(Section):
         if self.gate.metric is not None and self.gate.metric not in names:
             raise ValueError(f"gate.metric = '{self.gate.metric}', allowed: {', '.join(names)}")
         return self
+
+    def settings(self, item_exponent: float = 0.4) -> Settings:
+        """The settings of the library; item_exponent is of a spectral start."""
+        sections = (self.space, self.loss, self.mining, self.train)
+        known = {name: value for section in sections for name, value in section}
+        known |= {"loss": self.loss.name, "seed": self.seed, "item_exponent": item_exponent}
+        return Settings(**{name: known[name] for name in Settings._fields})
 
     @property
     def gate_metric(self) -> str:

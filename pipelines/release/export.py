@@ -33,7 +33,10 @@ SEARCH = {"recall", "trees", "max_ms", "max_mib", "max_build_seconds"}  # settin
 def bundle_folder(config: Config, run: Path) -> Path:
     """Folder of the run's bundle; its name is the run's and a digest of export's settings and code."""
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "evaluate": {"exclude_seen"}})
-    return config.bundles / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/release')[:6]}"
+    return (
+        config.bundles
+        / f"{run.name}-{code_digest(settings, 'recsys', 'pipelines/data', 'pipelines/release')[:6]}"
+    )
 
 
 def stage(config: Config, run: Path) -> Path:

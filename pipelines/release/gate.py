@@ -35,7 +35,14 @@ from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
 
-CODE = ("recsys", "pipelines/training", "pipelines/evaluation", "pipelines/release", "serving")
+CODE = (
+    "recsys",
+    "pipelines/data",
+    "pipelines/training",
+    "pipelines/evaluation",
+    "pipelines/release",
+    "serving",
+)
 
 
 class Verdict(NamedTuple):

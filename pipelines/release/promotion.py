@@ -100,7 +100,7 @@ def prune(config: Config) -> None:
     try:
         removed = releases.prune(config.bundles, keep, champions(config)[-keep:])
     except (BundleError, OSError) as error:
-        LOGGER.info(f"promotion: old versions could not be removed: {error}")
+        LOGGER.warning(f"promotion: old versions could not be removed: {error}")
         return
     if removed:
         LOGGER.info(f"promotion: removed versions older than the newest {keep}: {', '.join(removed)}")

@@ -35,11 +35,6 @@ def to_standard_error(as_json: bool = False) -> None:
     LOGGER.propagate = False
 
 
-def is_json() -> bool:
-    """Whether lines are printed as JSON."""
-    return any(isinstance(one, _ToStandardError) and one.as_json for one in LOGGER.handlers)
-
-
 @contextmanager
 def silence() -> Iterator[None]:
     """Log nothing within the block."""
@@ -54,13 +49,13 @@ def silence() -> Iterator[None]:
 def relabel(old: str, new: str) -> Iterator[None]:
     """Within the block, replace `old` by `new` at the start of lines."""
 
-    def relabel(record: logging.LogRecord) -> bool:
+    def change(record: logging.LogRecord) -> bool:
         if isinstance(record.msg, str) and record.msg.startswith(old):
             record.msg = new + record.msg.removeprefix(old)
         return True
 
-    LOGGER.addFilter(relabel)
+    LOGGER.addFilter(change)
     try:
         yield
     finally:
-        LOGGER.removeFilter(relabel)
+        LOGGER.removeFilter(change)

@@ -57,7 +57,7 @@ def upload_all(config: Config) -> bool:
             current = releases.current(config.bundles)
         except BundleError as error:
             current = None
-            LOGGER.info(f"tracking: the alias {model_registry.CHAMPION} is not changed: {error}")
+            LOGGER.warning(f"tracking: the alias {model_registry.CHAMPION} is not changed: {error}")
         if current is not None:
             model_registry.set_alias(client, config.tracking.experiment, model_registry.CHAMPION, current)
         complete = done == len(runs)

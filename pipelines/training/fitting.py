@@ -133,7 +133,7 @@ def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     reason = warm_start.rejection_reason(run.config, drift)
     if reason is None:
         return False
-    LOGGER.info(f"train: warm start rejected, training starts from scratch: {reason}")
+    LOGGER.warning(f"train: warm start rejected, training starts from scratch: {reason}")
     write_text(run.folder / warm_start.FILE, json.dumps(drift | {"anew": reason}, indent=1))
     return True
 
@@ -145,7 +145,7 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted |
     selection = Selection.of(state["selection"]) if state else Selection(choose_spectral(config, judge))
     choosing = start(config, judge.data, selection.choice, "validation")
     if seeds and not warm_start.has_same_shapes(choosing, seeds["validation"]):
-        LOGGER.info(
+        LOGGER.warning(
             "train: warm start rejected, training starts from scratch: the space has another number of "
             "coordinates"
         )

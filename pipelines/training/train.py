@@ -123,8 +123,8 @@ def run_key(config: Config, prepared: Prepared) -> str:
     source = warm_start.find_source(config, prepared)
     if source is not None:
         settings += source.weights_sha256
-    settings = f"{prepared.key}\n{settings}\n{torch.__version__}"  # the key is of pipelines/data too
-    return code_digest(settings, "recsys", "pipelines/training")
+    settings = f"{prepared.key}\n{settings}\n{torch.__version__}"
+    return code_digest(settings, "recsys", "pipelines/data", "pipelines/training")
 
 
 def finished_run(config: Config, key: str) -> Path | None:

@@ -21,7 +21,7 @@ SPREAD_USERS = 100
 MIN_REFIT = 0.5  # share of the judged steps; with fewer the refit would be another model
 
 
-class Training(NamedTuple):
+class FinishedTraining(NamedTuple):
     """One finished training."""
 
     space: Space
@@ -59,14 +59,14 @@ def train_ensemble(
     return Ensemble(space, weight, best, sum(trainings[start].seconds for start in kept), tuple(kept))
 
 
-def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededStart, Training]:
+def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededStart, FinishedTraining]:
     """A training from each start; one that runs out of time or diverges is left out."""
     config, clock = experiment.config, experiment.clock
     different = {
         (start.settings.kind, start.seed, start.settings.apply_to(trial)): start
         for start in config.graph.seeded_starts(config.seed)
     }  # a start with hops = 2 equals the one without if 2 are chosen
-    trainings = dict[SeededStart, Training]()
+    trainings = dict[SeededStart, FinishedTraining]()
     for start in different.values():
         started = clock.now()
         try:
@@ -77,7 +77,7 @@ def _train_all(experiment: Experiment, trial: Trial, steps: int) -> dict[SeededS
         if done < steps:
             LOGGER.info(f"bench: training takes too long; left out: the {start.describe()}")
             continue
-        trainings[start] = Training(space, clock.now() - started)
+        trainings[start] = FinishedTraining(space, clock.now() - started)
     if repeated := len(config.graph.starts) - len(different):
         LOGGER.info(f"bench: {repeated} of the starts equal another one here and are skipped")
     return trainings
@@ -113,7 +113,7 @@ def _train(
 
 
 def select_together(
-    experiment: Experiment, trainings: dict[SeededStart, Training]
+    experiment: Experiment, trainings: dict[SeededStart, FinishedTraining]
 ) -> tuple[list[SeededStart], float]:
     """Forward selection (Caruana et al. 2004) of trainings whose distances are added; their joint score.
 

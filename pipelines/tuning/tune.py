@@ -31,6 +31,7 @@ from pipelines.training.model import Choice
 from pipelines.training.selection import Selection, choose_spectral, select_epochs
 from pipelines.training.start import start
 from pipelines.tuning import plots, trials
+from pipelines.tuning.budget import OutOfTime
 from pipelines.tuning.search_space import Setting, Space, read_space
 from recsys.judge import Judge
 
@@ -41,10 +42,6 @@ UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1  # the first ones are never pruned
 FEWEST = 5  # trials that importances need
 OUT_OF_TIME = "out of time"
 CODE = ("recsys", "pipelines/data", "pipelines/training", "pipelines/tuning")  # what a trial depends on
-
-
-class OutOfTime(Exception):
-    """The seconds of the search are over during a trial."""
 
 
 class Search(NamedTuple):

@@ -87,20 +87,33 @@ def test_same_seed_same_bits() -> None:
         ({"loss": "hinge"}, "loss = 'hinge', allowed: contrastive, triplet_margin"),
         ({"miner": "soft"}, "miner = 'soft', allowed: random, all, semi_hard"),
         ({"distance": "l1"}, "distance = 'l1', allowed: euclidean"),
+        ({"dim": 0}, "dim = 0, allowed >= 1"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0, allowed > 0"),
+        ({"miner": "offline"}, "miner = 'offline' needs triplets"),
+        ({"miner": "distance_weighted"}, "miner = 'distance_weighted' needs distance = 'cosine'"),
+        ({"loss": "align_uniform"}, "loss = 'align_uniform' needs distance = 'cosine'"),
     ],
 )
-def test_unknown_names_are_named(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_cannot_be_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(Interactions.of(log()), SMALL._replace(**changes))
 
 
 def test_unknown_ids_are_named(space: FittedSpace) -> None:
-    with pytest.raises(KeyError, match="1040"):
-        space.recommend(1040)
+    for user in (1040, -1, "1000"):
+        with pytest.raises(KeyError, match=f"user {user!r} is not in the space"):
+            space.recommend(user)
+    with pytest.raises(ValueError, match="k = -1, allowed >= 1"):
+        space.recommend(1000, -1)
     with pytest.raises(KeyError, match="item 99"):
         space.similar_items("item 99")
     with pytest.raises(ValueError, match="at least one"):
         space.recommend_to([])
+
+
+def test_held_out_of_other_users_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"held_out has \(1, 1\) users and items, allowed \(40, 60\)"):
+        fit(Interactions.of(log()), SMALL, held_out=Interactions.of({"user_id": [1], "item_id": [2]}))
 
 
 # Interactions.of
@@ -133,7 +146,15 @@ def test_every_kind_of_table_makes_the_same_interactions(kind: str) -> None:
     ("rows", "options", "message"),
     [
         ({"user_id": [1], "item": [1]}, {}, "column 'item_id' is not in the table"),
-        ({"user_id": [], "item_id": []}, {}, "column 'user_id' is empty"),
+        ({"user_id": [], "item_id": []}, {}, r"column 'user_id' is \[0\], allowed: .* at least one row"),
+        ({"user_id": [1, 2], "item_id": [1]}, {}, "column 'item_id' has 1 rows, 'user_id' has 2"),
+        ({"user_id": [1.0, float("nan")], "item_id": [1, 2]}, {}, "column 'user_id' holds nan"),
+        (
+            {"user_id": np.array([2**63], np.uint64), "item_id": [1]},
+            {},
+            "holds 9223372036854775808, allowed <=",
+        ),
+        ({"user_id": [1], "item_id": [1], "w": ["x"]}, {"weight": "w"}, "column 'w' holds"),
         (
             {"user_id": [1.5], "item_id": [1]},
             {},

@@ -18,7 +18,7 @@ from pipelines.data import published
 from pipelines.training.judging import judge_fold
 from pipelines.tuning import ensemble, hyperparameters
 from pipelines.tuning.budget import Clock
-from pipelines.tuning.ensemble import Ensemble, Training
+from pipelines.tuning.ensemble import Ensemble, FinishedTraining
 from pipelines.tuning.experiment import Experiment
 from recsys import graph, models
 from recsys.graph import GraphSpace
@@ -205,7 +205,7 @@ def test_a_training_without_room_for_its_refit_is_not_added(monkeypatch: pytest.
     for seconds, both in ((140.0, True), (180.0, False)):  # 96 are left, half a refit takes .56 times as many
         scores = iter([0.3, 0.2, 0.4])
         monkeypatch.setattr(Experiment, "validate", lambda *_, scores=scores: next(scores))
-        trainings = {first: Training(space, 10.0), second: Training(space, seconds)}
+        trainings = {first: FinishedTraining(space, 10.0), second: FinishedTraining(space, seconds)}
         kept, score = ensemble.select_together(experiment(config, 100.0), trainings)
         assert (kept, score) == (([first, second], 0.4) if both else ([first], 0.3))
 

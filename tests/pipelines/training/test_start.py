@@ -26,7 +26,7 @@ from pipelines.training import train
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Choice
 from pipelines.training.selection import Selection, select_epochs
-from pipelines.training.start import settings_of, start
+from pipelines.training.start import start
 from recsys import baselines, objectives, optim, sampling, spaces
 from recsys import training as library
 from recsys.candidates import CandidateDistances, Mined
@@ -37,6 +37,7 @@ from recsys.judge import Judge
 from recsys.objectives import log_q as log_q_of
 from recsys.objectives import make_objective
 from recsys.sampling import DeviceInteractions
+from recsys.settings import LIST_LOSSES, TRIPLET_LOSSES
 from recsys.training import Training, TrainingProgress, start_training
 
 N_USERS, N_ITEMS = 40, 60
@@ -94,14 +95,14 @@ def mined_offline() -> NDArray[np.int32]:
 
 def started(config: Config) -> Training:
     mined = mined_offline() if config.mining.miner == "offline" else None
-    return start_training(data(), settings_of(config, CHOICE.item_exponent), mined)
+    return start_training(data(), config.settings(CHOICE.item_exponent), mined)
 
 
 def learned(config: Config, n_epochs: int) -> Training:
     """After some epochs with the miner that train would take."""
     training = started(config)
     for epoch in range(n_epochs):
-        stats = train_epoch(training, miner_of_epoch(settings_of(config, 0.4), epoch, None))
+        stats = train_epoch(training, miner_of_epoch(config.settings(0.4), epoch, None))
         assert all(math.isfinite(value) for value in stats)
     return training
 
@@ -151,7 +152,8 @@ def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> No
     assert names(Space, "distance") == library.GEOMETRIES.keys() | {"mahalanobis"}
     assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
     assert names(Loss, "name") == objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
-    assert not objectives.TRIPLET_LOSSES.keys() & objectives.LIST_LOSSES.keys()
+    assert set(TRIPLET_LOSSES) == objectives.TRIPLET_LOSSES.keys()
+    assert set(LIST_LOSSES) == objectives.LIST_LOSSES.keys()
     for form in names(Space, "mahalanobis"):
         assert Mahalanobis(4, form, rank=2).form == form
     assert names(Space, "tower") == {"two_tables", "siamese"}
@@ -653,7 +655,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
     again, losses = start(config, data(), CHOICE, "validation"), list[float]()  # by hand
     for epoch in range(config.train.max_epochs):
         before = again.weights()
-        miner = miner_of_epoch(settings_of(config, 0.4), epoch, best.hardest_until)  # as in the final fit
+        miner = miner_of_epoch(config.settings(0.4), epoch, best.hardest_until)  # as in the final fit
         if epoch == until:
             train_epoch(again, "hardest")
             again.restore_weights(before)
@@ -771,12 +773,12 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
 def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
     config = configured(mining={"miner": "hardest", "warmup_epochs": 2})
     for until, expected in ((None, "sshhhh"), (4, "sshhss"), (2, "ssssss")):
-        miners = [miner_of_epoch(settings_of(config, 0.4), epoch, until)[0] for epoch in range(6)]
+        miners = [miner_of_epoch(config.settings(0.4), epoch, until)[0] for epoch in range(6)]
         assert "".join(miners) == expected
     for name in names(Mining, "miner") - {"hardest"}:
         mining, space = {"miner": name}, {"distance": "cosine"}  # which every miner takes
         assert {
-            miner_of_epoch(settings_of(configured(mining=mining, space=space), 0.4), epoch, None)
+            miner_of_epoch(configured(mining=mining, space=space).settings(0.4), epoch, None)
             for epoch in range(4)
         } == {name}
 
