@@ -1,4 +1,4 @@
-"""What a batch meets: distances to candidates, the triplets mined of them, and what is minimised.
+"""Distances of a batch to its candidates, the triplets mined from them, and the objective.
 
 Axes: B batch, b a part of it, C candidates, T triplets, N interactions, M mined negatives of a pair,
 D dimensions, Q known pairs.
@@ -38,7 +38,7 @@ class CandidateDistances(NamedTuple):
     negatives: Tensor  # (B,) float32: how many candidates are negatives, overflows included
 
     def matrix(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 1 + C) distances, positives, negatives, as losses of rows take them: column 0 is the own."""
+        """(B, 1 + C) distances, positives, negatives for losses of rows; column 0 is the own positive."""
         d = torch.cat([self.d_own[:, None], self.d], 1)
         positive = (torch.arange(d.shape[1], device=d.device) == 0).expand_as(d)
         return d, positive, pad(self.d != INF, (1, 0))
@@ -57,7 +57,7 @@ class Mined(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What is minimised: a loss of mined triplets, or of whole rows of candidates."""
+    """The objective of a training: a loss of mined triplets, or of whole rows of candidates."""
 
     mine: Miner
     margin: float  # of the miner

@@ -110,7 +110,7 @@ def train_epoch(training: Training, miner: str) -> EpochStats:
 def run_epoch(
     training: Training, objective: Objective, advance: Callable[[int], None] = lambda interactions: None
 ) -> EpochStats:
-    """Minimise the objective over one epoch, or over what progress.position leaves of it; `advance` a bar."""
+    """Minimise the objective over the rest of the epoch from progress.position; `advance` moves a bar."""
     data, settings = training.data, training.settings
     importance = data.weight.pow(settings.weight_power)  # (N,)
     importance = importance / importance.mean()

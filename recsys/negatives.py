@@ -1,4 +1,4 @@
-"""What is a negative: not what a user is known to have, nor what was not on sale; and what was mined offline.
+"""Masks of negatives: items that a user has, or that were not on sale, are none; offline-mined negatives.
 
 Axes: N interactions, A anchors, B batch, C candidates, H items of the anchors' histories, F and G those that
 are candidates, Q known pairs, V different users, I items, T triplets, M mined negatives of an interaction.

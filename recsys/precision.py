@@ -7,7 +7,7 @@ import torch
 
 
 def for_training() -> AbstractContextManager[None]:
-    """TF32: factors are rounded to ten bits of fraction, their products added in float32.
+    """Use TF32 in the block: factors rounded to ten bits of fraction, products added in float32.
 
     Rounding changes the results less than another seed does (benchmarks/LOG.md).
     """
@@ -15,7 +15,7 @@ def for_training() -> AbstractContextManager[None]:
 
 
 def full() -> AbstractContextManager[None]:
-    """All bits of float32, for rankings."""
+    """Use all bits of float32 in the block, for rankings."""
     return _precision("ieee")
 
 

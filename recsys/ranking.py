@@ -70,5 +70,5 @@ def _top_of(
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """torch has an error of its own for the memory of CUDA alone."""
+    """Whether the error says that memory ran out; torch has a type for that on CUDA alone."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -88,7 +88,7 @@ def find_current(bundles: Path) -> tuple[Path, str]:
 
 
 def current(bundles: Path) -> str | None:
-    """The name in `bundles` that `current` leads to, itself a link or not; None without a `current`.
+    """The name in `bundles` that `current` points to, which may be a link too; None without `current`.
 
     find_current resolves such a link further. Raises BundleError where `current` is a folder that is none of
     the versions here, or where its version cannot be found.
@@ -124,7 +124,7 @@ def _follow_current(bundles: Path) -> tuple[Path, str] | None:
 
 
 def _follow_links(bundles: Path) -> Path:
-    """The last path in `bundles` on the way along the links, else their end; `current` if it is no link."""
+    """Follow the links from `current`: the last path within `bundles`, else where they end."""
     here = bundles.resolve()
     path, inside = here / CURRENT, None
     for _ in range(MOST_LINKS):
@@ -153,7 +153,7 @@ def _read_link_text(path: Path) -> str:
 
 
 def _version_of_copy(folder: Path) -> tuple[Path, str]:
-    """Folder and version that the folder `current` is a copy of; itself if the version is not here."""
+    """Find the version that the folder `current` is a copy of; the folder itself if it is not here."""
     bundles = folder.parent
     if not (folder / MANIFEST).exists():
         raise BundleError(

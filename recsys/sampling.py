@@ -187,7 +187,7 @@ class CandidateSampler:
         memory: int,
         weights: Tensor | None = None,
     ) -> None:
-        """How many of each; popular ones in proportion to count^popularity_power (word2vec takes .75).
+        """Set how many of each kind; popular ones in proportion to count^popularity_power (word2vec: .75).
 
         weights: those that batches() draws with, if any, as they say how often an item is in a batch.
         Raises ValueError if a number is below 0, all are 0, the power is not in 0..1, or for bad weights.
@@ -249,7 +249,7 @@ def _item_counts(data: DeviceInteractions) -> Tensor:
 
 
 def _units(weights: Tensor, n: int) -> Tensor:
-    """(N,) -> (N,) int64 in proportion, about 2^52 together.
+    """Scale weights (N,) to whole numbers (N,) int64 that add up to about 2^52.
 
     Whole numbers add up to the same bits in any order, which floats on a GPU do not. 2^52 is as fine as the
     float64 that draws from their sums; torch.multinomial takes no more than 2^24 weights.

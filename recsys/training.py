@@ -49,13 +49,13 @@ class TrainingProgress(NamedTuple):
     before: Any = None  # weights at the start of the epoch, where it may have to be undone
 
     def plain(self) -> dict[str, Any]:
-        """The same as tensors, numbers and dictionaries."""
+        """Convert to a dictionary of tensors and numbers, which torch.save takes."""
         parts = {name: getattr(self, name) for name in PARTS}
         return self._asdict() | {name: part and part._asdict() for name, part in parts.items()}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "TrainingProgress":
-        """The progress that `plain` was made of."""
+        """Convert back from `plain`."""
         parts = {name: plain[name] and kind(**plain[name]) for name, kind in PARTS.items()}
         return TrainingProgress(**(plain | parts))
 

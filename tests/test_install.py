@@ -289,4 +289,4 @@ def test_a_folder_that_was_moved_gets_a_new_venv_and_a_broken_one_is_named(check
     (moved / ".venv" / "bin" / "python").write_text("#!/bin/sh\necho 3.4\n", encoding="utf-8")
     (moved / ".venv" / "bin" / "python").chmod(0o755)
     said(run("make", cwd=moved, **NO_INDEX), "/.venv' is of Python 3.4", "rm -r .venv")
-    assert (moved / ".venv" / "bin" / "python").exists()  # nobody's own venv is removed
+    assert (moved / ".venv" / "bin" / "python").exists()  # a venv that exists is never removed

@@ -37,7 +37,7 @@ def prepare(config: Config, examine: Callable[[duckdb.DuckDBPyConnection], objec
     """
     with scratch_database(config) as (path, con):
         found = find_prepared(config) if config.database.exists() else None
-        with _blame_lost_columns(config, found):
+        with _name_lost_columns(config, found):
             source_query, notes = read_log(con, config.source, config.items)
         for note in notes:
             LOGGER.info(f"prepare: {note}")
@@ -69,7 +69,7 @@ def prepare(config: Config, examine: Callable[[duckdb.DuckDBPyConnection], objec
 
 
 @contextmanager
-def _blame_lost_columns(config: Config, found: Prepared | None) -> Iterator[None]:
+def _name_lost_columns(config: Config, found: Prepared | None) -> Iterator[None]:
     """Raise ColumnError as DataError if the last run could read the column with the same settings."""
 
     def sources(settings: str) -> tuple[object, object]:

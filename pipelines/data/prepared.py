@@ -37,7 +37,7 @@ def read_prepared(config: Config) -> Prepared:
 
 
 def find_prepared(config: Config) -> Prepared | None:
-    """What made the database that exists; None if its layout is another."""
+    """Read what the database was made of; None if it has the tables of another version."""
     with open_database(config) as con:
         try:
             con.execute("select is_repeat from numbered_pairs limit 0")

@@ -52,7 +52,10 @@ def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int
     for metric in (f"hit_rate@{k}", f"ndcg@{k}"):
         values = _by_user(per_user, metric)
         yield Slicing(
-            "Users by what they have, in quarters", metric, "users", _slices(values, quarters, quarter_names)
+            "Users by what they have, in quarters",
+            metric,
+            "users",
+            _estimate_slices(values, quarters, quarter_names),
         )
     yield from _new(users, "user", _by_user(per_user, f"ndcg@{k}"), f"ndcg@{k}", "users")
     found = targets.select(
@@ -66,7 +69,7 @@ def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int
     yield Slicing(
         "Targets by the item's popularity, in tenths of the catalogue",
         *(share, "targets"),
-        _slices(found, deciles, decile_names),
+        _estimate_slices(found, deciles, decile_names),
     )
     yield from _new(targets, "item", found, share, "targets")
     if "event_at" in targets.columns and targets["event_at"].null_count() < len(targets):
@@ -75,7 +78,7 @@ def slicings(per_user: pl.DataFrame, targets: pl.DataFrame, k: int, deepest: int
             "Targets by the week in which they were last taken",
             share,
             "targets",
-            _slices(found, weeks, week_names),
+            _estimate_slices(found, weeks, week_names),
         )
 
 
@@ -90,8 +93,11 @@ def estimate(ratio: pl.DataFrame, column: str, bounds: tuple[float, float]) -> E
     return Estimate(value, (max(value - half, bounds[0]), min(value + half, bounds[1])))
 
 
-def _slices(values: pl.DataFrame, groups: pl.DataFrame, names: dict[int, str]) -> list[Slice]:
-    """`values`: keys, n, a column per system; `groups`: the same keys or user_id, and `slice`."""
+def _estimate_slices(values: pl.DataFrame, groups: pl.DataFrame, names: dict[int, str]) -> list[Slice]:
+    """Estimate each system within each slice.
+
+    values: keys, n, a column per system; groups: the same keys or user_id, and `slice`.
+    """
     keys = [key for key in ("user_id", "item_id") if key in groups.columns]
     totals = (
         values.join(groups, on=keys, how="inner")
@@ -147,7 +153,7 @@ def _new(of: pl.DataFrame, what: str, values: pl.DataFrame, metric: str, counted
         keys = [key for key in ("user_id", "item_id") if key in values.columns]
         sliced = of.select(*keys, slice=pl.col(column).cast(pl.Int32))
         names = {0: f"known {what}s", 1: f"new {what}s"}
-        yield Slicing(f"New {what}s and known ones", metric, counted, _slices(values, sliced, names))
+        yield Slicing(f"New {what}s and known ones", metric, counted, _estimate_slices(values, sliced, names))
 
 
 def _weeks(targets: pl.DataFrame) -> tuple[pl.DataFrame, dict[int, str]]:

@@ -33,12 +33,12 @@ class Selection:
     )
 
     def plain(self) -> dict[str, Any]:
-        """The same as numbers, tensors and dictionaries."""
+        """Convert to a dictionary of numbers and tensors, which torch.save takes."""
         return vars(self) | {"choice": self.choice._asdict()}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "Selection":
-        """The selection that `plain` was made of."""
+        """Convert back from `plain`."""
         return Selection(**(plain | {"choice": Choice(**plain["choice"])}))
 
 

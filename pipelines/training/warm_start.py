@@ -116,7 +116,7 @@ def match_ids(here: Ids, there: Any) -> Match:
 
 
 def carry_over(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
-    """Put the saved rows, and the optimizer's, where their ids are now; fold in new rows.
+    """Copy the saved rows, and the optimizer's, to the rows of the same ids; fold in new rows.
 
     A new item starts at the mean of the known users who took it, a new user at the mean of their known items;
     rows without any keep the start they have.

@@ -48,7 +48,7 @@ def choose_trial(experiment: Experiment) -> tuple[Trial, list[int]]:
     """The best settings in short trainings, and the dimensions worth a long training, ascending.
 
     Trials take at most TRIALS of the budget; without room for two of them none is run. Dimensions are
-    searched last; ruled out are only those that scored no better with the other settings as finally chosen.
+    searched last; only those that scored no better with the final other settings are ruled out.
     """
     settings, clock = experiment.config.graph, experiment.clock
     dims = sorted({min(dim, experiment.spectrum[0].shape[1]) for dim in settings.dims})

@@ -31,7 +31,7 @@ def interactions(taken):
 
 @pytest.fixture
 def taken():
-    """(7, 5) bool: nobody and nothing is without an interaction, but for user 6; user 0 has all."""
+    """(7, 5) bool: each user but user 6, and each item, has an interaction; user 0 has all."""
     taken = np.random.default_rng(0).random((7, 5)) < 0.4
     taken[np.arange(6), np.arange(6) % 5] = True
     taken[0], taken[6] = True, False

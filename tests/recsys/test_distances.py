@@ -315,7 +315,7 @@ def test_half_precision_gradients_stay_within_bounds(name, dtype):
 
 
 def manhattan(anchors, candidates, offset):
-    """A distance that is nobody's but the user's own."""
+    """A distance function of the user's own."""
     return with_offset((anchors.unsqueeze(-2) - candidates.unsqueeze(-3)).abs().sum(-1), offset)
 
 

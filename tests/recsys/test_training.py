@@ -650,7 +650,7 @@ def test_users_who_were_hidden_from_training_rank_well_from_their_history():
     run(model, data, [Objective(miners.semi_hard, MARGIN, hinge)] * 16)
     offsets = torch.from_numpy(np.concatenate([[0], hidden.sum(1).cumsum()]))
     points = fold_in(model.items.detach(), torch.from_numpy(np.argwhere(hidden)[:, 1].copy()), offsets)
-    assert model.space().users[30:].count_nonzero() == 0  # nobody was to be seen there
+    assert model.space().users[30:].count_nonzero() == 0  # these users have no items
     _, items, offset = model.space()
     served = spaces.euclidean_vectors(spaces.Space(points, items, offset))
     nearer = auc(*served, SAME[30:] & ~torch.from_numpy(hidden), ~SAME[30:])

@@ -160,7 +160,7 @@ def test_the_bound_on_triplets_counts_what_the_miner_makes(tmp_path: Path) -> No
         ["mining.miner=all", f"train.batch_size={MOST_TRIPLETS // 512}"],
         ["mining.miner=all", "train.batch_size=64", "mining.in_batch_items=300000"],  # 64 are drawn
         ["loss.name=sampled_softmax", "mining.miner=all", "train.batch_size=100000"],  # lists mine nothing
-        ["loss.name=warp", "loss.log_q=true", "mining.miner=offline"],  # nobody asks for log q
+        ["loss.name=warp", "loss.log_q=true", "mining.miner=offline"],  # log q is not used
     ]
     for overrides in fits:
         load_config(written(tmp_path), overrides)

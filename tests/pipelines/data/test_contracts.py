@@ -229,7 +229,7 @@ def test_nulls(tmp_path: Path) -> None:
         for name, first in (("shelf", [1, 2, 3]), ("title", [2, 3, 5]))
     ]
     untitled = examined(config_of(tmp_path, items=items | {"title": None}))
-    assert "null_share.items.title" not in values(untitled), "nobody asked for titles"
+    assert "null_share.items.title" not in values(untitled), "titles are not configured"
 
 
 def test_churn(tmp_path: Path) -> None:

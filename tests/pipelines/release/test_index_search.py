@@ -60,7 +60,7 @@ def test_the_recall_is_that_of_the_index(tmp_path):
 
 def test_what_a_user_has_does_not_count_as_found(tmp_path):
     users, items, _ = shop(3_000, 50, 4)
-    near, _ = exact_top_k(users, items, 200)  # everybody has the 200 nearest
+    near, _ = exact_top_k(users, items, 200)  # each user has the 200 nearest
     seen = np.arange(0, 50 * 200 + 1, 200, dtype=np.int64), np.sort(near, axis=1).ravel()
     found = run(tmp_path, Export(trees=(5,), recall=0.95), users, items, seen)
     assert found.measured["curve"][-1]["recall"] >= 0.95

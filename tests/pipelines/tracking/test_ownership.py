@@ -470,7 +470,7 @@ def test_a_move_leaves_other_shops_alone_whose_roots_lay_at_the_same_place(
     assert len(before["first"]) == 4
 
 
-# --- an experiment that somebody deleted ---
+# --- an experiment that was deleted ---
 
 
 def test_an_experiment_that_was_deleted_is_a_warning_with_the_way_back(

@@ -619,7 +619,7 @@ def shrinking() -> Config:
 
 
 def judge_of(config: Config) -> Judge:
-    """Asks for the unseen items of everybody's cluster."""
+    """Asks for the unseen items of each user's cluster."""
     user, item = np.argwhere(SAME & ~TAKEN).T
     offsets = np.searchsorted(user, np.arange(N_USERS + 1)).astype(np.int64)
     fold = Fold(

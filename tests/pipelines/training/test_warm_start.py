@@ -38,7 +38,7 @@ def released(config: Config) -> Path:
 
 
 def day_after(log: pl.DataFrame, day: int) -> pl.DataFrame:
-    """The log `day` days on: some users and items are gone, others are new, everybody else buys on."""
+    """The log `day` days on: some users and items are gone, others are new, all other users buy on."""
     generator = np.random.default_rng(day)
     gone_users, gone_items = [1000 + day, 1050 + day], [5000 + day]
     later = log.filter(~pl.col("user_id").is_in(gone_users) & ~pl.col("item_id").is_in(gone_items))
@@ -113,7 +113,7 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     assert (len(users) - len(kept_users), len(items) - len(kept_items)) == (3, 2)
     for name, rows in (("tower.table", kept_users), ("items", kept_items), ("offset", kept_items)):
         assert torch.equal(after["weights"][name][rows], state["weights"][name][rows])
-    # A new item is at the mean of the known users who took it, a new user at that of his known items.
+    # A new item is at the mean of the known users who took it, a new user at that of their known items.
     data, new_item = fold.fit, next(row for row in range(len(items)) if row not in kept_items)
     takers = [u for u, i in zip(data.user, data.item, strict=True) if i == new_item and u in set(kept_users)]
     mean = state["weights"]["tower.table"][takers].mean(0)
