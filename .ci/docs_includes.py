@@ -118,6 +118,7 @@ def notebook(path: Path) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(source)
         else:
+            print(f"{path.name}: cell {len(parts)}", flush=True)
             parts += [fenced(source, "python"), *run_cell(source, names)]
     return re.sub(r"\A# .*\n*", "", "\n\n".join(parts)) + "\n"
 

@@ -71,7 +71,8 @@ def epochs(training: Training, n_epochs: int) -> Iterator[Epoch]:
         if guarded and training.progress.position is None:
             training.progress = training.progress._replace(before=training.weights())
         stats = train_epoch(training, miner)
-        now, best = measure_health(training, miner), training.progress.healthiest
+        now = measure_health(training, miner) if guarded or training.with_health else None
+        best = training.progress.healthiest
         collapse = health.find_collapse(now, best, settings.margin) if guarded and now is not None else None
         if collapse is not None:
             LOGGER.warning(

@@ -21,6 +21,7 @@ from recsys.settings import Settings, check_settings
 from recsys.training import start_training
 
 Id = int | str
+STEPS, LEAST_BATCH = 50, 32  # a small table has smaller batches, so that an epoch is not two or three steps
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def fit(
 
     With `held_out`, later interactions by the same numbers of users and items, training stops once their
     NDCG@10 has not risen for `patience` epochs, and the best epoch is kept; without, all epochs are trained.
+    Batches of a small table are smaller than settings.batch_size, down to 32, for some 50 steps an epoch.
     Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
     held_out of other users or items; FloatingPointError: the training diverged.
     """
@@ -128,7 +130,9 @@ def fit(
         if value < 1:
             raise ValueError(f"{name} = {value}, allowed >= 1")
     data = to_device(interactions, torch.device(device))
-    training = start_training(data, settings)
+    batch_size = min(settings.batch_size, max(LEAST_BATCH, len(interactions) // STEPS))
+    training = start_training(data, settings._replace(batch_size=batch_size))
+    training.with_health = False
     judge = None
     if held_out is not None:
         sizes = [(part.n_users, part.n_items) for part in (held_out, interactions)]

@@ -84,6 +84,7 @@ class Training:
     row_weights: Tensor | None = None  # (N,): interactions are drawn in proportion to them
     offline: Tensor | None = None  # (N, M) items mined before, -1 for none
     held_out: DeviceInteractions | None = None  # known later interactions, to count false negatives by
+    with_health: bool = True  # measure the health of the space after each epoch
     progress: TrainingProgress = START
     on_step: Callable[[int], None] = _nothing  # with a step's size; may raise to stop
 

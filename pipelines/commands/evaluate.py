@@ -27,7 +27,7 @@ def evaluate(config: Config, run: Path) -> dict[str, Any]:
 
 
 def _draw(run: Path, result: dict[str, Any]) -> None:
-    """The figures of the run's folder. Raises InputError if they cannot be written."""
+    """Draw the figures into the run's folder. Raises InputError if they cannot be written."""
     try:
         select = files.read_json(run / "config.json")["evaluate"]["select"]
         history, choice = files.read_table(run / "history.parquet"), files.read_json(run / "choice.json")

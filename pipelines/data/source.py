@@ -153,6 +153,7 @@ class _LogReader:
         return [name for name, one in zip(whole, found, strict=True) if one]
 
     def _make_views(self, con: duckdb.DuckDBPyConnection, small: Sequence[str]) -> None:
+        """Create the view source_log, and the tables of its columns and of rows with unread times."""
         absent = {
             "event_at": "cast(null as timestamp)",
             "weight": f"cast({'null' if self.source.event else 1} as double)",
