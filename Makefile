@@ -30,14 +30,14 @@ demo: var/completejourney ## the main job on The Complete Journey; everything it
 smoke: var/completejourney ## the same on a small slice, in seconds
 	$(BIN)/recsys retrain --config configs/small.toml
 
-# A file of tests stays in one process, so that its fixtures are made once.
+# A file of tests stays in one process, so that its fixtures are made once; more threads would fight over the cores.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile
 
 test: var/completejourney
-	$(BIN)/python -m pytest $(PARALLEL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL)
 
 quick: .venv/installed ## the library's tests and the rules of the tree and the docs, under a minute
-	$(BIN)/python -m pytest -q $(PARALLEL) tests/recsys tests/test_architecture.py tests/test_docs.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PARALLEL) tests/recsys tests/test_architecture.py tests/test_docs.py
 
 check: .venv/installed docs ## what has to pass before a commit
 	$(BIN)/ruff check .
