@@ -198,7 +198,7 @@ def test_past_a_threshold_everything_is_trained_anew(
     config = load_config(path, ["warm.start=true", override])
     prepare.prepare(config)
     run = train(config)
-    assert [line for line in said if "warm start given up" in line and words in line]
+    assert [line for line in said if "warm start rejected" in line and words in line]
     assert words in json.loads((run / warm_start.FILE).read_text())["anew"]
     releases.publish(config.bundles, stage(config, run).name)
     assert train(config) == run  # once it is current too
