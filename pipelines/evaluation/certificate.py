@@ -88,7 +88,7 @@ class Statement(NamedTuple):
 def certify_tables(config: Config) -> list[Statement]:
     """Check the prepared tables of both folds. Raises DataError, naming each statement that does not hold.
 
-    Mining goes by availability as config says: pass model.with_settings_of_run.
+    config decides whether mining respects availability: pass model.with_settings_of_run.
     """
     counts = read_prepared(config).counts
     with open_database(config) as con:

@@ -118,8 +118,8 @@ def test_alike_products_are_counted_and_the_suggested_query_merges_them(
     merged = bought.str.strip_chars().str.to_lowercase().value_counts(name="ids").filter(pl.col("ids") > 1)
     counted = f"{merged['ids'].sum()} ids of source.item = 'product' are only {len(merged)} if case"
     assert counted in ran.err
-    told = next(line for line in ran.err.splitlines() if "instead of files: " in line)
-    query = told.partition("instead of files: ")[2]
+    line_of_query = next(line for line in ran.err.splitlines() if "instead of files: " in line)
+    query = line_of_query.partition("instead of files: ")[2]
     text = FIVE_LINES.replace('files = "sales.parquet"', query) + choices
     Path("shop.toml").write_text(text, encoding="utf-8")
     ran = recsys("prepare", "--config", "shop.toml", "--set", "root=merged")  # the ids are others

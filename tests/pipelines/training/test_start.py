@@ -283,11 +283,11 @@ def test_where_the_host_runs_ahead_the_same_is_learned(name: str, monkeypatch: p
 def test_training_multiplies_as_fast_as_a_gpu_can() -> None:
     config, seen = configured(), set[str]()
 
-    def heard(interactions: int) -> None:
+    def on_step(interactions: int) -> None:
         seen.add(torch.backends.cuda.matmul.fp32_precision)
 
     training = started(config)
-    training.on_step = heard
+    training.on_step = on_step
     train_epoch(training, "semi_hard")
     assert seen == {"tf32"}
 
@@ -318,13 +318,13 @@ def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.Mon
     # what an epoch waits for before its first step
     monkeypatch.setattr(sampling, "_units", lambda weights, n: weights.long())
     monkeypatch.setattr(sampling, "history_entries", lambda data, order, size: [99] * len(order.split(size)))
-    heard: list[int] = []
+    steps: list[int] = []
     with pytest.raises(RuntimeError) as asked:
-        train_epoch(replace(there, on_step=heard.append), config.mining.miner)
+        train_epoch(replace(there, on_step=steps.append), config.mining.miner)
     if config.mining.miner in MINERS_THAT_COUNT and config.loss.name in objectives.TRIPLET_LOSSES:
-        assert not heard
+        assert not steps
         return
-    assert sum(heard) == len(there.data.user), asked.traceback[-1]  # what failed is the end of the epoch
+    assert sum(steps) == len(there.data.user), asked.traceback[-1]  # what failed is the end of the epoch
 
 
 WITH_VALUES = ("data", "beta", "row_weights", "offline")
