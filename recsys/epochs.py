@@ -4,6 +4,7 @@ Axes: B batch, T triplets, N interactions, H items of histories.
 """
 
 import copy
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys import health, miners, precision, sampling
+from recsys import health, histories, miners, precision, sampling
 from recsys.candidates import (
     CandidateDistances,
     Mined,
@@ -23,6 +24,7 @@ from recsys.candidates import (
     with_gradient,
 )
 from recsys.health import Health
+from recsys.histories import UserBatch
 from recsys.objectives import make_objective
 from recsys.progress import progress
 from recsys.sampling import Batch
@@ -31,6 +33,7 @@ from recsys.training import Position, Training
 
 LOGGER = logging.getLogger("recsys")
 HEALTH_INTERACTIONS = 2048  # whose triplets show how mining fares
+LOWEST = 0.05  # share of the learning rate at the end of a cycle
 HEALTH_USERS = 256  # of theirs, whose histories show how compact they are
 
 
@@ -95,7 +98,7 @@ def miner_of_epoch(settings: Settings, epoch: int, hardest_until: int | None) ->
 
 
 def train_epoch(training: Training, miner: str) -> EpochStats:
-    """Learn from every interaction once, with the miner of that name, under a progress bar.
+    """Learn from every interaction once, or for the steps of a cycle, with the miner of that name.
 
     Each row of a batch has its own positive, and candidates that all rows share; what a user is known to have
     is no negative, nor what was not on sale at the time. With training.offline a row's candidates are these
@@ -104,41 +107,94 @@ def train_epoch(training: Training, miner: str) -> EpochStats:
     """
     shown = miner if training.settings.mines_triplets else training.settings.loss
     label = f"epoch {training.progress.epoch + 1}, {shown}"
-    with progress(label, len(training.data.user)) as advance, precision.for_training():
+    with progress(label, _expected_interactions(training)) as advance, precision.for_training():
         return run_epoch(training, make_objective(training, miner), advance)
+
+
+def _expected_interactions(training: Training) -> int:
+    """Interactions of the epoch that runs, on average."""
+    steps = training.cycle_length(0)
+    if steps is None:
+        return len(training.data.user)
+    return round(steps * len(training.data.user) / steps_per_pass(training))
+
+
+def steps_per_pass(training: Training) -> int:
+    """Number of batches that hold every interaction once."""
+    data, settings = training.data, training.settings
+    if settings.takes_histories:
+        return histories.steps_per_round(data, settings)
+    return max(1, -(-len(data.user) // settings.batch_size))
 
 
 def run_epoch(
     training: Training, objective: Objective, advance: Callable[[int], None] = lambda interactions: None
 ) -> EpochStats:
-    """Minimise the objective over the rest of the epoch from progress.position; `advance` moves a bar."""
-    data, settings = training.data, training.settings
-    importance = data.weight.pow(settings.weight_power)  # (N,)
-    importance = importance / importance.mean()
+    """Minimise the objective over the rest of the epoch from progress.position; `advance` moves a bar.
+
+    In a cycle (settings.cycle_steps) the step size falls linearly to LOWEST of the learning rate.
+    """
     position = training.progress.position
-    resume_from = None if position is None else (position.generator, position.steps)
     if position is None:
+        device = training.data.user.device
+        seed = int(torch.randint(2**62, (1,), generator=training.generator, device=device))
         # sums over the epoch, read once at its end
-        zeros = torch.zeros(3, dtype=torch.float64, device=data.user.device)
-        position = Position(training.generator.get_state(), 0, zeros, 0)
-    batches = sampling.batches(
-        data, settings.batch_size, training.generator, training.row_weights, resume_from=resume_from
-    )
-    for batch in batches:
-        sums = _step(training, objective, batch, importance)
-        n = len(batch.users)
-        position = Position(
-            position.generator, position.steps + 1, position.totals + sums, position.interactions + n
-        )
+        position = Position(seed, 0, torch.zeros(3, dtype=torch.float64, device=device), 0)
+    for sums, n in _steps(training, objective, position):
+        position = Position(position.seed, position.steps + 1, position.totals + sums, position.interactions + n)
         training.progress = training.progress._replace(position=position)
         advance(n)
         training.on_step(n)
     training.progress = training.progress._replace(position=None)
     total, active, triplets = position.totals.tolist()
-    loss = total / position.interactions
+    loss = total / max(position.interactions, 1)
     if not all(torch.isfinite(part).all() for part in (position.totals, *training.model.parameters())):
         raise FloatingPointError(f"loss = {loss} or an embedding is not finite: lower the learning_rate")
-    return EpochStats(loss, triplets / position.interactions, active / max(triplets, 1))
+    return EpochStats(loss, triplets / max(position.interactions, 1), active / max(triplets, 1))
+
+
+def _steps(training: Training, objective: Objective, position: Position) -> Iterator[tuple[Tensor, int]]:
+    """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
+    data, settings = training.data, training.settings
+    orders = torch.Generator(data.user.device).manual_seed(position.seed)
+    if settings.takes_histories:
+        batches = histories.user_batches(data, histories.users_per_batch(data, settings), orders)
+    else:
+        batches = _interaction_batches(training, orders)
+        importance = data.weight.pow(settings.weight_power)  # (N,)
+        importance = importance / importance.mean()
+    for step, batch in enumerate(itertools.islice(batches, position.steps, None), position.steps):
+        length = training.cycle_length(step)  # it may have changed, as may what a step takes
+        if step >= (steps_per_pass(training) if length is None else length):
+            return
+        if length is not None:
+            for group in training.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
+        if isinstance(batch, UserBatch):
+            yield _history_step(training, batch), batch.total
+            continue
+        with training.model.shared_sums():
+            sums = _step(training, objective, batch, importance)
+        yield sums, len(batch.users)
+
+
+def _interaction_batches(training: Training, orders: torch.Generator) -> Iterator[Batch]:
+    """Yield batches without end, a pass over the data at a time."""
+    while True:
+        yield from sampling.batches(
+            training.data, training.settings.batch_size, orders, training.row_weights
+        )
+
+
+def _history_step(training: Training, batch: UserBatch) -> Tensor:
+    """Learn from a batch of histories; (3,): its loss, and its interactions as lists, summed."""
+    loss = histories.history_loss(training, batch)
+    training.optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    training.optimizer.step()
+    with torch.no_grad():
+        n = torch.full_like(loss, batch.total)
+        return torch.stack([loss * n, n, n]).double()
 
 
 def _step(training: Training, objective: Objective, batch: Batch, importance: Tensor) -> Tensor:
@@ -196,7 +252,12 @@ def measure_health(training: Training, miner: str) -> Health | None:
 
     Classes are users, their members the items of their histories.
     """
-    model, settings, objective = training.model, training.settings, make_objective(training, miner)
+    with training.model.shared_sums():
+        return _measure_health(training, make_objective(training, miner))
+
+
+def _measure_health(training: Training, objective: Objective) -> Health | None:
+    model, settings = training.model, training.settings
 
     def sample() -> tuple[Mined, CandidateDistances]:
         generator = torch.Generator(training.data.user.device).manual_seed(settings.seed)

@@ -1,21 +1,18 @@
-"""The graph of users and items: towers that look at neighbours, and learning from whole histories.
+"""The graph of users and items: sparse products, sums over neighbours, and the softmax over a catalogue.
 
-One softmax over the catalogue per user instead of one triplet per interaction: a step sees the histories of
-its users as a whole, so a few hundred steps are a training.
-Axes: U users, I items, N interactions, D dimensions, B users of a batch, H their interactions, C candidates,
-R rows and M columns of a sparse matrix.
+Axes: U users, I items, N interactions, D dimensions, B users of a batch, C candidates, R rows and M columns
+of a sparse matrix.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from recsys import baselines, sampling
-from recsys.sampling import CandidateSampler, DeviceInteractions
-from recsys.spaces import Space, cosine_space, unit_rows
+from recsys import baselines
+from recsys.sampling import DeviceInteractions
+from recsys.spaces import unit_rows
 
 PRODUCTS_AT_ONCE = 2**23  # anchors x candidates of a chunk: 32 MiB
 
@@ -70,12 +67,12 @@ def _sums(bags: Bags, dense: Tensor) -> Tensor:
 
 def adjacency(data: DeviceInteractions) -> Matrix:
     """(U, I): D_u^-1/2 R D_i^-1/2, the graph that LightGCN (He et al. 2020, eq. 3) sums over."""
-    weight = _edges(data, baselines.popularity(data), data.user, data.item)  # (N,)
+    weight = edge_weights(data, baselines.popularity(data), data.user, data.item)  # (N,)
     return matrix(data.user, data.item, weight, data.n_users, data.n_items)
 
 
-def _edges(data: DeviceInteractions, popularity: Tensor, users: Tensor, items: Tensor) -> Tensor:
-    """(I,), (N,), (N,) -> (N,): the weight of each edge."""
+def edge_weights(data: DeviceInteractions, popularity: Tensor, users: Tensor, items: Tensor) -> Tensor:
+    """(I,), (N,), (N,) -> (N,): D_u^-1/2 D_i^-1/2 of each edge."""
     of_user = data.offsets.diff()[users]  # (N,)
     return of_user.float().rsqrt() * popularity[items].rsqrt()
 
@@ -129,143 +126,6 @@ def log_sums(anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, 
     if not temperature >= 0.02:
         raise ValueError(f"temperature = {temperature}, allowed >= 0.02")
     return _LogSums.apply(anchors, candidates, bias, weight, temperature)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class GraphSpace(nn.Module):
-    """Two tables whose rows are summed with their neighbours' (LightGCN), under cosine and a fixed offset.
-
-    d(u, i) = 1 - cos(u, i) + offset_i, offset = -popularity_power * temperature * log popularity, so that
-    softmax over -d / temperature is popularity^popularity_power where all cosines are alike.
-    """
-
-    def __init__(
-        self,
-        data: DeviceInteractions,
-        users: Tensor,
-        items: Tensor,
-        *,
-        hops: int,
-        temperature: float,
-        popularity_power: float,
-    ) -> None:
-        """Starts at (U, D) and (I, D), copied. Raises ValueError if hops < 1."""
-        super().__init__()
-        if hops < 1:
-            raise ValueError(f"hops = {hops}, allowed >= 1")
-        self.users, self.items = nn.Parameter(users.clone()), nn.Parameter(items.clone())
-        self.hops, self.temperature = hops, temperature
-        self.data, self.graph = data, adjacency(data)
-        self.popularity = baselines.popularity(data)  # (I,)
-        log_count = self.popularity.clamp_min(1).log()  # (I,)
-        self.bias = popularity_power * (log_count - log_count.max())  # (I,), <= 0
-
-    def towers(self) -> tuple[Tensor, Tensor]:
-        """(U, D), (I, D) of unit length."""
-        users, items = propagate(self.graph, self.users, self.items, self.hops)
-        return unit_rows(users), unit_rows(items)
-
-    def anchors_and_items(self, users: Tensor, edges: Matrix) -> tuple[Tensor, Tensor]:
-        """(B,) users, (B, I) their rows of the graph -> (B, D), (I, D): towers() for these users.
-
-        Propagating to all users is expensive, so the last hop covers only the batch.
-        """
-        around, near = propagate(self.graph, self.users, self.items, self.hops - 1)  # (U, D), (I, D)
-        item = self.items + multiply(Matrix(self.graph.columns, self.graph.rows), around)
-        return unit_rows(self.users.index_select(0, users) + multiply(edges, near)), unit_rows(item)
-
-    @torch.no_grad()
-    def space(self) -> Space:
-        """The space as an index can search it."""
-        return cosine_space(*self.towers(), -self.temperature * self.bias)
-
-
-def history_loss(
-    model: GraphSpace, users: Tensor, candidates: Tensor, log_q: Tensor, total: int | None = None
-) -> Tensor:
-    """(B,) different users, (C,) items, log_q (C,) -> (): mean of -log p(i | u) over the users' interactions.
-
-    -log p(i | u) = d(u, i) / t + log sum_j exp(-d(u, j) / t), the sum over the catalogue estimated from the
-    candidates, each over how often it was expected among them: sampled softmax (Bengio and Senecal 2008). A
-    user's own items stay in it, as they do in the full softmax. `total` is that of sampling.histories.
-    """
-    data = model.data
-    row, own = sampling.histories(data, users, total)  # (H,)
-    count = (data.offsets[users + 1] - data.offsets[users]).to(model.bias.dtype)  # (B,)
-    shape = len(users), data.n_items
-    user, item = model.anchors_and_items(
-        users, matrix(row, own, _edges(data, model.popularity, users[row], own), *shape)
-    )
-    of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), *shape)
-    near = (user * multiply(of_users, item)).sum() / model.temperature + model.bias[own].sum()
-    chosen = item.index_select(0, candidates)  # (C, D)
-    spread = log_sums(user, chosen, model.bias[candidates] - log_q, count, model.temperature)
-    return (spread - near) / count.sum()
-
-
-class FitSettings(NamedTuple):
-    """How a GraphSpace is trained."""
-
-    steps: int
-    batch_users: int
-    candidates: int  # items of a step's softmax, drawn by popularity; all items if there are no more
-    learning_rate: float
-
-
-def fit(
-    model: GraphSpace,
-    settings: FitSettings,
-    generator: torch.Generator,
-    on_step: Callable[[int, Tensor], None] = lambda step, loss: None,
-) -> None:
-    """Train with Adam, whose step size falls linearly to a twentieth.
-
-    With as many candidates as items the softmax is exact. `on_step` gets the number of each finished step and
-    its loss (); an exception it raises ends the training between two steps.
-    Raises FloatingPointError if a point is no longer finite.
-    """
-    data, steps = model.data, settings.steps
-    sampler = CandidateSampler(
-        data, in_batch=0, uniform=0, popular=settings.candidates, popularity_power=1.0, memory=0
-    )
-    all_items = torch.arange(data.n_items, device=data.user.device)  # (I,)
-    on_known_device = model.users.device.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(
-        model.parameters(), settings.learning_rate, betas=(0.9, 0.99), fused=on_known_device
-    )
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=max(steps, 1))
-    batches = _user_batches(data, settings.batch_users, generator)
-    for step, (users, total) in zip(range(1, steps + 1), batches, strict=False):
-        if settings.candidates < data.n_items:
-            drawn = sampler.draw(users[:0], generator)  # (C,)
-            log_q = sampler.log_q(drawn)
-        else:
-            drawn, log_q = all_items, torch.zeros_like(model.bias)
-        loss = history_loss(model, users, drawn, log_q, total)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-        on_step(step, loss.detach())
-    if not all(torch.isfinite(table).all() for table in model.parameters()):
-        raise FloatingPointError("a point is not finite: lower the learning_rate")
-
-
-def _user_batches(
-    data: DeviceInteractions, batch_users: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, int]]:
-    """Yield batches of users (B,) and their number of interactions without end, all users once a round."""
-    counts = data.offsets.diff()  # (U,)
-    active = counts.nonzero()[:, 0]  # (U,)
-    while True:
-        order = torch.randperm(len(active), generator=generator, device=active.device)
-        parts = active[order].tensor_split(steps_per_round(len(active), batch_users))
-        totals = torch.stack([counts[part].sum() for part in parts]).tolist()  # one wait a round
-        yield from zip(reversed(parts), reversed(totals), strict=True)
-
-
-def steps_per_round(n_users: int, batch_users: int) -> int:
-    """Number of batches that hold every user once."""
-    return max(1, -(-n_users // batch_users))
 
 
 def spectral_start(

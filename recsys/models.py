@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from recsys import losses
+from recsys import baselines, losses
 from recsys.distances import Distance, pairs, squared_euclidean
+from recsys.graph import Matrix, adjacency, edge_weights, matrix, multiply, propagate
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, euclidean_space
 
@@ -81,6 +82,37 @@ class HistoryMean(nn.Module):
         return fold_in(items, self.data.item.long(), self.data.offsets)
 
 
+class GraphSums(nn.Module):
+    """A tower of the graph: every user's and every item's row is summed with those of their neighbours.
+
+    LightGCN (He et al. 2020), eq. 4 with all weights 1: walks of 0 to `hops` edges.
+    """
+
+    def __init__(self, data: DeviceInteractions, start: Tensor, hops: int) -> None:
+        """Starts at users (U, D), copied. Raises ValueError if hops < 1."""
+        super().__init__()
+        if hops < 1:
+            raise ValueError(f"hops = {hops}, allowed >= 1")
+        self.table = nn.Parameter(start.detach().clone())
+        self.hops, self.data, self.graph = hops, data, adjacency(data)
+        self._popularity = baselines.popularity(data)  # (I,)
+
+    def sums(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """(I, D) -> (U, D), (I, D)."""
+        return propagate(self.graph, self.table, items, self.hops)
+
+    def sums_of(self, items: Tensor, users: Tensor, row: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """(I, D), (B,) users, (H,) whose row and which item of theirs -> (B, D), (I, D): sums() of the users.
+
+        Sums of all users are expensive: the last hop has the batch alone.
+        """
+        around, near = propagate(self.graph, self.table, items, self.hops - 1)  # (U, D), (I, D)
+        item = items + multiply(Matrix(self.graph.columns, self.graph.rows), around)
+        weight = edge_weights(self.data, self._popularity, users[row], own)  # (H,)
+        edges = matrix(row, own, weight, len(users), self.data.n_items)
+        return self.table.index_select(0, users) + multiply(edges, near), item
+
+
 class MetricSpace(nn.Module):
     """d(u, i) = distance(u, i) with offset_i; users come from the tower, items from a table.
 
@@ -91,7 +123,7 @@ class MetricSpace(nn.Module):
 
     def __init__(
         self,
-        tower: UserTable | HistoryMean,
+        tower: UserTable | HistoryMean | GraphSums,
         items: Tensor,
         offset: Tensor,
         *,
@@ -111,14 +143,31 @@ class MetricSpace(nn.Module):
         self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
         self.distance, self._to_space = geometry
         self._in_unit_ball = in_unit_ball
+        self._sums: tuple[Tensor, Tensor] | None = None  # of the graph, inside shared_sums
+
+    @contextlib.contextmanager
+    def shared_sums(self) -> Iterator[None]:
+        """Sum over the graph once for all that is read inside the block; other towers have nothing to sum."""
+        if isinstance(self.tower, GraphSums):
+            self._sums = self.tower.sums(self.items)
+        try:
+            yield
+        finally:
+            self._sums = None
 
     def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
-        """(B,) users, (B,) their positive items -> (B, D)."""
+        """(B,) users, (B,) their positive items, which a mean leaves out -> (B, D)."""
+        if isinstance(self.tower, GraphSums):
+            return rows(self._graph_sums(self.tower)[0], users)
         return self.tower(self.items, users, left_out, generator)  # type: ignore[no-any-return]
 
     def points(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """(C,) numbers -> (C, D) and offsets (C,)."""
-        return rows(self.items, items), rows(self.offset, items)
+        table = self._graph_sums(self.tower)[1] if isinstance(self.tower, GraphSums) else self.items
+        return rows(table, items), rows(self.offset, items)
+
+    def _graph_sums(self, tower: GraphSums) -> tuple[Tensor, Tensor]:
+        return tower.sums(self.items) if self._sums is None else self._sums
 
     def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
         """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): each anchor to the items of its row."""
@@ -144,11 +193,18 @@ class MetricSpace(nn.Module):
         contrastive loss would lower them without end, as it rewards a small d(a,p) whatever d(a,n) is.
         """
         tables = [self.items, *self.tower.parameters()]
-        known = {id(part) for part in (*tables, self.offset)}
-        groups: list[dict[str, Any]] = [
+        if isinstance(self.tower, GraphSums):  # its points are sums: a row by itself is nowhere
+            return [{"params": tables, "project": None}, *self._other_groups(tables)]
+        return [
             {"params": tables, "project": losses.unit_ball if self._in_unit_ball else None},
-            {"params": [part for part in self.parameters() if id(part) not in known], "project": None},
+            *self._other_groups(tables),
         ]
+
+    def _other_groups(self, tables: list[Tensor]) -> list[dict[str, Any]]:
+        """Groups of what is no table of points: a map of the distance, and learned offsets."""
+        known = {id(part) for part in (*tables, self.offset)}
+        others = [part for part in self.parameters() if id(part) not in known]
+        groups: list[dict[str, Any]] = [{"params": others, "project": None}]
         if self.offset.requires_grad:
             groups.append({"params": [self.offset], "project": _at_least_0})
         return groups
@@ -156,6 +212,8 @@ class MetricSpace(nn.Module):
     @torch.no_grad()
     def space(self) -> Space:
         """The space as an index can search it."""
+        if isinstance(self.tower, GraphSums):
+            return self._to_space(*self.tower.sums(self.items), self.offset)
         return self._to_space(self.tower.all_users(self.items), self.items, self.offset)
 
 

@@ -1,7 +1,7 @@
 """Losses and miners by their names in the settings, put together as the objective of a training.
 
-A new loss is a function of losses.py, a name in settings.py and a line in TRIPLET_LOSSES or LIST_LOSSES; a
-new miner a function of miners.py, a name and a line in MINERS.
+A new loss is a function of losses.py (or history_losses.py), a name in settings.py and a line in TRIPLET_LOSSES,
+LIST_LOSSES (or histories.HISTORY_LOSSES); a new miner a function of miners.py, a name and a line in MINERS.
 
 Axes: B batch, C candidates, T triplets.
 """
@@ -47,6 +47,10 @@ LIST_LOSSES: dict[str, Callable[[Settings, Training, CandidateDistances], Tensor
         *x.matrix(), s.temperature, log_q(training, x) if s.log_q else None
     ),
     "bsl": lambda s, _, x: losses.bsl(*x.matrix(), s.temperature, s.negative_temperature),
+    "psl": lambda s, _, x: losses.psl(*x.matrix(), s.temperature),
+    "sl_at_k": lambda s, training, x: losses.sl_at_k(
+        *x.matrix(), s.temperature, s.negative_temperature, training.settings.top_k, training.data.n_items
+    ),
     "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(*x.matrix(), s.margin, s.negative_weight),
     # |x - y|^2 is twice 1 - cos; uniformity is a regularizer
     "align_uniform": lambda s, _, x: (
@@ -67,10 +71,13 @@ def log_q(training: Training, distances: CandidateDistances) -> Tensor:
 
 
 def make_objective(training: Training, miner: str) -> Objective:
-    """The loss and regularizers of the settings; losses of whole lists mine to measure health alone."""
+    """The loss and regularizers of the settings; losses of whole lists mine to measure health alone.
+
+    So do those of whole histories, which learn by histories.history_loss: health reads single interactions.
+    """
     settings = training.settings
-    if settings.loss in LIST_LOSSES:
-        list_loss = LIST_LOSSES[settings.loss]
+    if settings.loss in LIST_LOSSES or settings.takes_histories:
+        list_loss = LIST_LOSSES["sampled_softmax" if settings.takes_histories else settings.loss]
         return Objective(
             miners.random,
             settings.margin,

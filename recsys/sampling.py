@@ -60,32 +60,21 @@ def is_asynchronous(device: torch.device) -> bool:
 
 
 def batches(
-    data: DeviceInteractions,
-    size: int,
-    generator: torch.Generator,
-    weights: Tensor | None = None,
-    resume_from: tuple[Tensor, int] | None = None,
+    data: DeviceInteractions, size: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Iterator[Batch]:
     """One epoch in random order.
 
     Every row once; with `weights` (N,), as from balance(), N draws with replacement in proportion to them.
-    `resume_from` is the generator's state at the start of an epoch and how many of its batches were taken:
-    the next one comes first, and the generator goes on from where it is now.
     Raises ValueError unless weights are N, finite, >= 0 and not all 0.
     """
     n, device = len(data.user), data.user.device
-    now = generator.get_state()
-    if resume_from:
-        generator.set_state(resume_from[0].cpu())  # where such states live, whatever the generator's device
     if weights is None:
         order = torch.randperm(n, generator=generator, device=device)  # (N,)
     else:
         order = _draw(_units(weights, n).cumsum(0), n, generator)  # (N,)
-    if resume_from:
-        generator.set_state(now)
-    parts, skipped = torch.split(order, size), resume_from[1] if resume_from else 0
+    parts = torch.split(order, size)
     entries = history_entries(data, order, size) if is_asynchronous(device) else [None] * len(parts)
-    for rows, total in zip(parts[skipped:], entries[skipped:], strict=True):
+    for rows, total in zip(parts, entries, strict=True):
         users, items = (of.index_select(0, rows).long() for of in (data.user, data.item))  # (B,)
         yield Batch(users, items, rows, total)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, get_args
 
-TowerName = Literal["two_tables", "siamese"]
+TowerName = Literal["two_tables", "siamese", "graph"]
 DistanceName = Literal["euclidean", "squared_euclidean", "cosine", "inner_product", "mahalanobis"]
 MahalanobisForm = Literal["diagonal", "low_rank", "full"]
 StartName = Literal["random", "spectral"]
@@ -11,13 +11,15 @@ OffsetName = Literal["learned", "fixed", "none"]
 TripletLossName = Literal[
     "contrastive", "triplet_margin", "triplet_soft_margin", "margin", "manifold", "warp", "bpr"
 ]
-ListLossName = Literal["sampled_softmax", "bsl", "cosine_contrastive", "align_uniform"]
-LossName = Literal[TripletLossName, ListLossName]
+ListLossName = Literal["sampled_softmax", "bsl", "psl", "sl_at_k", "cosine_contrastive", "align_uniform"]
+HistoryLossName = Literal["history_softmax", "history_hinge", "history_psl", "history_sl_at_k"]
+LossName = Literal[TripletLossName, ListLossName, HistoryLossName]
 MinerName = Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"]
 AvailabilityName = Literal["first_and_last", "first", "none"]
 
 TRIPLET_LOSSES: tuple[str, ...] = get_args(TripletLossName)  # of mined triplets
 LIST_LOSSES: tuple[str, ...] = get_args(ListLossName)  # of every candidate of a row
+HISTORY_LOSSES: tuple[str, ...] = get_args(HistoryLossName)  # of users with all that they have
 
 
 class Settings(NamedTuple):
@@ -26,6 +28,7 @@ class Settings(NamedTuple):
     dim: int = 32
     tower: TowerName = "two_tables"
     history_items: int = 50
+    hops: int = 2
     distance: DistanceName = "squared_euclidean"
     mahalanobis: MahalanobisForm = "diagonal"
     rank: int = 8
@@ -62,6 +65,9 @@ class Settings(NamedTuple):
 
     weight_power: float = 0.5
     batch_size: int = 1024
+    batch_users: int = 2048
+    batch_interactions: int = 65_536
+    cycle_steps: int = 0
     learning_rate: float = 3e-3
     seed: int = 0
 
@@ -69,6 +75,15 @@ class Settings(NamedTuple):
     def mines_triplets(self) -> bool:
         """Whether the loss is one of mined triplets."""
         return self.loss in TRIPLET_LOSSES
+
+    @property
+    def takes_histories(self) -> bool:
+        """Whether a batch is users with all their interactions, not single interactions."""
+        return self.loss in HISTORY_LOSSES
+
+    def cycle_length(self, epoch: int) -> int | None:
+        """Steps of an epoch, numbered from 0: twice as many each time; None if it is a pass over the data."""
+        return self.cycle_steps * 2**epoch if self.cycle_steps else None
 
 
 NAMES: dict[str, Any] = {
@@ -100,13 +115,29 @@ def conflicts(settings: Settings) -> Iterator[str]:
             "{loss} = 'align_uniform' needs {offset} = 'fixed' or 'none': its alignment would lower every "
             "offset, that of popular items first"
         )
+    if s.takes_histories and s.tower == "siamese":
+        yield (
+            "{loss} = '" + s.loss + "' needs {tower} = 'two_tables' or 'graph': a mean of the whole history "
+            "would hold the item that it is to find"
+        )
+    if s.takes_histories and s.loss != "history_hinge" and s.offset == "learned":
+        yield "{loss} = '" + s.loss + "' needs {offset} = 'fixed' or 'none'"
     if s.loss == "sampled_softmax" and s.log_q and s.miner == "offline":
         yield "{log_q} = true needs candidates drawn by the sampler, not {miner} = 'offline'"
 
 
 def check_settings(settings: Settings) -> None:
     """Raise ValueError for unknown names, sizes below their least, and settings that do not go together."""
-    for key, least in (("dim", 1), ("batch_size", 2), ("history_items", 1), ("rank", 1)):
+    for key, least in (
+        ("dim", 1),
+        ("batch_size", 2),
+        ("batch_users", 1),
+        ("batch_interactions", 1),
+        ("cycle_steps", 0),
+        ("history_items", 1),
+        ("hops", 1),
+        ("rank", 1),
+    ):
         if getattr(settings, key) < least:
             raise ValueError(f"{key} = {getattr(settings, key)}, allowed >= {least}")
     for key in ("margin", "learning_rate", "temperature"):

@@ -13,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys import baselines, distances, models, negatives, sampling, spaces
+from recsys import baselines, distances, graph, models, negatives, sampling, spaces
 from recsys.distances import Mahalanobis
 from recsys.health import Health
-from recsys.models import SQUARED_EUCLIDEAN, Geometry, HistoryMean, MetricSpace, UserTable
+from recsys.models import SQUARED_EUCLIDEAN, Geometry, GraphSums, HistoryMean, MetricSpace, UserTable
 from recsys.optim import RowAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
 from recsys.settings import Settings
+
+Spectrum = tuple[Tensor, Tensor]  # (U, K), (I, K) of baselines.spectral, the items without their exponent
 
 # by the name in Settings; Mahalanobis has both as methods
 GEOMETRIES = {
@@ -33,7 +35,7 @@ GEOMETRIES = {
 class Position(NamedTuple):
     """Where in an epoch training is between two steps."""
 
-    generator: Tensor  # its state before the epoch
+    seed: int  # of the order of its batches
     steps: int  # done
     totals: Tensor  # (3,) float64, summed: loss, active triplets (or lists), all triplets (or lists)
     interactions: int  # done
@@ -64,6 +66,7 @@ PARTS = {"healthiest": Health, "position": Position}
 
 
 START = TrainingProgress()
+GRAPH_BETAS = 0.9, 0.99  # of Adam: all rows move each step, so momentum is safe
 
 
 def _nothing(interactions: int) -> None:
@@ -84,6 +87,7 @@ class Training:
     row_weights: Tensor | None = None  # (N,): interactions are drawn in proportion to them
     offline: Tensor | None = None  # (N, M) items mined before, -1 for none
     held_out: DeviceInteractions | None = None  # known later interactions, to count false negatives by
+    plan: Callable[[int, int], int | None] | None = None  # steps of a cycle, by epoch and step, both from 0
     with_health: bool = True  # measure the health of the space after each epoch
     progress: TrainingProgress = START
     on_step: Callable[[int], None] = _nothing  # with a step's size; may raise to stop
@@ -118,39 +122,52 @@ class Training:
             self.beta.copy_(weights[1])
         self.optimizer.state.clear()
 
+    def cycle_length(self, step: int) -> int | None:
+        """Steps of the epoch that runs, asked before each of them; None if it is a pass over the data."""
+        epoch = self.progress.epoch
+        return self.settings.cycle_length(epoch) if self.plan is None else self.plan(epoch, step)
+
     def parameters(self) -> list[Tensor]:
         """The parameters in the optimizer's order."""
         return [part for group in self.optimizer.param_groups for part in group["params"]]
 
 
 def start_training(
-    data: DeviceInteractions, settings: Settings, triplets: NDArray[np.int32] | None = None
+    data: DeviceInteractions,
+    settings: Settings,
+    triplets: NDArray[np.int32] | None = None,
+    spectrum: Spectrum | None = None,
 ) -> Training:
-    """Put a training together, before its first step; triplets (T, 3) are for the miner `offline`."""
+    """Put a training together, before its first step.
+
+    Triplets (T, 3) are for the miner `offline`; `spectrum`, if it is known already, for a spectral start.
+    """
     device = data.user.device
     data = _with_availability(data, settings.availability)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    model = _start_space(data, settings, generator)
+    model = _start_space(data, settings, generator, spectrum)
     beta = torch.full((data.n_items if settings.beta_per_item else 1,), settings.beta, device=device)
     groups = model.parameter_groups()
     if settings.loss == "margin":
         groups.append({"params": [beta.requires_grad_()]})
     balanced = settings.user_balance > 0 or settings.item_balance > 0
     row_weights = sampling.balance(data, settings.user_balance, settings.item_balance) if balanced else None
+    # a history batch has all items of its users, so that its own would be no fair draw
+    in_batch, memory = (0, 0) if settings.takes_histories else (settings.in_batch_items, settings.memory_items)
     sampler = CandidateSampler(
         data,
-        in_batch=min(settings.in_batch_items, settings.batch_size, len(data.user)),
+        in_batch=min(in_batch, settings.batch_size, len(data.user)),
         uniform=settings.uniform_items,
         popular=settings.popular_items,
         popularity_power=settings.popularity_power,
-        memory=settings.memory_items,
+        memory=memory,
         weights=row_weights,
     )
     return Training(
         settings,
         data,
         model,
-        RowAdam(groups, settings.learning_rate),
+        _optimizer(groups, settings),
         sampler,
         generator,
         beta,
@@ -159,9 +176,23 @@ def start_training(
     )
 
 
-def _start_space(data: DeviceInteractions, settings: Settings, generator: torch.Generator) -> MetricSpace:
+def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
+    """Adam; of the touched rows alone where a step does not move all rows, as sums over a graph do."""
+    if settings.tower != "graph":
+        return RowAdam(groups, settings.learning_rate)
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.Adam(groups, settings.learning_rate, betas=GRAPH_BETAS, fused=_is_fused(groups))
+
+
+def _is_fused(groups: list[dict[str, Any]]) -> bool:
+    return all(part.device.type in ("cpu", "cuda") for group in groups for part in group["params"])
+
+
+def _start_space(
+    data: DeviceInteractions, settings: Settings, generator: torch.Generator, spectrum: Spectrum | None
+) -> MetricSpace:
     """The space before its first step: its points, its tower and its distance."""
-    users, items, offset = _start_points(data, settings, generator)
+    users, items, offset = _start_points(data, settings, generator, spectrum)
     if settings.offset == "none":
         offset = torch.zeros_like(offset)
     if settings.distance == "mahalanobis":
@@ -170,9 +201,8 @@ def _start_space(data: DeviceInteractions, settings: Settings, generator: torch.
         geometry = Geometry(linear, linear.space)
     else:
         geometry = GEOMETRIES[settings.distance]
-    two_tables = settings.tower == "two_tables"
     return MetricSpace(
-        UserTable(users) if two_tables else HistoryMean(data, settings.history_items),
+        _tower(data, settings, users),
         items,
         offset,
         geometry=geometry,
@@ -181,21 +211,37 @@ def _start_space(data: DeviceInteractions, settings: Settings, generator: torch.
     )
 
 
+def _tower(data: DeviceInteractions, settings: Settings, users: Tensor) -> UserTable | HistoryMean | GraphSums:
+    if settings.tower == "graph":
+        return GraphSums(data, users, settings.hops)
+    if settings.tower == "siamese":
+        return HistoryMean(data, settings.history_items)
+    return UserTable(users)
+
+
 def _start_points(
-    data: DeviceInteractions, settings: Settings, generator: torch.Generator
+    data: DeviceInteractions, settings: Settings, generator: torch.Generator, spectrum: Spectrum | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Users (U, D), items (I, D) and offset (I,): random, or ranking as the spectrum does."""
+    """Users (U, D), items (I, D) and offset (I,): random, or ranking as the spectrum does.
+
+    On a graph a spectral start has the spectrum's directions alone: rows of one length are turned alike.
+    """
+    log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+    popular = settings.offset_scale * (log_count.max() - log_count)  # (I,)
     if settings.start == "random":
-        users, items = models.random_start(
-            data.n_users, data.n_items, settings.dim, settings.start_length, generator
-        )
-        log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
-        return users, items, settings.offset_scale * (log_count.max() - log_count)
-    wanted = settings.dim - (settings.distance == "cosine")  # the items' lengths take a coordinate
+        size = data.n_users, data.n_items, settings.dim
+        return *models.random_start(*size, settings.start_length, generator), popular
+    on_graph, cosine = settings.tower == "graph", settings.distance == "cosine"
+    wanted = settings.dim - (cosine and not on_graph)  # the items' lengths take a coordinate
     dim = min(wanted, data.n_users, data.n_items)
-    factors = baselines.spectral(data, dim, settings.item_exponent, seed=settings.seed)
-    space = spaces.inner_product_as_distance(*factors)
-    if settings.distance == "cosine":
+    if spectrum is None:
+        spectrum = baselines.spectral(data, dim, 0.0, seed=settings.seed)
+    if on_graph:
+        return *graph.spectral_start(data, spectrum, dim, settings.start_length), popular
+    degree = baselines.popularity(data).clamp_min(1)[:, None]  # (I, 1)
+    users, items = (rows[:, :dim] for rows in spectrum)
+    space = spaces.inner_product_as_distance(users, degree.pow(settings.item_exponent) * items)
+    if cosine:
         users, items = spaces.euclidean_vectors(space)  # all items are of length 1 now
         return users, items, torch.zeros_like(space.offset)
     if settings.distance == "inner_product":

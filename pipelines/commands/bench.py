@@ -1,8 +1,8 @@
 """bench: fit one published split within a budget in seconds, and score test once.
 
-A slice of train selects the model. Test is scored by its refit on all of train, or by the fit without the
-slice if the budget has no room for a refit. The budget is wall time, reading and every choice included;
-scoring test and exporting come after it.
+A slice of train chooses, by the choice that every run makes. Test is scored by the fit of what was chosen on
+all of train. The budget is wall time, reading and every choice included; scoring test and exporting come
+after it.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipelines.config.bench import Bench, Trial
+from pipelines.config.bench import Bench
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold
 from pipelines.data.published import PublishedSplit, hold_out_slice, read_split
@@ -24,37 +24,31 @@ from pipelines.evaluation.evaluate import rank_with_bundle
 from pipelines.evaluation.statistics import bootstrap_intervals
 from pipelines.release.index_search import tune_index
 from pipelines.report import figures
+from pipelines.training import model, refit, warm_start
+from pipelines.training.budget import Clock
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import popularity_vectors
-from pipelines.tuning.budget import Clock
-from pipelines.tuning.ensemble import Ensemble, add_spectrum, affordable_steps, refit, train_ensemble
-from pipelines.tuning.experiment import (
-    SHOWN,
-    Experiment,
-    SpectralSettings,
-    compute_spectrum,
-    spectral_vectors,
-)
-from pipelines.tuning.hyperparameters import choose_spectral, choose_trial, fit_to_budget
-from recsys import bundle, spaces
+from pipelines.training.model import Part
+from pipelines.training.selection import Chooser, Hooks
+from pipelines.training.together import Chosen
+from recsys import bundle, sampling
 from recsys.files import write_text
 from recsys.interactions import popularity_order
 from recsys.judge import Judge, Values
-from recsys.spaces import Vectors
+from recsys.spaces import Space, Vectors, euclidean_vectors
+from recsys.training import start_training
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
+SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")  # as far as evaluate.ks has them
 
 
-class ModelSelection(NamedTuple):
-    """What validation selected."""
+class Final(NamedTuple):
+    """The chosen model, fitted on all of train."""
 
-    model: str  # popularity, spectral, learned, or both: learned and spectral
-    spectral: SpectralSettings
-    trial: Trial
-    steps: int
-    ensemble: Ensemble | None  # None if there was no room for a training
+    parts: list[Part]
+    made: list[Space]
+    vectors: Vectors
 
 
 def bench(
@@ -66,39 +60,46 @@ def bench(
     """
     if seconds is not None and not 0 < seconds < float("inf"):
         raise InputError(f"--seconds {seconds}, allowed > 0 and finite; without it there is no budget")
+    budget = config.train.seconds if seconds is None else seconds
     device = choose_device(device_name, "--device")
     keep_freed_memory()
-    clock = Clock(seconds, device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    clock = Clock(budget, device)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
     _prepare_output(out, train, test)
     split = read_split(train, test)
-    selection = select_model(_validation_experiment(config, split, clock))
-    judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
-    experiment = Experiment(config, judge, compute_spectrum(config, judge), clock)
-    clock.reserved = 0.0
-    systems, choices = fit_final(experiment, selection)
+    chooser = _chooser(config, split, clock)
+    chosen = chooser.choose()
+    final = _fit(config, split, chooser, chosen)
     fit_seconds = clock.now()
-    if seconds is not None and fit_seconds > 1.1 * seconds:
-        LOGGER.warning(f"bench: the fit took longer than the budget of {seconds:g} s")
-    LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s; the model is the {selection.model} one")
+    if budget is not None and fit_seconds > 1.1 * budget:
+        LOGGER.warning(f"bench: the fit took longer than the budget of {budget:g} s")
+    LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s")
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
-    values, search_k = score_test(config, split, judge, systems, selection.model)
+    judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
+    values, search_k = score_test(config, split, judge, final, chooser.selection.spectral)
+    points = chooser.selection.history
     result: dict[str, Any] = {
         **_summary(config, values),
-        "model": selection.model,
-        "dim": systems[selection.model][1].shape[1],
+        "model": " + ".join(part.name for part in final.parts),
+        "dim": final.vectors[1].shape[1],
         "search_k": search_k,
-        "chosen": choices,
-        "seconds": {"budget": seconds, "fit": fit_seconds, "with_test": clock.now()},
-        "validation": clock.points,
+        "chosen": {
+            "parts": [part._asdict() for part in final.parts],
+            "spectral": chooser.selection.spectral,
+            "alone": chosen.alone,
+            "score": chosen.score,
+            "left_out": chooser.selection.left_out,
+        },
+        "seconds": {"budget": budget, "fit": fit_seconds, "with_test": clock.now()},
+        "validation": points,
         "counts": split.counts | {"users_judged": len(judge.users)},
         **_environment(device),
         "config": config.model_dump(mode="json"),
     }
     try:
         write_text(out, json.dumps(result, indent=1))
-        figures.quality(out.stem, clock.points, fit_seconds, config.evaluate.select).save(out.parent)
+        figures.quality(out.stem, points, fit_seconds, config.evaluate.select).save(out.parent)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
@@ -117,10 +118,8 @@ def _prepare_output(out: Path, train: Path, test: Path) -> None:
         raise InputError(f"'{out}' cannot be written: {error}") from None
 
 
-def _validation_experiment(config: Bench, split: PublishedSplit, clock: Clock) -> Experiment:
-    """The fold without the slice; the spectrum's seconds are reserved, as the refit computes it again."""
-    fitted, held_out = hold_out_slice(split, config.validation, config.seed)
-    judge = judge_fold(split.fold(fitted, held_out), clock.device, config.evaluate)
+def _chooser(config: Bench, split: PublishedSplit, clock: Clock) -> Chooser:
+    """The choice on the slice of train; the spectrum's seconds are reserved, as the fit computes it again."""
     counts = split.counts
     if unknown := counts["items_of_test_alone"]:
         LOGGER.info(f"bench: {unknown:,} items of test are not in train: no model can recommend them")
@@ -128,61 +127,61 @@ def _validation_experiment(config: Bench, split: PublishedSplit, clock: Clock) -
         f"bench: {counts['users']:,} users, {counts['items']:,} items, {counts['train']:,} pairs, "
         f"{clock.device}"
     )
+    fitted, held_out = hold_out_slice(split, config.validation, config.seed)
+    fold = split.fold(fitted, held_out)
+    judge = judge_fold(fold, clock.device, config.evaluate, config.train.judged_users, config.seed)
+    hooks = Hooks(
+        lambda settings, spectrum: start_training(judge.data, settings, None, spectrum),
+        refit_factor=len(split.train) / max(1, len(fitted)),
+    )
     started = clock.now()
-    spectrum = compute_spectrum(config, judge)
+    chooser = Chooser(config, judge, clock, hooks)
     clock.reserved = clock.now() - started
-    return Experiment(config, judge, spectrum, clock)
+    return chooser
 
 
-def select_model(experiment: Experiment) -> ModelSelection:
-    """The system with the best score on validation: popularity, spectral, learned or both."""
-    popularity = popularity_vectors(experiment.judge.data)
-    scores = {"popularity": experiment.validate(popularity, "popularity")}
-    spectral, scores["spectral"] = choose_spectral(experiment)
-    trial, dims = choose_trial(experiment)
-    trial, steps = fit_to_budget(experiment, trial, dims)
-    ensemble = train_ensemble(experiment, trial, steps, spectral) if steps > 0 else None
-    if ensemble is not None:
-        scores["both" if ensemble.spectral_weight > 0 else "learned"] = ensemble.score
-    model = max(scores, key=lambda name: scores[name])
-    return ModelSelection(model, spectral, trial, steps, ensemble)
-
-
-def fit_final(experiment: Experiment, selection: ModelSelection) -> tuple[dict[str, Vectors], dict[str, Any]]:
-    """Fit the selected model and its baselines on all of train; their vectors, and `chosen` of metrics.json.
-
-    Without room for a refit the model is its fit without the slice.
-    """
-    _, judge, spectrum, _ = experiment
-    model, spectral, trial, steps, ensemble = selection
-    systems: dict[str, Vectors] = {
-        "popularity": popularity_vectors(judge.data),
-        "spectral": spectral_vectors(judge, spectrum, spectral),
-    }
-    choices: dict[str, Any] = spectral._asdict() | trial._asdict() | {"steps": steps}
-    if ensemble is not None and model in ("learned", "both"):
-        planned = affordable_steps(experiment, ensemble, steps)
-        space = refit(experiment, trial, ensemble.starts, planned) if planned > 0 else None
-        if space is None:
-            LOGGER.info(f"bench: no room for a refit of {steps} steps; the fit without the slice stays")
-            space, planned = ensemble.space, 0
-        systems["learned"] = spaces.euclidean_vectors(space)
-        if ensemble.spectral_weight > 0:
-            systems["both"] = add_spectrum(experiment, space, spectral, ensemble.spectral_weight)
-        starts = [start.as_json(trial) for start in ensemble.starts]
-        choices |= {"refit_steps": planned, "starts": starts, "beside": ensemble.spectral_weight}
-    return systems, choices
+def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen) -> Final:
+    """Fit what was chosen on all of train, within what is left of the budget."""
+    clock, trained = chooser.clock, chooser.selection.trained
+    clock.reserved = 0.0
+    fold = split.fold(split.train, split.test)
+    data = sampling.to_device(fold.fit, clock.device)
+    fit = refit.FinalFit(
+        clock,
+        start=lambda settings, spectrum: start_training(data, settings, None, spectrum),
+        watch=lambda training, name: None,
+        on_epoch=lambda row, number: None,
+        rows=[],
+        done={},
+        keep_states=False,
+        seconds={} if clock.budget is None else {name: one.seconds for name, one in trained.items()},
+        continue_from=lambda training, name: warm_start.continue_from(
+            training, fold, fold, trained[name].state, name
+        ),
+    )
+    made = refit.fit_parts(data, chosen.parts, fit, config.seed)
+    parts, space = model.side_by_side(chosen.parts, made)
+    return Final(parts, made, euclidean_vectors(space))
 
 
 def score_test(
-    config: Bench, split: PublishedSplit, judge: Judge, systems: dict[str, Vectors], model: str
+    config: Bench, split: PublishedSplit, judge: Judge, final: Final, spectral: dict[str, Any]
 ) -> tuple[dict[str, Values], int | None]:
     """Metrics of each test user by system, of the model and of the model as served; its search_k."""
+    systems = {
+        "popularity": model.popularity_vectors(judge.data),
+        "spectral": euclidean_vectors(model.spectral_space(judge.data, spectral)),
+    }
+    learned = model.learned_space(
+        final.parts, {part.name: space for part, space in zip(final.parts, final.made, strict=True)}
+    )
+    if learned is not None:
+        systems["learned"] = euclidean_vectors(learned)
     values = {name: judge.values(judge.rank(vectors)) for name, vectors in systems.items()}
-    values["model"] = values[model]
+    values["model"] = judge.values(judge.rank(final.vectors))
     fold = split.fold(split.train, split.test)
     with tempfile.TemporaryDirectory() as folder:
-        recommender, search_k = _open_as_bundle(config, fold, systems[model], Path(folder))
+        recommender, search_k = _open_as_bundle(config, fold, final.vectors, Path(folder))
         ranked = rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen)
         values["served"] = judge.values(ranked)
     return values, search_k

@@ -9,7 +9,17 @@ from pipelines.config import places
 from pipelines.config.data import Contracts, Items, Prepare, Source, Split
 from pipelines.config.release import Export, Gate, Tracking
 from pipelines.config.section import METRICS, Place, Section
-from pipelines.config.training import MOST_TRIPLETS, Evaluate, Loss, Mining, Space, Spectral, Train, Warm
+from pipelines.config.training import (
+    MOST_TRIPLETS,
+    Evaluate,
+    Graph,
+    Loss,
+    Mining,
+    Space,
+    Spectral,
+    Train,
+    Warm,
+)
 from recsys.settings import Settings, conflicts
 
 # The keys that messages of the library name, as a config file writes them.
@@ -23,24 +33,53 @@ KEYS = {
 }
 
 
-class Config(Section):
+class Learning(Section):
+    """What a choice and its fit depend on, whatever the interactions come from."""
+
+    seed: int = Field(0, ge=0, description="seed of every generator")
+    space: Space = Space()
+    loss: Loss = Loss()
+    mining: Mining = Mining()
+    graph: Graph = Graph()
+    train: Train = Train()
+    spectral: Spectral = Spectral()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+
+    @model_validator(mode="after")
+    def _require_valid_training(self) -> "Config":
+        mining = self.mining
+        settings = self.settings()
+        for conflict in conflicts(settings):
+            raise ValueError(conflict.format(**KEYS))
+        own = min(mining.in_batch_items, self.train.batch_size)
+        candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
+        triplets = self.train.batch_size * candidates
+        if settings.mines_triplets and mining.miner == "all" and triplets > MOST_TRIPLETS:
+            raise ValueError(
+                f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
+                f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
+            )
+        return self
+
+    def settings(self, item_exponent: float = 0.4) -> Settings:
+        """The settings of the library; item_exponent is of a spectral start."""
+        sections = (self.space, self.loss, self.mining, self.train)
+        known = {name: value for section in sections for name, value in section}
+        known |= {"loss": self.loss.name, "seed": self.seed, "item_exponent": item_exponent}
+        return Settings(**{name: known[name] for name in Settings._fields if name in known})
+
+
+class Config(Learning):
     """Everything a run depends on."""
 
     root: Annotated[Place, AfterValidator(places.root_folder)] = Field(
         Path("var/recsys"), description="folder for everything a run writes"
     )
-    seed: int = Field(0, ge=0, description="seed of every generator")
     source: Source
     items: Items | None = None
     split: Split = Split()
     prepare: Prepare = Prepare()
-    space: Space = Space()
-    loss: Loss = Loss()
-    mining: Mining = Mining()
-    train: Train = Train()
-    spectral: Spectral = Spectral()
-    evaluate: Evaluate = Evaluate()
-    export: Export = Export()
     contracts: Contracts = Contracts()
     gate: Gate = Gate()
     warm: Warm = Warm()
@@ -61,21 +100,9 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _require_valid_training(self) -> "Config":
-        mining = self.mining
-        if mining.miner == "offline" and self.prepare.mined_negatives < 1:
+    def _require_mined_negatives(self) -> "Config":
+        if self.mining.miner == "offline" and self.prepare.mined_negatives < 1:
             raise ValueError("mining.miner = 'offline' needs prepare.mined_negatives >= 1")
-        settings = self.settings()
-        for conflict in conflicts(settings):
-            raise ValueError(conflict.format(**KEYS))
-        own = min(mining.in_batch_items, self.train.batch_size)
-        candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
-        triplets = self.train.batch_size * candidates
-        if settings.mines_triplets and mining.miner == "all" and triplets > MOST_TRIPLETS:
-            raise ValueError(
-                f"mining.miner = 'all' makes train.batch_size = {self.train.batch_size} times "
-                f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
-            )
         return self
 
     @model_validator(mode="after")
@@ -84,13 +111,6 @@ class Config(Section):
         if self.gate.metric is not None and self.gate.metric not in names:
             raise ValueError(f"gate.metric = '{self.gate.metric}', allowed: {', '.join(names)}")
         return self
-
-    def settings(self, item_exponent: float = 0.4) -> Settings:
-        """The settings of the library; item_exponent is of a spectral start."""
-        sections = (self.space, self.loss, self.mining, self.train)
-        known = {name: value for section in sections for name, value in section}
-        known |= {"loss": self.loss.name, "seed": self.seed, "item_exponent": item_exponent}
-        return Settings(**{name: known[name] for name in Settings._fields})
 
     @property
     def gate_metric(self) -> str:

@@ -1,5 +1,7 @@
 """Settings of training: space, loss, mining, epochs, baseline, evaluation, warm start."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config.section import METRICS, Section, Share
@@ -17,6 +19,9 @@ from recsys.settings import (
 
 DEFAULT = Settings()
 
+LOWEST_TEMPERATURE = 0.02  # as recsys.graph.log_sums allows
+Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE)]
+Exponent = Annotated[float, Field(ge=-2, le=2)]
 MOST_TRIPLETS = 2**24  # of miners.all; repeated here as reading a configuration must not load torch
 
 
@@ -26,13 +31,15 @@ class Space(Section):
     dim: int = Field(DEFAULT.dim, ge=1, description="dimensions of the learned space")
     tower: TowerName = Field(
         DEFAULT.tower,
-        description="two_tables: a vector per user; siamese: the mean of the vectors of the user's items",
+        description="two_tables: a vector per user; siamese: the mean of the vectors of the user's items; "
+        "graph: both tables, each row summed with its neighbours'",
     )
     history_items: int = Field(
         DEFAULT.history_items,
         ge=1,
         description="siamese: items drawn from a history per step; the final vectors use all of it",
     )
+    hops: int = Field(DEFAULT.hops, ge=1, description="graph: steps to neighbours and their neighbours")
     distance: DistanceName = Field(
         DEFAULT.distance, description="smaller is closer; euclidean includes the offset under its root"
     )
@@ -64,10 +71,12 @@ class Space(Section):
 
 
 class Loss(Section):
-    """The loss. The first seven names take mined triplets, the others all candidates."""
+    """The loss. The first seven names take mined triplets, those with history_ whole histories of users."""
 
     name: LossName = Field(
-        DEFAULT.loss, description="up to bpr a loss of mined triplets; the others take all candidates"
+        DEFAULT.loss,
+        description="up to bpr a loss of mined triplets; the others take all candidates; history_ ones see "
+        "all that a user has in one step",
     )
     margin: float = Field(
         DEFAULT.margin,
@@ -80,7 +89,9 @@ class Loss(Section):
         DEFAULT.separation, ge=0, description="manifold: weight of separation relative to attraction"
     )
     temperature: float = Field(
-        DEFAULT.temperature, gt=0, description="sampled_softmax, bsl: distance per unit of logit"
+        DEFAULT.temperature,
+        ge=LOWEST_TEMPERATURE,
+        description="of losses with exponentials: distance per unit of logit",
     )
     negative_temperature: float = Field(
         DEFAULT.negative_temperature,
@@ -148,29 +159,92 @@ class Mining(Section):
         return self
 
 
-class Train(Section):
-    """Epochs, steps, device, and the weights of the untrained spaces."""
+class Graph(Section):
+    """Spaces of kind graph: settings that are searched on validation unless they are given."""
 
+    loss: LossName = Field("history_softmax", description="any loss; see loss.name")
+    dim: int = Field(127, ge=1, description="dimensions of each space")
+    temperature: Temperature | None = Field(
+        None, description="of the softmax; none: estimated from the log, then searched"
+    )
+    popularity_power: NonNegativeFloat | None = Field(
+        None, description="how far popular items are nearer to all users; 1: in proportion; none: searched"
+    )
+    hops: PositiveInt | None = Field(None, description="steps to neighbours; none: searched from 2")
+    learning_rate: PositiveFloat | None = Field(
+        None, description="Adam's, falls within each cycle; none: searched from 0.012"
+    )
+    margin: PositiveFloat | None = Field(None, description="of losses with one; none: searched from 0.3")
+    trial_dim: PositiveInt = Field(48, description="dimensions in the search, where fewer than dim")
+    cycle_steps: PositiveInt = Field(
+        40, description="steps of the first cycle; each one has twice as many as the one before"
+    )
+    candidates: PositiveInt = Field(4096, description="items drawn per step")
+    batch_users: PositiveInt = Field(2048, description="most users per step, each with all they have")
+    batch_interactions: PositiveInt = Field(65_536, description="interactions per step, on average, at most")
+
+
+class TrainedSpace(Section):
+    """One training: its kind, and how it differs from the section of its kind, so that spaces err differently."""
+
+    kind: Literal["graph", "metric"] = Field(
+        "graph",
+        description="graph: the section graph; metric: the sections space, loss, mining and train",
+    )
+    start: StartName | None = Field(None, description="the spectrum or random vectors; none: as its kind does")
+    loss: LossName | None = Field(None, description="another loss than its section's")
+    sharper: PositiveFloat = Field(1.0, description="divides the temperature")
+    more_hops: int = Field(0, description="added to the hops, which stay at least 1")
+
+
+DEFAULT_SPACES = (
+    TrainedSpace(),
+    TrainedSpace(start="random", sharper=1.33),
+    TrainedSpace(start="random", sharper=1.15, more_hops=-1),
+    TrainedSpace(start="random", sharper=1.33, more_hops=1),
+    TrainedSpace(start="spectral", sharper=1.33, more_hops=-1),
+    TrainedSpace(start="random", sharper=1.7),
+)
+
+
+class Train(Section):
+    """What is trained, for how long, on which device, and what may stand beside it."""
+
+    spaces: tuple[TrainedSpace, ...] = Field(
+        DEFAULT_SPACES,
+        description="trained in this order as far as seconds and max_dim have room; validation picks which "
+        "stand side by side, with which weight",
+    )
+    seconds: PositiveFloat | None = Field(
+        3600, description="for choosing and fitting together; none: until validation stops rising"
+    )
+    max_dim: PositiveInt = Field(256, description="most coordinates of the model")
+    weights: tuple[PositiveFloat, ...] = Field(
+        (0.03, 0.06, 0.12, 0.25, 0.5, 1.0),
+        min_length=1,
+        description="tried for each space beside the first one; at 1 both spread the items equally far",
+    )
+    untrained: tuple[Literal["spectral", "trend"], ...] = Field(
+        ("spectral", "trend"), description="spaces without training that may stand beside the others"
+    )
+    coverage_price: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the validation metric that may be given for wider lists: rare items come "
+        "nearer as far as it lasts",
+    )
     weight_power: float = Field(
         DEFAULT.weight_power,
         ge=0,
         le=1,
-        description="the loss of a pair is weighted by its total weight to this power; 0: all equal",
+        description="metric: the loss of a pair is weighted by its total weight to this power; 0: all equal",
     )
-    batch_size: int = Field(DEFAULT.batch_size, ge=2, description="interactions per step")
-    learning_rate: float = Field(DEFAULT.learning_rate, gt=0, description="step size of Adam")
-    max_epochs: int = Field(10, ge=1, description="most epochs")
-    patience: int = Field(2, ge=1, description="epochs without improvement on validation before stopping")
-    spectral_weights: tuple[NonNegativeFloat, ...] = Field(
-        (0.0, 2.0, 4.0, 8.0),
-        min_length=1,
-        description="weights tried for spectral coordinates added to the learned ones; 0: none",
-    )
-    trend_weights: tuple[NonNegativeFloat, ...] = Field(
-        (0.0, 0.5, 1.0),
-        min_length=1,
-        description="weights tried for the items' trend, in squared distance per unit of its logarithm",
-    )
+    batch_size: int = Field(DEFAULT.batch_size, ge=2, description="metric: interactions per step")
+    learning_rate: float = Field(DEFAULT.learning_rate, gt=0, description="metric: step size of Adam")
+    max_epochs: int = Field(10, ge=1, description="most epochs, or cycles, of a space")
+    patience: int = Field(2, ge=1, description="metric: epochs without improvement before stopping")
+    judged_users: int = Field(4000, ge=1, description="most users that validation judges, drawn at random")
     trend_half_life_days: float = Field(30, gt=0, description="half-life of an interaction, in days")
     device: str = Field("auto", description="'auto' (CUDA if available), 'cpu', 'cuda' or 'cuda:N'")
     threads: int | None = Field(
@@ -184,9 +258,11 @@ class Train(Section):
 class Spectral(Section):
     """The untrained baseline; validation selects among these values."""
 
-    dims: tuple[PositiveInt, ...] = Field((8, 16, 32, 64), min_length=1, description="dimensions tried")
-    item_exponents: tuple[float, ...] = Field(
-        (0.3, 0.4, 0.5), min_length=1, description="item exponents tried"
+    dims: tuple[PositiveInt, ...] = Field(
+        (8, 16, 32, 64, 128, 256), min_length=1, description="dimensions tried, with the first exponent"
+    )
+    item_exponents: tuple[Exponent, ...] = Field(
+        (0.4, 0.2, 0.3, 0.5), min_length=1, description="item exponents tried, with the best dimensions"
     )
 
 

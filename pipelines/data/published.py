@@ -119,7 +119,7 @@ def hold_out_slice(
     """Split train into the pairs to fit on and the validation targets, (N', 2) and (N'', 2).
 
     Each user gives the same share of their pairs, rounded up or down at random and never all of them, so that
-    users of few pairs count as they do in test. Only the targets of `settings.users` random users are kept.
+    users of few pairs count as they do in test.
     """
     generator = np.random.default_rng(seed)
     user = split.train[:, 0]
@@ -135,6 +135,4 @@ def hold_out_slice(
     rank = np.arange(len(user)) - first[user]  # (N,): of a pair among its user's shuffled ones
     held_out = np.zeros(len(user), dtype=bool)
     held_out[order] = rank < taken[user]
-    judged = generator.permutation(np.flatnonzero(taken))[: settings.users]
-    targets = split.train[held_out & np.isin(user, judged)]
-    return split.train[~held_out], targets
+    return split.train[~held_out], split.train[held_out]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,15 +16,17 @@ from pipelines.config.secrets import mask_secrets
 from pipelines.data import folds
 from pipelines.data.folds import FoldName
 from pipelines.tracking import live_run
-from pipelines.training import model, warm_start
+from pipelines.training import model, refit, warm_start
+from pipelines.training.budget import Clock
 from pipelines.training.checkpoints import Checkpoint
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice
-from pipelines.training.selection import Selection, choose_spectral, fit_epochs, select_epochs
+from pipelines.training.model import Part
+from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
-from recsys import sampling
+from pipelines.training.together import Chosen
+from recsys import sampling, spaces
 from recsys.files import write_text
-from recsys.spaces import Vectors
+from recsys.spaces import Space, Vectors
 from recsys.training import Training, TrainingProgress
 
 LOGGER = logging.getLogger("recsys")
@@ -34,9 +37,11 @@ FOLDS: tuple[FoldName, ...] = ("validation", "test")
 class Fitted(NamedTuple):
     """What the run's files are written of."""
 
-    training: Training
     selection: Selection
-    choice: Choice  # of the selection, with what the final fit found out
+    chosen: Chosen
+    parts: list[Part]  # of the choice, with what the final fit found out
+    made: list[Space]  # a space a part
+    states: dict[str, Any]  # of the trainings of the final fit, by the part's name; None unless kept
     rows: list[dict[str, Any]]  # an epoch of the final fit
     served: Vectors
 
@@ -57,27 +62,23 @@ class Run:
             state = None  # of another device, whose random numbers differ, or of a start that was rejected
         if state is not None:
             LOGGER.info(f"train: going on from the checkpoint in '{folder}'")
-        self.checkpoint_state = state
+        self.checkpoint_state = state or {}
 
-    def resume(self, training: Training, phase: str) -> bool:
-        """Take training to where the checkpoint was in that phase, if it was; whether it was."""
+    def watch(self, training: Training, phase: str, name: str, **also: Any) -> None:
+        """Take a training to where the checkpoint has it, and offer checkpoints before each epoch and step."""
         state = self.checkpoint_state
-        if state is None or state["phase"] != phase:
-            return False
-        training.restore(state["training"])
-        training.progress = TrainingProgress.of(state["progress"])
-        return True
-
-    def save_checkpoints(self, training: Training, phase: str, selection: Selection, **also: Any) -> None:
-        """Offer a checkpoint from now on before each epoch and after each step."""
+        if state.get("phase") == phase and state.get("name") == name:
+            training.restore(state["training"])
+            training.progress = TrainingProgress.of(state["progress"])
+        self.checkpoint_state = {}  # what follows is new
 
         def make() -> dict[str, Any]:
             return {
                 "phase": phase,
-                "selection": selection.plain(),
+                "name": name,
                 "progress": training.progress.plain(),
                 "training": training.state(),
-                **also,
+                **{key: value() if callable(value) else value for key, value in also.items()},
                 **self.checkpoint.about,
             }
 
@@ -99,7 +100,6 @@ def train_run(
             return _write(run, fitted)
     run = Run(config, device, folder, None)
     fitted = _fit(run, {}, tracked)
-    assert fitted is not None
     return _write(run, fitted)
 
 
@@ -111,13 +111,15 @@ def _fit_warm(run: Run, source: warm_start.Source, tracked: live_run.LiveRun) ->
     drift: dict[str, Any] = {"from": source.run.name} | warm_start.count_unknown(test, seeds["test"])
     if _reject_warm_start(run, drift):
         return None
+    if not warm_start.has_same_shapes(seeds):
+        LOGGER.warning("train: warm start rejected, training starts from scratch: its state has no spaces")
+        return None
     LOGGER.info(f"train: warm start from {source.run.name}")
     fitted = _fit(run, seeds, tracked)
-    if fitted is None:
-        return None
-    drift |= warm_start.measure_drift(
-        source, seeds["test"], test, fitted.training.model.space(), fitted.served
-    )
+    learned = model.learned_space(fitted.parts, _by_name(fitted))
+    if learned is None:  # validation prefers untrained spaces: nothing was carried over
+        learned = fitted.made[0]
+    drift |= warm_start.measure_drift(source, seeds["test"], test, learned, fitted.served)
     if _reject_warm_start(run, drift):
         return None
     write_text(run.folder / warm_start.FILE, json.dumps(drift, indent=1))
@@ -138,57 +140,99 @@ def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     return True
 
 
-def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted | None:
-    """Choose on the validation fold, then fit the choice on the test fold; None if the seeds do not fit."""
+def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
+    """Choose on the validation fold, then fit the choice on the test fold."""
     config, state = run.config, run.checkpoint_state
-    judge = judge_fold(run.folds["validation"], run.device, config.evaluate)
-    selection = Selection.of(state["selection"]) if state else Selection(choose_spectral(config, judge))
-    choosing = start(config, judge.data, selection.choice, "validation")
-    if seeds and not warm_start.has_same_shapes(choosing, seeds["validation"]):
-        LOGGER.warning(
-            "train: warm start rejected, training starts from scratch: the space has another number of "
-            "coordinates"
-        )
-        return None
-    if state is None or state["phase"] == "choose":
+    selection = Selection.of(state["selection"]) if state else Selection()
+    clock = Clock(config.train.seconds, run.device, selection.seconds)
+    if state.get("phase") == "fit":
+        chosen = Chosen(tuple(Part(**part) for part in state["chosen"]), state["score"], state["alone"])
+    else:
+        chosen = _choose(run, seeds, selection, clock, tracked)
+    LOGGER.info(
+        "train: fitting on everything before the test window: "
+        + ", ".join(f"{part.name} (weight {part.weight:g})" for part in chosen.parts)
+    )
+    data, rows = sampling.to_device(run.folds["test"].fit, run.device), list[dict[str, Any]](state.get("rows", []))
+    done = {
+        name: refit.Done(Space(*space), until, kept)
+        for name, (space, until, kept) in state.get("done", {}).items()
+    }
+
+    def watch(training: Training, name: str) -> None:
         if seeds:
-            warm_start.carry_over(choosing, run.folds["validation"], seeds["validation"])
-        run.resume(choosing, "choose")
-        run.save_checkpoints(choosing, "choose", selection)
-        n_epochs = min(config.warm.max_epochs, config.train.max_epochs) if seeds else config.train.max_epochs
-        with run.checkpoint.defer_signals():
-            select_epochs(config, judge, choosing, selection, n_epochs, tracked.log_metrics)
-    choice = selection.choice
-    LOGGER.info(f"train: fitting on everything before the test window, epochs: {choice.epochs}")
-    data = sampling.to_device(run.folds["test"].fit, run.device)
-    training, rows = start(config, data, choice, "test"), list[dict[str, Any]]()
-    training.progress = TrainingProgress(hardest_until=choice.hardest_until)
-    if seeds:
-        warm_start.carry_over(training, run.folds["test"], seeds["test"])
-    if run.resume(training, "fit") and state:
-        rows = state["rows"]
-    run.save_checkpoints(training, "fit", selection, rows=rows)
+            warm_start.carry_over(training, run.folds["test"], seeds["test"], name)
+        run.watch(
+            training,
+            "fit",
+            name,
+            selection=selection.plain,
+            chosen=[part._asdict() for part in chosen.parts],
+            score=chosen.score,
+            alone=chosen.alone,
+            rows=rows,
+            done=lambda: {name: (tuple(one.space), *one[1:]) for name, one in done.items()},
+        )
+
+    final = refit.FinalFit(
+        clock,
+        lambda settings, spectrum: start(config, data, settings, "test", spectrum),
+        watch,
+        tracked.log_metrics,
+        rows,
+        done,
+        config.warm.start,
+        {} if clock.budget is None else {n: one.seconds for n, one in selection.trained.items()},
+        lambda training, name: warm_start.continue_from(
+            training, run.folds["test"], run.folds["validation"], selection.trained[name].state, name
+        ),
+    )
     with run.checkpoint.defer_signals():
-        fit_epochs(training, choice.epochs, rows, tracked.log_metrics)
-    choice = choice._replace(hardest_until=training.progress.hardest_until)
-    served = model.combine(training.model.space(), model.fit_additions(config, data, choice), choice)
-    return Fitted(training, selection, choice, rows, served)
+        made = refit.fit_parts(data, chosen.parts, final, config.seed)
+    parts, space = model.side_by_side(chosen.parts, made)
+    parts = [part._replace(hardest_until=done[part.name].hardest_until) if part.is_trained else part for part in parts]
+    return Fitted(selection, chosen, parts, made, {name: one.state for name, one in done.items()}, rows, spaces.euclidean_vectors(space))
+
+
+def _choose(
+    run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock, tracked: live_run.LiveRun
+) -> Chosen:
+    """Choose on the validation fold, from where the checkpoint is."""
+    config, fold = run.config, run.folds["validation"]
+    judge = judge_fold(fold, run.device, config.evaluate, config.train.judged_users, config.seed)
+
+    def watch(training: Training, name: str) -> None:
+        if seeds:
+            warm_start.carry_over(training, fold, seeds["validation"], name)
+        run.watch(training, "choose", name, selection=selection.plain)
+
+    hooks = Hooks(
+        lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
+        watch,
+        tracked.log_metrics,
+        refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
+    )
+    chooser = Chooser(config, judge, clock, hooks, selection)
+    with run.checkpoint.defer_signals():
+        return chooser.choose(warm_start.trained_parts(seeds, config) if seeds else ())
+
+
+def _by_name(fitted: Fitted) -> dict[str, Space]:
+    return {part.name: space for part, space in zip(fitted.parts, fitted.made, strict=True)}
 
 
 def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     """Write the run's files; return what train.json says of the weights and of what they were fitted on."""
     config, folder, source = run.config, run.folder, run.source
-    known: dict[str, Any] = {"weights_sha256": model.save(folder, fitted.training.model, fitted.served)}
-    if config.warm.start and fitted.selection.state is not None:
-        states = (fitted.selection.state, fitted.training.state())
-        warm_start.save(
-            folder, {name: (run.folds[name], one) for name, one in zip(FOLDS, states, strict=True)}
-        )
-    (folder / "choice.json").write_text(json.dumps(fitted.choice._asdict(), indent=1))
+    known: dict[str, Any] = {"weights_sha256": model.save(folder, fitted.parts, fitted.made, fitted.served)}
+    if config.warm.start:
+        warm_start.save(folder, run.folds, fitted.parts, fitted.selection, fitted.states)
+    write_choice(folder, fitted.chosen, fitted.parts, fitted.selection)
     settings = mask_secrets(config.model_dump(mode="json"))
     (folder / "config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))
-    pl.DataFrame(fitted.selection.history).write_parquet(folder / "history.parquet")
-    pl.DataFrame(fitted.rows).write_parquet(folder / "fit.parquet")
+    history = fitted.selection.history or [{"space": "none", "epoch": 0}]
+    pl.DataFrame(history, infer_schema_length=None).write_parquet(folder / "history.parquet")
+    pl.DataFrame(fitted.rows, infer_schema_length=None).write_parquet(folder / "fit.parquet")
     known["fitted_on"] = {name: folds.fit_digest(fold.fit) for name, fold in run.folds.items()}
     known["latest"] = {name: int(fold.fit.time.max()) for name, fold in run.folds.items()}
     if source is not None:  # the source's events count as fitted, too
@@ -196,3 +240,16 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
         until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
         known["warm_from"] = {"run": source.run.name, "fitted_until": until}
     return known
+
+
+def write_choice(folder: Path, chosen: Chosen, parts: Sequence[Part], selection: Selection) -> None:
+    """Write what validation chose, the parts with the scale of their fit, and what each scores alone."""
+    content = {
+        "parts": [part._asdict() for part in parts],
+        "score": chosen.score,
+        "alone": chosen.alone,
+        "spectral": selection.spectral,
+        "left_out": selection.left_out,
+        "trials": [{"score": score} | point._asdict() for point, score in selection.trials.items()],
+    }
+    (folder / model.CHOICE).write_text(json.dumps(content, indent=1))

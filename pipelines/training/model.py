@@ -1,76 +1,114 @@
-"""The model as it is served: a learned space combined with untrained ones, and what validation chose.
+"""The model as it is served: trained and untrained spaces side by side, and the file that holds them.
 
 Axes: U users, I items, D dimensions.
 """
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from recsys import baselines, spaces
+from recsys.distances import squared_euclidean
 from recsys.files import sha256
-from recsys.models import MetricSpace
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, Vectors
+from recsys.training import Spectrum
 
-WEIGHTS = "model.pt"
+WEIGHTS, CHOICE = "model.pt", "choice.json"
 SECONDS_PER_DAY = 86_400
+SPREAD_USERS = 100
+TRAINED = ("graph", "metric")
 
 
-class Choice(NamedTuple):
-    """What validation chose, and the final fit takes over."""
+class Part(NamedTuple):
+    """One space of the model: how it is made, and how much it counts."""
 
-    spectral_dim: int
-    item_exponent: float
-    epochs: int = 0
-    spectral_weight: float = 0.0
-    trend_weight: float = 0.0
+    name: str
+    kind: str  # graph, metric, spectral, trend, rarity
+    weight: float  # at 1 it spreads the items as far as the first part does
+    settings: dict[str, Any]  # of recsys.Settings; of the spectrum and the trend their own
+    cycles: tuple[int, ...] = ()  # steps of each epoch; 0: a pass over the data
     hardest_until: int | None = None  # epochs before semi_hard replaced a miner that collapsed
+    scale: float = 1.0  # on its squared distances, as it was fitted
+
+    @property
+    def is_trained(self) -> bool:
+        return self.kind in TRAINED
 
 
-class Additions(NamedTuple):
-    """Spaces without training that may be added to the learned one."""
+class Trained(NamedTuple):
+    """A finished training on the validation fold, as it was at its best epoch."""
 
-    spectral: Space
-    trend: Space
-
-
-def with_settings_of_run(config: Config, run: Path) -> Config:
-    """The configuration with the run's own settings of its additions and its mining."""
-    own = json.loads((run / "config.json").read_text())
-    half_life = {"trend_half_life_days": own["train"]["trend_half_life_days"]}
-    mining = {"availability": own["mining"]["availability"]}
-    return config.model_copy(
-        update={
-            "seed": own["seed"],
-            "train": config.train.model_copy(update=half_life),
-            "mining": config.mining.model_copy(update=mining),
-        }
-    )
+    part: Part
+    space: Space
+    score: float
+    seconds: float  # of all its steps
+    state: dict[str, Any] | None  # of the training, where a later run may start there
 
 
-def fit_additions(config: Config, data: DeviceInteractions, choice: Choice) -> Additions:
-    """Fit both on the data."""
-    trend = baselines.trend(data, config.train.trend_half_life_days * SECONDS_PER_DAY)  # (I,)
-    return Additions(_spectral(config, data, choice), spaces.same_for_all(-trend, data.n_users))
+def spectral_settings(dim: int, item_exponent: float, seed: int) -> dict[str, Any]:
+    """The settings of a spectral part."""
+    return {"dim": dim, "item_exponent": item_exponent, "seed": seed}
 
 
-def combine(learned: Space, added: Additions, choice: Choice) -> Vectors:
-    """Add the other spaces to the learned one with the chosen weights; Euclidean vectors."""
-    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
-        if weight > 0:  # at 0 its coordinates would be of no use
-            learned = spaces.add_distances(learned, space, weight)
-    return spaces.euclidean_vectors(learned)
+def untrained_space(part: Part, data: DeviceInteractions, spectrum: Spectrum | None = None) -> Space:
+    """The space of a part that needs no training; `spectrum`, if a wide enough one is known."""
+    settings = part.settings
+    if part.kind == "spectral":
+        return spectral_space(data, settings, spectrum)
+    if part.kind == "trend":
+        return spaces.same_for_all(-baselines.trend(data, settings["half_life"]), data.n_users)
+    if part.kind == "rarity":  # nearer the fewer users an item has
+        return spaces.same_for_all(baselines.popularity(data).clamp_min(1).log(), data.n_users)
+    raise ValueError(f"kind = '{part.kind}', allowed: spectral, trend, rarity")
 
 
-def spectral_vectors(config: Config, data: DeviceInteractions, choice: Choice) -> Vectors:
-    """The spectral baseline as Euclidean vectors."""
-    return spaces.euclidean_vectors(_spectral(config, data, choice))
+def spectral_space(
+    data: DeviceInteractions, settings: dict[str, Any], spectrum: Spectrum | None = None
+) -> Space:
+    """The leading dimensions of the spectrum, its items scaled by a power of their popularity."""
+    dim = settings["dim"]
+    if spectrum is None:
+        spectrum = baselines.spectral(data, dim, 0.0, seed=settings["seed"])
+    users, items = (rows[:, :dim] for rows in spectrum)
+    degree = baselines.popularity(data).clamp_min(1)[:, None]  # (I, 1)
+    return spaces.inner_product_as_distance(users, degree.pow(settings["item_exponent"]) * items)
+
+
+def spread(space: Space) -> Tensor:
+    """(): standard deviation of the items' distances from a user, averaged over SPREAD_USERS users."""
+    n = len(space.users)
+    some = torch.arange(0, n, max(1, n // SPREAD_USERS), device=space.users.device)
+    return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
+
+
+def side_by_side(parts: Sequence[Part], made: Sequence[Space]) -> tuple[list[Part], Space]:
+    """The parts with the scale of each in one space, whose distances are the sum of theirs.
+
+    At equal weights all parts spread the items equally far. A part that spreads nothing is left as it is.
+    """
+    first = float(spread(made[0]))
+    scaled = list[Part]()
+    for part, space in zip(parts, made, strict=True):
+        own = float(spread(space))
+        scale = part.weight * (first / own if own > 0 and first > 0 else 1.0)
+        scaled.append(part._replace(scale=scale))
+    return scaled, add_up(scaled, made)
+
+
+def add_up(parts: Sequence[Part], made: Sequence[Space]) -> Space:
+    """One space of all coordinates, each part's squared distances times its scale."""
+    n_users = len(made[0].users)
+    whole = spaces.same_for_all(torch.zeros_like(made[0].offset), n_users)
+    for part, space in zip(parts, made, strict=True):
+        whole = spaces.add_distances(whole, space, part.scale)
+    return whole
 
 
 def popularity_vectors(data: DeviceInteractions) -> Vectors:
@@ -79,18 +117,32 @@ def popularity_vectors(data: DeviceInteractions) -> Vectors:
     return spaces.euclidean_vectors(spaces.same_for_all(places.float(), data.n_users))
 
 
-def save(folder: Path, model: MetricSpace, served: Vectors) -> str:
-    """Write weights, the learned space and the served vectors to the run's folder; the file's SHA-256."""
-    space = {f"space.{name}": part for name, part in model.space()._asdict().items()}
-    tensors = model.state_dict() | space | {"user_vectors": served[0], "item_vectors": served[1]}
+def read_choice(folder: Path) -> dict[str, Any]:
+    """The content of choice.json: parts (as Part), scores, spectral. Raises InputError: of an older version."""
+    content: dict[str, Any] = json.loads((folder / CHOICE).read_text())
+    if "parts" not in content:
+        raise InputError(f"run '{folder}' was trained by an earlier version (its {CHOICE} has no parts): train again")
+    parts = [Part(**(part | {"cycles": tuple(part["cycles"])})) for part in content["parts"]]
+    return content | {"parts": parts}
+
+
+def save(folder: Path, parts: Sequence[Part], made: Sequence[Space], served: Vectors) -> str:
+    """Write the trained spaces and the served vectors to the run's folder; the file's SHA-256."""
+    tensors = {
+        f"{part.name}.{name}": tensor
+        for part, space in zip(parts, made, strict=True)
+        if part.is_trained
+        for name, tensor in space._asdict().items()
+    }
+    tensors |= {"user_vectors": served[0], "item_vectors": served[1]}
     buffer = io.BytesIO()  # torch would not report a full disk
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
     (folder / WEIGHTS).write_bytes(buffer.getbuffer())
     return sha256(buffer.getbuffer())
 
 
-def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
-    """The learned space and the served one of a finished run. Raises InputError if the file is damaged."""
+def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]:
+    """The trained spaces by their part's name, and the served vectors. Raises InputError: a damaged file."""
     path = folder / WEIGHTS
     try:
         content = path.read_bytes()
@@ -100,10 +152,13 @@ def load(folder: Path, device: torch.device) -> tuple[Vectors, Vectors]:
     if sha256(content) != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
     tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    learned = spaces.euclidean_vectors(Space(*(tensors[f"space.{name}"] for name in Space._fields)))
-    return learned, (tensors["user_vectors"], tensors["item_vectors"])
+    served = tensors.pop("user_vectors"), tensors.pop("item_vectors")
+    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    made = {name: Space(*(tensors[f"{name}.{part}"] for part in Space._fields)) for name in names}
+    return made, served
 
 
-def _spectral(config: Config, data: DeviceInteractions, choice: Choice) -> Space:
-    users, items = baselines.spectral(data, choice.spectral_dim, choice.item_exponent, seed=config.seed)
-    return spaces.inner_product_as_distance(users, items)
+def learned_space(parts: Sequence[Part], made: dict[str, Space]) -> Space | None:
+    """The trained parts alone, side by side as in the model; None if the model has none."""
+    trained = [part for part in parts if part.is_trained]
+    return add_up(trained, [made[part.name] for part in trained]) if trained else None

@@ -1,132 +1,262 @@
-"""What validation chooses: the spectral baseline, the epochs, and the weights of the added spaces.
+"""What validation chooses: the spectrum, the settings, the length of each training, and what stands together.
 
 Axes: U users, I items.
 """
 
-import itertools
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipelines.config.config import Config
-from pipelines.training import model
-from pipelines.training.model import Additions, Choice
-from recsys.epochs import Epoch, epochs
+from pipelines.config.config import Learning
+from pipelines.training import model, plans
+from pipelines.training.budget import Clock
+from pipelines.training.cycles import OnEpoch, SpaceTraining
+from pipelines.training.model import Part, Trained
+from pipelines.training.plans import Plan
+from pipelines.training.search import Point, pattern_search
+from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
+from recsys import baselines
+from recsys.epochs import epochs
 from recsys.judge import Judge
-from recsys.training import Training
+from recsys.settings import Settings
+from recsys.spaces import Space, euclidean_vectors
+from recsys.training import Spectrum, Training
 
 LOGGER = logging.getLogger("recsys")
-OnEpoch = Callable[[dict[str, Any], int], None]  # a row of figures, and the epoch's number from 1
+
+
+SEARCH = 0.2  # largest share of the budget for short trainings
+SECONDS_PER_DAY = 86_400
 
 
 @dataclass
 class Selection:
-    """The best choice so far, and the history that led there; changes as epochs are judged."""
+    """What has been chosen so far; with the state of the training that runs, enough to resume."""
 
-    choice: Choice
-    score: float = -1.0
+    spectral: dict[str, Any] = field(default_factory=dict)  # settings of the best spectrum, and its score
+    trials: dict[Point, float] = field(default_factory=dict)
+    trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
+    left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
-    state: dict[str, Any] | None = (
-        None  # of the training at the best epoch, where a later run may start there
-    )
+    running: dict[str, Any] = field(default_factory=dict)  # of the training that runs
+    seconds: float = 0.0  # spent
 
     def plain(self) -> dict[str, Any]:
-        """Convert to a dictionary of numbers and tensors, which torch.save takes."""
-        return vars(self) | {"choice": self.choice._asdict()}
+        """Convert to plain numbers and tensors, which torch.save takes."""
+        trained = {
+            name: one._asdict() | {"part": one.part._asdict(), "space": tuple(one.space)}
+            for name, one in self.trained.items()
+        }
+        trials = [(tuple(point), score) for point, score in self.trials.items()]
+        return vars(self) | {"trained": trained, "trials": trials}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "Selection":
         """Convert back from `plain`."""
-        return Selection(**(plain | {"choice": Choice(**plain["choice"])}))
+        trained = {
+            name: Trained(**(one | {"part": Part(**one["part"]), "space": Space(*one["space"])}))
+            for name, one in plain["trained"].items()
+        }
+        trials = {Point(*point): score for point, score in plain["trials"]}
+        return Selection(**(plain | {"trained": trained, "trials": trials}))
 
 
-def choose_spectral(config: Config, judge: Judge) -> Choice:
-    """Choose the spectral baseline's dimension and exponent; the rest of the choice stays open."""
-    select, limit = config.evaluate.select, min(judge.data.n_users, judge.data.n_items)
-    dims = [dim for dim in config.spectral.dims if dim <= limit] or [limit]
-    best, best_score = Choice(dims[0], config.spectral.item_exponents[0]), -1.0
-    for dim, exponent in itertools.product(dims, config.spectral.item_exponents):
-        candidate = Choice(dim, exponent)
-        score = judge.means(model.spectral_vectors(config, judge.data, candidate))[select]
-        if score > best_score:
-            best, best_score = candidate, score
-    LOGGER.info(
-        f"train: spectral baseline, validation {select} {best_score:.4f} at {best.spectral_dim} dimensions, "
-        f"item exponent {best.item_exponent}"
-    )
-    return best
+class Hooks(NamedTuple):
+    """What the caller of a choice does as it goes on."""
+
+    start: Callable[[Settings, Spectrum | None], Training]
+    watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
+    on_epoch: OnEpoch = lambda row, number: None
+    refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
 
 
-def select_epochs(
-    config: Config, judge: Judge, training: Training, selection: Selection, n_epochs: int, on_epoch: OnEpoch
-) -> None:
-    """Train until validation stops rising, n_epochs at most; keep the best epoch and weights in `selection`.
+class Chooser:
+    """One choice on a validation fold: judge, spectrum, clock, and what was found so far."""
 
-    Resumes where training and selection are.
-    """
-    training.held_out = judge.held_out
-    select, history = config.evaluate.select, selection.history
-    added = model.fit_additions(config, judge.data, selection.choice)
-    started = time.monotonic() - (history[-1]["seconds"] if history else 0.0)
-    for epoch in epochs(training, n_epochs):
-        means = _judge_weights(config, judge, training, added, selection.choice._replace(epochs=epoch.number))
-        chosen = max(means, key=lambda candidate: means[candidate][select])
-        score = means[chosen][select]
-        row = {"epoch": epoch.number, "seconds": time.monotonic() - started, "at_ms": _now_ms()}
-        row |= _figures(epoch)
-        row |= {"spectral_weight": chosen.spectral_weight, "trend_weight": chosen.trend_weight}
-        row |= {f"validation.{name}": value for name, value in means[chosen].items()}
-        history.append(row)
-        on_epoch(row, epoch.number)
-        LOGGER.info(
-            f"train: epoch {epoch.number}, {row['seconds']:.0f} s: loss {epoch.stats.loss:.4f}, "
-            f"active {epoch.stats.active:.3f}, validation {select} {score:.4f} "
-            f"(weights: spectral {chosen.spectral_weight:g}, trend {chosen.trend_weight:g})"
-        )
-        if score > selection.score:
-            selection.choice, selection.score = chosen, score
-            selection.state = training.state() if config.warm.start else None
-        elif epoch.number - selection.choice.epochs >= config.train.patience:
-            LOGGER.info(
-                f"train: no better validation for {config.train.patience} epochs, "
-                f"keeping epoch {selection.choice.epochs}"
+    def __init__(
+        self, config: Learning, judge: Judge, clock: Clock, hooks: Hooks, selection: Selection | None = None
+    ) -> None:
+        self.config, self.judge, self.clock, self.hooks = config, judge, clock, hooks
+        self.selection = selection or Selection()
+        self.refit_factor = hooks.refit_factor
+        self.select = config.evaluate.select
+        self.together = Together(judge, self.select, config.train, clock)
+        self.spectrum = widest_spectrum(config, judge)
+
+    def choose(self, known: Sequence[Part] = ()) -> Chosen:
+        """Choose all of it; the parts of the model in the order in which they joined.
+
+        `known` are trained parts of an earlier model: these are trained again, from where `watch` puts them,
+        and no settings are searched.
+        """
+        if len(self.judge.users) < SMALL_WINDOW:
+            LOGGER.warning(
+                f"train: validation has {len(self.judge.users)} users only: small differences are noise"
             )
-            break
+        self.choose_spectral()
+        planned = [(part.name, part.kind, Settings(**part.settings)) for part in known] or self._planned()
+        for number, (name, kind, settings) in enumerate(planned):
+            if name not in self.selection.trained and name not in self.selection.left_out:
+                self._train(SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number))
+            if self._is_full():
+                break
+        self.clock_in()
+        candidates = self.candidates()
+        fit = self.refit_factor * sum(one.seconds for one in self.selection.trained.values())
+        room = max(0.3 * self.clock.remaining(), self.clock.remaining() - fit)
+        chosen = self.together.choose(candidates, self.clock.now() + max(0.0, room))
+        if self.config.train.coverage_price > 0:
+            rarity = Part("rarity", "rarity", 1.0, {})
+            space = model.untrained_space(rarity, self.judge.data)
+            chosen = self.together.widen(chosen, candidates, Candidate(rarity, space))
+        return chosen
 
+    def _planned(self) -> list[tuple[str, str, Settings]]:
+        """Name, kind and settings of the configured spaces."""
+        point = self.choose_point()
+        dim = min(self.config.graph.dim, self.config.train.max_dim - 1, self.spectrum[1].shape[1])
+        return [
+            (plan.name, plan.space.kind, plans.settings_of(self.config, plan, point, dim, self._item_exponent))
+            for plan in plans.plans(self.config)
+        ]
 
-def _judge_weights(
-    config: Config, judge: Judge, training: Training, added: Additions, choice: Choice
-) -> dict[Choice, dict[str, float]]:
-    """The validation metrics of the learned space with each weight of the added spaces."""
-    means = {}
-    for weights in itertools.product(config.train.spectral_weights, config.train.trend_weights):
-        candidate = choice._replace(
-            spectral_weight=weights[0],
-            trend_weight=weights[1],
-            hardest_until=training.progress.hardest_until,
+    def clock_in(self) -> None:
+        """Record the seconds spent."""
+        self.selection.seconds = self.clock.now()
+
+    def candidates(self) -> list[Candidate]:
+        """All spaces that may stand in the model."""
+        found = [Candidate(one.part, one.space) for one in self.selection.trained.values()]
+        for part in self._untrained():
+            space = model.untrained_space(part, self.judge.data, self.spectrum)
+            if float(model.spread(space)) > 0:
+                found.append(Candidate(part, space))
+        return found
+
+    def _untrained(self) -> list[Part]:
+        settings = self.selection.spectral
+        spectral = {name: settings[name] for name in ("dim", "item_exponent", "seed")}
+        half_life = {"half_life": self.config.train.trend_half_life_days * SECONDS_PER_DAY}
+        known = {"spectral": spectral, "trend": half_life}
+        wanted = self.config.train.untrained
+        if not self.selection.trained and "spectral" not in wanted:
+            wanted = ("spectral", *wanted)  # the model has to be something
+        return [Part(name, name, 1.0, known[name]) for name in wanted]
+
+    def choose_spectral(self) -> None:
+        """Choose the spectral baseline: its dimensions with the first exponent, then its exponent."""
+        if self.selection.spectral:
+            return
+        config, limit = self.config.spectral, self.spectrum[1].shape[1]
+        exponents = config.item_exponents
+        scores = dict[tuple[int, float], float]()
+
+        def score(dim: int, exponent: float) -> None:
+            if scores and self.clock.remaining() <= 0:
+                return
+            settings = model.spectral_settings(dim, exponent, self.config.seed)
+            space = model.spectral_space(self.judge.data, settings, self.spectrum)
+            scores[dim, exponent] = self.judge_space(space)[self.select]
+
+        for dim in sorted({min(dim, limit) for dim in config.dims}):
+            score(dim, exponents[0])
+        dim = max(scores, key=lambda one: scores[one])[0]
+        for exponent in exponents[1:]:
+            score(dim, exponent)
+        best = max(scores, key=lambda one: scores[one])
+        self.selection.spectral = model.spectral_settings(*best, self.config.seed) | {"score": scores[best]}
+        LOGGER.info(
+            f"train: spectral baseline, validation {self.select} {scores[best]:.4f} at {best[0]} dimensions, "
+            f"item exponent {best[1]:g}"
         )
-        means[candidate] = judge.means(model.combine(training.model.space(), added, candidate))
-    return means
+
+    def choose_point(self) -> Point:
+        """The settings of graph spaces: pattern search by trainings of one cycle, on the first plan."""
+        first = plans.first_point(self.config, self.judge.data)
+        axes = plans.searched(self.config)
+        graphs = [plan for plan in plans.plans(self.config) if plan.space.kind == "graph"]
+        if not axes or not graphs or self.selection.trained or self.selection.running:
+            return self._best_point(first)
+        plan = graphs[0]._replace(space=graphs[0].space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
+        dim = min(self.config.graph.dim, self.config.graph.trial_dim)
+        deadline = self.clock.now() + SEARCH * self.clock.remaining()
+        took = 0.0
+
+        def score(point: Point) -> float:
+            nonlocal took
+            if point not in self.selection.trials:
+                started = self.clock.now()
+                self.selection.trials[point] = self._trial(plan, point, dim)
+                took = self.clock.now() - started
+            return self.selection.trials[point]
+
+        pattern_search(first, axes, score, lambda: self.clock.now() + took <= deadline)
+        return self._best_point(first)
+
+    def _best_point(self, first: Point) -> Point:
+        trials = self.selection.trials
+        return max(trials, key=lambda point: trials[point]) if trials else first
+
+    def _trial(self, plan: Plan, point: Point, dim: int) -> float:
+        """The score of a training of one cycle; -1 if it diverges."""
+        settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
+        training = self.hooks.start(settings, self.spectrum)
+        training.with_health = False
+        try:
+            for _ in epochs(training, 1):
+                pass
+            score = self.judge_space(training.model.space())[self.select]
+        except FloatingPointError as error:
+            LOGGER.info(f"train: {point.describe()}: {error}")
+            return -1.0
+        LOGGER.info(
+            f"train: {settings.cycle_steps} steps, {point.describe()}: validation {self.select} {score:.4f}"
+        )
+        return score
+
+    @property
+    def _item_exponent(self) -> float:
+        return float(self.selection.spectral["item_exponent"])
+
+    def _is_full(self) -> bool:
+        """Whether no further space has room in the model, so that it need not be trained.
+
+        One more than fits side by side is trained: validation may prefer it.
+        """
+        dims = [one.space.items.shape[1] for one in self.selection.trained.values()]
+        return bool(dims) and len(dims) > self.config.train.max_dim // (min(dims) + 1)
+
+    def _train(self, run: SpaceTraining) -> None:
+        """Train a planned space within its share of the budget, until validation stops rising."""
+        name, trained = run.part.name, self.selection.trained
+        same = [one.part.name for one in trained.values() if one.part.settings == run.part.settings]
+        if same:
+            self.selection.left_out[name] = f"equals {same[0]}"
+            return
+        try:
+            found = run.train()
+        except FloatingPointError as error:
+            self.selection.left_out[name] = str(error)
+            LOGGER.warning(f"train: WARNING: {name} is left out: {error}")
+        else:
+            if found is None:
+                self.selection.left_out[name] = "no room in the budget"
+                LOGGER.info(f"train: no room for {name} in the budget")
+            else:
+                trained[name] = found
+        self.selection.running = {}
+
+    def judge_space(self, space: Space) -> dict[str, float]:
+        """The metrics of a space by itself."""
+        started = self.clock.now()
+        means = self.judge.means(euclidean_vectors(space))
+        self.together.seconds = self.clock.now() - started
+        return means
 
 
-def fit_epochs(
-    training: Training, n_epochs: int, rows: list[dict[str, Any]], on_epoch: OnEpoch = lambda row, epoch: None
-) -> None:
-    """Train for n_epochs in all; append a row an epoch to `rows`."""
-    for epoch in epochs(training, n_epochs):
-        row = {"epoch": epoch.number, "at_ms": _now_ms()} | _figures(epoch)
-        rows.append(row)
-        on_epoch({f"fit.{name}": value for name, value in row.items()}, epoch.number)
-
-
-def _figures(epoch: Epoch) -> dict[str, Any]:
-    known = epoch.health._asdict() if epoch.health else {}
-    return epoch.stats._asdict() | {
-        f"health.{name}": value for name, value in known.items() if value is not None
-    }
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+def widest_spectrum(config: Learning, judge: Judge) -> Spectrum:
+    """The widest spectrum that any setting needs; its leading dimensions serve the narrower ones."""
+    limit = min(judge.data.n_users, judge.data.n_items)
+    dim = min(max(*config.spectral.dims, config.graph.dim), limit)
+    return baselines.spectral(judge.data, dim, 0.0, seed=config.seed)

@@ -3,12 +3,18 @@
 from pipelines.config.config import Config
 from pipelines.data import folds
 from pipelines.data.folds import FoldName
-from pipelines.training.model import Choice
 from recsys.sampling import DeviceInteractions
-from recsys.training import Training, start_training
+from recsys.settings import Settings
+from recsys.training import Spectrum, Training, start_training
 
 
-def start(config: Config, data: DeviceInteractions, choice: Choice, fold: FoldName) -> Training:
+def start(
+    config: Config,
+    data: DeviceInteractions,
+    settings: Settings,
+    fold: FoldName,
+    spectrum: Spectrum | None = None,
+) -> Training:
     """The training of a fold's interactions before its first step."""
-    offline = folds.load_mined_triplets(config, fold) if config.mining.miner == "offline" else None
-    return start_training(data, config.settings(choice.item_exponent), offline)
+    offline = folds.load_mined_triplets(config, fold) if settings.miner == "offline" else None
+    return start_training(data, settings, offline, spectrum)

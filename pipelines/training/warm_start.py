@@ -6,6 +6,7 @@ Axes: U users, I items, R rows of a table, S shared ids, P popular items, D dime
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from pipelines.data.folds import Fold, FoldName, Ids
 from pipelines.data.prepared import Prepared
 from pipelines.training import model
 from pipelines.training.checkpoints import Checkpoint
+from pipelines.training.model import Part
+from pipelines.training.selection import Selection
 from recsys import ranking, releases
 from recsys.interactions import popularity_order
 from recsys.manifest import BundleError, read_manifest
@@ -73,8 +76,9 @@ def find_source(config: Config, prepared: Prepared) -> Source | None:
         if done["prepared_key"] == prepared.key:
             name = done.get("seeded_by")
             continue
-        mine = json.loads(config.model_dump_json(include={"space", "loss"}))
-        same = all(settings[section] == mine[section] for section in mine)
+        mine = json.loads(config.model_dump_json(include={"space", "loss", "graph", "train"}))
+        same = all(settings.get(section) == mine[section] for section in ("space", "loss", "graph"))
+        same = same and settings["train"].get("spaces") == mine["train"]["spaces"]
         starts = folds.window_starts(config)
         if not same or not (run / STATE).exists() or "latest" not in done:
             return None
@@ -84,13 +88,31 @@ def find_source(config: Config, prepared: Prepared) -> Source | None:
     return None
 
 
-def save(folder: Path, states: dict[FoldName, tuple[Fold, dict[str, Any]]]) -> None:
-    """Write what the next run may start from: for each fold the state of the training, and its ids."""
-    content: dict[str, Any] = {
-        name: {"learner": state, "users": _storable(fold.user_ids), "items": _storable(fold.item_ids)}
-        for name, (fold, state) in states.items()
+def save(
+    folder: Path,
+    kept: dict[FoldName, Fold],
+    parts: Sequence[Part],
+    selection: Selection,
+    fitted: dict[str, Any],
+) -> None:
+    """Write what the next run may start from: the trained parts, and for each fold their states and its ids."""
+    trained = [part for part in parts if part.is_trained]
+    states = {
+        "validation": {part.name: selection.trained[part.name].state for part in trained},
+        "test": {part.name: fitted[part.name] for part in trained},
     }
+    content: dict[str, Any] = {
+        name: {"states": states[name], "users": _storable(fold.user_ids), "items": _storable(fold.item_ids)}
+        for name, fold in kept.items()
+    }
+    content["parts"] = [part._asdict() for part in trained]
     Checkpoint(folder / STATE, 0).offer(lambda: content)
+
+
+def trained_parts(saved: dict[str, Any], config: Config) -> list[Part]:
+    """The trained parts of the source, each for warm.max_epochs epochs at most."""
+    most = config.warm.max_epochs
+    return [Part(**(part | {"cycles": tuple(part["cycles"][:most])})) for part in saved["parts"]]
 
 
 def load(source: Source, device: torch.device) -> dict[str, Any] | None:
@@ -98,13 +120,9 @@ def load(source: Source, device: torch.device) -> dict[str, Any] | None:
     return Checkpoint(source.run / STATE, 0).load(device)
 
 
-def has_same_shapes(training: Training, saved: dict[str, Any]) -> bool:
-    """Whether saved rows have as many coordinates as the new ones, which few items or users limit."""
-    before, now = saved["learner"]["weights"], training.model.state_dict()
-    return before.keys() == now.keys() and all(
-        before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
-        for name, part in now.items()
-    )
+def has_same_shapes(saved: dict[str, Any]) -> bool:
+    """Whether there is a trained part to start from."""
+    return bool(saved.get("parts"))
 
 
 def match_ids(here: Ids, there: Any) -> Match:
@@ -115,15 +133,18 @@ def match_ids(here: Ids, there: Any) -> Match:
     return Match(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
 
 
-def carry_over(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
-    """Copy the saved rows, and the optimizer's, to the rows of the same ids; fold in new rows.
+def carry_over(training: Training, fold: Fold, saved: dict[str, Any], name: str) -> None:
+    """Copy a part's saved rows, and the optimizer's, to the rows of the same ids; fold in new rows.
 
     A new item starts at the mean of the known users who took it, a new user at the mean of their known items;
-    rows without any keep the start they have.
+    rows without any keep the start they have. So does a training whose tables have another width.
     """
+    before = saved["states"].get(name)
+    if before is None or not _fits(training, before):
+        return
     users, items = match_ids(fold.user_ids, saved["users"]), match_ids(fold.item_ids, saved["items"])
     moves = {"tower.table": users, "items": items, "offset": items, "beta": items}
-    now, before = training.state(), saved["learner"]
+    now = training.state()
     for name, part in now["weights"].items():
         now["weights"][name] = _carry_rows(part, before["weights"][name], moves.get(name))
     now["beta"] = _carry_rows(now["beta"], before["beta"], items if len(now["beta"]) > 1 else None)
@@ -135,6 +156,24 @@ def carry_over(training: Training, fold: Fold, saved: dict[str, Any]) -> None:
         match = moves.get(name) if name != "beta" or len(training.beta) > 1 else None
         now["optimizer"][number] = _carry_moments(parameters[number], known, match)
     training.restore(now)
+
+
+def continue_from(
+    training: Training, fold: Fold, before: Fold, state: dict[str, Any] | None, name: str
+) -> None:
+    """Put a training of one fold where a training of another fold ended."""
+    if state is not None:
+        saved = {"states": {name: state}, "users": _storable(before.user_ids), "items": _storable(before.item_ids)}
+        carry_over(training, fold, saved, name)
+
+
+def _fits(training: Training, saved: dict[str, Any]) -> bool:
+    """Whether saved rows have as many coordinates as the new ones, which few items or users limit."""
+    before, now = saved["weights"], training.model.state_dict()
+    return before.keys() == now.keys() and all(
+        before[name].shape[1:] == part.shape[1:] and (name in TABLES or before[name].shape == part.shape)
+        for name, part in now.items()
+    )
 
 
 def _carry_rows(part: Tensor, before: Tensor, match: Match | None) -> Tensor:
@@ -150,6 +189,8 @@ def _carry_moments(part: Tensor, known: dict[str, Any], match: Match | None) -> 
     """Rows of the optimizer; new ones get the mean second moment, as from 0 the first step would be huge."""
     if match is None:
         return {name: value.clone() if torch.is_tensor(value) else value for name, value in known.items()}
+    if "square" not in known:  # of torch's Adam, whose steps count alike for all rows: they start anew
+        return {}
     square = known["square"].mean(0).expand(part.shape).clone()
     last = torch.full((len(part),), known["step"], dtype=torch.int32, device=part.device)
     here, there = _index(match.here, part), _index(match.there, part)
@@ -209,11 +250,13 @@ def measure_drift(
     among shared items that stayed.
     """
     device = served[1].device
-    learned_before, served_before = model.load(source.run, device)
+    made, served_before = model.load(source.run, device)
+    before_space = model.learned_space(model.read_choice(source.run)["parts"], made)
+    learned_before = learned if before_space is None else before_space
     items, users = match_ids(fold.item_ids, saved["items"]), match_ids(fold.user_ids, saved["users"])
     order = popularity_order(fold.fit.item_counts()[items.here])[:COMPARED]  # (P,)
     here, there = _index(items.here[order], learned.items), _index(items.there[order], learned.items)
-    points, before = learned.items[here], learned_before[1][there, :-1]  # (P, D), without the offset's
+    points, before = learned.items[here], learned_before.items[there]  # (P, D)
     points, before = points - points.mean(0), before - before.mean(0)
     turn = torch.from_numpy(orthogonal_procrustes(before.cpu().numpy(), points.cpu().numpy())[0]).to(device)
     movement = ((before @ turn - points).square().sum() / points.square().sum().clamp_min(1e-12)).sqrt()

@@ -1,0 +1,62 @@
+"""The time budget of a choice and its fit."""
+
+import time
+from collections import deque
+
+import numpy as np
+import torch
+
+MARGIN = 0.04  # share of the budget kept free for the unforeseen
+TIMED_STEPS = 20  # the latest ones tell what a step takes
+COLD_STEPS = 2  # the first ones of a training take longer and are not counted
+CHECKED_STEPS = 8  # on a GPU, where the host waits for the device to read the time
+
+
+class Clock:
+    """Seconds of wall time since the start, and the budget (None: unlimited)."""
+
+    def __init__(self, budget: float | None, device: torch.device, spent: float = 0.0) -> None:
+        """`spent` seconds of the budget were used before, by a process that was stopped."""
+        self.started, self.budget, self.device = time.monotonic() - spent, budget, device
+        self.reserved = 0.0  # seconds that the fit needs before its first step
+
+    def now(self) -> float:
+        """Seconds since the start, once the device has finished its work."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.monotonic() - self.started
+
+    def remaining(self) -> float:
+        """Seconds that may still be spent."""
+        if self.budget is None:
+            return float("inf")
+        return self.budget * (1 - MARGIN) - self.reserved - self.now()
+
+
+class StepTimer:
+    """Seconds of a training's step, measured again and again as it goes on."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._steps = 0
+        self._marks = deque[tuple[int, float]](maxlen=TIMED_STEPS + 1)  # steps done, and when
+
+    def tick(self) -> None:
+        """Count a step; the time is read at each on CPU, at every eighth on a GPU."""
+        self._steps += 1
+        if self._steps >= COLD_STEPS and (
+            self._clock.device.type == "cpu" or self._steps % CHECKED_STEPS == 0
+        ):
+            self._marks.append((self._steps, self._clock.now()))
+
+    def pause(self) -> None:
+        """Forget the time of the latest step: something else is done now."""
+        self._marks.clear()
+        self._steps = COLD_STEPS - 1
+
+    def seconds(self) -> float | None:
+        """Median seconds of the latest steps; None before two of them are timed."""
+        if len(self._marks) < 2:
+            return None
+        steps, times = np.array(self._marks).T
+        return float(np.median(np.diff(times) / np.diff(steps)))

@@ -1,0 +1,180 @@
+"""One training on the validation fold, within its share of the budget, until validation stops rising."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipelines.training.budget import StepTimer
+from pipelines.training.model import Part, Trained
+from recsys.epochs import Epoch, epochs, steps_per_pass
+from recsys.settings import Settings
+from recsys.training import Training
+
+if TYPE_CHECKING:
+    from pipelines.training.selection import Chooser
+
+LOGGER = logging.getLogger("recsys")
+
+WANTED_CYCLES = 3  # of a training before another space is trained too
+LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
+TOGETHER = 0.08  # share of the budget kept free for judging what stands together
+
+
+OnEpoch = Callable[[dict[str, Any], int], None]  # a row of figures, and its number from 1
+
+
+class OutOfTime(Exception):
+    """The share of the budget is used up."""
+
+
+class SpaceTraining:
+    """A planned space as it is trained: its time, its best epoch, and the lengths of its cycles."""
+
+    def __init__(self, chooser: Chooser, part: Part, n_left: int) -> None:
+        """n_left trainings are still to come, this one included."""
+        self.part, self._settings = part, Settings(**part.settings)
+        self._chooser, self._n_left = chooser, n_left
+        self._clock, self._timer = chooser.clock, StepTimer(chooser.clock)
+        known = chooser.selection.running
+        self._lengths = list(known.get("lengths", []))  # steps of each cycle
+        self._seconds = known.get("seconds", 0.0)  # of all steps
+        self._best: dict[str, Any] = known.get("best", {})
+
+    def train(self) -> Trained | None:
+        """The training as it was at its best epoch; None if there was no time for one."""
+        training = self._chooser.hooks.start(self._settings, self._chooser.spectrum)
+        training.held_out = self._chooser.judge.held_out
+        if self._settings.cycle_steps:
+            training.plan = self._plan_cycle
+        self._chooser.selection.running["name"] = self.part.name
+        self._chooser.hooks.watch(training, self.part.name)
+        before = training.on_step
+        self._last = self._clock.now()
+
+        def on_step(interactions: int) -> None:
+            self._after_step(training, interactions)
+            before(interactions)
+
+        training.on_step = on_step
+        try:
+            for epoch in epochs(training, self._chooser.config.train.max_epochs):
+                if not self._judge(training, epoch) or not self._has_room(training):
+                    break
+                self._last = self._clock.now()
+                self._timer.pause()
+        except OutOfTime:
+            LOGGER.info(f"train: {self.part.name} ends: its share of the budget is used up")
+        return self._best.get("trained")
+
+    def _after_step(self, training: Training, interactions: int) -> None:
+        if interactions == 0:  # before the epoch
+            return
+        now = self._clock.now()
+        self._seconds, self._last = self._seconds + now - self._last, now
+        self._timer.tick()
+        self._note()
+        if not self._settings.cycle_steps and self._room() < 0:
+            raise OutOfTime
+
+    def _note(self) -> None:
+        """Record where this training is, for a checkpoint."""
+        selection = self._chooser.selection
+        selection.running |= {"lengths": self._lengths, "seconds": self._seconds, "best": self._best}
+        self._chooser.clock_in()
+
+    def _room(self) -> float:
+        """Seconds that this training may still take, its judging left aside."""
+        return self.share() - self._seconds
+
+    def share(self) -> float:
+        """Seconds for all steps of this training.
+
+        What is left is for the trainings still to come, as many as have room for WANTED_CYCLES, for what
+        is judged, and for the fit of those that stand together, each a little longer than its training.
+        """
+        chooser, budget = self._chooser, self._clock.budget
+        if budget is None:
+            return float("inf")
+        fits = max(1, chooser.config.train.max_dim // (self._settings.dim + 1))
+        before = sorted((one.seconds for one in chooser.selection.trained.values()), reverse=True)
+        left = self._clock.remaining() - TOGETHER * budget + self._seconds - 2 * chooser.together.seconds
+        step, wanted = self._timer.seconds(), (2**WANTED_CYCLES - 1) * self._settings.cycle_steps
+        share = 0.0
+        for n in range(min(self._n_left, max(1, fits + 1 - len(before))), 0, -1):
+            refitted = min(fits, len(before) + n)
+            old = chooser.refit_factor * sum(before[: max(0, refitted - n)])
+            share = (left - old) / (n + chooser.refit_factor * min(n, refitted))
+            if step is None or share >= wanted * step:
+                break
+        return share
+
+    def _plan_cycle(self, epoch: int, step: int) -> int:
+        """Steps of a cycle: twice as many as before, fewer where there is no room, more in the last one."""
+        wanted = self._settings.cycle_steps * 2**epoch
+        seconds = self._timer.seconds()
+        planned = wanted
+        if seconds is not None and self._clock.budget is not None:
+            affordable = step + max(0, int(self._room() / seconds))
+            planned = affordable if affordable < 3 * wanted else wanted  # else a next cycle has room
+        elif len(self._lengths) > epoch:
+            planned = self._lengths[epoch]
+        self._lengths[epoch:] = [max(planned, step)]
+        if planned < LEAST_STEPS and epoch == 0 and seconds is not None:
+            raise OutOfTime
+        return self._lengths[epoch]
+
+    def _judge(self, training: Training, epoch: Epoch) -> bool:
+        """Judge an epoch; whether another one may be better."""
+        chooser, name = self._chooser, self.part.name
+        space = training.model.space()
+        means = chooser.judge_space(space)
+        score = means[chooser.select]
+        row = {"space": name, "epoch": epoch.number, "seconds": self._clock.now(), "at_ms": now_ms()}
+        row |= figures(epoch) | {f"validation.{metric}": value for metric, value in means.items()}
+        chooser.selection.history.append(row)
+        chooser.hooks.on_epoch(row, len(chooser.selection.history))
+        LOGGER.info(
+            f"train: {name}, epoch {epoch.number}, {self._clock.now():.0f} s: loss {epoch.stats.loss:.4f}, "
+            f"active {epoch.stats.active:.3f}, validation {chooser.select} {score:.4f}"
+        )
+        patience = 1 if self._settings.cycle_steps else chooser.config.train.patience
+        if not self._best or score > self._best["trained"].score:
+            cycles = tuple(self._lengths[: epoch.number]) or (0,) * epoch.number
+            part = self.part._replace(cycles=cycles, hardest_until=training.progress.hardest_until)
+            state = training.state()
+            if self._settings.tower == "graph":  # its moments are as large as the tables, and soon made anew
+                state["optimizer"] = {}
+            self._best = {"epoch": epoch.number, "trained": Trained(part, space, score, self._seconds, state)}
+        elif epoch.number - self._best["epoch"] >= patience:
+            LOGGER.info(
+                f"train: {name}: no better validation for {patience} epochs, keeping epoch {self._best['epoch']}"
+            )
+            return False
+        return True
+
+    def _has_room(self, training: Training) -> bool:
+        """Whether the next epoch has room for half of what it should have."""
+        seconds = self._timer.seconds()
+        if self._clock.budget is None or seconds is None:
+            return True
+        if self._settings.cycle_steps:
+            needed = self._settings.cycle_steps * 2 ** len(self._lengths) / 2
+        else:
+            needed = steps_per_pass(training)
+        return self._room() >= needed * seconds
+
+
+def figures(epoch: Epoch) -> dict[str, Any]:
+    """The columns of history.parquet that tell how an epoch went."""
+    known = epoch.health._asdict() if epoch.health else {}
+    return epoch.stats._asdict() | {
+        f"health.{name}": value for name, value in known.items() if value is not None
+    }
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)

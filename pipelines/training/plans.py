@@ -1,0 +1,102 @@
+"""What may be trained: the settings of each space, from the configuration and from what a search chose."""
+
+from typing import NamedTuple
+
+from pipelines.config.config import Learning
+from pipelines.config.training import TrainedSpace
+from pipelines.training.search import Point
+from recsys.sampling import DeviceInteractions
+from recsys.settings import Settings
+
+SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
+MARGIN_LOSSES = ("contrastive", "triplet_margin", "margin", "manifold", "warp", "cosine_contrastive", "history_hinge")
+
+
+class Plan(NamedTuple):
+    """A space that may be trained."""
+
+    name: str
+    space: TrainedSpace
+    seed: int
+
+
+def plans(config: Learning) -> list[Plan]:
+    """The spaces of the configuration in their order; each random start has a seed of its own."""
+    found, n_random = list[Plan](), 0
+    for number, space in enumerate(config.train.spaces, 1):
+        n_random += space.start == "random"
+        found.append(Plan(f"{space.kind}-{number}", space, config.seed + max(0, n_random - 1)))
+    return found
+
+
+def first_point(config: Learning, data: DeviceInteractions) -> Point:
+    """Where the search starts: what the configuration says, the rest estimated from the log."""
+    graph = config.graph
+    return Point(
+        temperature=graph.temperature or estimate_temperature(data),
+        popularity_power=0.8 if graph.popularity_power is None else graph.popularity_power,
+        hops=graph.hops or 2,
+        learning_rate=graph.learning_rate or 0.012,
+        margin=graph.margin or 0.3,
+    )
+
+
+def estimate_temperature(data: DeviceInteractions) -> float:
+    """Where to start: the longer the histories and the fewer the items, the softer."""
+    per_user = len(data.user) / max(1, int((data.offsets.diff() > 0).sum()))
+    found = 0.15 * (per_user / 20) ** 0.35 * (20_000 / data.n_items) ** 0.15
+    return round(min(max(found, 0.05), 0.5), 3)
+
+
+def searched(config: Learning) -> tuple[str, ...]:
+    """The axes that the configuration leaves open for spaces of kind graph, the most important first."""
+    graph = config.graph
+    axes = ["temperature", "popularity_power", "hops", "learning_rate"]
+    if graph.loss in MARGIN_LOSSES:
+        axes.insert(0, "margin")
+    return tuple(axis for axis in axes if getattr(graph, axis) is None)
+
+
+def settings_of(config: Learning, plan: Plan, point: Point, dim: int, item_exponent: float) -> Settings:
+    """The settings of a planned training."""
+    if plan.space.kind == "graph":
+        return _graph_settings(config, plan, point, dim)
+    base, space = config.settings(item_exponent), plan.space
+    return base._replace(
+        loss=space.loss or base.loss,
+        start=space.start or base.start,
+        temperature=base.temperature / space.sharper,
+        hops=max(1, base.hops + space.more_hops),
+        seed=plan.seed,
+    )
+
+
+def _graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Settings:
+    graph, space = config.graph, plan.space
+    start = space.start or "spectral"
+    temperature = max(point.temperature / space.sharper, 0.02)
+    settings = config.settings()._replace(
+        dim=dim,
+        tower="graph",
+        hops=max(1, point.hops + space.more_hops),
+        distance="cosine",
+        start=start,
+        start_length=SPECTRAL_LENGTH if start == "spectral" else RANDOM_LENGTH,
+        offset="fixed",
+        offset_scale=point.popularity_power * temperature,
+        loss=space.loss or graph.loss,
+        margin=point.margin,
+        temperature=temperature,
+        learning_rate=point.learning_rate,
+        cycle_steps=graph.cycle_steps,
+        batch_users=graph.batch_users,
+        batch_interactions=graph.batch_interactions,
+        seed=plan.seed,
+    )
+    if not settings.takes_histories:
+        return settings
+    # every impostor of a hinge counts alike, so that its candidates are drawn alike
+    uniform = graph.candidates if settings.loss == "history_hinge" else 0
+    return settings._replace(
+        uniform_items=uniform, popular_items=graph.candidates - uniform, popularity_power=1.0
+    )

@@ -1,0 +1,80 @@
+"""Search for settings by short trainings: pattern search (Hooke and Jeeves 1961) over a few numbers."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+LEAST_STEP = 0.25  # of the first steps; a finer search would follow noise
+
+
+class Point(NamedTuple):
+    """The settings that short trainings choose among."""
+
+    temperature: float
+    popularity_power: float
+    hops: int
+    learning_rate: float
+    margin: float
+
+    def describe(self) -> str:
+        return ", ".join(f"{name} {value:.3g}" for name, value in self._asdict().items())
+
+
+FACTORS = {"temperature": 1.5, "learning_rate": 2.0, "margin": 1.5}  # of a step of size 1
+SUMMANDS = {"popularity_power": 0.2, "hops": 1}
+LIMITS = {
+    "temperature": (0.02, 2.0),
+    "learning_rate": (1e-4, 0.1),
+    "margin": (0.01, 2.0),
+    "popularity_power": (0.0, 2.0),
+    "hops": (1, 4),
+}
+
+
+def move(point: Point, axis: str, step: float) -> Point:
+    """The point one step along an axis, within its limits; the same point where there is none."""
+    value = getattr(point, axis)
+    if axis in FACTORS:
+        value *= FACTORS[axis] ** step
+    elif axis == "hops":
+        value += int(step)  # half a hop is none
+    else:
+        value += SUMMANDS[axis] * step
+    low, high = LIMITS[axis]
+    return point._replace(**{axis: min(max(value, low), high)})
+
+
+def pattern_search(
+    first: Point, axes: tuple[str, ...], score: Callable[[Point], float], has_room: Callable[[], bool]
+) -> dict[Point, float]:
+    """All scores in the order they were made.
+
+    Along each axis in turn the best point moves up, or else down, for as long as its score rises; where no
+    axis helps, all steps are halved. Ends at steps of LEAST_STEP, or where has_room says so.
+    """
+    scores = {first: score(first)}
+    best, step = first, 1.0
+    while step >= LEAST_STEP:
+        before = best
+        for axis in axes:
+            for direction in (step, -step):
+                here = best
+                for other in _line(best, axis, direction):
+                    if other not in scores:
+                        if not has_room():
+                            return scores
+                        scores[other] = score(other)
+                    if scores[other] <= scores[best]:
+                        break
+                    best = other
+                if best != here:
+                    break
+        if best == before:
+            step /= 2
+    return scores
+
+
+def _line(point: Point, axis: str, step: float) -> Iterator[Point]:
+    """The points ahead of one along an axis, until its limit."""
+    while (other := move(point, axis, step)) != point:
+        yield other
+        point = other

@@ -1,0 +1,119 @@
+"""Which spaces stand side by side: forward selection on validation, user by user."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.config.training import Train
+from pipelines.training import model
+from pipelines.training.budget import Clock
+from pipelines.training.model import Part
+
+from recsys.judge import Judge
+from recsys.spaces import Space, euclidean_vectors
+
+LOGGER = logging.getLogger("recsys")
+SMALL_WINDOW = 300  # judged users below which a difference of a tenth is noise
+RARITY = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.2, 1.6, 2.2)  # weights tried for wider lists
+
+
+class Candidate(NamedTuple):
+    """A space that may stand in the model."""
+
+    part: Part
+    space: Space
+
+    @property
+    def dim(self) -> int:
+        return self.space.items.shape[1]
+
+
+class Chosen(NamedTuple):
+    """Spaces side by side, and what validation says of them."""
+
+    parts: tuple[Part, ...]
+    score: float
+    alone: dict[str, float]  # each candidate by itself
+
+
+
+
+class Together:
+    """Forward selection (Caruana et al. 2004) of spaces whose distances are added.
+
+    The best space comes first. Another joins, at the weight that helps most, where its gain exceeds one
+    standard error of the paired difference: a smaller gain may be noise, and costs coordinates.
+    """
+
+    def __init__(self, judge: Judge, select: str, settings: Train, clock: Clock) -> None:
+        self._judge, self._select, self._settings, self._clock = judge, select, settings, clock
+        self._known: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
+        self.seconds = 0.0  # that judging one of them took last
+
+    def score(self, candidates: list[Candidate]) -> NDArray[np.float64]:
+        """(Q,) the selection metric of each judged user, of these spaces side by side."""
+        key = tuple((one.part.name, one.part.weight) for one in candidates)
+        if key not in self._known:
+            started = self._clock.now()
+            _, space = model.side_by_side([c.part for c in candidates], [c.space for c in candidates])
+            self._known[key] = self._judge.values(self._judge.rank(euclidean_vectors(space)))[self._select]
+            self.seconds = self._clock.now() - started
+        return self._known[key]
+
+    def choose(self, candidates: list[Candidate], deadline: float = float("inf")) -> Chosen:
+        """The best spaces side by side, within max_dim coordinates and until the clock's `deadline`."""
+        fitting = [one for one in candidates if one.dim < self._settings.max_dim]
+        values = {one.part.name: self.score([one]) for one in fitting}
+        alone = {name: float(value.mean()) for name, value in values.items()}
+        kept = [max((one for one in fitting if one.dim), key=lambda one: alone[one.part.name])]
+        best = values[kept[0].part.name]
+        while (found := self._best_addition(kept, fitting, best, deadline)) is not None:
+            added, value = found
+            kept, best = [*kept, added], value
+            LOGGER.info(
+                f"train: {added.part.name} beside {len(kept) - 1}, weight {added.part.weight:g}: "
+                f"validation {self._select} {best.mean():.4f}"
+            )
+        return Chosen(tuple(one.part for one in kept), float(best.mean()), alone)
+
+    def _best_addition(
+        self, kept: list[Candidate], candidates: list[Candidate], best: NDArray[np.float64], deadline: float
+    ) -> tuple[Candidate, NDArray[np.float64]] | None:
+        """The space and weight that add most to those kept, if that is more than noise."""
+        names = {one.part.name for one in kept}
+        room = self._settings.max_dim - 1 - sum(one.dim for one in kept)
+        found: tuple[Candidate, NDArray[np.float64]] | None = None
+        for one in candidates:
+            if one.part.name in names or one.dim > room:
+                continue
+            last = -1.0
+            for weight in sorted(self._settings.weights, reverse=True):
+                if self._clock.now() + self.seconds > deadline:
+                    break
+                added = one._replace(part=one.part._replace(weight=weight))
+                value = self.score([*kept, added])
+                if found is None or value.mean() > found[1].mean():
+                    found = added, value
+                if value.mean() < last:  # a smaller weight helps less from here on
+                    break
+                last = float(value.mean())
+        if found is None:
+            return None
+        gain = found[1] - best
+        error = gain.std() / max(len(gain), 1) ** 0.5
+        return found if gain.mean() > error else None
+
+    def widen(self, chosen: Chosen, candidates: list[Candidate], rarity: Candidate) -> Chosen:
+        """The model with rare items as near as coverage_price of the metric allows."""
+        made = {one.part.name: one for one in candidates}
+        kept = [made[part.name]._replace(part=part) for part in chosen.parts]
+        least, result = (1 - self._settings.coverage_price) * chosen.score, chosen
+        for weight in RARITY:
+            added = rarity._replace(part=rarity.part._replace(weight=weight))
+            score = float(self.score([*kept, added]).mean())
+            if score < least:
+                break
+            result = Chosen((*chosen.parts, added.part), score, chosen.alone)
+        return result

@@ -1,0 +1,142 @@
+"""Batches of users with all that they have: their distances to it and to candidates, and the loss of a step.
+
+Axes: U users, I items, B users of a batch, H their interactions, C candidates, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recsys import history_losses, negatives, sampling
+from recsys.distances import cosine, pairs
+from recsys.graph import log_sums, matrix, multiply
+from recsys.models import GraphSums, rows
+from recsys.sampling import DeviceInteractions
+from recsys.settings import Settings
+from recsys.spaces import unit_rows
+
+if TYPE_CHECKING:
+    from recsys.training import Training
+
+INF = float("inf")
+
+
+class UserBatch(NamedTuple):
+    """Different users, and the number of their interactions."""
+
+    users: Tensor  # (B,)
+    total: int  # H
+
+
+class HistoryDistances(NamedTuple):
+    """Distances of a batch's users to all that they have, and to the candidates."""
+
+    d_own: Tensor  # (H,)
+    row: Tensor  # (H,) whose of the batch's users it is, ascending
+    d: Tensor  # (B, C)
+    known: Tensor  # (K,) places in the flattened (B, C) where a candidate is the user's own
+    log_q: Tensor  # (C,) how often each candidate was expected among them
+
+
+# of each loss by its name in the settings -> (H,)
+HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
+    "history_softmax": lambda s, _, x: history_losses.softmax(x.d_own, x.row, x.d, s.temperature, x.log_q),
+    "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
+        x.d_own, x.row, without_own(x), s.margin, n_items
+    ),
+    "history_psl": lambda s, _, x: history_losses.psl(
+        x.d_own, x.row, without_own(x), s.temperature, x.log_q
+    ),
+    "history_sl_at_k": lambda s, _, x: history_losses.sl_at_k(
+        x.d_own, x.row, without_own(x), s.temperature, x.log_q
+    ),
+}
+
+
+def without_own(x: HistoryDistances) -> Tensor:
+    """(B, C) distances to the candidates, infinite where one is the user's own."""
+    return x.d.flatten().index_fill(0, x.known, INF).view_as(x.d)
+
+
+def users_per_batch(data: DeviceInteractions, settings: Settings) -> int:
+    """Users of a batch: so many that their histories have batch_interactions on average, or batch_users."""
+    active = int((data.offsets.diff() > 0).sum())
+    per_user = max(1.0, len(data.user) / max(active, 1))
+    return max(1, min(settings.batch_users, int(settings.batch_interactions / per_user)))
+
+
+def steps_per_round(data: DeviceInteractions, settings: Settings) -> int:
+    """Number of batches that hold every user once."""
+    active = int((data.offsets.diff() > 0).sum())
+    return max(1, -(-active // users_per_batch(data, settings)))
+
+
+def user_batches(data: DeviceInteractions, size: int, generator: torch.Generator) -> Iterator[UserBatch]:
+    """Yield batches of about `size` users without end, every user once a round in a random order.
+
+    Users without interactions are left out.
+    """
+    counts = data.offsets.diff()  # (U,)
+    active = counts.nonzero()[:, 0]  # (U,)
+    while True:
+        order = torch.randperm(len(active), generator=generator, device=active.device)
+        parts = active[order].tensor_split(max(1, -(-len(active) // size)))
+        totals = torch.stack([counts[part].sum() for part in parts]).tolist()  # one wait a round
+        yield from (UserBatch(users, total) for users, total in zip(parts, totals, strict=True))
+
+
+def history_loss(training: Training, batch: UserBatch) -> Tensor:
+    """(): the mean loss of the batch's interactions, by the loss of the settings.
+
+    Under cosine with a fixed offset the softmax never holds a gradient of (B, C): see graph.log_sums.
+    """
+    model, data, settings = training.model, training.data, training.settings
+    row, own = sampling.histories(data, batch.users, batch.total)  # (H,)
+    candidates, log_q = _candidates(training)
+    fused = model.distance is cosine and not model.offset.requires_grad
+    if settings.loss == "history_softmax" and fused:
+        return _fused_softmax(training, batch, (row, own), (candidates, log_q))
+    with model.shared_sums():
+        users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
+        points, offset = model.points(candidates)  # (C, D), (C,)
+        d = model.distance(users, points, offset)  # (B, C)
+        own_points, own_offset = model.points(own)  # (H, D), (H,)
+        d_own = pairs(model.distance, rows(users, row), own_points, own_offset)  # (H,)
+    known = negatives.known_pairs(data, batch.users, candidates)
+    each = HISTORY_LOSSES[settings.loss](
+        settings, data.n_items, HistoryDistances(d_own, row, d, known, log_q)
+    )
+    return each.mean()
+
+
+def _candidates(training: Training) -> tuple[Tensor, Tensor]:
+    """(C,) items and their log_q (C,): drawn by the sampler, or all items if it would draw as many."""
+    data, s = training.data, training.settings
+    if s.uniform_items + s.popular_items >= data.n_items:
+        every = torch.arange(data.n_items, device=data.user.device)  # (I,)
+        return every, torch.zeros_like(training.model.offset)
+    drawn = training.sampler.draw(data.item.new_empty(0, dtype=torch.int64), training.generator)  # (C,)
+    return drawn, training.sampler.log_q(drawn)
+
+
+def _fused_softmax(
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor]
+) -> Tensor:
+    """history_losses.softmax under cosine: mean of d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j."""
+    model, data, t = training.model, training.data, training.settings.temperature
+    (row, own), (chosen, log_q) = history, candidates
+    bias = -model.offset.detach() / t  # (I,)
+    count = (data.offsets[batch.users + 1] - data.offsets[batch.users]).to(bias.dtype)  # (B,)
+    if isinstance(model.tower, GraphSums):
+        users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
+    else:
+        users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
+    users, items = unit_rows(users), unit_rows(items)
+    of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), len(count), data.n_items)
+    near = (users * multiply(of_users, items)).sum() / t + bias[own].sum()
+    spread = log_sums(users, items.index_select(0, chosen), bias[chosen] - log_q, count, t)
+    return (spread - near) / count.sum()
