@@ -21,6 +21,7 @@ BLOCK = 2**18  # distances at a time: with their cells 3 MiB, which stay in a co
 class _RankHinge(torch.autograd.Function):
     """Distances are counted and added up by cell, so that a pass over them serves all own items of a row."""
 
+    # Many arguments: those of rank_hinge, and torch's own
     @staticmethod
     def forward(
         ctx: Any, d_own: Tensor, d: Tensor, row: Tensor, margin: float, n_items: int, weight: Tensor | None
