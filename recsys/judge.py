@@ -4,11 +4,13 @@ Axes: U users, I items, Q users with targets, K ranks.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recsys import metrics, ranking, sampling
 from recsys.interactions import Interactions
@@ -60,6 +62,15 @@ class Judge:
         wanted = torch.from_numpy(self.users).to(users.device)
         ranked = ranking.top_k(users, items, wanted, max(self.ks), self.data if self._exclude_seen else None)
         return self.padded(ranked)
+
+    def rank_scores(self, scores_of_users: Callable[[Tensor], Tensor]) -> NDArray[np.int32]:
+        """(Q, max(ks)) items, highest score first, -1 where no item is left.
+
+        `scores_of_users` maps users (B,) to scores (B, I), as ranking.top_k_of_scores asks it.
+        """
+        wanted = torch.from_numpy(self.users).to(self.data.user.device)
+        seen = self.data if self._exclude_seen else None
+        return self.padded(ranking.top_k_of_scores(scores_of_users, wanted, max(self.ks), seen))
 
     def padded(self, ranked: NDArray[np.int32]) -> NDArray[np.int32]:
         """(Q, K') -> (Q, max(ks)), -1 beyond K'."""

@@ -5,16 +5,19 @@ Two kinds of loss. Over mined triplets: (T,) d(a,p) and (T,) d(a,n) -> (T,). Ove
 and a row without positives, or without the negatives that a loss needs, has loss 0 and gradient 0.
 Distances are taken as given, squared or not, and a margin, alpha or beta is in their units. Where a paper has
 a score, s = -d. At distance 0 gradients are finite.
-Axes: T triplets, A anchors, C candidates, N rows, D dimensions.
+Axes: T triplets, A anchors, C candidates, P positive pairs, K nearest of a row, N rows, D dimensions.
 """
+
+import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import embedding, logsigmoid, pad, softplus
 
 from recsys.spaces import unit_rows
 
 INF = float("inf")
+ACTIVATIONS = ("tanh", "atan", "relu")  # of `psl`
 
 # Triplets: (T,), (T,) -> (T,)
 
@@ -98,8 +101,7 @@ def estimated_rank(
     where that is known. Hsieh et al. 2017 (CML), section 3.2. An anchor without negatives has rank 0.
     Raises ValueError unless margin > 0 and n_items >= 1.
     """
-    if n_items < 1:
-        raise ValueError(f"n_items = {n_items}, allowed >= 1")
+    _at_least_one("n_items", n_items)
     limit = d_pos[:, None] + _positive("margin", margin)  # (A, 1)
     # Flags as floats, 0 or 1, added up: on CPU several times as fast as masks.
     flags = torch.empty_like(d_neg, dtype=torch.float32)  # (A, C)
@@ -159,6 +161,85 @@ def cosine_contrastive(d: Tensor, positive: Tensor, negative: Tensor, margin: fl
     positive, negative = _complete(positive, negative)
     hinge = (_positive("margin", margin) - d).clamp_min(0)  # (A, C)
     return _row_mean(d, positive) + weight * _row_mean(hinge, negative)
+
+
+def psl(
+    d: Tensor, positive: Tensor, negative: Tensor, temperature: float, activation: str = "tanh"
+) -> Tensor:
+    """(A, C), masks -> (A,): mean over p of log(1 + sum over n of sigma(d_p - d_n)^(1 / temperature)).
+
+    Pairwise softmax loss, Yang et al. 2024 (NeurIPS): sampled_softmax with sigma in place of exp, which grows
+    less where a negative is nearer than the positive, as it may be one that the user would like. The paper's
+    scores are half a cosine, so that its distances would be (1 - cos) / 2. The sum holds the positive itself
+    (the 1), as that of sampled_softmax does.
+    Raises ValueError unless temperature > 0, and for an activation that is none of ACTIVATIONS.
+    """
+    positive, negative = _complete(positive, negative)
+    anchor, column = positive.nonzero(as_tuple=True)  # (P,)
+    rows, pushed = embedding(anchor, d), negative[anchor]  # (P, C)
+    x = torch.where(pushed, rows.gather(1, column[:, None]) - rows, 0)  # (P, C)
+    logits = log_activation(x, activation) / _positive("temperature", temperature)  # (P, C)
+    each = softplus(_log_sum_exp(logits, pushed))  # (P,)
+    return _row_mean(torch.zeros_like(d).masked_scatter(positive, each), positive)
+
+
+def log_activation(x: Tensor, activation: str) -> Tensor:
+    """Log of sigma(x) = tanh x + 1, atan x + 1 or max(0, x + 1) (Yang et al. 2024, PSL), each 1 at 0.
+
+    Where sigma is 0 or less, the log of the least positive number, and no gradient.
+    Raises ValueError for an activation that is none of ACTIVATIONS.
+    """
+    if activation == "tanh":
+        return math.log(2) + logsigmoid(2 * x)  # the same, and exact far below 0
+    if activation == "atan":
+        return (x.atan() + 1).clamp_min(torch.finfo(x.dtype).tiny).log()
+    if activation == "relu":
+        return (x + 1).clamp_min(torch.finfo(x.dtype).tiny).log()
+    raise ValueError(f"activation = {activation!r}, allowed: {', '.join(ACTIVATIONS)}")
+
+
+def sl_at_k(
+    d: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    border: Tensor,
+    temperature: float,
+    weight_temperature: float,
+) -> Tensor:
+    """(A, C), masks, border (A,) -> (A,): mean over p of sigmoid((border - d_p) / t_w) * its sampled_softmax.
+
+    SL@K, Yang et al. 2025 (KDD): the nearer a positive is than the border of the user's top K, the more it
+    counts; t_w is weight_temperature. The border is that of `top_k_border`, and no gradient flows to it.
+    Raises ValueError unless both temperatures > 0.
+    """
+    _positive("weight_temperature", weight_temperature)
+    positive, negative = _complete(positive, negative)
+    logits = -d / _positive("temperature", temperature)  # (A, C)
+    rest = _log_sum_exp(logits, negative)  # (A,)
+    softmax = softplus(torch.where(positive, rest[:, None] - logits, 0))  # (A, C)
+    inside = torch.where(positive, border.detach()[:, None] - d, 0)  # (A, C)
+    return _row_mean((inside / weight_temperature).sigmoid() * softmax, positive)
+
+
+@torch.no_grad()
+def top_k_border(d: Tensor, positive: Tensor, negative: Tensor, k: int, n_items: int) -> Tensor:
+    """(A, C), masks -> (A,): the distance of the k-th nearest of all items; of fewer, the farthest; else 0.
+
+    The negatives are taken for a uniform sample of all items but the positives, so that each counts as
+    (I - P) / N of them, at least 1. Yang et al. 2025 (SL@K), its quantile from a sample.
+    Raises ValueError unless k >= 1 and n_items >= 1.
+    """
+    _at_least_one("k", k)
+    _at_least_one("n_items", n_items)
+    p, n = positive.sum(1), negative.sum(1)  # (A,)
+    near, place = torch.where(positive | negative, d, INF).topk(
+        min(k, d.shape[1]), 1, largest=False
+    )  # (A, K)
+    of_negative = ((n_items - p) / n.clamp_min(1)).clamp_min(1)  # (A,)
+    count = torch.where(positive.gather(1, place), 1, of_negative[:, None]).cumsum(1)  # (A, K)
+    place = torch.minimum((count < k).sum(1), p + n - 1).clamp_min(0)  # (A,)
+    padded = pad(near, (0, 1))  # (A, K + 1), so that there is one
+    return torch.where(p + n > 0, padded.gather(1, place[:, None])[:, 0], 0)
 
 
 def alignment(d: Tensor, positive: Tensor) -> Tensor:
@@ -257,3 +338,8 @@ def _not_negative(name: str, value: float) -> float:
     if not 0 <= value < INF:
         raise ValueError(f"{name} = {value}, allowed >= 0 and finite")
     return value
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} = {value}, allowed >= 1")

@@ -1,8 +1,8 @@
 """Losses against naive loops, their gradients against finite differences, their edges, and a peer library.
 
-Without a peer in pytorch-metric-learning 2.9, so against the loops alone: bsl, uniformity, the rank of warp
-and its weight, log_q of sampled_softmax, unit_ball. Its ManifoldLoss is another (Aziere and Todorovic 2019,
-with proxies and a random walk); ours is put together there from two losses.
+Without a peer in pytorch-metric-learning 2.9, so against the loops alone: bsl, psl, sl_at_k, uniformity, the
+rank of warp and its weight, log_q of sampled_softmax, unit_ball. Its ManifoldLoss is another (Aziere and
+Todorovic 2019, with proxies and a random walk); ours is put together there from two losses.
 """
 
 import math
@@ -25,6 +25,7 @@ ALPHA, BETA_POS, BETA_NEG = 0.2, 0.8, 1.1
 SEPARATION = 1.5
 RANK = 5.0
 TEMPERATURE, WEIGHT_NEGATIVE = 0.4, 1.3
+BORDER, WEIGHT_TEMPERATURE = 0.9, 0.5
 WEIGHT = 3.0
 CASES = range(50)
 
@@ -84,6 +85,32 @@ def naive_bsl(p, n):
     return -math.log(near) + WEIGHT_NEGATIVE * math.log(far)
 
 
+SIGMA = {
+    "tanh": lambda x: math.tanh(x) + 1,
+    "atan": lambda x: max(0, math.atan(x) + 1),
+    "relu": lambda x: max(0, x + 1),
+}
+
+
+def naive_psl(p, n, activation):
+    def one(d_p):
+        return math.log(1 + sum(SIGMA[activation](d_p - d_n) ** (1 / TEMPERATURE) for _, d_n in n))
+
+    return mean([one(d) for _, d in p])
+
+
+def sl_at_k(d, positive, negative):
+    border = torch.full((len(d),), BORDER, dtype=d.dtype)
+    return losses.sl_at_k(d, positive, negative, border, TEMPERATURE, WEIGHT_TEMPERATURE)
+
+
+def naive_sl_at_k(p, n):
+    def weight(d):
+        return 1 / (1 + math.exp(-(BORDER - d) / WEIGHT_TEMPERATURE))
+
+    return mean([weight(one[1]) * naive_softmax([one], n) for one in p])
+
+
 LOG_Q = normal(7, 8)
 
 ROW = {
@@ -98,6 +125,14 @@ ROW = {
         partial(losses.bsl, temperature=TEMPERATURE, negative_temperature=WEIGHT_NEGATIVE),
         naive_bsl,
     ),
+    **{
+        f"psl_{name}": (
+            partial(losses.psl, temperature=TEMPERATURE, activation=name),
+            partial(naive_psl, activation=name),
+        )
+        for name in losses.ACTIVATIONS
+    },
+    "sl_at_k": (sl_at_k, naive_sl_at_k),
     "cosine_contrastive": (
         partial(losses.cosine_contrastive, margin=MARGIN, weight=WEIGHT),
         lambda p, n: mean([d for _, d in p]) + WEIGHT * mean([hinge(MARGIN - d) for _, d in n]),
@@ -264,9 +299,13 @@ def test_no_gradient_flows_to_the_rank():
     assert d.grad.item() == pytest.approx(math.log(4))
 
 
-def test_a_catalogue_without_items_is_refused():
+def test_a_catalogue_or_a_top_without_items_is_refused():
     with pytest.raises(ValueError, match="n_items = 0, allowed >= 1"):
         losses.estimated_rank(torch.ones(1), torch.ones(1, 2), MARGIN, 0)
+    with pytest.raises(ValueError, match="n_items = 0, allowed >= 1"):
+        losses.top_k_border(SQUARE, YES, ~YES, 1, 0)
+    with pytest.raises(ValueError, match="k = 0, allowed >= 1"):
+        losses.top_k_border(SQUARE, YES, ~YES, 0, 1)
 
 
 # Row losses
@@ -363,16 +402,20 @@ def test_rows_at_one_point_have_finite_gradients(loss, naive):
     assert torch.isfinite(rows.grad).all()
 
 
-@every_row_loss
-def test_distances_far_apart_are_finite(loss, naive):
+@pytest.mark.parametrize("name", ROW)
+def test_distances_far_apart_are_finite(name):
     """A temperature of .4 makes logits of -25,000, whose exp is 0."""
+    loss = ROW[name][0]
     d = torch.tensor([[1e4, 0.0, 1e4], [0.0, 1e4, 1e4]], requires_grad=True)
     positive = torch.tensor([[True, False, False]] * 2)
     each = loss(d, positive, ~positive)
     each.sum().backward()
     assert torch.isfinite(each).all()
     assert torch.isfinite(d.grad).all()
-    assert each[0] >= 1e4
+    if name.startswith("psl"):
+        assert each[0] >= math.log(2) / TEMPERATURE  # it grows no more
+    elif name != "sl_at_k":  # which leaves out what is so far outside the top
+        assert each[0] >= 1e4
     assert each[1] <= 0
 
 
@@ -412,6 +455,94 @@ def test_row_losses_by_hand():
     log_q = torch.tensor([0.0, 1.0, 1.0, 9.0])
     corrected = losses.sampled_softmax(d, positive, negative, 0.5, log_q).item()
     assert corrected == pytest.approx(math.log(1 + 2 * math.exp(-2)))
+
+
+def test_psl_by_hand():
+    """One positive at .5, negatives at .5 and 1.5: sigma(0) = 1, sigma(-1) = 1 - tanh 1, 1 - pi / 4 or 0."""
+    d, positive = torch.tensor([[0.5, 0.5, 1.5, 0.0]]), torch.tensor([[True, False, False, False]])
+    negative = torch.tensor([[False, True, True, False]])
+    for activation, far in (("tanh", 1 - math.tanh(1)), ("atan", 1 - math.pi / 4), ("relu", 0)):
+        value = losses.psl(d, positive, negative, 0.5, activation)
+        assert value.item() == pytest.approx(math.log(1 + 1 + far**2))
+
+
+@pytest.mark.parametrize("activation", losses.ACTIVATIONS)
+def test_psl_of_small_distances_is_the_softmax(activation):
+    """sigma(x) and exp x both start as 1 + x."""
+    d, positive, negative = matrix(8, 12, 8)
+    softmax = losses.sampled_softmax(d, positive, negative, TEMPERATURE)
+    small = losses.psl(1e-6 * d, positive, negative, 1e-6 * TEMPERATURE, activation)
+    torch.testing.assert_close(small, softmax, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from(losses.ACTIVATIONS))
+def test_sigma_lies_between_a_step_and_exp(seed, activation):
+    """Yang et al. 2024: what makes the loss a bound of DCG, for x in -1..1."""
+    x = 2 * torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) - 1
+    sigma = losses.log_activation(x, activation).exp()
+    assert (sigma >= (x >= 0).double() - 1e-12).all()
+    assert (sigma <= x.exp() + 1e-12).all()
+
+
+def test_an_unknown_activation_is_refused():
+    with pytest.raises(ValueError, match="activation = 'exp', allowed: tanh, atan, relu"):
+        losses.psl(SQUARE, YES, ~YES, 1.0, "exp")
+
+
+def test_sl_at_k_by_hand():
+    """At the border a positive counts half."""
+    d, positive = torch.tensor([[0.5, 1.0, 1.0, 0.0]]), torch.tensor([[True, False, False, False]])
+    negative = torch.tensor([[False, True, True, False]])
+    softmax = math.log(1 + 2 * math.exp(-1))
+    for border, weight in ((0.5, 0.5), (0.7, 1 / (1 + math.exp(-1))), (0.3, 1 / (1 + math.exp(1)))):
+        value = losses.sl_at_k(d, positive, negative, torch.tensor([border]), 0.5, 0.2)
+        assert value.item() == pytest.approx(weight * softmax)
+
+
+def test_no_gradient_flows_to_the_border():
+    d, positive, negative = matrix(9, 5, 8)
+    border = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    losses.sl_at_k(d.requires_grad_(), positive, negative, border, 1.0, 1.0).sum().backward()
+    assert border.grad is None
+    assert not losses.top_k_border(d, positive, negative, 3, 100).requires_grad
+
+
+def naive_border(p, n, k, n_items):
+    """p and n: lists of (column, distance)."""
+    count = max(1, (n_items - len(p)) / len(n)) if n else 0
+    nearest = sorted([(d, 1) for _, d in p] + [(d, count) for _, d in n])
+    reached = 0
+    for d, one in nearest:
+        reached += one
+        if reached >= k:
+            return d
+    return nearest[-1][0] if nearest else 0.0
+
+
+@pytest.mark.parametrize(("k", "n_items"), [(1, 30), (3, 30), (7, 30), (20, 30), (3, 4), (50, 30)])
+def test_top_k_border_equals_the_naive_loop(k, n_items):
+    d, positive, negative = matrix(10, 20, 8)
+    positive[0] = negative[0] = positive[1] = negative[2] = False
+    border = losses.top_k_border(d, positive, negative, k, n_items)
+    for a in range(20):
+        p, n = ([(c, d[a, c].item()) for c in range(8) if mask[a, c]] for mask in (positive, negative))
+        assert border[a].item() == naive_border(p, n, k, n_items)
+
+
+def test_top_k_border_by_hand():
+    """Of 11 items 1 is liked and 2 are a sample of the other 10, each for 5."""
+    d = torch.tensor([[0.1, 0.2, 0.3, 0.0]])
+    positive = torch.tensor([[True, False, False, False]])
+    negative = torch.tensor([[False, True, True, False]])
+    borders = [losses.top_k_border(d, positive, negative, k, 11).item() for k in (1, 2, 6, 7, 11, 12)]
+    assert borders == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3, 0.3])
+
+
+def test_top_k_border_without_anchors_or_candidates():
+    for a, c in ((0, 4), (3, 0)):
+        mask = torch.ones(a, c, dtype=torch.bool)
+        assert torch.equal(losses.top_k_border(torch.ones(a, c), mask, ~mask, 2, 5), torch.zeros(a))
 
 
 def test_a_constant_in_log_q_cancels():
@@ -531,6 +662,9 @@ ABOVE_ZERO = {
     ("bsl", "temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, x, 1.0),
     ("bsl", "negative_temperature"): lambda x: losses.bsl(SQUARE, YES, ~YES, 1.0, x),
     ("cosine_contrastive", "margin"): lambda x: losses.cosine_contrastive(SQUARE, YES, ~YES, x, 1.0),
+    ("psl", "temperature"): lambda x: losses.psl(SQUARE, YES, ~YES, x),
+    ("sl_at_k", "temperature"): lambda x: losses.sl_at_k(SQUARE, YES, ~YES, ONES, x, 1.0),
+    ("sl_at_k", "weight_temperature"): lambda x: losses.sl_at_k(SQUARE, YES, ~YES, ONES, 1.0, x),
     ("uniformity", "t"): lambda x: losses.uniformity(SQUARE, x),
 }
 FROM_ZERO = {

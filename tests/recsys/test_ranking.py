@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recsys import sampling
 from recsys.index import exact_top_k
 from recsys.interactions import Interactions
-from recsys.ranking import top_k
+from recsys.ranking import top_k, top_k_of_scores
 
 N_USERS, N_ITEMS = 12, 30
 
@@ -59,6 +59,30 @@ def test_everything_seen_is_all_padding_and_nothing_seen_is_none():
     assert ranked.shape == (2, N_ITEMS)
     assert (ranked[0] == -1).all()
     assert sorted(ranked[1]) == list(range(N_ITEMS))
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("k", [3, N_ITEMS + 5])
+def test_scores_are_ranked_like_a_sort_of_each_row(chunk, excluded, k):
+    scores, interactions = normal(2, N_USERS, N_ITEMS), histories(3)
+    users = torch.tensor([4, 0, 1, 4, 11, 7])  # 0 has everything, 1 nothing
+    seen = sampling.to_device(interactions, torch.device("cpu")) if excluded else None
+    ranked = top_k_of_scores(lambda part: scores[part], users, k, seen, chunk)
+    assert ranked.shape == (6, min(k, N_ITEMS))
+    assert ranked.dtype == np.int32
+    for user, row in zip(users.tolist(), ranked.tolist(), strict=True):
+        own = set(interactions.item[interactions.user == user].tolist()) if excluded else set()
+        expected = [i for i in np.argsort(-scores[user].numpy()).tolist() if i not in own]
+        assert row == (expected + [-1] * N_ITEMS)[: len(row)]
+
+
+def test_no_users_have_no_ranks_and_bad_scores_are_refused():
+    none = torch.empty(0, dtype=torch.int64)
+    assert top_k_of_scores(lambda part: normal(0, len(part), 4), none, 3).shape == (0, 3)
+    for k, message in ((0, "k = 0, allowed >= 1"), (1, "scores hold NaN or Inf, allowed finite values")):
+        with pytest.raises(ValueError, match=message):
+            top_k_of_scores(lambda part: torch.full((len(part), 4), -torch.inf), torch.tensor([0]), k)
 
 
 def test_nearest_first_by_hand():
