@@ -141,7 +141,9 @@ def run_epoch(
         # sums over the epoch, read once at its end
         position = Position(seed, 0, torch.zeros(3, dtype=torch.float64, device=device), 0)
     for sums, n in _steps(training, objective, position):
-        position = Position(position.seed, position.steps + 1, position.totals + sums, position.interactions + n)
+        position = Position(
+            position.seed, position.steps + 1, position.totals + sums, position.interactions + n
+        )
         training.progress = training.progress._replace(position=position)
         advance(n)
         training.on_step(n)
@@ -157,6 +159,7 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
     """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
     data, settings = training.data, training.settings
     orders = torch.Generator(data.user.device).manual_seed(position.seed)
+    batches: Iterator[UserBatch | Batch]
     if settings.takes_histories:
         batches = histories.user_batches(data, histories.users_per_batch(data, settings), orders)
     else:
@@ -170,20 +173,18 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
         if length is not None:
             for group in training.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
-        if isinstance(batch, UserBatch):
+        if isinstance(batch, Batch):
+            with training.model.shared_sums():
+                sums = _step(training, objective, batch, importance)
+            yield sums, len(batch.users)
+        else:
             yield _history_step(training, batch), batch.total
-            continue
-        with training.model.shared_sums():
-            sums = _step(training, objective, batch, importance)
-        yield sums, len(batch.users)
 
 
 def _interaction_batches(training: Training, orders: torch.Generator) -> Iterator[Batch]:
     """Yield batches without end, a pass over the data at a time."""
     while True:
-        yield from sampling.batches(
-            training.data, training.settings.batch_size, orders, training.row_weights
-        )
+        yield from sampling.batches(training.data, training.settings.batch_size, orders, training.row_weights)
 
 
 def _history_step(training: Training, batch: UserBatch) -> Tensor:

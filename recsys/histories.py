@@ -44,17 +44,21 @@ class HistoryDistances(NamedTuple):
 
 # of each loss by its name in the settings -> (H,)
 HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
-    "history_softmax": lambda s, _, x: history_losses.softmax(x.d_own, x.row, x.d, s.temperature, x.log_q),
+    "history_softmax": lambda s, _, x: softmax(x, s.temperature),
     "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
         x.d_own, x.row, without_own(x), s.margin, n_items
     ),
-    "history_psl": lambda s, _, x: history_losses.psl(
-        x.d_own, x.row, without_own(x), s.temperature, x.log_q
-    ),
-    "history_sl_at_k": lambda s, _, x: history_losses.sl_at_k(
-        x.d_own, x.row, without_own(x), s.temperature, x.log_q
-    ),
 }
+
+
+def softmax(x: HistoryDistances, temperature: float) -> Tensor:
+    """(H,): d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j, -log p(i | u) by sampled softmax.
+
+    The sum over the catalogue is estimated from the candidates, each over how often it was expected among
+    them (Bengio and Senecal 2008). A user's own items stay in it, as they do in the full softmax.
+    """
+    spread = (-x.d / temperature - x.log_q).logsumexp(1)  # (B,)
+    return x.d_own / temperature + rows(spread, x.row)
 
 
 def without_own(x: HistoryDistances) -> Tensor:

@@ -4,7 +4,7 @@ Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -200,7 +200,7 @@ class MetricSpace(nn.Module):
             *self._other_groups(tables),
         ]
 
-    def _other_groups(self, tables: list[Tensor]) -> list[dict[str, Any]]:
+    def _other_groups(self, tables: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Groups of what is no table of points: a map of the distance, and learned offsets."""
         known = {id(part) for part in (*tables, self.offset)}
         others = [part for part in self.parameters() if id(part) not in known]

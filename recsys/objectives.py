@@ -1,7 +1,8 @@
 """Losses and miners by their names in the settings, put together as the objective of a training.
 
-A new loss is a function of losses.py (or history_losses.py), a name in settings.py and a line in TRIPLET_LOSSES,
-LIST_LOSSES (or histories.HISTORY_LOSSES); a new miner a function of miners.py, a name and a line in MINERS.
+A new loss is a function of losses.py, a name in settings.py and a line in TRIPLET_LOSSES or LIST_LOSSES (of
+whole histories: history_losses.py and histories.HISTORY_LOSSES); a new miner a function of miners.py, a name
+and a line in MINERS.
 
 Axes: B batch, C candidates, T triplets.
 """
@@ -49,7 +50,10 @@ LIST_LOSSES: dict[str, Callable[[Settings, Training, CandidateDistances], Tensor
     "bsl": lambda s, _, x: losses.bsl(*x.matrix(), s.temperature, s.negative_temperature),
     "psl": lambda s, _, x: losses.psl(*x.matrix(), s.temperature),
     "sl_at_k": lambda s, training, x: losses.sl_at_k(
-        *x.matrix(), s.temperature, s.negative_temperature, training.settings.top_k, training.data.n_items
+        *x.matrix(),
+        losses.top_k_border(*x.matrix(), s.top_k, training.data.n_items),
+        s.temperature,
+        s.negative_temperature,
     ),
     "cosine_contrastive": lambda s, _, x: losses.cosine_contrastive(*x.matrix(), s.margin, s.negative_weight),
     # |x - y|^2 is twice 1 - cos; uniformity is a regularizer

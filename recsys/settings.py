@@ -12,7 +12,7 @@ TripletLossName = Literal[
     "contrastive", "triplet_margin", "triplet_soft_margin", "margin", "manifold", "warp", "bpr"
 ]
 ListLossName = Literal["sampled_softmax", "bsl", "psl", "sl_at_k", "cosine_contrastive", "align_uniform"]
-HistoryLossName = Literal["history_softmax", "history_hinge", "history_psl", "history_sl_at_k"]
+HistoryLossName = Literal["history_softmax", "history_hinge"]
 LossName = Literal[TripletLossName, ListLossName, HistoryLossName]
 MinerName = Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"]
 AvailabilityName = Literal["first_and_last", "first", "none"]
@@ -48,6 +48,7 @@ class Settings(NamedTuple):
     negative_temperature: float = 1.2
     log_q: bool = False
     negative_weight: float = 100.0
+    top_k: int = 20
     uniformity: float = 2.0
     covariance: float = 0.0
     l2: float = 0.0

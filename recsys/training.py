@@ -153,7 +153,9 @@ def start_training(
     balanced = settings.user_balance > 0 or settings.item_balance > 0
     row_weights = sampling.balance(data, settings.user_balance, settings.item_balance) if balanced else None
     # a history batch has all items of its users, so that its own would be no fair draw
-    in_batch, memory = (0, 0) if settings.takes_histories else (settings.in_batch_items, settings.memory_items)
+    in_batch, memory = (
+        (0, 0) if settings.takes_histories else (settings.in_batch_items, settings.memory_items)
+    )
     sampler = CandidateSampler(
         data,
         in_batch=min(in_batch, settings.batch_size, len(data.user)),
@@ -211,7 +213,9 @@ def _start_space(
     )
 
 
-def _tower(data: DeviceInteractions, settings: Settings, users: Tensor) -> UserTable | HistoryMean | GraphSums:
+def _tower(
+    data: DeviceInteractions, settings: Settings, users: Tensor
+) -> UserTable | HistoryMean | GraphSums:
     if settings.tower == "graph":
         return GraphSums(data, users, settings.hops)
     if settings.tower == "siamese":

@@ -78,7 +78,7 @@ def bench(
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
     judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
     values, search_k = score_test(config, split, judge, final, chooser.selection.spectral)
-    points = chooser.selection.history
+    points = chooser.selection.points
     result: dict[str, Any] = {
         **_summary(config, values),
         "model": " + ".join(part.name for part in final.parts),

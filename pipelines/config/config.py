@@ -47,7 +47,7 @@ class Learning(Section):
     export: Export = Export()
 
     @model_validator(mode="after")
-    def _require_valid_training(self) -> "Config":
+    def _require_valid_training(self) -> "Learning":
         mining = self.mining
         settings = self.settings()
         for conflict in conflicts(settings):

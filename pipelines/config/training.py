@@ -107,6 +107,7 @@ class Loss(Section):
     uniformity: float = Field(
         DEFAULT.uniformity, ge=0, description="align_uniform: weight of uniformity, DirectAU's gamma"
     )
+    top_k: int = Field(DEFAULT.top_k, ge=1, description="sl_at_k: places of a list that count")
     covariance: float = Field(DEFAULT.covariance, ge=0, description="weight of the covariance regularizer")
     l2: float = Field(
         DEFAULT.l2, ge=0, description="weight of the mean squared length of vectors as a regularizer"
@@ -185,13 +186,15 @@ class Graph(Section):
 
 
 class TrainedSpace(Section):
-    """One training: its kind, and how it differs from the section of its kind, so that spaces err differently."""
+    """One training: its kind, and how it differs from its section, so that spaces err differently."""
 
     kind: Literal["graph", "metric"] = Field(
         "graph",
         description="graph: the section graph; metric: the sections space, loss, mining and train",
     )
-    start: StartName | None = Field(None, description="the spectrum or random vectors; none: as its kind does")
+    start: StartName | None = Field(
+        None, description="the spectrum or random vectors; none: as its kind does"
+    )
     loss: LossName | None = Field(None, description="another loss than its section's")
     sharper: PositiveFloat = Field(1.0, description="divides the temperature")
     more_hops: int = Field(0, description="added to the hops, which stay at least 1")

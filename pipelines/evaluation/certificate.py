@@ -24,15 +24,14 @@ from pipelines.data.database import open_database
 from pipelines.data.folds import Fold, FoldName, item_attributes
 from pipelines.data.prepared import read_prepared
 from pipelines.data.sql import read_sql
-from pipelines.training import model
+from pipelines.training import model, refit
 from pipelines.training.devices import choose_device
-from pipelines.training.model import Choice
-from recsys import sampling, spaces
+from recsys import baselines, sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle
 from recsys.ids import IdMap
 from recsys.interactions import Interactions, popularity_order
-from recsys.spaces import Vectors
+from recsys.spaces import Space, Vectors
 
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
 TABLES = {  # statements of sql/certificate, and the evidence of each: counts of a fold
@@ -107,9 +106,9 @@ def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> l
     statements = [_fitted(config, done, fold), _warm_start(config, done)]
     _raise_if_broken(statements)  # the other checks rely on fold.fit
     bundle = open_bundle(bundle_folder)
-    learned, served = model.load(run, choose_device(config.train.device))
+    made, served = model.load(run, choose_device(config.train.device))
     statements += [
-        _additions(config, run, done, fold.fit, learned, served),
+        _additions(run, done, fold.fit, made, served),
         _bundle(fold, served, bundle),
         _attributes(fold, bundle),
     ]
@@ -249,24 +248,27 @@ def _utc(seconds: int) -> str:
 
 
 def _additions(
-    config: Config, run: Path, done: dict[str, Any], fit: Interactions, learned: Vectors, served: Vectors
+    run: Path, done: dict[str, Any], fit: Interactions, made: dict[str, Space], served: Vectors
 ) -> Statement:
-    """Compare distances: served = learned + what the arrays give for the spectrum and the trend."""
-    choice = Choice(**json.loads((run / "choice.json").read_text()))
+    """Compare distances: served = each part's, times its scale; untrained parts are made of the arrays again."""
+    parts = model.read_choice(run)["parts"]
     device = served[0].device
-    if device.type != str(done["device"]).partition(":")[0] and choice.spectral_weight > 0:
+    if device.type != str(done["device"]).partition(":")[0] and any(
+        part.kind == "spectral" for part in parts
+    ):
         evidence = f"the spectrum was computed on {done['device']}; {device} has other random numbers"
         return Statement("additions", RUN["additions"], None, evidence, [])
-    added = model.fit_additions(
-        model.with_settings_of_run(config, run), sampling.to_device(fit, device), choice
-    )
-    expected = _distances(learned)
-    for space, weight in ((added.spectral, choice.spectral_weight), (added.trend, choice.trend_weight)):
-        expected += weight * _distances(spaces.euclidean_vectors(space))
+    data = sampling.to_device(fit, device)
+    dim = refit.widest(parts)
+    spectrum = baselines.spectral(data, dim, 0.0, seed=done["seed"]) if dim else None
     found = _distances(served)
+    expected = torch.zeros_like(found)
+    for part in parts:
+        space = made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum)
+        expected += part.scale * _distances(spaces.euclidean_vectors(space))
     error = float((found - expected).square().mean().sqrt() / found.square().mean().sqrt().clamp_min(1e-12))
-    weights = f"weights: spectral {choice.spectral_weight:g}, trend {choice.trend_weight:g}"
-    evidence = f"{weights}; distances differ by {error:.1e} of their spread"
+    weights = ", ".join(f"{part.name} {part.weight:g}" for part in parts)
+    evidence = f"weights: {weights}; distances differ by {error:.1e} of their spread"
     return _statement("additions", evidence, [] if error <= CLOSE else [{"error": error, "allowed": CLOSE}])
 
 

@@ -20,9 +20,9 @@ from pipelines.data import folds
 from pipelines.data.prepared import read_prepared
 from pipelines.evaluation import certificate, evidence
 from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
+from pipelines.training import model as models
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice, load, popularity_vectors, spectral_vectors, with_settings_of_run
 from pipelines.training.train import run_fold
 from recsys.files import write_text
 from recsys.judge import Judge, Values
@@ -30,6 +30,7 @@ from recsys.manifest import Manifest, read_manifest
 from recsys.measured import describe_search, search_settings
 from recsys.metrics import item_coverage
 from recsys.progress import progress
+from recsys.spaces import euclidean_vectors
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -68,16 +69,18 @@ def evaluate(
     fold = run_fold(config, run)
     certified = certified + certificate.certify_run(config, run, fold, bundle_folder)
     judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
-    learned, model = load(run, judge.data.user.device)
-    choice = Choice(**json.loads((run / "choice.json").read_text()))
+    choice = models.read_choice(run)
+    made, model = models.load(run, judge.data.user.device)
+    learned = models.learned_space(choice["parts"], made)
     recommender = Recommender.open(bundle_folder)
     ranked = {
         "model": judge.rank(model),
         "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
-        "learned": judge.rank(learned),
-        "spectral": judge.rank(spectral_vectors(with_settings_of_run(config, run), judge.data, choice)),
-        "popularity": judge.rank(popularity_vectors(judge.data)),
+        "spectral": judge.rank(euclidean_vectors(models.spectral_space(judge.data, choice["spectral"]))),
+        "popularity": judge.rank(models.popularity_vectors(judge.data)),
     }
+    if learned is not None:  # else validation preferred untrained spaces alone
+        ranked["learned"] = judge.rank(euclidean_vectors(learned))
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result = {
         "key": key,

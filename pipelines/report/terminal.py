@@ -63,24 +63,25 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
         intervals = result["intervals"][system]
         table.add_row(system, *(_cell(means[name], *intervals[name]) for name in names))
     console.print(table)
-    spectral = ("spectral_dim", "item_exponent")
-    learned = tuple(name for name in result["chosen"] if name not in (*spectral, "starts"))
-    of_model = {"popularity": (), "spectral": spectral, "learned": learned, "both": spectral + learned}
-    chosen = ", ".join(f"{name} {result['chosen'][name]}" for name in of_model[result["model"]])
-    starts = result["chosen"].get("starts", []) if result["model"] in ("learned", "both") else []
-    chosen += "".join(
-        f"; {start['kind']} start of seed {start['seed']}: temperature {start['temperature']:.3g}, "
-        f"{start['hops']} hops"
-        for start in starts
-    )
     seconds = result["seconds"]
     console.print(
-        f"the model is the {result['model']} one, {result['dim']} coordinates; {chosen}; fitted in "
-        f"{seconds['fit']:.0f} s on {result['device']}, {result['threads']} threads",
+        f"the model is {result['model']}, {result['dim']} coordinates, fitted in {seconds['fit']:.0f} s on "
+        f"{result['device']}, {result['threads']} threads",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
+    for part in result["chosen"]["parts"]:
+        console.print(_describe(part), markup=False, highlight=False, soft_wrap=True)
+
+
+def _describe(part: dict[str, Any]) -> str:
+    """A part of a model in one line: its name, weight, settings and steps."""
+    shown = ("loss", "start", "dim", "temperature", "offset_scale", "margin", "hops", "learning_rate", "item_exponent")
+    settings = {name: part["settings"][name] for name in shown if name in part["settings"]}
+    line = f"  {part['name']}, weight {part['weight']:g}: "
+    line += ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
+    return line + (f", {sum(part['cycles'])} steps" if part["cycles"] else "")
 
 
 def example_table(example: Example) -> Table:

@@ -12,6 +12,10 @@ COLD_STEPS = 2  # the first ones of a training take longer and are not counted
 CHECKED_STEPS = 8  # on a GPU, where the host waits for the device to read the time
 
 
+class OutOfTime(Exception):
+    """A share of the budget is used up."""
+
+
 class Clock:
     """Seconds of wall time since the start, and the budget (None: unlimited)."""
 

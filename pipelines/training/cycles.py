@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipelines.training.budget import StepTimer
+from pipelines.training.budget import OutOfTime, StepTimer
 from pipelines.training.model import Part, Trained
 from recsys.epochs import Epoch, epochs, steps_per_pass
 from recsys.settings import Settings
@@ -26,10 +26,6 @@ TOGETHER = 0.08  # share of the budget kept free for judging what stands togethe
 OnEpoch = Callable[[dict[str, Any], int], None]  # a row of figures, and its number from 1
 
 
-class OutOfTime(Exception):
-    """The share of the budget is used up."""
-
-
 class SpaceTraining:
     """A planned space as it is trained: its time, its best epoch, and the lengths of its cycles."""
 
@@ -39,8 +35,8 @@ class SpaceTraining:
         self._chooser, self._n_left = chooser, n_left
         self._clock, self._timer = chooser.clock, StepTimer(chooser.clock)
         known = chooser.selection.running
-        self._lengths = list(known.get("lengths", []))  # steps of each cycle
-        self._seconds = known.get("seconds", 0.0)  # of all steps
+        self._lengths: list[int] = list(known.get("lengths", []))  # steps of each cycle
+        self._seconds: float = known.get("seconds", 0.0)  # of all steps
         self._best: dict[str, Any] = known.get("best", {})
 
     def train(self) -> Trained | None:
@@ -130,7 +126,7 @@ class SpaceTraining:
         """Judge an epoch; whether another one may be better."""
         chooser, name = self._chooser, self.part.name
         space = training.model.space()
-        means = chooser.judge_space(space)
+        means = chooser.judge_space(space, name)
         score = means[chooser.select]
         row = {"space": name, "epoch": epoch.number, "seconds": self._clock.now(), "at_ms": now_ms()}
         row |= figures(epoch) | {f"validation.{metric}": value for metric, value in means.items()}
@@ -150,7 +146,8 @@ class SpaceTraining:
             self._best = {"epoch": epoch.number, "trained": Trained(part, space, score, self._seconds, state)}
         elif epoch.number - self._best["epoch"] >= patience:
             LOGGER.info(
-                f"train: {name}: no better validation for {patience} epochs, keeping epoch {self._best['epoch']}"
+                f"train: {name}: no better validation for {patience} epochs, "
+                f"keeping epoch {self._best['epoch']}"
             )
             return False
         return True
@@ -164,7 +161,7 @@ class SpaceTraining:
             needed = self._settings.cycle_steps * 2 ** len(self._lengths) / 2
         else:
             needed = steps_per_pass(training)
-        return self._room() >= needed * seconds
+        return bool(self._room() >= needed * seconds)
 
 
 def figures(epoch: Epoch) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Run:
         self.checkpoint_state = state or {}
 
     def watch(self, training: Training, phase: str, name: str, **also: Any) -> None:
-        """Take a training to where the checkpoint has it, and offer checkpoints before each epoch and step."""
+        """Take a training to where the checkpoint has it; offer checkpoints before each epoch and step."""
         state = self.checkpoint_state
         if state.get("phase") == phase and state.get("name") == name:
             training.restore(state["training"])
@@ -153,7 +153,10 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
         "train: fitting on everything before the test window: "
         + ", ".join(f"{part.name} (weight {part.weight:g})" for part in chosen.parts)
     )
-    data, rows = sampling.to_device(run.folds["test"].fit, run.device), list[dict[str, Any]](state.get("rows", []))
+    data, rows = (
+        sampling.to_device(run.folds["test"].fit, run.device),
+        list[dict[str, Any]](state.get("rows", [])),
+    )
     done = {
         name: refit.Done(Space(*space), until, kept)
         for name, (space, until, kept) in state.get("done", {}).items()
@@ -190,8 +193,19 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
     with run.checkpoint.defer_signals():
         made = refit.fit_parts(data, chosen.parts, final, config.seed)
     parts, space = model.side_by_side(chosen.parts, made)
-    parts = [part._replace(hardest_until=done[part.name].hardest_until) if part.is_trained else part for part in parts]
-    return Fitted(selection, chosen, parts, made, {name: one.state for name, one in done.items()}, rows, spaces.euclidean_vectors(space))
+    parts = [
+        part._replace(hardest_until=done[part.name].hardest_until) if part.is_trained else part
+        for part in parts
+    ]
+    return Fitted(
+        selection,
+        chosen,
+        parts,
+        made,
+        {name: one.state for name, one in done.items()},
+        rows,
+        spaces.euclidean_vectors(space),
+    )
 
 
 def _choose(

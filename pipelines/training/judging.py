@@ -12,7 +12,10 @@ from recsys.judge import Judge, Targets
 def judge_fold(
     fold: Fold, device: torch.device, evaluate: Evaluate, most_users: int | None = None, seed: int = 0
 ) -> Judge:
-    """The judge of the fold's users who have targets, of `most_users` random ones. Raises InputError if none has."""
+    """The judge of the fold's users who have targets, of `most_users` random ones at most.
+
+    Raises InputError if none has.
+    """
     counts = np.diff(fold.target_offsets)  # (U,)
     judged = np.flatnonzero(counts)
     if most_users is not None and len(judged) > most_users:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from recsys import baselines, spaces
 from recsys.distances import squared_euclidean
@@ -50,6 +51,13 @@ class Trained(NamedTuple):
     score: float
     seconds: float  # of all its steps
     state: dict[str, Any] | None  # of the training, where a later run may start there
+
+
+def with_settings_of_run(config: Config, run: Path) -> Config:
+    """The configuration with the run's own seed, and with what it held for available."""
+    own = json.loads((run / "config.json").read_text())
+    mining = {"availability": own["mining"]["availability"]}
+    return config.model_copy(update={"seed": own["seed"], "mining": config.mining.model_copy(update=mining)})
 
 
 def spectral_settings(dim: int, item_exponent: float, seed: int) -> dict[str, Any]:
@@ -121,7 +129,9 @@ def read_choice(folder: Path) -> dict[str, Any]:
     """The content of choice.json: parts (as Part), scores, spectral. Raises InputError: of an older version."""
     content: dict[str, Any] = json.loads((folder / CHOICE).read_text())
     if "parts" not in content:
-        raise InputError(f"run '{folder}' was trained by an earlier version (its {CHOICE} has no parts): train again")
+        raise InputError(
+            f"run '{folder}' was trained by an earlier version (its {CHOICE} has no parts): train again"
+        )
     parts = [Part(**(part | {"cycles": tuple(part["cycles"])})) for part in content["parts"]]
     return content | {"parts": parts}
 

@@ -9,7 +9,15 @@ from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 
 SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
-MARGIN_LOSSES = ("contrastive", "triplet_margin", "margin", "manifold", "warp", "cosine_contrastive", "history_hinge")
+MARGIN_LOSSES = (
+    "contrastive",
+    "triplet_margin",
+    "margin",
+    "manifold",
+    "warp",
+    "cosine_contrastive",
+    "history_hinge",
+)
 
 
 class Plan(NamedTuple):
@@ -44,7 +52,7 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
 def estimate_temperature(data: DeviceInteractions) -> float:
     """Where to start: the longer the histories and the fewer the items, the softer."""
     per_user = len(data.user) / max(1, int((data.offsets.diff() > 0).sum()))
-    found = 0.15 * (per_user / 20) ** 0.35 * (20_000 / data.n_items) ** 0.15
+    found: float = 0.15 * (per_user / 20) ** 0.35 * (20_000 / data.n_items) ** 0.15
     return round(min(max(found, 0.05), 0.5), 3)
 
 

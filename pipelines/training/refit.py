@@ -45,7 +45,8 @@ class FinalFit(NamedTuple):
 def widest(parts: Sequence[Part]) -> int:
     """Dimensions of the spectrum that the parts need; 0: none."""
     return max(
-        (part.settings["dim"] for part in parts if part.kind == "spectral" or _starts_at_spectrum(part)), default=0
+        (part.settings["dim"] for part in parts if part.kind == "spectral" or _starts_at_spectrum(part)),
+        default=0,
     )
 
 
@@ -68,9 +69,7 @@ def fit_parts(data: DeviceInteractions, parts: Sequence[Part], fit: FinalFit, se
     ]
 
 
-def _fit_part(
-    part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float
-) -> Done:
+def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float) -> Done:
     """Train a part for the steps that were chosen, or for as many as its share of the time has room for."""
     training = fit.start(Settings(**part.settings), spectrum)
     room = share * fit.clock.remaining()

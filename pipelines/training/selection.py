@@ -39,6 +39,7 @@ class Selection:
     trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
     left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
+    points: list[dict[str, Any]] = field(default_factory=list)  # all validations: seconds, of, metrics
     running: dict[str, Any] = field(default_factory=dict)  # of the training that runs
     seconds: float = 0.0  # spent
 
@@ -98,10 +99,11 @@ class Chooser:
         planned = [(part.name, part.kind, Settings(**part.settings)) for part in known] or self._planned()
         for number, (name, kind, settings) in enumerate(planned):
             if name not in self.selection.trained and name not in self.selection.left_out:
-                self._train(SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number))
+                self._train(
+                    SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number)
+                )
             if self._is_full():
                 break
-        self.clock_in()
         candidates = self.candidates()
         fit = self.refit_factor * sum(one.seconds for one in self.selection.trained.values())
         room = max(0.3 * self.clock.remaining(), self.clock.remaining() - fit)
@@ -110,6 +112,8 @@ class Chooser:
             rarity = Part("rarity", "rarity", 1.0, {})
             space = model.untrained_space(rarity, self.judge.data)
             chosen = self.together.widen(chosen, candidates, Candidate(rarity, space))
+        self.clock_in()
+        self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
 
     def _planned(self) -> list[tuple[str, str, Settings]]:
@@ -117,7 +121,11 @@ class Chooser:
         point = self.choose_point()
         dim = min(self.config.graph.dim, self.config.train.max_dim - 1, self.spectrum[1].shape[1])
         return [
-            (plan.name, plan.space.kind, plans.settings_of(self.config, plan, point, dim, self._item_exponent))
+            (
+                plan.name,
+                plan.space.kind,
+                plans.settings_of(self.config, plan, point, dim, self._item_exponent),
+            )
             for plan in plans.plans(self.config)
         ]
 
@@ -157,7 +165,7 @@ class Chooser:
                 return
             settings = model.spectral_settings(dim, exponent, self.config.seed)
             space = model.spectral_space(self.judge.data, settings, self.spectrum)
-            scores[dim, exponent] = self.judge_space(space)[self.select]
+            scores[dim, exponent] = self.judge_space(space, "spectral")[self.select]
 
         for dim in sorted({min(dim, limit) for dim in config.dims}):
             score(dim, exponents[0])
@@ -206,7 +214,7 @@ class Chooser:
         try:
             for _ in epochs(training, 1):
                 pass
-            score = self.judge_space(training.model.space())[self.select]
+            score = self.judge_space(training.model.space(), "trial")[self.select]
         except FloatingPointError as error:
             LOGGER.info(f"train: {point.describe()}: {error}")
             return -1.0
@@ -247,11 +255,12 @@ class Chooser:
                 trained[name] = found
         self.selection.running = {}
 
-    def judge_space(self, space: Space) -> dict[str, float]:
-        """The metrics of a space by itself."""
+    def judge_space(self, space: Space, name: str) -> dict[str, float]:
+        """The metrics of a space by itself, recorded as a point under this name."""
         started = self.clock.now()
         means = self.judge.means(euclidean_vectors(space))
         self.together.seconds = self.clock.now() - started
+        self.selection.points.append({"seconds": self.clock.now(), "of": name} | means)
         return means
 
 

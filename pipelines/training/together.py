@@ -10,7 +10,6 @@ from pipelines.config.training import Train
 from pipelines.training import model
 from pipelines.training.budget import Clock
 from pipelines.training.model import Part
-
 from recsys.judge import Judge
 from recsys.spaces import Space, euclidean_vectors
 
@@ -36,8 +35,6 @@ class Chosen(NamedTuple):
     parts: tuple[Part, ...]
     score: float
     alone: dict[str, float]  # each candidate by itself
-
-
 
 
 class Together:

@@ -62,7 +62,12 @@ def train(config: Config) -> Path:
             name = _run_name(partial, key)
             with live_run.LiveRun(config, partial, name) as tracked:
                 known = train_run(config, device, partial, source, tracked)
-            done = {"key": key, "prepared_key": prepared.key, "device": str(device)} | known
+            done = {
+                "key": key,
+                "prepared_key": prepared.key,
+                "device": str(device),
+                "seed": config.seed,
+            } | known
             # part of the key, whether rejected or not
             done["seeded_by"] = source.run.name if source else None
             (partial / "lineage.json").write_text(json.dumps(lineage(prepared, source), indent=1))
@@ -116,7 +121,9 @@ def run_fold(config: Config, run: Path) -> Fold:
 
 def run_key(config: Config, prepared: Prepared) -> str:
     """SHA-256 of everything that a run depends on."""
-    included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "spectral", "warm"), True)
+    included: dict[str, Any] = dict.fromkeys(
+        ("seed", "space", "loss", "mining", "graph", "spectral", "warm"), True
+    )
     included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
     included["evaluate"] = {"select", "exclude_seen"}
     settings = config.model_dump_json(include=included)

@@ -163,7 +163,11 @@ def continue_from(
 ) -> None:
     """Put a training of one fold where a training of another fold ended."""
     if state is not None:
-        saved = {"states": {name: state}, "users": _storable(before.user_ids), "items": _storable(before.item_ids)}
+        saved = {
+            "states": {name: state},
+            "users": _storable(before.user_ids),
+            "items": _storable(before.item_ids),
+        }
         carry_over(training, fold, saved, name)
 
 

@@ -25,13 +25,12 @@ from pipelines.config.training import Spectral
 from pipelines.data import folds
 from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import live_run, log
+from pipelines.training.budget import Clock
 from pipelines.training.devices import choose_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice
-from pipelines.training.selection import Selection, choose_spectral, select_epochs
+from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
 from pipelines.tuning import plots, trials
-from pipelines.tuning.budget import OutOfTime
 from pipelines.tuning.search_space import Setting, Space, read_space
 from recsys.judge import Judge
 
@@ -44,6 +43,10 @@ OUT_OF_TIME = "out of time"
 CODE = ("recsys", "pipelines/data", "pipelines/training", "pipelines/tuning")  # what a trial depends on
 
 
+class OutOfTime(Exception):
+    """The seconds of the search are used up."""
+
+
 class Search(NamedTuple):
     """What all trials share."""
 
@@ -53,7 +56,7 @@ class Search(NamedTuple):
     folder: Path
     judge: Judge
     deadline: float  # of time.monotonic
-    spectral: dict[Spectral, Choice]  # what validation chose for each section `spectral`
+    spectral: dict[Spectral, dict[str, Any]]  # what validation chose for each section `spectral`
 
 
 def tune(
@@ -106,7 +109,7 @@ def tune(
 
 def study_name(config: Config, prepared: Prepared, space: Space) -> str:
     """Twelve digits of the SHA-256 of all that a trial's validation depends on, and of the space."""
-    included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "spectral"), True)
+    included: dict[str, Any] = dict.fromkeys(("seed", "space", "loss", "mining", "graph", "spectral"), True)
     included["train"] = set(type(config.train).model_fields) - {"checkpoint_seconds"}
     settings = config.model_dump_json(include=included | {"evaluate": {"select", "exclude_seen", "ks"}})
     searched = [f"{name} {setting.model_dump_json()}" for name, setting in sorted(space.items())]
@@ -258,27 +261,24 @@ def _train(search: Search, trial: Trial, label: str) -> None:
     ):
         live_run.set_parent(config, folder, search.folder)
 
-        def on_epoch(row: dict[str, Any], epoch: int) -> None:
-            tracked.log_metrics(row, epoch)
-            trial.report(row[metric], epoch)
-            if time.monotonic() > search.deadline and _has_epochs_left(
-                config, _scores_by_epoch(search.study, trial.number)
-            ):
+        def on_epoch(row: dict[str, Any], number: int) -> None:
+            tracked.log_metrics(row, number)
+            trial.report(row[metric], number)
+            if time.monotonic() > search.deadline:
                 raise OutOfTime
             if trial.should_prune() and not base:
                 raise optuna.TrialPruned
 
-        if config.spectral not in search.spectral:
-            search.spectral[config.spectral] = choose_spectral(config, search.judge)
-        choice = search.spectral[config.spectral]
-        training = start(config, search.judge.data, choice, "validation")
-        select_epochs(config, search.judge, training, Selection(choice), config.train.max_epochs, on_epoch)
-
-
-def _has_epochs_left(config: Config, scores: dict[int, float]) -> bool:
-    """Whether select_epochs would train another epoch."""
-    last = max(scores)
-    return last < config.train.max_epochs and last - _best_epoch(scores) < config.train.patience
+        judge = search.judge
+        hooks = Hooks(
+            lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
+            on_epoch=on_epoch,
+        )
+        selection = Selection(spectral=search.spectral.get(config.spectral, {}))
+        clock = Clock(config.train.seconds, judge.data.user.device)
+        chosen = Chooser(config, judge, clock, hooks, selection).choose()
+        search.spectral[config.spectral] = selection.spectral
+        trial.report(chosen.score, len(selection.history) + 1)
 
 
 def _trial_folder(search: Search, number: int) -> Path:
