@@ -4,9 +4,9 @@ python benchmarks/history_losses.py [--threads 2] [--repeats 9] [--own 55000] [-
 
 2,048 users x 4,096 candidates x 64 dimensions, unit vectors, histories of very different lengths. `log_sums`
 starts at the vectors and makes its distances itself. The others start at distances: `distances` is what it
-costs to make them and to bring their gradient back to the vectors, which comes on top. `matmul and exp` is the
-least that a pass over all pairs costs. `sorted` is the value of rank_hinge, without gradients, from sorting
-each row. sl_at_k includes its top_k_border. All take turns in random order.
+costs to make them and to bring their gradient back to the vectors, which comes on top. `matmul and exp` is
+the least that a pass over all pairs costs. `sorted` is the value of rank_hinge, without gradients, from rows
+that are sorted. sl_at_k includes its top_k_border. All take turns in random order.
 """
 
 import argparse
