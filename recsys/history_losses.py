@@ -4,7 +4,8 @@
 and `d` (B, C) the distances to the candidates, inf where one may not be pushed away, as the user is known to
 like it. Each loss is (H,), one per own item. Distances are taken as given, squared or not; where a paper has
 a score, s = -d. What is inf has gradient 0, and no (H, C) is made.
-Axes: B users of a batch, H their own items, C candidates, R rows of a block, G cells.
+Axes: B users of a batch, H their own items, C candidates, R rows of a block, N own items of a block, G cells
+or nodes, M nearest candidates, E entries.
 """
 
 from collections.abc import Iterator
@@ -12,9 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
+
+from recsys.losses import log_activation
 
 INF = float("inf")
 CELLS = 1024  # of a row
+NODES = 256  # of a row, for `psl`
 BLOCK = 2**18  # distances at a time: with their cells 3 MiB, which stay in a core's cache
 
 
@@ -79,14 +84,209 @@ def rank_hinge(
     CPU the same bits each time.
     Raises ValueError unless margin > 0 and n_items >= 1.
     """
-    if not 0 < margin < INF:
-        raise ValueError(f"margin = {margin}, allowed > 0 and finite")
+    _positive("margin", margin)
     if n_items < 1:
         raise ValueError(f"n_items = {n_items}, allowed >= 1")
-    wide = torch.promote_types(d.dtype, torch.float32)  # half precision counts to 256
-    weight = None if weight is None else weight.to(wide)
-    each: Tensor = _RankHinge.apply(d_own.to(wide), d.to(wide), row, margin, n_items, weight)  # type: ignore[no-untyped-call]
+    own, candidates, *weights = _wide(d_own, d, *([] if weight is None else [weight]))
+    weight = weights[0] if weights else None
+    each: Tensor = _RankHinge.apply(own, candidates, row, margin, n_items, weight)  # type: ignore[no-untyped-call]
     return each.to(d_own.dtype)
+
+
+class _LogSum(torch.autograd.Function):
+    """(B, C), log_q (C,) -> (B,): log sum_c exp(-d_c / t - log_q_c), -inf of nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
+        log_sum, size = d.new_full((len(d),), -INF), _rows(d)  # (B,)
+        for r in range(0, len(d) if len(log_q) else 0, size):
+            log_sum[r : r + size] = _logits(d[r : r + size], temperature, log_q).logsumexp(1)
+        ctx.save_for_backward(d, log_q, log_sum)
+        ctx.temperature = temperature
+        return log_sum
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        d, log_q, log_sum = ctx.saved_tensors
+        log_sum = log_sum.masked_fill(log_sum == -INF, 0)[:, None]  # (B, 1): -inf less -inf is NaN
+        to_d, push = torch.empty_like(d), -gradient[:, None] / ctx.temperature  # (B, C), (B, 1)
+        size = _rows(d)
+        for r in range(0, len(d), size):
+            rows = slice(r, r + size)
+            share = _logits(d[rows], ctx.temperature, log_q).sub_(log_sum[rows]).exp_()  # (R, C)
+            torch.mul(share, push[rows], out=to_d[rows])
+        return to_d, None, None
+
+
+def _logits(d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
+    return torch.sub(-log_q, d, alpha=1 / temperature)
+
+
+class _PairSum(torch.autograd.Function):
+    """(H,) own and (B, C) -> (H,): log sum_c sigma(d_p - d_c)^(1 / t) / q_c, -inf of nothing.
+
+    A row's candidates are shared out among its nodes: the sum then is one over few nodes, and the gradient to
+    a candidate is the slope between its two nodes.
+    """
+
+    # Many arguments: those of psl, and torch's own
+    @staticmethod
+    def forward(
+        ctx: Any, d_own: Tensor, d: Tensor, row: Tensor, temperature: float, log_q: Tensor, activation: str
+    ) -> Tensor:
+        low, step = d.new_empty(len(d)), d.new_empty(len(d))  # (B,)
+        mass, cells = d.new_empty(len(d), NODES), torch.empty_like(d, dtype=torch.int16)  # (B, G), (B, C)
+        weight = (-log_q).exp()  # (C,)
+        for rows, _ in _blocks(row, d):
+            low[rows], step[rows] = _span(d[rows], temperature)
+            mass[rows], cells[rows] = _masses(d[rows], low[rows, None], step[rows, None], weight)
+        log_sum = torch.empty_like(d_own)  # (H,)
+        for own in _chunks(d_own):
+            x = _to_nodes(d_own[own], low[row[own]], step[row[own]])  # (N, G)
+            logits = log_activation(x, activation).mul_(1 / temperature)
+            highest = logits[:, :1].clone()  # (N, 1): the first node is the nearest
+            each = logits.sub_(highest).exp_().mul_(mass.index_select(0, row[own]))
+            log_sum[own] = each.sum(1).log_() + highest[:, 0]
+        ctx.save_for_backward(d_own, row, low, step, mass, cells, weight, log_sum)
+        ctx.temperature, ctx.activation = temperature, activation
+        return log_sum
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        d_own, row, low, step, mass, cells, weight, log_sum = ctx.saved_tensors
+        log_sum = log_sum.masked_fill(log_sum == -INF, 0)  # -inf less -inf is NaN
+        to_own, at_node = torch.empty_like(d_own), torch.zeros_like(mass)  # (H,), (B, G)
+        for own in _chunks(d_own):
+            x = _to_nodes(d_own[own], low[row[own]], step[row[own]])  # (N, G)
+            with torch.enable_grad():
+                log_sigma = log_activation(x.requires_grad_(), ctx.activation)
+                (slope,) = torch.autograd.grad(log_sigma.sum(), x)
+            each = (log_sigma.detach() / ctx.temperature).sub_(log_sum[own, None]).exp_()
+            each *= gradient[own, None]  # (N, G): for a unit of mass
+            at_node.index_add_(0, row[own], each)
+            to_own[own] = each.mul_(slope).mul_(mass.index_select(0, row[own])).sum(1) / ctx.temperature
+        slopes = torch.zeros_like(mass)  # (B, G): of the last cell, where inf is, 0
+        slopes[:, :-1] = at_node.diff(dim=1) / step[:, None]
+        to_d = torch.empty_like(cells, dtype=mass.dtype)  # (B, C)
+        for rows, _ in _blocks(row, cells):
+            torch.gather(slopes[rows], 1, cells[rows].long(), out=to_d[rows])
+        return to_own, to_d.mul_(weight), None, None, None, None
+
+
+def psl(
+    d_own: Tensor, row: Tensor, d: Tensor, log_q: Tensor, temperature: float, activation: str = "tanh"
+) -> Tensor:
+    """(H,), (H,), (B, C), log_q (C,) -> (H,): log(1 + sum_c sigma(d_p - d_c)^(1 / t) / q_c).
+
+    Pairwise softmax loss, Yang et al. 2024; see losses.psl. The sum over all items but the user's other own
+    ones is estimated from the candidates: log_q is the log of how many times each was expected to be drawn, 0
+    where they are all items. The power is taken as linear in d_c between NODES places, from a row's nearest
+    candidate to its farthest: at t = .1 and distances that span 2 the loss is off by less than 1/1000, the
+    gradient to one candidate by up to 3 % of the largest. On CPU the same bits each time.
+    Raises ValueError unless temperature > 0, and for an activation that is none of losses.ACTIVATIONS.
+    """
+    _positive("temperature", temperature)
+    log_activation(d_own[:0], activation)  # refuses it where there are no own items
+    own, candidates, log_q = _wide(d_own, d, log_q)
+    log_sum: Tensor = _PairSum.apply(own, candidates, row, temperature, log_q, activation)  # type: ignore[no-untyped-call]
+    return softplus(log_sum).to(d_own.dtype)
+
+
+def _span(d: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(R, C) -> (R,), (R,): each row's nearest candidate, and how far it is from one node to the next."""
+    if d.shape[1] == 0:
+        return d.new_zeros(len(d)), d.new_ones(len(d))
+    low, high = d.amin(1), d.masked_fill(d == INF, -INF).amax(1)  # (R,)
+    low, high = (torch.where(high == -INF, 0, bound) for bound in (low, high))  # a row of nothing
+    return low, (high - low).clamp_min(temperature / 10) / (NODES - 2)
+
+
+def _to_nodes(d_own: Tensor, low: Tensor, step: Tensor) -> Tensor:
+    """(N,) each -> (N, G): how much farther an own item is than each node of its row."""
+    numbers = torch.arange(NODES, device=d_own.device)  # (G,)
+    return (d_own - low)[:, None] - step[:, None] * numbers
+
+
+def _masses(d: Tensor, low: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, C) and (C,) -> (R, G), (R, C): the weight at each node, and the node before each candidate.
+
+    A candidate's weight is shared between the nodes on either side, the nearer getting more. inf is past the
+    last, and has none.
+    """
+    scaled = (d - low).div_(step).clamp_max_(NODES - 1)  # (R, C), low and step (R, 1)
+    cells = scaled.long().clamp_min_(0)
+    per_cell, beyond = d.new_zeros(2, len(d), NODES)  # (R, G)
+    per_cell.scatter_add_(1, cells, weight.expand_as(d))
+    beyond.scatter_add_(1, cells, scaled.sub_(cells).mul_(weight))
+    per_cell[:, -1] = beyond[:, -1] = 0
+    per_cell -= beyond
+    per_cell[:, 1:] += beyond[:, :-1]
+    return per_cell, cells
+
+
+def _chunks(d_own: Tensor) -> Iterator[slice]:
+    size = max(1, BLOCK // NODES)
+    return (slice(h, h + size) for h in range(0, len(d_own), size))
+
+
+# Many arguments: each is a setting of its own
+def sl_at_k(
+    d_own: Tensor,
+    row: Tensor,
+    d: Tensor,
+    log_q: Tensor,
+    border: Tensor,
+    *,
+    temperature: float,
+    weight_temperature: float,
+) -> Tensor:
+    """(H,), (H,), (B, C), log_q (C,), border (B,) -> (H,): sigmoid((border - d_p) / t_w) * softmax.
+
+    SL@K, Yang et al. 2025 (KDD); see losses.sl_at_k. softmax = log(1 + sum_c exp((d_p - d_c) / t - log_q_c)):
+    the sum over all items but the user's other own ones, estimated from the candidates. log_q is the log of
+    how many times each was expected to be drawn, 0 where the candidates are all items. The border is that of
+    `top_k_border`, and no gradient flows to it.
+    Raises ValueError unless both temperatures > 0.
+    """
+    _positive("temperature", temperature)
+    _positive("weight_temperature", weight_temperature)
+    own, candidates, log_q = _wide(d_own, d, log_q)
+    log_sum: Tensor = _LogSum.apply(candidates, temperature, log_q)  # type: ignore[no-untyped-call]  # (B,)
+    softmax = softplus(log_sum.index_select(0, row) + own / temperature)  # (H,)
+    inside = border.detach().index_select(0, row) - own  # (H,)
+    return ((inside / weight_temperature).sigmoid() * softmax).to(d_own.dtype)
+
+
+@torch.no_grad()
+def top_k_border(d_own: Tensor, row: Tensor, d: Tensor, k: int, log_q: Tensor) -> Tensor:
+    """(H,), (H,), (B, C), log_q (C,) -> (B,): each user's distance to the k-th nearest of all items.
+
+    A candidate counts as 1 / q items, an own item as one; of fewer than k the farthest, and 0 of none.
+    Yang et al. 2025 (SL@K), its quantile from a sample. Raises ValueError unless k >= 1.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k}, allowed >= 1")
+    items = (-log_q.double()).exp()  # (C,)
+    # so many candidates count as k items whichever they are
+    enough = min(int((items.sort().values.cumsum(0) < k).sum()) + 1, d.shape[1])
+    near, place = d.topk(enough, 1, largest=False)  # (B, M)
+    rows = torch.arange(len(d), device=d.device).repeat_interleave(enough)
+    distance, rows = torch.cat([d_own, near.flatten()]), torch.cat([row, rows])  # (E,)
+    count = torch.cat([torch.ones_like(d_own, dtype=torch.float64), items[place.flatten()]])  # (E,)
+    order = distance.argsort(stable=True)  # (E,)
+    order = order[rows[order].argsort(stable=True)]  # (E,): by row, then by distance
+    distance, rows, count = distance[order], rows[order], count[order]
+    there = distance < INF  # (E,): first in their row
+    size = torch.bincount(rows, minlength=len(d))  # (B,)
+    start = size.cumsum(0) - size  # (B,)
+    up_to = torch.where(there, count, 0).cumsum(0)  # (E,)
+    up_to -= (up_to - count)[start.clamp_max(len(rows) - 1)][rows] if len(rows) else 0
+    before = there & (up_to < k - 1e-6)  # (E,): a little less, as sums of parts of items are rounded
+    short = torch.bincount(rows[before], minlength=len(d))  # (B,): entries before the k-th item
+    some = torch.bincount(rows[there], minlength=len(d))  # (B,)
+    at = start + torch.minimum(short, some - 1).clamp_min(0)  # (B,)
+    padded = torch.cat([distance, distance.new_zeros(1)])  # (E + 1,)
+    return torch.where(some > 0, padded[at.clamp_max(len(rows))], 0)
 
 
 def _grid(border: Tensor, row: Tensor, n_rows: int, margin: float) -> tuple[Tensor, Tensor]:
@@ -109,8 +309,23 @@ def _cells(d: Tensor, low: Tensor, scale: Tensor) -> Tensor:
 
 def _blocks(row: Tensor, d: Tensor) -> Iterator[tuple[slice, slice]]:
     """(H,), (B, C) -> blocks of rows that fit a cache, each with its own items."""
-    size = max(1, BLOCK // max(d.shape[1], 1))
+    size = _rows(d)
     starts = range(0, len(d), size)
     bounds = torch.searchsorted(row, torch.tensor([*starts, len(d)], device=row.device)).tolist()
     for r, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
         yield slice(r, min(r + size, len(d))), slice(first, last)
+
+
+def _wide(*values: Tensor) -> list[Tensor]:
+    """As precise as the distances, the second, and single precision at least: bfloat16 counts to 256."""
+    dtype = torch.promote_types(values[1].dtype, torch.float32)
+    return [value.to(dtype) for value in values]
+
+
+def _rows(d: Tensor) -> int:
+    return max(1, BLOCK // max(d.shape[1], 1))
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < INF:
+        raise ValueError(f"{name} = {value}, allowed > 0 and finite")
