@@ -48,6 +48,8 @@ HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] =
     "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
         x.d_own, x.row, without_own(x), s.margin, n_items
     ),
+    "history_psl": lambda s, _, x: history_losses.psl(x.d_own, x.row, without_own(x), x.log_q, s.temperature),
+    "history_sl_at_k": lambda s, _, x: sl_at_k(x, s),
 }
 
 
@@ -59,6 +61,20 @@ def softmax(x: HistoryDistances, temperature: float) -> Tensor:
     """
     spread = (-x.d / temperature - x.log_q).logsumexp(1)  # (B,)
     return x.d_own / temperature + rows(spread, x.row)
+
+
+def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
+    """(H,): history_losses.sl_at_k with the border of each user's top K."""
+    d = without_own(x)
+    return history_losses.sl_at_k(
+        x.d_own,
+        x.row,
+        d,
+        x.log_q,
+        history_losses.top_k_border(x.d_own, x.row, d, settings.top_k, x.log_q),
+        temperature=settings.temperature,
+        weight_temperature=settings.negative_temperature,
+    )
 
 
 def without_own(x: HistoryDistances) -> Tensor:

@@ -12,7 +12,7 @@ TripletLossName = Literal[
     "contrastive", "triplet_margin", "triplet_soft_margin", "margin", "manifold", "warp", "bpr"
 ]
 ListLossName = Literal["sampled_softmax", "bsl", "psl", "sl_at_k", "cosine_contrastive", "align_uniform"]
-HistoryLossName = Literal["history_softmax", "history_hinge"]
+HistoryLossName = Literal["history_softmax", "history_hinge", "history_psl", "history_sl_at_k"]
 LossName = Literal[TripletLossName, ListLossName, HistoryLossName]
 MinerName = Literal["random", "all", "semi_hard", "hardest", "distance_weighted", "offline"]
 AvailabilityName = Literal["first_and_last", "first", "none"]

@@ -172,18 +172,20 @@ def slices(name: str, slicing: Slicing) -> Drawing:
 
 @STYLED
 def curves(history: pl.DataFrame, choice: dict[str, Any] | None, select: str) -> Drawing:
-    """Loss and validation by epoch; dotted: the epoch that was kept."""
+    """Loss and validation by epoch, a line a space; a ring: the epoch that was kept."""
     columns = {"training loss": "loss", f"validation {select}": f"validation.{select}"}
     columns = {label: column for label, column in columns.items() if column in history.columns}
+    kept = {part["name"]: len(part["cycles"]) for part in choice["parts"]} if choice else {}
     figure = Figure(figsize=(WIDTH, 0.4 + 1.8 * len(columns)), layout="constrained")
     panels = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, colour, (label, column) in zip(panels, COLOURS, columns.items(), strict=False):
-        axes.plot(history["epoch"], history[column], marker="o", markersize=4, color=colour)
+    for axes, (label, column) in zip(panels, columns.items(), strict=True):
+        for number, (space, rows) in enumerate(_spaces(history)):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(rows["epoch"], rows[column], marker="o", markersize=4, color=colour, label=space)
+            best = rows.filter(pl.col("epoch") == kept.get(space, 0))
+            axes.plot(best["epoch"], best[column], "o", markersize=9, markerfacecolor="none", color=colour)
         axes.set_ylabel(label)
-        if choice:
-            axes.axvline(choice["epochs"], color=INK, linestyle=":", label=f"kept: epoch {choice['epochs']}")
-    if choice:
-        _legend_above(panels[0])
+    _legend_above(panels[0])
     _label_epochs(panels[-1])
     return to_drawing(
         figure, "curves", "Training loss per interaction, and validation", _last_epoch(history, columns)
@@ -192,8 +194,9 @@ def curves(history: pl.DataFrame, choice: dict[str, Any] | None, select: str) ->
 
 @STYLED
 def lines(name: str, title: str, history: pl.DataFrame, columns: dict[str, str]) -> Drawing:
-    """Columns by epoch, each under a label."""
+    """Columns of the first space by epoch, each under a label."""
     figure, axes = _axes()
+    (_, history), *_ = _spaces(history)
     for colour, (label, column) in zip(COLOURS, columns.items(), strict=False):
         axes.plot(history["epoch"], history[column], marker="o", markersize=4, color=colour, label=label)
     _label_epochs(axes)
@@ -204,8 +207,9 @@ def lines(name: str, title: str, history: pl.DataFrame, columns: dict[str, str])
 
 @STYLED
 def bands(history: pl.DataFrame) -> Drawing:
-    """Distances of known and of other pairs by epoch: the median, and 10 % to 90 %."""
+    """Distances of the first space's known and other pairs by epoch: the median, and 10 % to 90 %."""
     figure, axes = _axes()
+    (_, history), *_ = _spaces(history)
     kinds = ("positive", "negative")
     for kind, colour in zip(kinds, COLOURS, strict=False):
         low, median, high = (history[f"health.{kind}_{end}"] for end in ("low", "median", "high"))
@@ -300,7 +304,7 @@ def quality(name: str, points: list[dict[str, Any]], fitted: float, select: str)
     for number, kind in enumerate(dict.fromkeys(point["of"] for point in points)):  # in order of appearance
         of_kind = [point for point in points if point["of"] == kind]
         seconds, score = [p["seconds"] for p in of_kind], [p[select] for p in of_kind]
-        line = ("-", "--")[number // len(COLOURS) % 2] if " start" in kind else ""
+        line = "" if kind in ("spectral", "trial", "model") else ("-", "--")[number // len(COLOURS) % 2]
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(seconds, score, marker="o", linestyle=line, color=colour, label=kind)
     axes.axvline(fitted, color=INK, linestyle=":", label=f"end of the fit: {fitted:.0f} s")
@@ -331,6 +335,12 @@ def _label_epochs(axes: Axes) -> None:
 
 def _legend_above(axes: Axes) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
+
+
+def _spaces(history: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """Each space's rows under its name, in the order of training."""
+    names = history["space"].unique(maintain_order=True).to_list()
+    return [(name, history.filter(pl.col("space") == name)) for name in names]
 
 
 def _last_epoch(history: pl.DataFrame, columns: dict[str, str]) -> str:

@@ -77,7 +77,17 @@ def show_bench(result: dict[str, Any], console: Console) -> None:
 
 def _describe(part: dict[str, Any]) -> str:
     """A part of a model in one line: its name, weight, settings and steps."""
-    shown = ("loss", "start", "dim", "temperature", "offset_scale", "margin", "hops", "learning_rate", "item_exponent")
+    shown = (
+        "loss",
+        "start",
+        "dim",
+        "temperature",
+        "offset_scale",
+        "margin",
+        "hops",
+        "learning_rate",
+        "item_exponent",
+    )
     settings = {name: part["settings"][name] for name in shown if name in part["settings"]}
     line = f"  {part['name']}, weight {part['weight']:g}: "
     line += ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
