@@ -33,6 +33,7 @@ from recsys.training import Position, Training
 
 LOGGER = logging.getLogger("recsys")
 HEALTH_INTERACTIONS = 2048  # whose triplets show how mining fares
+HEALTH_OF_HISTORIES = 512  # the same where nothing is mined, only measured
 LOWEST = 0.05  # share of the learning rate at the end of a cycle
 HEALTH_USERS = 256  # of theirs, whose histories show how compact they are
 
@@ -262,7 +263,8 @@ def _measure_health(training: Training, objective: Objective) -> Health | None:
 
     def sample() -> tuple[Mined, CandidateDistances]:
         generator = torch.Generator(training.data.user.device).manual_seed(settings.seed)
-        size = min(HEALTH_INTERACTIONS, settings.batch_size)
+        most = HEALTH_OF_HISTORIES if settings.takes_histories else HEALTH_INTERACTIONS
+        size = min(most, settings.batch_size)
         return sample_triplets(training, objective, size, generator)
 
     mined, found = sample()

@@ -139,7 +139,8 @@ def _candidates(training: Training) -> tuple[Tensor, Tensor]:
     if s.uniform_items + s.popular_items >= data.n_items:
         every = torch.arange(data.n_items, device=data.user.device)  # (I,)
         return every, torch.zeros_like(training.model.offset)
-    drawn = training.sampler.draw(data.item.new_empty(0, dtype=torch.int64), training.generator)  # (C,)
+    none = data.item.new_empty(0, dtype=torch.int64)
+    drawn = training.sampler.draw(none, training.generator).sort().values  # (C,)
     return drawn, training.sampler.log_q(drawn)
 
 

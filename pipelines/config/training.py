@@ -164,7 +164,9 @@ class Graph(Section):
     """Spaces of kind graph: settings that are searched on validation unless they are given."""
 
     loss: LossName = Field("history_softmax", description="any loss; see loss.name")
-    dim: int = Field(127, ge=1, description="dimensions of each space")
+    dim: PositiveInt | None = Field(
+        None, description="dimensions of each space; none: 127, or 63 for a log of few users or items"
+    )
     temperature: Temperature | None = Field(
         None, description="of the softmax; none: estimated from the log, then searched"
     )
@@ -262,7 +264,9 @@ class Spectral(Section):
     """The untrained baseline; validation selects among these values."""
 
     dims: tuple[PositiveInt, ...] = Field(
-        (8, 16, 32, 64, 128, 256), min_length=1, description="dimensions tried, with the first exponent"
+        (8, 16, 32, 64, 128, 256),
+        min_length=1,
+        description="dimensions tried with the first exponent, from the most on while fewer help",
     )
     item_exponents: tuple[Exponent, ...] = Field(
         (0.4, 0.2, 0.3, 0.5), min_length=1, description="item exponents tried, with the best dimensions"

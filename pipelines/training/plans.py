@@ -20,6 +20,9 @@ MARGIN_LOSSES = (
 )
 
 
+NARROW, WIDE, SMALL_LOG = 63, 127, 6_000  # dimensions; users or items
+
+
 class Plan(NamedTuple):
     """A space that may be trained."""
 
@@ -47,6 +50,12 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
         learning_rate=graph.learning_rate or 0.012,
         margin=graph.margin or 0.3,
     )
+
+
+def dimensions(config: Learning, data: DeviceInteractions) -> int:
+    """Dimensions of a graph space: those of the configuration, or fewer for a log of few users or items."""
+    size = min(data.n_users, data.n_items)
+    return min(config.graph.dim or (NARROW if size < SMALL_LOG else WIDE), size)
 
 
 def estimate_temperature(data: DeviceInteractions) -> float:

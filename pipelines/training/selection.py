@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pipelines.config.config import Learning
 from pipelines.training import model, plans
 from pipelines.training.budget import Clock
-from pipelines.training.cycles import OnEpoch, SpaceTraining
+from pipelines.training.cycles import TOGETHER, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point, pattern_search
@@ -105,9 +105,7 @@ class Chooser:
             if self._is_full():
                 break
         candidates = self.candidates()
-        fit = self.refit_factor * sum(one.seconds for one in self.selection.trained.values())
-        room = max(0.3 * self.clock.remaining(), self.clock.remaining() - fit)
-        chosen = self.together.choose(candidates, self.clock.now() + max(0.0, room))
+        chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
         if self.config.train.coverage_price > 0:
             rarity = Part("rarity", "rarity", 1.0, {})
             space = model.untrained_space(rarity, self.judge.data)
@@ -116,10 +114,19 @@ class Chooser:
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
 
+    def _judging_seconds(self) -> float:
+        """Seconds for judging what stands together: what the fit of the longest trainings leaves."""
+        budget, trained = self.clock.budget, list(self.selection.trained.values())
+        if budget is None or not trained:
+            return float("inf")
+        fits = max(1, self.config.train.max_dim // (trained[0].space.items.shape[1] + 1))
+        longest = sorted((one.seconds for one in trained), reverse=True)[:fits]
+        return max(TOGETHER * budget, self.clock.remaining() - self.refit_factor * sum(longest))
+
     def _planned(self) -> list[tuple[str, str, Settings]]:
         """Name, kind and settings of the configured spaces."""
         point = self.choose_point()
-        dim = min(self.config.graph.dim, self.config.train.max_dim - 1, self.spectrum[1].shape[1])
+        dim = min(plans.dimensions(self.config, self.judge.data), self.config.train.max_dim - 1)
         return [
             (
                 plan.name,
@@ -157,21 +164,22 @@ class Chooser:
         if self.selection.spectral:
             return
         config, limit = self.config.spectral, self.spectrum[1].shape[1]
-        exponents = config.item_exponents
         scores = dict[tuple[int, float], float]()
 
-        def score(dim: int, exponent: float) -> None:
-            if scores and self.clock.remaining() <= 0:
-                return
+        def is_better(dim: int, exponent: float) -> bool:
             settings = model.spectral_settings(dim, exponent, self.config.seed)
             space = model.spectral_space(self.judge.data, settings, self.spectrum)
+            before = max(scores.values(), default=-1.0)
             scores[dim, exponent] = self.judge_space(space, "spectral")[self.select]
+            return scores[dim, exponent] > before
 
-        for dim in sorted({min(dim, limit) for dim in config.dims}):
-            score(dim, exponents[0])
+        first, *others = config.item_exponents
+        for dim in sorted({min(dim, limit) for dim in config.dims}, reverse=True):
+            if not is_better(dim, first):  # fewer dimensions are worse from here on
+                break
         dim = max(scores, key=lambda one: scores[one])[0]
-        for exponent in exponents[1:]:
-            score(dim, exponent)
+        for exponent in others:
+            is_better(dim, exponent)
         best = max(scores, key=lambda one: scores[one])
         self.selection.spectral = model.spectral_settings(*best, self.config.seed) | {"score": scores[best]}
         LOGGER.info(
@@ -187,7 +195,7 @@ class Chooser:
         if not axes or not graphs or self.selection.trained or self.selection.running:
             return self._best_point(first)
         plan = graphs[0]._replace(space=graphs[0].space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
-        dim = min(self.config.graph.dim, self.config.graph.trial_dim)
+        dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
         deadline = self.clock.now() + SEARCH * self.clock.remaining()
         took = 0.0
 
@@ -267,5 +275,5 @@ class Chooser:
 def widest_spectrum(config: Learning, judge: Judge) -> Spectrum:
     """The widest spectrum that any setting needs; its leading dimensions serve the narrower ones."""
     limit = min(judge.data.n_users, judge.data.n_items)
-    dim = min(max(*config.spectral.dims, config.graph.dim), limit)
+    dim = min(max(*config.spectral.dims, plans.dimensions(config, judge.data)), limit)
     return baselines.spectral(judge.data, dim, 0.0, seed=config.seed)
