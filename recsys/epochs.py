@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,7 +160,7 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
     """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
     data, settings = training.data, training.settings
     orders = torch.Generator(data.user.device).manual_seed(position.seed)
-    batches: Iterator[UserBatch | Batch]
+    batches: Iterator[Any]  # UserBatch or Batch
     if settings.takes_histories:
         batches = histories.user_batches(data, histories.users_per_batch(data, settings), orders)
     else:
@@ -174,12 +174,12 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
         if length is not None:
             for group in training.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
-        if isinstance(batch, Batch):
-            with training.model.shared_sums():
-                sums = _step(training, objective, batch, importance)
-            yield sums, len(batch.users)
-        else:
+        if settings.takes_histories:
             yield _history_step(training, batch), batch.total
+            continue
+        with training.model.shared_sums():
+            sums = _step(training, objective, batch, importance)
+        yield sums, len(batch.users)
 
 
 def _interaction_batches(training: Training, orders: torch.Generator) -> Iterator[Batch]:

@@ -139,7 +139,7 @@ class Chooser:
         ]
 
     def _dimensions(self) -> int:
-        """Dimensions of the graph spaces: fewer where the budget has no room for WANTED_CYCLES of one space."""
+        """Dimensions of graph spaces: fewer where the budget has no room for WANTED_CYCLES of one."""
         config, known = self.config, self.selection.step_seconds
         wide = plans.dimensions(config, self.judge.data)
         if config.graph.dim is not None or known is None or self.clock.budget is None:
