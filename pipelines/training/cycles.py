@@ -21,7 +21,7 @@ LOGGER = logging.getLogger("recsys")
 
 WANTED_CYCLES = 3  # of a training before another space is trained too
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
-TOGETHER = 0.08  # share of the budget kept free for judging what stands together
+TOGETHER = 0.05  # share of the budget kept free for judging what stands together
 
 
 OnEpoch = Callable[[dict[str, Any], int], None]  # a row of figures, and its number from 1

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from pipelines.config.config import Learning
 from pipelines.training import model, plans
-from pipelines.training.budget import Clock
-from pipelines.training.cycles import TOGETHER, OnEpoch, SpaceTraining
+from pipelines.training.budget import Clock, StepTimer
+from pipelines.training.cycles import TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point, pattern_search
@@ -27,6 +27,7 @@ LOGGER = logging.getLogger("recsys")
 
 
 SEARCH = 0.2  # largest share of the budget for short trainings
+WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
 
 
@@ -37,6 +38,7 @@ class Selection:
     spectral: dict[str, Any] = field(default_factory=dict)  # settings of the best spectrum, and its score
     trials: dict[Point, float] = field(default_factory=dict)
     trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
+    step_seconds: tuple[int, float] | None = None  # dimensions and seconds of a step in the search
     left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     points: list[dict[str, Any]] = field(default_factory=list)  # all validations: seconds, of, metrics
@@ -127,7 +129,7 @@ class Chooser:
     def _planned(self) -> list[tuple[str, str, Settings]]:
         """Name, kind and settings of the configured spaces."""
         point = self.choose_point()
-        dim = min(plans.dimensions(self.config, self.judge.data), self.config.train.max_dim - 1)
+        dim = min(self._dimensions(), self.config.train.max_dim - 1)
         return [
             (
                 plan.name,
@@ -136,6 +138,20 @@ class Chooser:
             )
             for plan in plans.plans(self.config)
         ]
+
+    def _dimensions(self) -> int:
+        """Dimensions of the graph spaces: fewer where the budget has no room for WANTED_CYCLES of one space."""
+        config, known = self.config, self.selection.step_seconds
+        wide = plans.dimensions(config, self.judge.data)
+        if config.graph.dim is not None or known is None or self.clock.budget is None:
+            return wide
+        steps = (2**WANTED_CYCLES - 1) * config.graph.cycle_steps
+        share = (self.clock.remaining() - TOGETHER * self.clock.budget) / (1 + self.refit_factor)
+        for dim in (wide, plans.NARROW):
+            seconds = known[1] * (1 + WIDER * (dim / known[0] - 1))
+            if steps * seconds <= share:
+                return dim
+        return min(plans.NARROW, wide)
 
     def clock_in(self) -> None:
         """Record the seconds spent."""
@@ -222,6 +238,8 @@ class Chooser:
         settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
         training = self.hooks.start(settings, self.spectrum)
         training.with_health = False
+        timer = StepTimer(self.clock)
+        training.on_step = lambda interactions: timer.tick() if interactions else None
         try:
             for _ in epochs(training, 1):
                 pass
@@ -229,6 +247,8 @@ class Chooser:
         except FloatingPointError as error:
             LOGGER.info(f"train: {point.describe()}: {error}")
             return -1.0
+        seconds = timer.seconds()
+        self.selection.step_seconds = None if seconds is None else (dim, seconds)
         LOGGER.info(
             f"train: {settings.cycle_steps} steps, {point.describe()}: validation {self.select} {score:.4f}"
         )
