@@ -1,6 +1,6 @@
 """The settings of bench: those of every training, and the slice of train that chooses."""
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from pipelines.config.config import Learning
 from pipelines.config.release import Export
@@ -28,10 +28,24 @@ class BenchEvaluate(Evaluate):
         return self
 
 
+class BenchTrain(Train):
+    """Training; without a budget unless there is one."""
+
+    seconds: PositiveFloat | None = Field(
+        None, description="for choosing and fitting together; none: until validation stops rising"
+    )
+
+
+class BenchExport(Export):
+    """The index that answers test; its recall keeps the served metrics within 1 %."""
+
+    recall: float = Field(0.995, gt=0, le=1, description="share of the exact top 20 that must be found")
+
+
 class Bench(Learning):
     """All that the results depend on, except the data, the device and the budget."""
 
     validation: Validation = Validation()
-    train: Train = Train(seconds=None)
+    train: BenchTrain = BenchTrain()
     evaluate: BenchEvaluate = BenchEvaluate()
-    export: Export = Export(recall=0.995)  # keeps the served metrics within 1 %
+    export: BenchExport = BenchExport()

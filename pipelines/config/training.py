@@ -1,8 +1,8 @@
 """Settings of training: space, loss, mining, epochs, baseline, evaluation, warm start."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipelines.config.section import METRICS, Section, Share
 from recsys.settings import (
@@ -221,7 +221,7 @@ class Train(Section):
         "stand side by side, with which weight",
     )
     seconds: PositiveFloat | None = Field(
-        3600, description="for choosing and fitting together; none: until validation stops rising"
+        3600, description="for choosing and fitting together; inf: until validation stops rising"
     )
     max_dim: PositiveInt = Field(256, description="most coordinates of the model")
     weights: tuple[PositiveFloat, ...] = Field(
@@ -258,6 +258,11 @@ class Train(Section):
     checkpoint_seconds: float = Field(
         60, ge=0, description="seconds between checkpoints, from which a killed run continues"
     )
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _unlimited(cls, seconds: Any) -> Any:
+        return None if seconds == float("inf") else seconds
 
 
 class Spectral(Section):

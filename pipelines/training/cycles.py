@@ -11,6 +11,7 @@ from pipelines.training.budget import OutOfTime, StepTimer
 from pipelines.training.model import Part, Trained
 from recsys.epochs import Epoch, epochs, steps_per_pass
 from recsys.settings import Settings
+from recsys.spaces import Space
 from recsys.training import Training
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class SpaceTraining:
 
     def _after_step(self, training: Training, interactions: int) -> None:
         if interactions == 0:  # before the epoch
+            self._note()
             return
         now = self._clock.now()
         self._seconds, self._last = self._seconds + now - self._last, now
@@ -118,7 +120,7 @@ class SpaceTraining:
         elif len(self._lengths) > epoch:
             planned = self._lengths[epoch]
         self._lengths[epoch:] = [max(planned, step)]
-        if planned < LEAST_STEPS and epoch == 0 and seconds is not None:
+        if planned < min(LEAST_STEPS, wanted) and epoch == 0 and seconds is not None:
             raise OutOfTime
         return self._lengths[epoch]
 
@@ -143,7 +145,8 @@ class SpaceTraining:
             state = training.state()
             if self._settings.tower == "graph":  # its moments are as large as the tables, and soon made anew
                 state["optimizer"] = {}
-            self._best = {"epoch": epoch.number, "trained": Trained(part, space, score, self._seconds, state)}
+            kept = Space(*(rows.clone() for rows in space))  # the training goes on in the same memory
+            self._best = {"epoch": epoch.number, "trained": Trained(part, kept, score, self._seconds, state)}
         elif epoch.number - self._best["epoch"] >= patience:
             LOGGER.info(
                 f"train: {name}: no better validation for {patience} epochs, "

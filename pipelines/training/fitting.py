@@ -224,6 +224,7 @@ def _choose(
         lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
         watch,
         tracked.log_metrics,
+        lambda: run.checkpoint.offer(lambda: {"selection": selection.plain(), **run.checkpoint.about}),
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
     )
     chooser = Chooser(config, judge, clock, hooks, selection)

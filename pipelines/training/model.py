@@ -52,6 +52,15 @@ class Trained(NamedTuple):
     seconds: float  # of all its steps
     state: dict[str, Any] | None  # of the training, where a later run may start there
 
+    def plain(self) -> dict[str, Any]:
+        """Convert to plain numbers and tensors, which torch.save takes."""
+        return self._asdict() | {"part": self.part._asdict(), "space": tuple(self.space)}
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> "Trained":
+        """Convert back from `plain`."""
+        return Trained(**(plain | {"part": Part(**plain["part"]), "space": Space(*plain["space"])}))
+
 
 def with_settings_of_run(config: Config, run: Path) -> Config:
     """The configuration with the run's own seed, and with what it held for available."""

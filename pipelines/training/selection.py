@@ -47,22 +47,22 @@ class Selection:
 
     def plain(self) -> dict[str, Any]:
         """Convert to plain numbers and tensors, which torch.save takes."""
-        trained = {
-            name: one._asdict() | {"part": one.part._asdict(), "space": tuple(one.space)}
-            for name, one in self.trained.items()
-        }
+        trained = {name: one.plain() for name, one in self.trained.items()}
         trials = [(tuple(point), score) for point, score in self.trials.items()]
-        return vars(self) | {"trained": trained, "trials": trials}
+        running = dict(self.running)
+        if best := running.get("best"):
+            running["best"] = best | {"trained": best["trained"].plain()}
+        return vars(self) | {"trained": trained, "trials": trials, "running": running}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "Selection":
         """Convert back from `plain`."""
-        trained = {
-            name: Trained(**(one | {"part": Part(**one["part"]), "space": Space(*one["space"])}))
-            for name, one in plain["trained"].items()
-        }
+        trained = {name: Trained.of(one) for name, one in plain["trained"].items()}
         trials = {Point(*point): score for point, score in plain["trials"]}
-        return Selection(**(plain | {"trained": trained, "trials": trials}))
+        running = dict(plain["running"])
+        if best := running.get("best"):
+            running["best"] = best | {"trained": Trained.of(best["trained"])}
+        return Selection(**(plain | {"trained": trained, "trials": trials, "running": running}))
 
 
 class Hooks(NamedTuple):
@@ -71,6 +71,7 @@ class Hooks(NamedTuple):
     start: Callable[[Settings, Spectrum | None], Training]
     watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
     on_epoch: OnEpoch = lambda row, number: None
+    on_trial: Callable[[], None] = lambda: None  # after each training of the search; saves checkpoints
     refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
 
 
@@ -221,6 +222,8 @@ class Chooser:
                 started = self.clock.now()
                 self.selection.trials[point] = self._trial(plan, point, dim)
                 took = self.clock.now() - started
+                self.clock_in()
+                self.hooks.on_trial()
             return self.selection.trials[point]
 
         pattern_search(first, axes, score, lambda: self.clock.now() + took <= deadline)

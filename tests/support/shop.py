@@ -97,17 +97,42 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "space": {"dim": 8},
     "mining": {"in_batch_items": 32, "uniform_items": 32},
     "train": {
+        "spaces": [{"kind": "metric"}],
+        "seconds": float("inf"),  # bits must not depend on time
         "batch_size": 128,
         "learning_rate": 0.03,
         "max_epochs": 6,
         "device": "cpu",
         "threads": 1,
     },
-    "spectral": {"dims": [4, 8], "item_exponents": [0.4]},
+    "spectral": {"dims": [2, 3], "item_exponents": [0.4]},
     "evaluate": {"resamples": 100},
     "export": {"trees": [5], "recall": 0.99},
     "tracking": {"experiment": "shop"},
 }
+
+
+GRAPH: dict[str, dict[str, Any]] = {  # one space on the graph; all is given, so that nothing is searched
+    "graph": {
+        "dim": 8,
+        "temperature": 0.2,
+        "popularity_power": 0.8,
+        "hops": 2,
+        "learning_rate": 0.02,
+        "cycle_steps": 4,
+        "candidates": 64,
+    },
+    "train": {"spaces": [{"kind": "graph"}], "max_epochs": 3},
+}
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    return "inf" if value == float("inf") else json.dumps(value, ensure_ascii=False)
 
 
 def write_config(
@@ -134,11 +159,7 @@ def write_config(
     for name, section in sections.items():
         if section is not None:
             lines.append(f"[{name}]")
-            lines += [
-                f"{key} = {json.dumps(value, ensure_ascii=False)}"
-                for key, value in section.items()
-                if value is not None
-            ]
+            lines += [f"{key} = {toml(value)}" for key, value in section.items() if value is not None]
     path = folder / "shop.toml"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path

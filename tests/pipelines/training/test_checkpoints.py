@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from shop import GRAPH
 
 from pipelines.config.loading import load_config
 from pipelines.data import folds, prepare
@@ -18,6 +19,7 @@ from pipelines.training import checkpoints
 from pipelines.training.checkpoints import Checkpoint
 from pipelines.training.start import start
 from pipelines.training.train import train
+from recsys import sampling
 from recsys.epochs import train_epoch
 
 CPU = torch.device("cpu")
@@ -121,13 +123,21 @@ class Killed(Exception):
         {"mining": {"miner": "hardest", "warmup_epochs": 1}, "space": {"tower": "siamese"}},
         {"loss": {"name": "margin", "beta_per_item": True}, "space": {"distance": "mahalanobis"}},
         {"mining": {"miner": "offline"}, "prepare": {"threads": 1, "mined_negatives": 2}},
+        {"train": {"spaces": [{"kind": "metric"}, {"kind": "metric", "start": "spectral"}]}},
+        GRAPH
+        | {
+            "graph": GRAPH["graph"] | {"temperature": None, "trial_dim": 4},
+            "train": {"spaces": [{}, {"start": "random", "sharper": 1.33}]},
+        },
     ],
-    ids=["default", "balanced", "hardest", "margin", "offline"],
+    ids=["default", "balanced", "hardest", "margin", "offline", "two spaces", "search and graphs"],
 )
 def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
     shop_file: Callable[..., Path], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = shop_file(train={"max_epochs": 3, "checkpoint_seconds": 0}, **changes)
+    path = shop_file(
+        **changes | {"train": {"max_epochs": 3, "checkpoint_seconds": 0} | changes.get("train", {})}
+    )
     config = load_config(path)
     prepare.prepare(config)
     whole = train(config)
@@ -135,13 +145,12 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
     choice = (whole / "choice.json").read_text()
     whole.rename(config.root / "whole")
 
-    offer, generator, killed = Checkpoint.offer, random.Random(1), 0
+    offer, generator, killed = Checkpoint.offer, random.Random(1), list[str]()
 
     def deadly(self: Checkpoint, make: Callable[[], dict[str, Any]]) -> None:
-        nonlocal killed
         offer(self, make)
         if generator.random() < 0.08:
-            killed += 1
+            killed.append(make().get("phase", "search"))
             raise Killed
 
     monkeypatch.setattr(checkpoints.Checkpoint, "offer", deadly)
@@ -151,7 +160,8 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
             break
         except Killed:
             pass
-    assert killed >= 3
+    assert len(killed) >= 3
+    assert set(killed) == {"choose", "fit"} | ({"search"} if "graph" in changes else set())
     weights = torch.load(run / "model.pt", weights_only=True)
     assert all(torch.equal(weights[name], part) for name, part in expected.items())
     assert (run / "choice.json").read_text() == choice
@@ -161,11 +171,8 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_weights(
 def test_a_learners_state_is_a_copy_and_comes_back(shop_file: Callable[..., Path]) -> None:
     config = load_config(shop_file())
     prepare.prepare(config)
-    from pipelines.training.model import Choice
-    from recsys import sampling
-
     data = sampling.to_device(folds.load_fold(config, "validation").fit, CPU)
-    learned = start(config, data, Choice(4, 0.4), "test")
+    learned = start(config, data, config.settings(), "test")
     train_epoch(learned, "semi_hard")
     saved = learned.state()
     first = train_epoch(learned, "semi_hard")
