@@ -160,14 +160,10 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
     """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
     data, settings = training.data, training.settings
     orders = torch.Generator(data.user.device).manual_seed(position.seed)
-    batches: Iterator[Any]  # UserBatch or Batch
-    if settings.takes_histories:
-        batches = histories.user_batches(data, histories.users_per_batch(data, settings), orders)
-    else:
-        batches = _interaction_batches(training, orders)
-        importance = data.weight.pow(settings.weight_power)  # (N,)
-        importance = importance / importance.mean()
-    for step, batch in enumerate(itertools.islice(batches, position.steps, None), position.steps):
+    importance = data.weight.pow(settings.weight_power)  # (N,)
+    importance = importance / importance.mean()
+    batches = itertools.islice(_batches(training, orders), position.steps, None)
+    for step, batch in enumerate(batches, position.steps):
         length = training.cycle_length(step)  # it may have changed, as may what a step takes
         if step >= (steps_per_pass(training) if length is None else length):
             return
@@ -182,8 +178,11 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
         yield sums, len(batch.users)
 
 
-def _interaction_batches(training: Training, orders: torch.Generator) -> Iterator[Batch]:
-    """Yield batches without end, a pass over the data at a time."""
+def _batches(training: Training, orders: torch.Generator) -> Iterator[Any]:
+    """Yield batches of users, or of interactions, without end, a pass over the data at a time."""
+    if training.settings.takes_histories:
+        size = histories.users_per_batch(training.data, training.settings)
+        yield from histories.user_batches(training.data, size, orders)
     while True:
         yield from sampling.batches(training.data, training.settings.batch_size, orders, training.row_weights)
 
