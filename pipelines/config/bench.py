@@ -18,6 +18,11 @@ class BenchEvaluate(Evaluate):
     """How rankings are judged; published splits are compared at 10 and 20, excluding the pairs of train."""
 
     select: str = Field("ndcg@20", description="metric that validation selects by")
+    chebyshev: Literal["none", "chosen", "published"] = Field(
+        "none",
+        description="a row of ChebyCF, a filter without training that cannot be served: its settings chosen on "
+        "validation, or those that its authors publish for Gowalla; scored after the budget",
+    )
 
     @model_validator(mode="after")
     def _require_published_protocol(self) -> "BenchEvaluate":
