@@ -5,8 +5,8 @@ import sys
 
 
 def main() -> None:
-    # before importing torch: threads that wait in a loop take the cores from those that work, and where another
-    # process is busy a step then takes four times as long
+    # before importing torch: threads that wait in a loop take the cores from those that work; beside a busy
+    # process a step then takes four times as long
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "serve" in sys.argv[1:2]:  # before importing numpy: BLAS threads of workers would compete for cores
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -21,7 +21,7 @@ from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold
 from pipelines.data.published import PublishedSplit, hold_out_slice, read_split
 from pipelines.evaluation.evaluate import rank_with_bundle
-from pipelines.evaluation.statistics import bootstrap_intervals
+from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
 from pipelines.release.index_search import tune_index
 from pipelines.report import figures
 from pipelines.training import model, refit, warm_start
@@ -31,7 +31,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks
 from pipelines.training.together import Chosen
-from recsys import bundle, sampling
+from recsys import bundle, chebyshev, sampling
 from recsys.files import write_text
 from recsys.interactions import popularity_order
 from recsys.judge import Judge, Values
@@ -77,7 +77,7 @@ def bench(
     LOGGER.info(f"bench: fitted after {fit_seconds:.1f} s")
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
     judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
-    values, search_k = score_test(config, split, judge, final, chooser.selection.spectral)
+    values, search_k = score_test(config, split, judge, final, chooser)
     points = chooser.selection.points
     result: dict[str, Any] = {
         **_summary(config, values),
@@ -165,12 +165,12 @@ def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen)
 
 
 def score_test(
-    config: Bench, split: PublishedSplit, judge: Judge, final: Final, spectral: dict[str, Any]
+    config: Bench, split: PublishedSplit, judge: Judge, final: Final, chooser: Chooser
 ) -> tuple[dict[str, Values], int | None]:
     """Metrics of each test user by system, of the model and of the model as served; its search_k."""
     systems = {
         "popularity": model.popularity_vectors(judge.data),
-        "spectral": euclidean_vectors(model.spectral_space(judge.data, spectral)),
+        "spectral": euclidean_vectors(model.spectral_space(judge.data, chooser.selection.spectral)),
     }
     learned = model.learned_space(
         final.parts, {part.name: space for part, space in zip(final.parts, final.made, strict=True)}
@@ -179,6 +179,11 @@ def score_test(
         systems["learned"] = euclidean_vectors(learned)
     values = {name: judge.values(judge.rank(vectors)) for name, vectors in systems.items()}
     values["model"] = judge.values(judge.rank(final.vectors))
+    if config.evaluate.chebyshev != "none":
+        settings = chebyshev.ChebyshevSettings()
+        if config.evaluate.chebyshev == "chosen":
+            settings = chebyshev.choose(chooser.judge, config.evaluate.select).settings
+        values["chebyshev"] = judge.values(judge.rank_scores(chebyshev.scorer(judge.data, settings)))
     fold = split.fold(split.train, split.test)
     with tempfile.TemporaryDirectory() as folder:
         recommender, search_k = _open_as_bundle(config, fold, final.vectors, Path(folder))
@@ -219,6 +224,11 @@ def _summary(config: Bench, values: dict[str, Values]) -> dict[str, Any]:
         "test": {name: {m: float(v.mean()) for m, v in value.items()} for name, value in shown.items()},
         "intervals": {
             name: bootstrap_intervals(value, resamples, seed, name) for name, value in shown.items()
+        },
+        "model_minus": {
+            name: paired_differences(shown["model"], value, resamples, seed)
+            for name, value in shown.items()
+            if name not in ("model", "served", "learned")
         },
     }
 

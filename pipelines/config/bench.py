@@ -1,5 +1,7 @@
 """The settings of bench: those of every training, and the slice of train that chooses."""
 
+from typing import Literal
+
 from pydantic import Field, PositiveFloat, model_validator
 
 from pipelines.config.config import Learning
@@ -18,6 +20,11 @@ class BenchEvaluate(Evaluate):
     """How rankings are judged; published splits are compared at 10 and 20, excluding the pairs of train."""
 
     select: str = Field("ndcg@20", description="metric that validation selects by")
+    chebyshev: Literal["none", "chosen", "published"] = Field(
+        "none",
+        description="a row of ChebyCF, a filter without training that cannot be served: its settings chosen "
+        "on validation, or those that its authors publish for Gowalla; scored after the budget",
+    )
 
     @model_validator(mode="after")
     def _require_published_protocol(self) -> "BenchEvaluate":

@@ -250,7 +250,7 @@ def _utc(seconds: int) -> str:
 def _additions(
     run: Path, done: dict[str, Any], fit: Interactions, made: dict[str, Space], served: Vectors
 ) -> Statement:
-    """Compare distances: served = each part's, times its scale; untrained parts are made of the arrays again."""
+    """Compare distances: served = each part's times its scale; untrained parts are made anew."""
     parts = model.read_choice(run)["parts"]
     device = served[0].device
     if device.type != str(done["device"]).partition(":")[0] and any(

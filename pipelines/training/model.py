@@ -135,7 +135,7 @@ def popularity_vectors(data: DeviceInteractions) -> Vectors:
 
 
 def read_choice(folder: Path) -> dict[str, Any]:
-    """The content of choice.json: parts (as Part), scores, spectral. Raises InputError: of an older version."""
+    """The content of choice.json, its parts as Part. Raises InputError: of an earlier version."""
     content: dict[str, Any] = json.loads((folder / CHOICE).read_text())
     if "parts" not in content:
         raise InputError(

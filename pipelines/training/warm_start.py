@@ -95,7 +95,7 @@ def save(
     selection: Selection,
     fitted: dict[str, Any],
 ) -> None:
-    """Write what the next run may start from: the trained parts, and for each fold their states and its ids."""
+    """Write what the next run may start from: the trained parts, their states in each fold, and its ids."""
     trained = [part for part in parts if part.is_trained]
     states = {
         "validation": {part.name: selection.trained[part.name].state for part in trained},
