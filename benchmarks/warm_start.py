@@ -27,7 +27,7 @@ from pipelines.tracking import log
 from pipelines.training import train, warm_start
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import load
+from pipelines.training.model import load, read_choice
 from recsys import releases
 
 
@@ -115,7 +115,7 @@ def one(config: Config, name: str) -> Night:
     history = pl.read_parquet(run / "history.parquet").select(
         "seconds", f"validation.{config.evaluate.select}"
     )
-    epochs = json.loads((run / "choice.json").read_text())["epochs"]
+    epochs = sum(len(part.cycles) for part in read_choice(run)["parts"])
     known = json.loads((run / warm_start.FILE).read_text()) if (run / warm_start.FILE).exists() else {}
     moved = ", ".join(f"{key} {known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
     start = name if known.get("from") or name == "full" else f"{name} (nothing before)"
