@@ -4,8 +4,8 @@
 
 The same million interactions are spread over ever more users and items, then ever more interactions over a
 million users: the median of a step's milliseconds must not grow, so that an epoch is linear in interactions.
-It is a training of two tables; a step on a graph sums over all of it, by design, and is linear in users, items
-and interactions. The log is Zipf's, drawn here; synthetic.py's has clusters and times.
+It is a training of two tables; a step on a graph sums over all of it, by design, and is linear in users,
+items and interactions. The log is Zipf's, drawn here; synthetic.py's has clusters and times.
 Every size in its own process, whose peak memory is shown (VmHWM, Linux).
 """
 

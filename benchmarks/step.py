@@ -3,8 +3,8 @@
     python benchmarks/step.py [--device cuda] [--threads 2] [--dim 127] [--hops 2] [--steps 10] [--profile]
 
 `graph` is a space of kind graph as `recsys bench` configures it, at --dim dimensions, with the softmax over
-whole histories; `metric` is two tables with the miner and loss of Settings, in two SHAPES. The log: items by Zipf's law,
-users alike.
+whole histories; `metric` is two tables with the miner and loss of Settings, in two SHAPES. The log: items
+by Zipf's law, users alike.
 A part's floor is the longer of its operations at a rate and its bytes at a bandwidth, as the two overlap. A
 step's is the sum of its parts', as each needs what the one before has written. The rate is that of the part's
 dense product alone, at its shape; other parts get the best of these. Rates are the best of REPEATS runs, the
