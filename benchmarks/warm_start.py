@@ -94,9 +94,10 @@ def last_day(config: Config) -> datetime:
 
 def config_of(base: Config, root: Path, cut: datetime, is_warm: bool) -> Config:
     """The same on the log before the cut, with windows of four weeks before it."""
-    source = base.source.model_copy(
-        update={"query": f"select * from ({base.source.query}) where {base.source.time} < '{cut}'"}
-    )
+    source = base.source
+    relation = f"(\n{source.query}\n)" if source.query else f"'{source.files}'"
+    query = f"select * from {relation} where \"{source.time}\" < '{cut}'"
+    source = source.model_copy(update={"query": query, "files": None})
     split = base.split.model_copy(update={"test_start": None, "validation_start": None})
     update = {"root": root, "source": source, "split": split}
     return base.model_copy(update=update | {"warm": base.warm.model_copy(update={"start": is_warm})})
