@@ -120,17 +120,30 @@ def history_loss(training: Training, batch: UserBatch) -> Tensor:
     fused = model.distance is cosine and not model.offset.requires_grad
     if settings.loss == "history_softmax" and fused:
         return _fused_softmax(training, batch, (row, own), (candidates, log_q))
-    with model.shared_sums():
-        users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
-        points, offset = model.points(candidates)  # (C, D), (C,)
-        d = model.distance(users, points, offset)  # (B, C)
-        own_points, own_offset = model.points(own)  # (H, D), (H,)
-        d_own = pairs(model.distance, rows(users, row), own_points, own_offset)  # (H,)
+    d_own, d = _distances(training, batch, (row, own), candidates)
     known = negatives.known_pairs(data, batch.users, candidates)
     each = HISTORY_LOSSES[settings.loss](
         settings, data.n_items, HistoryDistances(d_own, row, d, known, log_q)
     )
     return each.mean()
+
+
+def _distances(
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(H,) distances of the users to their own items, and (B, C) to the candidates."""
+    model, (row, own) = training.model, history
+    if isinstance(model.tower, GraphSums):
+        users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
+        if model.distance is cosine:  # once an item, not once a pair
+            users, items = unit_rows(users), unit_rows(items)
+        points, own_points = rows(items, candidates), rows(items, own)  # (C, D), (H, D)
+    else:
+        users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
+        points, own_points = model.points(candidates)[0], model.points(own)[0]
+    offset, own_offset = rows(model.offset, candidates), rows(model.offset, own)  # (C,), (H,)
+    d_own = pairs(model.distance, rows(users, row), own_points, own_offset)
+    return d_own, model.distance(users, points, offset)
 
 
 def _candidates(training: Training) -> tuple[Tensor, Tensor]:
