@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -160,38 +160,39 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
     """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
     data, settings = training.data, training.settings
     orders = torch.Generator(data.user.device).manual_seed(position.seed)
+    batches = _batches(training, orders)
     importance = data.weight.pow(settings.weight_power)  # (N,)
     importance = importance / importance.mean()
-    batches = itertools.islice(_batches(training, orders), position.steps, None)
-    for step, batch in enumerate(batches, position.steps):
+    whole = steps_per_pass(training)
+    for step, batch in enumerate(itertools.islice(batches, position.steps, None), position.steps):
         length = training.cycle_length(step)  # it may have changed, as may what a step takes
-        if step >= (steps_per_pass(training) if length is None else length):
+        if step >= (whole if length is None else length):
             return
         if length is not None:
             for group in training.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
-        if settings.takes_histories:
-            yield _history_step(training, batch), batch.total
-            continue
-        with training.model.shared_sums():
-            sums = _step(training, objective, batch, importance)
-        yield sums, len(batch.users)
+        if isinstance(batch, UserBatch):
+            yield _history_step(training, objective, batch), batch.total
+        else:
+            with training.model.shared_sums():
+                sums = _step(training, objective, batch, importance)
+            yield sums, len(batch.users)
 
 
-def _batches(training: Training, orders: torch.Generator) -> Iterator[Any]:
-    """Yield batches of users, or of interactions, without end, a pass over the data at a time."""
-    if training.settings.takes_histories:
-        size = histories.users_per_batch(training.data, training.settings)
-        yield from histories.user_batches(training.data, size, orders)
+def _batches(training: Training, orders: torch.Generator) -> Iterator[UserBatch | Batch]:
+    """Yield batches without end, a pass over the data at a time."""
+    data, settings = training.data, training.settings
+    if settings.takes_histories:
+        yield from histories.user_batches(data, histories.users_per_batch(data, settings), orders)
     while True:
-        yield from sampling.batches(training.data, training.settings.batch_size, orders, training.row_weights)
+        yield from sampling.batches(data, settings.batch_size, orders, training.row_weights)
 
 
-def _history_step(training: Training, batch: UserBatch) -> Tensor:
+def _history_step(training: Training, objective: Objective, batch: UserBatch) -> Tensor:
     """Learn from a batch of histories; (3,): its loss, and its interactions as lists, summed."""
-    loss = histories.history_loss(training, batch)
+    loss, regularizer = histories.history_loss(training, batch, objective.regularize)
     training.optimizer.zero_grad()
-    torch.autograd.backward(loss)
+    torch.autograd.backward(loss if regularizer is None else loss + regularizer)
     training.optimizer.step()
     with torch.no_grad():
         n = torch.full_like(loss, batch.total)

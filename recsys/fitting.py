@@ -22,6 +22,7 @@ from recsys.training import start_training
 
 Id = int | str
 STEPS, LEAST_BATCH = 50, 32  # a small table has smaller batches, so that an epoch is not two or three steps
+LEAST_USERS = 8  # of a batch of whole histories
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def fit(
 
     With `held_out`, later interactions by the same numbers of users and items, training stops once their
     NDCG@10 has not risen for `patience` epochs, and the best epoch is kept; without, all epochs are trained.
-    Batches of a small table are smaller than settings.batch_size, down to 32, for some 50 steps an epoch.
+    Batches of a small table are smaller than settings.batch_size, down to 32, for some 50 steps an epoch, and
+    so are settings.batch_users, down to 8.
     Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
     held_out of other users or items; FloatingPointError: the training diverged.
     """
@@ -130,8 +132,7 @@ def fit(
         if value < 1:
             raise ValueError(f"{name} = {value}, allowed >= 1")
     data = to_device(interactions, torch.device(device))
-    batch_size = min(settings.batch_size, max(LEAST_BATCH, len(interactions) // STEPS))
-    training = start_training(data, settings._replace(batch_size=batch_size))
+    training = start_training(data, _with_small_batches(settings, interactions))
     training.with_health = False
     judge = None
     if held_out is not None:
@@ -154,6 +155,12 @@ def fit(
         training.restore_weights(best["weights"])
     users, items = (part.cpu().numpy() for part in spaces.euclidean_vectors(training.model.space()))
     return FittedSpace(interactions, users, items, best["scores"], history)
+
+
+def _with_small_batches(settings: Settings, interactions: Interactions) -> Settings:
+    batch_size = min(settings.batch_size, max(LEAST_BATCH, len(interactions) // STEPS))
+    batch_users = min(settings.batch_users, max(LEAST_USERS, interactions.n_users // STEPS))
+    return settings._replace(batch_size=batch_size, batch_users=batch_users)
 
 
 def _ids(ids: Ids | None, n: int) -> Ids:

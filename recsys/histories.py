@@ -1,6 +1,6 @@
 """Batches of users with all that they have: their distances to it and to candidates, and the loss of a step.
 
-Axes: U users, I items, B users of a batch, H their interactions, C candidates, D dimensions.
+Axes: U users, I items, B users of a batch, H their interactions, C candidates, D dimensions, Q known pairs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ class UserBatch(NamedTuple):
     total: int  # H
 
 
+Regularize = Callable[[Tensor, Tensor], Tensor]  # points of users, of their items -> ()
+
+
 class HistoryDistances(NamedTuple):
     """Distances of a batch's users to all that they have, and to the candidates."""
 
     d_own: Tensor  # (H,)
     row: Tensor  # (H,) whose of the batch's users it is, ascending
     d: Tensor  # (B, C)
-    known: Tensor  # (K,) places in the flattened (B, C) where a candidate is the user's own
+    without_own: Callable[[], Tensor]  # (B, C) d, infinite where a candidate is the user's own
     log_q: Tensor  # (C,) how often each candidate was expected among them
 
 
@@ -46,9 +49,11 @@ class HistoryDistances(NamedTuple):
 HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
     "history_softmax": lambda s, _, x: softmax(x, s.temperature),
     "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
-        x.d_own, x.row, without_own(x), s.margin, n_items
+        x.d_own, x.row, x.without_own(), s.margin, n_items
     ),
-    "history_psl": lambda s, _, x: history_losses.psl(x.d_own, x.row, without_own(x), x.log_q, s.temperature),
+    "history_psl": lambda s, _, x: history_losses.psl(
+        x.d_own, x.row, x.without_own(), x.log_q, s.temperature
+    ),
     "history_sl_at_k": lambda s, _, x: sl_at_k(x, s),
 }
 
@@ -65,7 +70,7 @@ def softmax(x: HistoryDistances, temperature: float) -> Tensor:
 
 def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
     """(H,): history_losses.sl_at_k with the border of each user's top K."""
-    d = without_own(x)
+    d = x.without_own()
     return history_losses.sl_at_k(
         x.d_own,
         x.row,
@@ -77,9 +82,12 @@ def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
     )
 
 
-def without_own(x: HistoryDistances) -> Tensor:
-    """(B, C) distances to the candidates, infinite where one is the user's own."""
-    return x.d.flatten().index_fill(0, x.known, INF).view_as(x.d)
+def _without_own(data: DeviceInteractions, batch: UserBatch, candidates: Tensor, d: Tensor) -> Tensor:
+    """(C,) ascending, (B, C) -> (B, C), infinite where a candidate is the user's own."""
+    if sampling.is_asynchronous(d.device):
+        return d.masked_fill(negatives.unseen_mask(data, batch.users, candidates, batch.total) == 0, INF)
+    known = negatives.known_pairs(data, batch.users, candidates)  # (Q,)
+    return d.flatten().index_fill(0, known, INF).view_as(d)
 
 
 def users_per_batch(data: DeviceInteractions, settings: Settings) -> int:
@@ -109,8 +117,10 @@ def user_batches(data: DeviceInteractions, size: int, generator: torch.Generator
         yield from (UserBatch(users, total) for users, total in zip(parts, totals, strict=True))
 
 
-def history_loss(training: Training, batch: UserBatch) -> Tensor:
-    """(): the mean loss of the batch's interactions, by the loss of the settings.
+def history_loss(
+    training: Training, batch: UserBatch, regularize: Regularize | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """(), (): the mean loss of the batch's interactions, by the loss of the settings, and the regularizer.
 
     Under cosine with a fixed offset the softmax never holds a gradient of (B, C): see graph.log_sums.
     """
@@ -118,32 +128,29 @@ def history_loss(training: Training, batch: UserBatch) -> Tensor:
     row, own = sampling.histories(data, batch.users, batch.total)  # (H,)
     candidates, log_q = _candidates(training)
     fused = model.distance is cosine and not model.offset.requires_grad
-    if settings.loss == "history_softmax" and fused:
-        return _fused_softmax(training, batch, (row, own), (candidates, log_q))
-    d_own, d = _distances(training, batch, (row, own), candidates)
-    known = negatives.known_pairs(data, batch.users, candidates)
-    each = HISTORY_LOSSES[settings.loss](
-        settings, data.n_items, HistoryDistances(d_own, row, d, known, log_q)
-    )
-    return each.mean()
+    if settings.loss == "history_softmax" and fused and regularize is None:
+        return _fused_softmax(training, batch, (row, own), (candidates, log_q)), None
+    unit = model.distance is cosine and regularize is None  # once an item, not once a pair
+    users, points, own_points = _points(training, batch, (row, own), candidates, unit)
+    d = model.distance(users, points, rows(model.offset, candidates))  # (B, C)
+    d_own = pairs(model.distance, rows(users, row), own_points, rows(model.offset, own))  # (H,)
+    found = HistoryDistances(d_own, row, d, lambda: _without_own(data, batch, candidates, d), log_q)
+    each = HISTORY_LOSSES[settings.loss](settings, data.n_items, found)  # (H,)
+    return each.mean(), None if regularize is None else regularize(users, own_points)
 
 
-def _distances(
-    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor
-) -> tuple[Tensor, Tensor]:
-    """(H,) distances of the users to their own items, and (B, C) to the candidates."""
+def _points(
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor, unit: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, D) users, (C, D) candidates and (H, D) of the users' own items; of a graph, `unit` ones if asked."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
         users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
-        if model.distance is cosine:  # once an item, not once a pair
+        if unit:
             users, items = unit_rows(users), unit_rows(items)
-        points, own_points = rows(items, candidates), rows(items, own)  # (C, D), (H, D)
-    else:
-        users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
-        points, own_points = model.points(candidates)[0], model.points(own)[0]
-    offset, own_offset = rows(model.offset, candidates), rows(model.offset, own)  # (C,), (H,)
-    d_own = pairs(model.distance, rows(users, row), own_points, own_offset)
-    return d_own, model.distance(users, points, offset)
+        return users, rows(items, candidates), rows(items, own)
+    users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
+    return users, model.points(candidates)[0], model.points(own)[0]
 
 
 def _candidates(training: Training) -> tuple[Tensor, Tensor]:
@@ -160,7 +167,7 @@ def _candidates(training: Training) -> tuple[Tensor, Tensor]:
 def _fused_softmax(
     training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """history_losses.softmax under cosine: mean of d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j."""
+    """softmax() under cosine: mean of d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j."""
     model, data, t = training.model, training.data, training.settings.temperature
     (row, own), (chosen, log_q) = history, candidates
     bias = -model.offset.detach() / t  # (I,)

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from recsys.losses import log_activation
+from recsys.sampling import is_asynchronous
 
 INF = float("inf")
 CELLS = 1024  # of a row
 NODES = 256  # of a row, for `psl`
 BLOCK = 2**18  # distances at a time: with their cells 3 MiB, which stay in a core's cache
+AHEAD = 2**24  # of a device: one block of them needs no number from it
 
 
 class _RankHinge(torch.autograd.Function):
@@ -225,7 +227,7 @@ def _masses(d: Tensor, low: Tensor, step: Tensor, weight: Tensor) -> tuple[Tenso
 
 
 def _chunks(d_own: Tensor) -> Iterator[slice]:
-    size = max(1, BLOCK // NODES)
+    size = max(1, _at_once(d_own) // NODES)
     return (slice(h, h + size) for h in range(0, len(d_own), size))
 
 
@@ -310,6 +312,9 @@ def _cells(d: Tensor, low: Tensor, scale: Tensor) -> Tensor:
 def _blocks(row: Tensor, d: Tensor) -> Iterator[tuple[slice, slice]]:
     """(H,), (B, C) -> blocks of rows that fit a cache, each with its own items."""
     size = _rows(d)
+    if size >= len(d):
+        yield slice(0, len(d)), slice(0, len(row))
+        return
     starts = range(0, len(d), size)
     bounds = torch.searchsorted(row, torch.tensor([*starts, len(d)], device=row.device)).tolist()
     for r, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
@@ -323,7 +328,11 @@ def _wide(*values: Tensor) -> list[Tensor]:
 
 
 def _rows(d: Tensor) -> int:
-    return max(1, BLOCK // max(d.shape[1], 1))
+    return max(1, _at_once(d) // max(d.shape[1], 1))
+
+
+def _at_once(d: Tensor) -> int:
+    return AHEAD if is_asynchronous(d.device) else BLOCK
 
 
 def _positive(name: str, value: float) -> None:

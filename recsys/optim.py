@@ -1,4 +1,4 @@
-"""Adam over the rows touched by a step: its work does not grow with the tables.
+"""Adam over the rows touched by a step, and over whole tables where all rows move.
 
 Axes: N rows of a table, D dimensions, T touched rows with repeats, R different ones.
 """
@@ -44,6 +44,38 @@ class RowAdam(torch.optim.Optimizer):
             for table in group["params"]:
                 if table.grad is not None:
                     _step(table, table.grad, self.state[table], group)
+
+
+class TableAdam(torch.optim.Adam):
+    """torch's Adam for dense gradients, as those of sums over a graph; RowAdam for sparse ones.
+
+    A group's `project` is that of RowAdam, and of sparse gradients alone.
+    """
+
+    # Many arguments: each is a setting of its own
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta: float = 0.999,
+        fused: bool = False,
+    ) -> None:
+        """`betas` are Adam's, `beta` is RowAdam's. Raises ValueError unless lr > 0."""
+        if not lr > 0:
+            raise ValueError(f"lr = {lr}, allowed > 0")
+        groups = [{"project": None, "beta": beta} | group for group in params]
+        super().__init__(groups, lr, betas=betas, fused=fused)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step for each parameter that has a gradient; sparse gradients are gone after it."""
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None and table.grad.is_sparse:
+                    _step(table, table.grad, self.state[table], group)
+                    table.grad = None
+        super().step()
 
 
 def _step(table: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:

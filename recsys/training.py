@@ -17,7 +17,7 @@ from recsys import baselines, distances, graph, models, negatives, sampling, spa
 from recsys.distances import Mahalanobis
 from recsys.health import Health
 from recsys.models import SQUARED_EUCLIDEAN, Geometry, GraphSums, HistoryMean, MetricSpace, UserTable
-from recsys.optim import RowAdam
+from recsys.optim import RowAdam, TableAdam
 from recsys.sampling import CandidateSampler, DeviceInteractions
 from recsys.settings import Settings
 
@@ -179,11 +179,10 @@ def start_training(
 
 
 def _optimizer(groups: list[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
-    """Adam; of the touched rows alone where a step does not move all rows, as sums over a graph do."""
+    """Adam of the touched rows, or of whole tables where each step moves all rows: sums over a graph."""
     if settings.tower != "graph":
         return RowAdam(groups, settings.learning_rate)
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.Adam(groups, settings.learning_rate, betas=GRAPH_BETAS, fused=_is_fused(groups))
+    return TableAdam(groups, settings.learning_rate, betas=GRAPH_BETAS, fused=_is_fused(groups))
 
 
 def _is_fused(groups: list[dict[str, Any]]) -> bool:

@@ -23,7 +23,7 @@ METHODS = {
     },
     FittedSpace: {"recommend", "recommend_to", "similar_items", "write_bundle"},
     Interactions: {"of", "offsets", "item_counts", "spans"},
-    Settings: {"mines_triplets"},
+    Settings: {"mines_triplets", "takes_histories", "cycle_length"},
 }
 
 

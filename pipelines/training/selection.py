@@ -39,6 +39,7 @@ class Selection:
     trials: dict[Point, float] = field(default_factory=dict)
     trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
     step_seconds: tuple[int, float] | None = None  # dimensions and seconds of a step in the search
+    dim: int | None = None  # of the graph spaces
     left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     points: list[dict[str, Any]] = field(default_factory=list)  # all validations: seconds, of, metrics
@@ -129,7 +130,9 @@ class Chooser:
     def _planned(self) -> list[tuple[str, str, Settings]]:
         """Name, kind and settings of the configured spaces."""
         point = self.choose_point()
-        dim = min(self._dimensions(), self.config.train.max_dim - 1)
+        if self.selection.dim is None:  # by the time that is left: a resumed choice keeps it
+            self.selection.dim = min(self._dimensions(), self.config.train.max_dim - 1)
+        dim = self.selection.dim
         return [
             (
                 plan.name,

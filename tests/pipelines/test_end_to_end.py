@@ -20,8 +20,8 @@ from pipelines.data.folds import load_fold
 from pipelines.tracking import store
 from pipelines.training.model import load
 
-SYSTEMS = ["model", "served", "learned", "spectral", "popularity"]
-QUICK = {"max_epochs": 1, "spectral_weights": [0.0]}
+SYSTEMS = ["model", "served", "spectral", "popularity", "learned"]
+QUICK = {"max_epochs": 1, "untrained": []}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -148,7 +148,7 @@ def test_same_seed_same_bits_and_a_second_retrain_reuses_everything(
 def test_another_setting_and_other_data_make_new_runs(own_shop: Shop, log: pl.DataFrame) -> None:
     current = own_shop.config.bundles / "current"
     before = current.readlink().name
-    quick = ["--set", "train.max_epochs=1", "--set", "evaluate.ks=[10]", "--set", "gate.margin=0.5"]
+    quick = ["--set", "train.max_epochs=5", "--set", "evaluate.ks=[10]", "--set", "gate.margin=0.5"]
     ran = recsys("retrain", "--config", own_shop.config_file, *quick)
     assert ran.code == 0, ran.err
     assert "prepare: " in ran.err
@@ -246,7 +246,7 @@ def test_repeat_purchases_where_seen_items_are_not_left_out(shop: Shop, shop_fil
 )
 def test_every_tower_and_distance_is_exported_and_served_the_same_way(shop_file: Any, changes: Any) -> None:
     """Learned coordinates alone, so that nothing else carries them."""
-    alone = {"spectral_weights": [0.0], "trend_weights": [0.0], "max_epochs": 4}
+    alone = {"untrained": [], "max_epochs": 4}
     path, run = retrained(shop_file(train=alone, **changes))
     test = metrics(run)["test"]
     assert test["model"]["ndcg@10"] == test["learned"]["ndcg@10"] > 1.5 * test["popularity"]["ndcg@10"]

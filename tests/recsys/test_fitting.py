@@ -81,6 +81,33 @@ def test_same_seed_same_bits() -> None:
     assert not np.array_equal(first.items, other.items)
 
 
+GRAPH = Settings(
+    dim=4, tower="graph", distance="cosine", loss="history_softmax", offset="fixed", learning_rate=0.03
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"loss": "history_hinge", "offset": "learned", "distance": "squared_euclidean"},
+        {"loss": "warp", "offset": "learned", "batch_size": 64, "cycle_steps": 30},
+        {"tower": "two_tables", "cycle_steps": 30},
+    ],
+    ids=str,
+)
+def test_a_graph_and_whole_histories_fit_as_well(changes: dict[str, Any], tmp_path: Path) -> None:
+    """The users of a batch are few enough for several steps an epoch."""
+    table = Interactions.of(log())
+    space = fit(table, GRAPH._replace(**changes), epochs_at_most=6)
+    assert space.history[-1]["loss"] < space.history[0]["loss"]
+    found = [(user, item) for user in range(1000, 1040) for item in space.recommend(user, 5)]
+    assert np.mean([user % 2 == int(str(item)[-2:]) % 2 for user, item in found]) > 0.9
+    space.write_bundle(tmp_path / "bundle")
+    shop = Recommender.open(tmp_path / "bundle")
+    assert [answer.item_id for answer in shop.recommend(1001, 5)] == space.recommend(1001, 5)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -92,6 +119,8 @@ def test_same_seed_same_bits() -> None:
         ({"miner": "offline"}, "miner = 'offline' needs triplets"),
         ({"miner": "distance_weighted"}, "miner = 'distance_weighted' needs distance = 'cosine'"),
         ({"loss": "align_uniform"}, "loss = 'align_uniform' needs distance = 'cosine'"),
+        ({"loss": "history_softmax"}, "loss = 'history_softmax' needs offset = 'fixed' or 'none'"),
+        ({"cycle_steps": -1}, "cycle_steps = -1, allowed >= 0"),
     ],
 )
 def test_settings_that_cannot_be_are_named(changes: dict[str, Any], message: str) -> None:

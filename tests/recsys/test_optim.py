@@ -5,7 +5,7 @@ import torch
 
 from recsys.losses import unit_ball
 from recsys.models import rows
-from recsys.optim import RowAdam, _sorted, row_sums
+from recsys.optim import RowAdam, TableAdam, _sorted, row_sums
 
 N, D = 50, 6
 
@@ -37,6 +37,26 @@ def test_it_is_torchs_adam_without_momentum(shape, dense):
     run(RowAdam([ours], lr=0.05), ours, 40, dense=dense)
     run(torch.optim.Adam([theirs], lr=0.05, betas=(0.0, 0.999)), theirs, 40, dense=True)
     torch.testing.assert_close(ours, theirs)
+
+
+def test_of_dense_gradients_table_adam_is_torchs_and_of_sparse_ones_row_adam():
+    dense, sparse = ({"params": [normal(0, N, D).requires_grad_()]} for _ in range(2))
+    vector = {"params": [normal(1, N).requires_grad_()], "project": lambda values: values.clamp_min(0.1)}
+    theirs, rowwise = (normal(0, N, D).requires_grad_() for _ in range(2))
+    of_rows = normal(1, N).requires_grad_()
+    ours = TableAdam([dense, sparse, vector, {"params": []}], 0.05, betas=(0.8, 0.9))
+    run(ours, dense["params"][0], 20, dense=True)
+    dense["params"][0].grad = None
+    run(ours, sparse["params"][0], 20)
+    run(ours, vector["params"][0], 20)
+    run(torch.optim.Adam([theirs], lr=0.05, betas=(0.8, 0.9)), theirs, 20, dense=True)
+    run(RowAdam([rowwise], lr=0.05), rowwise, 20)
+    run(RowAdam([{"params": [of_rows], "project": vector["project"]}], lr=0.05), of_rows, 20)
+    torch.testing.assert_close(dense["params"][0], theirs)
+    assert torch.equal(sparse["params"][0], rowwise)
+    assert torch.equal(vector["params"][0], of_rows)
+    with pytest.raises(ValueError, match=r"lr = 0.0, allowed > 0"):
+        TableAdam([dense], 0.0)
 
 
 def test_rows_without_a_gradient_rest():

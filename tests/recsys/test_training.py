@@ -148,7 +148,8 @@ class Naive:
         powers = weights.astype(float) ** weight_power
         self.weight = powers / powers[self.taken].mean()  # (U, I)
         generator = torch.Generator().manual_seed(3)
-        ((users, items, *_),) = sampling.batches(self.data, 10**6, generator)
+        orders = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        ((users, items, *_),) = sampling.batches(self.data, 10**6, orders)
         drawn = items[:24].tolist() + sampling.uniform_items(self.data, 24, generator).tolist()
         self.rows = [
             (user, item, [candidate for candidate in drawn if not self.taken[user, candidate]])

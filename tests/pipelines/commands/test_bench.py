@@ -9,6 +9,9 @@ import polars as pl
 import pytest
 import torch
 from paths import ROOT
+from pipelines.tuning.budget import Clock
+from pipelines.tuning.ensemble import Ensemble, FinishedTraining
+from pipelines.tuning.experiment import Experiment
 from shop import Ran, failed, recsys
 
 from pipelines.commands import bench
@@ -17,9 +20,6 @@ from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.training.judging import judge_fold
 from pipelines.tuning import ensemble, hyperparameters
-from pipelines.tuning.budget import Clock
-from pipelines.tuning.ensemble import Ensemble, FinishedTraining
-from pipelines.tuning.experiment import Experiment
 from recsys import graph, models
 from recsys.graph import GraphSpace
 from recsys.spaces import Space

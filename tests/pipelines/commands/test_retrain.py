@@ -172,7 +172,7 @@ def test_a_clock_set_back_refuses_what_is_of_the_future(own_shop: Shop) -> None:
 
 def test_a_worse_challenger_is_not_promoted_and_nothing_moves(own_shop: Shop) -> None:
     before = releases.current(own_shop.config.bundles)
-    worse = ("--set", "train.spectral_weights=[0.0]", "--set", "train.learning_rate=1e-9")
+    worse = ("--set", "train.untrained=[]", "--set", "train.learning_rate=1e-9")
     for _ in range(2):  # and again: the same verdict without the same work
         ran = recsys("retrain", "--config", own_shop.config_file, *worse, "--set", "train.max_epochs=1")
         assert ran.code == 4, ran.err
@@ -293,7 +293,7 @@ def test_sigterm_leaves_a_checkpoint_and_the_next_run_goes_on(
 ) -> None:
     path = shop_file()
     process, log = started(path)
-    wait_for(log, "train: epoch 1", process)
+    wait_for(log, "train: metric-1, epoch 1", process)
     process.terminate()
     process.join()
     assert process.exitcode == 143
@@ -316,7 +316,7 @@ def test_a_damaged_checkpoint_is_said_and_training_starts_anew(
 ) -> None:
     path = shop_file()
     process, log = started(path)
-    wait_for(log, "train: epoch 1", process)
+    wait_for(log, "train: metric-1, epoch 1", process)
     process.terminate()
     process.join()
     (checkpoint,) = load_config(path).runs.glob(".partial-*/checkpoint.pt")

@@ -25,10 +25,9 @@ from pipelines.data.prepare import prepare
 from pipelines.evaluation import certificate
 from pipelines.report import terminal
 from pipelines.training import model
-from pipelines.training.model import Choice
 from recsys import sampling
-from recsys.files import file_sha256
 from recsys.manifest import checksum, fingerprint
+from recsys.spaces import euclidean_vectors
 
 VALIDATION_START, TEST_START = (START + timedelta(days=DAYS - n * WINDOW) for n in (2, 1))
 NAMES = [*certificate.TABLES, *certificate.RUN]
@@ -224,8 +223,8 @@ def test_the_digest_is_of_all_that_can_be_learned_from(shop: Shop) -> None:
 
 def test_a_spectrum_that_has_seen_the_test_window_is_caught(own_shop: Shop) -> None:
     config, run = own_shop.config, own_shop.run
-    choice = Choice(**json.loads((run / "choice.json").read_text()))
-    assert choice.spectral_weight > 0
+    parts = model.read_choice(run)["parts"]
+    assert [part.name for part in parts][:2] == ["metric-1", "spectral"]
     fold = folds.load_fold(config, "test")
     user = np.repeat(np.arange(fold.fit.n_users, dtype=np.int32), np.diff(fold.target_offsets))
     pairs = np.concatenate([np.stack([fold.fit.user, fold.fit.item]), np.stack([user, fold.target_items])], 1)
@@ -238,15 +237,29 @@ def test_a_spectrum_that_has_seen_the_test_window_is_caught(own_shop: Shop) -> N
         weight=np.pad(fold.fit.weight, (0, more), constant_values=1)[order],
         time=np.pad(fold.fit.time, (0, more), mode="maximum")[order],
     )
-    path = run / model.WEIGHTS
-    tensors = torch.load(path, weights_only=True)
-    space = model.Space(*(tensors[f"space.{name}"] for name in model.Space._fields))
-    added = model.fit_additions(config, sampling.to_device(leaking, torch.device("cpu")), choice)
-    tensors["user_vectors"], tensors["item_vectors"] = model.combine(space, added, choice)
-    torch.save(tensors, path)
-    digest = file_sha256(path)
+    made, _ = model.load(run, torch.device("cpu"))
+    data = sampling.to_device(leaking, torch.device("cpu"))
+    found = [made[part.name] if part.is_trained else model.untrained_space(part, data) for part in parts]
+    digest = model.save(run, parts, found, euclidean_vectors(model.add_up(parts, found)))
     change(run / "train.json", lambda done: done | {"weights_sha256": digest})
     refused(own_shop, "additions", "bundle")
+
+
+def test_another_weight_than_the_served_one_is_caught(own_shop: Shop) -> None:
+    def louder(choice: dict[str, Any]) -> dict[str, Any]:
+        spectral = next(part for part in choice["parts"] if part["name"] == "spectral")
+        spectral["scale"] *= 1.2
+        return choice
+
+    change(own_shop.run / "choice.json", louder)
+    refused(own_shop, "additions")
+
+
+def test_a_run_of_the_former_layout_is_told_by_its_name(own_shop: Shop) -> None:
+    former = {"spectral_dim": 4, "item_exponent": 0.4, "epochs": 2, "spectral_weight": 1.0}
+    change(own_shop.run / "choice.json", lambda _: former)
+    ran = recsys("evaluate", "--config", own_shop.config_file, "--run", own_shop.run.name)
+    failed(ran, 2, own_shop.run.name, "earlier version", "choice.json has no parts", "train again")
 
 
 def test_a_bundle_whose_popular_or_seen_items_are_of_the_test_window_is_caught(own_shop: Shop) -> None:

@@ -105,7 +105,7 @@ def words_of(svg: str) -> str:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("curves", ["training loss", "validation ndcg@10", "kept: epoch", "epoch"]),
+        ("curves", ["training loss", "validation ndcg@10", "metric-1", "epoch"]),
         ("distances", ["held out", "random", "density"]),
         ("results", ["hit_rate@10", "recall@20", "ndcg@20", "served", "popularity"]),
         ("search", ["scan", "milliseconds, median", "recall@20 of the exact top"]),
@@ -184,7 +184,7 @@ def test_what_annoy_serves_is_within_1_percent_of_the_model(
     shop_file: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(index_search, "AS_FAST", 0.0)  # trees, though a scan of so few items may be as fast
-    train = {"max_epochs": 1, "learning_rate": 0.1, "spectral_weights": [0.0]}
+    train = {"max_epochs": 1, "learning_rate": 0.1, "untrained": []}
     path = shop_file(many_items(), items=None, train=train, space={"dim": 4}, export={"trees": None})
     ran = recsys("retrain", "--config", path)
     assert ran.code == 0, ran.err

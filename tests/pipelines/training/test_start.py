@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -23,9 +22,10 @@ from pipelines.config.training import Loss, Mining, Space
 from pipelines.data import prepare
 from pipelines.data.folds import Fold, load_fold
 from pipelines.training import train
+from pipelines.training.budget import Clock
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice
-from pipelines.training.selection import Selection, select_epochs
+from pipelines.training.model import read_choice
+from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
 from recsys import baselines, objectives, optim, sampling, spaces
 from recsys import training as library
@@ -37,13 +37,13 @@ from recsys.judge import Judge
 from recsys.objectives import log_q as log_q_of
 from recsys.objectives import make_objective
 from recsys.sampling import DeviceInteractions
-from recsys.settings import LIST_LOSSES, TRIPLET_LOSSES
-from recsys.training import Training, TrainingProgress, start_training
+from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES, Settings
+from recsys.training import Position, Training, TrainingProgress, start_training
 
 N_USERS, N_ITEMS = 40, 60
 SAME = (np.arange(N_USERS)[:, None] % 2) == (np.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
 TAKEN = SAME & (np.random.default_rng(0).random(SAME.shape) < 0.5)  # (U, I): half of one's cluster
-CHOICE = Choice(spectral_dim=4, item_exponent=0.4)
+EXPONENT = 0.4  # of the items in a spectral start
 CPU = torch.device("cpu")
 
 
@@ -63,7 +63,14 @@ def configured(**sections: dict[str, Any]) -> Config:
         "space": {"dim": 4},
         "loss": {"name": "triplet_margin"},
         "mining": {"miner": "semi_hard", "in_batch_items": 24, "uniform_items": 24},
-        "train": {"batch_size": 128, "learning_rate": 0.03, "max_epochs": 10},
+        "train": {
+            "spaces": [{"kind": "metric"}],
+            "seconds": None,
+            "batch_size": 128,
+            "learning_rate": 0.03,
+            "max_epochs": 10,
+        },
+        "spectral": {"dims": [4], "item_exponents": [EXPONENT]},
     }
     names = [*small, *(name for name in sections if name not in small)]
     return Config.model_validate({name: small.get(name, {}) | sections.get(name, {}) for name in names})
@@ -95,14 +102,14 @@ def mined_offline() -> NDArray[np.int32]:
 
 def started(config: Config) -> Training:
     mined = mined_offline() if config.mining.miner == "offline" else None
-    return start_training(data(), config.settings(CHOICE.item_exponent), mined)
+    return start_training(data(), config.settings(EXPONENT), mined)
 
 
 def learned(config: Config, n_epochs: int) -> Training:
     """After some epochs with the miner that train would take."""
     training = started(config)
     for epoch in range(n_epochs):
-        stats = train_epoch(training, miner_of_epoch(config.settings(0.4), epoch, None))
+        stats = train_epoch(training, miner_of_epoch(config.settings(EXPONENT), epoch, None))
         assert all(math.isfinite(value) for value in stats)
     return training
 
@@ -115,12 +122,18 @@ def outcomes(
     return [(epoch, training.progress.hardest_until) for epoch in epochs(training, n_epochs)]
 
 
+def begun(config: Config, device_data: DeviceInteractions) -> Training:
+    """As a run starts it, by the names of the configuration."""
+    return start(config, device_data, config.settings(EXPONENT), "validation")
+
+
 def chosen(config: Config) -> Selection:
     """What validation chooses."""
-    judge, selection = judge_of(config), Selection(CHOICE)
-    training = start(config, judge.data, CHOICE, "validation")
-    select_epochs(config, judge, training, selection, config.train.max_epochs, lambda row, epoch: None)
-    return selection
+    judge = judge_of(config)
+    hooks = Hooks(lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum))
+    chooser = Chooser(config, judge, Clock(None, CPU), hooks)
+    chooser.choose()
+    return chooser.selection
 
 
 def auc(training: Training) -> NDArray[np.float64]:
@@ -151,12 +164,13 @@ def names(section: type, field: str) -> set[str]:
 def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
     assert names(Space, "distance") == library.GEOMETRIES.keys() | {"mahalanobis"}
     assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
-    assert names(Loss, "name") == objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
+    batches = objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
+    assert names(Loss, "name") == batches | set(HISTORY_LOSSES)
     assert set(TRIPLET_LOSSES) == objectives.TRIPLET_LOSSES.keys()
     assert set(LIST_LOSSES) == objectives.LIST_LOSSES.keys()
     for form in names(Space, "mahalanobis"):
         assert Mahalanobis(4, form, rank=2).form == form
-    assert names(Space, "tower") == {"two_tables", "siamese"}
+    assert names(Space, "tower") == {"two_tables", "siamese", "graph"}
 
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -169,6 +183,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "bpr": {"loss": {"name": "bpr"}, "mining": {"miner": "random"}},
     "sampled_softmax": {"loss": {"name": "sampled_softmax", "temperature": 0.2}},
     "bsl": {"loss": {"name": "bsl", "temperature": 0.2}},
+    "psl": {"loss": {"name": "psl", "temperature": 0.2}},
+    "sl_at_k": {"loss": {"name": "sl_at_k", "temperature": 0.2}},
     "cosine_contrastive": {
         "loss": {"name": "cosine_contrastive", "negative_weight": 5.0},
         "space": {"distance": "cosine"},
@@ -177,6 +193,13 @@ LOSSES: dict[str, dict[str, Any]] = {
         "loss": {"name": "align_uniform", "uniformity": 0.6},
         "space": {"distance": "cosine", "offset": "fixed"},
     },
+} | {
+    name: {
+        "loss": {"name": name, "temperature": 0.2, "top_k": 5},
+        "space": {"offset": "fixed"},
+        "train": {"learning_rate": 0.06},  # all users are one batch
+    }
+    for name in HISTORY_LOSSES
 }
 MINERS: dict[str, dict[str, Any]] = {
     "random": {},
@@ -204,6 +227,11 @@ CASES: dict[str, dict[str, dict[str, Any]]] = (
     }
     | {
         "tower siamese": {"space": SIAMESE},
+        "tower graph": {"space": {"tower": "graph"}},
+        "graph, cosine, history softmax": {
+            "space": {"tower": "graph", "distance": "cosine", "offset": "fixed"},
+            "loss": {"name": "history_softmax", "temperature": 0.2},
+        },
         "siamese, cosine, softmax, log q, memory": {
             "space": SIAMESE | {"distance": "cosine"},
             "loss": {"name": "sampled_softmax", "log_q": True},
@@ -301,7 +329,12 @@ def moved(value: Any, device: torch.device) -> Any:
     return value.detach().to(device).requires_grad_(value.requires_grad)
 
 
-@pytest.mark.parametrize("name", CASES)
+ASKS_THE_HOST = {"psl", *HISTORY_LOSSES}  # for the sizes of what a step looks at
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if configured(**CASES[name]).loss.name not in ASKS_THE_HOST]
+)
 def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the device 'meta', whose tensors have no values, so that asking for one is an error.
 
@@ -316,6 +349,9 @@ def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.Mon
     learned = [*there.model.parameter_groups(), {"params": [there.beta]}]
     there = replace(there, optimizer=optim.RowAdam(learned, 0.1))
     # what an epoch waits for before its first step
+    there.progress = TrainingProgress(position=Position(0, 0, torch.zeros(3, device=meta), 0))
+    generator = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device=None: generator())
     monkeypatch.setattr(sampling, "_units", lambda weights, n: weights.long())
     monkeypatch.setattr(sampling, "history_entries", lambda data, order, size: [99] * len(order.split(size)))
     steps: list[int] = []
@@ -358,7 +394,20 @@ SETTINGS = {
     "negative_temperature": 1.4,
     "negative_weight": 2.5,
     "uniformity": 0.6,
+    "top_k": 3,
 }
+
+
+def third(own: float, others: list[float]) -> float:
+    """The distance of the third nearest of all items, of which the others are a sample."""
+    each, count = max(1.0, (N_ITEMS - 1) / len(others)), 0.0
+    for d, of_how_many in sorted([(own, 1.0), *((other, each) for other in others)]):
+        count += of_how_many
+        if count >= 3:
+            return d
+    return max(own, *others)
+
+
 OF_TRIPLET: dict[str, Callable[[float, float, float], float]] = {  # d(a,p), d(a,n), estimated rank
     "contrastive": lambda p, n, _: 0.5 * p**2 + 0.5 * max(0.0, 0.7 - n) ** 2,
     "triplet_margin": lambda p, n, _: max(0.0, 0.7 + p - n),
@@ -371,6 +420,10 @@ OF_TRIPLET: dict[str, Callable[[float, float, float], float]] = {  # d(a,p), d(a
 OF_LIST: dict[str, Callable[[float, list[float]], float]] = {  # d(a,p), every d(a,n)
     "sampled_softmax": lambda p, n: math.log(1 + sum(math.exp((p - each) / 0.3) for each in n)),
     "bsl": lambda p, n: p / 0.3 + 1.4 * math.log(sum(math.exp(-each / 0.3) for each in n) / len(n)),
+    "psl": lambda p, n: math.log(1 + sum((1 + math.tanh(p - each)) ** (1 / 0.3) for each in n)),
+    "sl_at_k": lambda p, n: (
+        math.log(1 + sum(math.exp((p - each) / 0.3) for each in n)) / (1 + math.exp((p - third(p, n)) / 1.4))
+    ),
     "cosine_contrastive": lambda p, n: p + 2.5 * sum(max(0.0, 0.7 - each) for each in n) / len(n),
     "align_uniform": lambda p, n: 2 * p,  # |x - y|^2 of unit rows from 1 - cos
 }
@@ -435,7 +488,7 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
         space={"distance": "cosine", "offset": "none", "dim": 3},
         train={"batch_size": len(pairs)},
     )
-    training = start(config, sampling.to_device(interactions(taken), CPU), CHOICE, "validation")
+    training = begun(config, sampling.to_device(interactions(taken), CPU))
     training.model.double()
     tables: list[Tensor] = [*training.model.tower.parameters(), training.model.items]
     before = torch.cat(tables).tolist()
@@ -502,9 +555,7 @@ def test_distance_weighted_takes_the_dimensions_that_there_are() -> None:
 def test_a_spectral_start_ranks_as_the_spectrum(distance: str) -> None:
     config = configured(space={"start": "spectral", "dim": 5, "distance": distance})
     space = started(config).model.space()
-    users, items = baselines.spectral(
-        data(), 5 - (distance == "cosine"), CHOICE.item_exponent, seed=config.seed
-    )
+    users, items = baselines.spectral(data(), 5 - (distance == "cosine"), EXPONENT, seed=config.seed)
     scores = users @ items.T / users.norm(dim=1, keepdim=True) / items.norm(dim=1).max()  # (U, I)
     found = -(torch.cdist(space.users.double(), space.items.double()).square() + space.offset)  # (U, I)
     slope = (found - found.mean(1, keepdim=True)).norm() / (scores - scores.mean(1, keepdim=True)).norm()
@@ -603,7 +654,7 @@ def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
 def test_without_a_negative_there_is_no_health() -> None:
     config = configured()
     full = sampling.to_device(interactions(np.ones_like(TAKEN)), CPU)
-    assert measure_health(start(config, full, CHOICE, "validation"), "semi_hard") is None
+    assert measure_health(begun(config, full), "semi_hard") is None
 
 
 # A collapse under the hardest miner
@@ -612,9 +663,9 @@ def test_without_a_negative_there_is_no_health() -> None:
 def shrinking() -> Config:
     """All are pulled to the middle: the hardest of very many negatives, no warm-up, no offset to stand on."""
     return configured(
-        space={"offset": "none"},
+        space={"offset": "none", "start_length": 0.24},
         mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 128},
-        train={"max_epochs": 6, "patience": 6, "spectral_weights": [0.0], "trend_weights": [0.0]},
+        train={"max_epochs": 6, "patience": 6, "learning_rate": 0.02, "untrained": []},
     )
 
 
@@ -637,7 +688,8 @@ def judge_of(config: Config) -> Judge:
 def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str]) -> None:
     config = shrinking()
     selection = chosen(config)
-    best, history = selection.choice, selection.history
+    best, history = selection.trained["metric-1"].part, selection.history
+    n_epochs = len(best.cycles)
     (warning,) = (line for line in said if "WARNING" in line)
     assert "everything is at one point" in warning
     found = re.search(r"epoch (\d+) again with semi_hard", warning)
@@ -648,14 +700,14 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
     assert [row["loss"] < margin for row in history] == [False] * until + [True] * (len(history) - until)
     assert history[-1]["health.negative_high"] > 2 * history[until - 1]["health.negative_high"]
     assert history[-1]["health.effective_rank"] > 3
-    assert best.epochs > until
-    assert history[best.epochs - 1]["validation.ndcg@10"] > 1.5 * history[until - 1]["validation.ndcg@10"]
+    assert n_epochs > until
+    assert history[n_epochs - 1]["validation.ndcg@10"] > 1.5 * history[until - 1]["validation.ndcg@10"]
     assert best.hardest_until == until
 
-    again, losses = start(config, data(), CHOICE, "validation"), list[float]()  # by hand
+    again, losses = begun(config, data()), list[float]()  # by hand
     for epoch in range(config.train.max_epochs):
         before = again.weights()
-        miner = miner_of_epoch(config.settings(0.4), epoch, best.hardest_until)  # as in the final fit
+        miner = miner_of_epoch(config.settings(EXPONENT), epoch, best.hardest_until)  # as in the final fit
         if epoch == until:
             train_epoch(again, "hardest")
             again.restore_weights(before)
@@ -663,9 +715,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
         losses.append(train_epoch(again, miner).loss)
     assert losses == [row["loss"] for row in history]
 
-    fitted = start(
-        config, data(), CHOICE, "validation"
-    )  # the final fit: told when to stop, it has nothing to undo
+    fitted = begun(config, data())  # the final fit: told when to stop, it has nothing to undo
     said.clear()
     kept = outcomes(fitted, len(history), best.hardest_until)
     assert said == []
@@ -675,7 +725,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
 
 def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> None:
     config = shrinking()
-    kept = outcomes(start(config, data(), CHOICE, "validation"), 6)
+    kept = outcomes(begun(config, data()), 6)
     assert sum("WARNING" in line for line in said) == 1
     *_, (last, until) = kept
     assert last.stats.loss < config.loss.margin
@@ -686,7 +736,7 @@ def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> Non
 
 def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
     config = shrinking()
-    told, by_hand, stale = (start(config, data(), CHOICE, "validation") for _ in range(3))
+    told, by_hand, stale = (begun(config, data()) for _ in range(3))
     kept = outcomes(told, 4, 2)
     assert [until for *_, until in kept] == [2] * 4
     for one in (by_hand, stale):
@@ -713,7 +763,7 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(sai
         mining={"miner": "hardest", "warmup_epochs": 0},
         train={"learning_rate": 1e-9},
     )
-    training = start(config, data(), CHOICE, "validation")
+    training = begun(config, data())
     kept = []
     shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
     stretch(training, *shapes[0])
@@ -735,7 +785,7 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any,
         space={"offset": "none", "dim": 4},
         loss={"name": "triplet_margin"},
         mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 64},
-        train={"learning_rate": 0.012, "max_epochs": 4, "spectral_weights": [0.0], "trend_weights": [0.0]},
+        train={"learning_rate": 0.012, "max_epochs": 4, "untrained": []},
     )
     config = load_config(path)
     prepare.prepare(config)
@@ -744,15 +794,15 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any,
     (fitting,) = (place for place, line in enumerate(said) if "fitting on everything" in line)
     assert "epoch 2 again with semi_hard" in said[warning]
     assert warning < fitting
-    choice = Choice(**json.loads((run / "choice.json").read_text()))
-    assert choice.epochs > 2
-    assert choice.hardest_until == 1
-    kept = torch.load(run / "model.pt", weights_only=True)["items"]
+    (part,) = read_choice(run)["parts"]
+    assert len(part.cycles) > 2
+    assert part.hardest_until == 1
+    kept = torch.load(run / "model.pt", weights_only=True)["metric-1.items"]
     everything = sampling.to_device(load_fold(config, "test").fit, CPU)
     for until in (1, None):
-        again = start(config, everything, choice, "test")
+        again = start(config, everything, Settings(**part.settings), "test")
         with logged() as warnings:
-            assert len(outcomes(again, choice.epochs, until)) == choice.epochs
+            assert len(outcomes(again, len(part.cycles), until)) == len(part.cycles)
         assert len(warnings) == (until is None)
         assert torch.equal(again.model.items, kept) == (until == 1)
 
@@ -765,7 +815,7 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
         train={"learning_rate": 1e-9},
         space={"start_length": 1e-4, "offset": "none"},
     )
-    kept = outcomes(start(config, data(), CHOICE, "validation"), 2)
+    kept = outcomes(begun(config, data()), 2)
     assert said == []
     assert [until for *_, until in kept] == [None, None]
 
@@ -773,7 +823,7 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
 def test_the_hardest_miner_has_a_warm_up_and_an_end() -> None:
     config = configured(mining={"miner": "hardest", "warmup_epochs": 2})
     for until, expected in ((None, "sshhhh"), (4, "sshhss"), (2, "ssssss")):
-        miners = [miner_of_epoch(config.settings(0.4), epoch, until)[0] for epoch in range(6)]
+        miners = [miner_of_epoch(config.settings(EXPONENT), epoch, until)[0] for epoch in range(6)]
         assert "".join(miners) == expected
     for name in names(Mining, "miner") - {"hardest"}:
         mining, space = {"miner": name}, {"distance": "cosine"}  # which every miner takes

@@ -1,0 +1,318 @@
+"""A choice on validation: what is searched, trained and left out, and that it ends within its budget."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tastes import HELD_OUT, SetClock, planted
+
+from pipelines.config.bench import Bench
+from pipelines.training import model, plans, refit
+from pipelines.training.budget import Clock
+from pipelines.training.search import pattern_search
+from pipelines.training.selection import Chooser, Hooks, Selection
+from pipelines.training.together import Chosen
+from recsys.sampling import DeviceInteractions
+from recsys.settings import Settings
+from recsys.spaces import Space, euclidean_vectors
+from recsys.training import Spectrum, Training, start_training
+
+GIVEN = {"temperature": 0.2, "popularity_power": 0.8, "hops": 2, "learning_rate": 0.02}
+Rows = list[dict[str, Any]]
+SECOND = {"start": "random", "sharper": 1.33}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def configured(graph: dict[str, Any] | None = None, **train: Any) -> Bench:
+    return Bench.model_validate(
+        {
+            "graph": GIVEN | {"dim": 4, "cycle_steps": 4, "candidates": 32} | (graph or {}),
+            "train": {"spaces": [{}], "max_epochs": 3} | train,
+            "spectral": {"dims": [2, 3], "item_exponents": [0.4]},
+        }
+    )
+
+
+def slow_start(data: DeviceInteractions, clock: Clock, seconds: float) -> Callable[..., Training]:
+    """A start of trainings whose steps take so many seconds on the clock."""
+
+    def start(settings: Settings, spectrum: Spectrum | None) -> Training:
+        training = start_training(data, settings, None, spectrum)
+
+        def on_step(interactions: int) -> None:
+            if interactions and isinstance(clock, SetClock):
+                clock.at += seconds
+
+        training.on_step = on_step
+        return training
+
+    return start
+
+
+def chooser_of(
+    config: Bench,
+    clock: Clock | None = None,
+    step: float = 1.0,
+    judging: float = 0.0,
+    selection: Selection | None = None,
+) -> Chooser:
+    judge, clock = planted(), clock or SetClock()
+    rank = judge.rank
+
+    def slow_rank(vectors: Any) -> Any:
+        if isinstance(clock, SetClock):
+            clock.at += judging
+        return rank(vectors)
+
+    judge.rank = slow_rank  # type: ignore[method-assign]
+    return Chooser(config, judge, clock, Hooks(slow_start(judge.data, clock, step)), selection)
+
+
+def final_fit(
+    chooser: Chooser, chosen: Chosen, step: float = 1.0
+) -> tuple[list[Space], list[dict[str, Any]]]:
+    """The chosen parts fitted on more pairs, and a row an epoch."""
+    data, clock = planted(HELD_OUT + 2).data, chooser.clock
+    trained = chooser.selection.trained
+    fit = refit.FinalFit(
+        clock,
+        start=slow_start(data, clock, step),
+        watch=lambda training, name: None,
+        on_epoch=lambda row, number: None,
+        rows=[],
+        done={},
+        keep_states=False,
+        seconds={} if clock.budget is None else {name: one.seconds for name, one in trained.items()},
+        continue_from=lambda training, name: training.restore_weights(
+            (trained[name].state["weights"], trained[name].state["beta"])  # type: ignore[index]
+        ),
+    )
+    return refit.fit_parts(data, chosen.parts, fit, seed=0), fit.rows
+
+
+def test_without_a_budget_each_cycle_has_twice_as_many_steps() -> None:
+    chooser = chooser_of(configured(spaces=[{}, SECOND], max_epochs=4))
+    chooser.choose()
+    trained = chooser.selection.trained
+    assert list(trained) == ["graph-1", "graph-2"]
+    for name, one in trained.items():
+        rows = [row for row in chooser.selection.history if row["space"] == name]
+        assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
+        scores = [row["validation.ndcg@20"] for row in rows]
+        best = scores.index(max(scores))
+        assert one.part.cycles == (4, 8, 16, 32)[: best + 1]
+        assert len(rows) in (4, best + 2)  # one cycle without a gain ends a training
+        assert one.score == scores[best]
+
+
+def test_the_kept_space_is_that_of_the_best_epoch() -> None:
+    """Training goes on in the same tables."""
+    config = configured(
+        spaces=[{"kind": "metric"}], max_epochs=4, learning_rate=0.3, patience=4, batch_size=64, untrained=[]
+    )
+    chooser = chooser_of(config)
+    chosen = chooser.choose()
+    scores = [row["validation.ndcg@20"] for row in chooser.selection.history]
+    assert scores.index(max(scores)) < 3, "the last epoch is the best: nothing is shown"
+    assert chosen.score == chosen.alone["metric-1"] == max(scores)
+
+
+@pytest.mark.parametrize("step", [0.05, 0.3])
+@pytest.mark.parametrize("budget", [30.0, 100.0, 400.0])
+def test_a_choice_and_its_fit_end_within_the_budget(budget: float, step: float) -> None:
+    clock = SetClock(budget)
+    config = configured({"temperature": None, "cycle_steps": 20}, spaces=[{}, SECOND], max_epochs=10)
+    chooser = chooser_of(config, clock, step, judging=0.2)
+    chosen = chooser.choose()
+    assert clock.at < budget
+    final_fit(chooser, chosen, 1.5 * step)  # more pairs than on validation make a step longer
+    assert clock.at <= budget
+    assert "graph-1" in chooser.selection.trained
+
+
+def test_a_longer_budget_trains_more_and_longer() -> None:
+    steps, spaces = [], []
+    for budget in (7.0, 60.0, 200.0, 1000.0):
+        config = configured({"cycle_steps": 20}, spaces=[{}, SECOND, SECOND], max_epochs=10)
+        chooser = chooser_of(config, SetClock(budget), 0.1)
+        chooser.choose()
+        trained = chooser.selection.trained
+        spaces.append(len(trained))
+        steps.append(len([1 for row in chooser.selection.history if row["space"] == "graph-1"]))
+    assert spaces == sorted(spaces)
+    assert (spaces[0], spaces[-1]) == (1, 3)
+    assert steps[0] <= min(steps[1:])
+
+
+def test_a_budget_that_is_no_limit_changes_nothing() -> None:
+    config = configured(spaces=[{}, SECOND])
+    for budget in (None, 1e9):
+        chooser = chooser_of(config, SetClock(budget), 0.01)
+        chosen = chooser.choose()
+        made, rows = final_fit(chooser, chosen, 0.01)
+        if budget is None:
+            expected = chosen, made, [row["loss"] for row in rows]
+        else:
+            assert chosen == expected[0]
+            assert [row["loss"] for row in rows] == expected[2]
+            for ours, theirs in zip(made, expected[1], strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_final_fit_has_the_chosen_cycles() -> None:
+    chooser = chooser_of(configured(untrained=[]))
+    chosen = chooser.choose()
+    (part,) = chosen.parts
+    _, rows = final_fit(chooser, chosen)
+    assert [row["epoch"] for row in rows] == list(range(1, len(part.cycles) + 1))
+    assert {row["space"] for row in rows} == {"graph-1"}
+
+
+def test_a_final_fit_with_little_time_goes_on_from_validation(said: list[str]) -> None:
+    clock = SetClock(1000.0)
+    chooser = chooser_of(configured(untrained=[]), clock, 1.0)
+    chosen = chooser.choose()
+    clock.at = 959.0
+    made, rows = final_fit(chooser, chosen)
+    assert any("goes on from where it was on validation" in line for line in said)
+    assert len(rows) == 1
+    assert clock.at <= 1000
+    assert torch.isfinite(made[0].items).all()
+
+
+def test_the_search_scores_points_and_its_best_one_is_trained() -> None:
+    chooser = chooser_of(configured({"temperature": None, "hops": None}))
+    chooser.choose()
+    trials = chooser.selection.trials
+    assert len(trials) > 3
+    best = max(trials, key=lambda point: trials[point])
+    settings = chooser.selection.trained["graph-1"].part.settings
+    assert (settings["temperature"], settings["hops"]) == (best.temperature, best.hops)
+    assert settings["offset_scale"] == pytest.approx(0.8 * best.temperature)
+    first = plans.first_point(chooser.config, chooser.judge.data)
+    axes = ("temperature", "hops")
+    assert trials == pattern_search(first, axes, trials.__getitem__, lambda: True)
+
+
+def test_given_settings_are_not_searched() -> None:
+    chooser = chooser_of(configured())
+    chooser.choose()
+    assert chooser.selection.trials == {}
+    assert [point for point in chooser.selection.points if point["of"] == "trial"] == []
+
+
+def test_a_search_ends_with_its_share_of_the_budget() -> None:
+    clock = SetClock(200.0)
+    chooser = chooser_of(configured(dict.fromkeys(GIVEN)), clock, 1.0)
+    chooser.choose_spectral()
+    chooser.choose_point()
+    assert len(chooser.selection.trials) > 1
+    assert clock.at <= 0.2 * 0.96 * 200
+
+
+def break_trainings(chooser: Chooser) -> None:
+    """Let every training begin with what is not a number."""
+    start = chooser.hooks.start
+
+    def broken(settings: Settings, spectrum: Spectrum | None) -> Training:
+        training = start(settings, spectrum)
+        with torch.no_grad():
+            training.model.items.fill_(torch.nan)
+        return training
+
+    chooser.hooks = chooser.hooks._replace(start=broken)
+
+
+def test_trainings_that_diverge_are_left_out(said: list[str]) -> None:
+    """Each in its trial, and each for good: the spectrum is what remains."""
+    chooser = chooser_of(configured({"temperature": None}, spaces=[{}, SECOND]))
+    break_trainings(chooser)
+    chosen = chooser.choose()
+    assert set(chooser.selection.trials.values()) == {-1.0}
+    assert chooser.selection.left_out.keys() == {"graph-1", "graph-2"}
+    assert all("not finite" in why for why in chooser.selection.left_out.values())
+    assert chosen.parts[0].name == "spectral"
+    assert sum("WARNING: graph-" in line for line in said) == 2
+
+
+def test_equal_trainings_are_one() -> None:
+    chooser = chooser_of(configured(spaces=[{}, {"start": "spectral"}]))
+    chooser.choose()
+    assert chooser.selection.left_out == {"graph-2": "equals graph-1"}
+
+
+def test_no_more_is_trained_than_has_room_and_one_to_choose_from() -> None:
+    """Of 11 coordinates one is for the offsets: two spaces of 4 fit, and a third may be better."""
+    chooser = chooser_of(configured(spaces=[SECOND] * 6, max_dim=11, max_epochs=1))
+    chooser.choose()
+    assert list(chooser.selection.trained) == ["graph-1", "graph-2", "graph-3"]
+    seeds = [one.part.settings["seed"] for one in chooser.selection.trained.values()]
+    assert seeds == [0, 1, 2]
+
+
+def test_without_trained_spaces_the_spectrum_is_the_model() -> None:
+    chooser = chooser_of(configured(untrained=[]))
+    break_trainings(chooser)
+    assert [part.name for part in chooser.choose().parts] == ["spectral"]
+
+
+def test_the_spectrum_narrows_while_that_helps() -> None:
+    config = Bench.model_validate(
+        {"spectral": {"dims": [1, 2, 4, 60], "item_exponents": [0.4, 0.0, 0.8]}, "graph": {"dim": 4}}
+    )
+    chooser = chooser_of(config)
+    chooser.choose_spectral()
+    best = chooser.selection.spectral
+    points = [point["ndcg@20"] for point in chooser.selection.points]
+    assert best["score"] == max(points)
+    alone = {}
+    for dim in config.spectral.dims:
+        space = model.spectral_space(chooser.judge.data, model.spectral_settings(dim, 0.4, 0))
+        alone[dim] = chooser.judge.means(euclidean_vectors(space))["ndcg@20"]
+    falling = sorted(alone, reverse=True)
+    tried = 1 + next((n for n in range(1, 4) if alone[falling[n]] <= alone[falling[n - 1]]), 3)
+    assert best["dim"] == max(falling[:tried], key=lambda dim: alone[dim])
+    assert len(points) == tried + 2
+
+
+def test_a_selection_comes_back_from_its_plain_form() -> None:
+    chooser = chooser_of(configured({"temperature": None}, spaces=[{}, SECOND]))
+    chooser.choose()
+    before = chooser.selection
+    again = Selection.of(before.plain())
+    assert again.trials == before.trials
+    assert again.trained.keys() == before.trained.keys()
+    for name, one in before.trained.items():
+        assert again.trained[name].part == one.part
+        assert all(torch.equal(a, b) for a, b in zip(again.trained[name].space, one.space, strict=True))
+    assert (again.left_out, again.history, again.points) == (before.left_out, before.history, before.points)
+
+
+def test_a_choice_that_is_known_trains_nothing_again() -> None:
+    config = configured({"temperature": None}, spaces=[{}, SECOND])
+    chooser = chooser_of(config)
+    chosen = chooser.choose()
+    selection = Selection.of(chooser.selection.plain())
+    again = chooser_of(config, selection=selection)
+    again.hooks = again.hooks._replace(start=functools.partial(pytest.fail, "it trains"))
+    assert again.choose() == chosen
+
+
+def test_the_temperature_is_estimated_within_its_limits() -> None:
+    data = planted().data
+    estimate = plans.estimate_temperature(data)
+    assert 0.05 <= estimate <= 0.6
+    shorter = planted(2).data
+    assert plans.estimate_temperature(shorter) <= estimate
+    few = np.arange(3)
+    assert plans.estimate_temperature(data._replace(offsets=data.offsets[few])) == 0.6
