@@ -142,7 +142,7 @@ def history_loss(
 def _points(
     training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor, unit: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, D) users, (C, D) candidates and (H, D) of the users' own items; of a graph, `unit` ones if asked."""
+    """(B, D) users, (C, D) candidates, (H, D) own items; those of a graph at unit length if asked."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
         users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
