@@ -32,13 +32,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
-from pipelines.commands import bench
 from pipelines.config.bench import Bench
 from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.tracking import log
 from pipelines.training import model, plans, selection
-from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.devices import choose_device, describe_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
 from recsys import graph, spaces
@@ -350,7 +349,7 @@ def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
         rows.append([test.system, f"{at.step:,}", f"{at.seconds:.2f}", figures[0], *reaching, *figures[1:]])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
-{bench.describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
+{describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
 One run, seed {config.seed}.
 {n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
 Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
