@@ -172,6 +172,7 @@ class Chooser:
     def _untrained(self) -> list[Part]:
         settings = self.selection.spectral
         spectral = {name: settings[name] for name in ("dim", "item_exponent", "seed")}
+        spectral["dim"] = min(spectral["dim"], max(1, self.config.train.max_dim - 1))
         half_life = {"half_life": self.config.train.trend_half_life_days * SECONDS_PER_DAY}
         known = {"spectral": spectral, "trend": half_life}
         parts = self._narrow_spectrum(spectral)
