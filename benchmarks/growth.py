@@ -4,8 +4,8 @@
 
 The same million interactions are spread over ever more users and items, then ever more interactions over a
 million users: the median of a step's milliseconds must not grow, so that an epoch is linear in interactions.
-It is the trainer of mined triplets; a step of recsys/graph.py sums over the whole graph, by design, and is
-linear in users, items and interactions. The log is Zipf's, drawn here; synthetic.py's has clusters and times.
+It is a training of two tables; a step on a graph sums over all of it, by design, and is linear in users,
+items and interactions. The log is Zipf's, drawn here; synthetic.py's has clusters and times.
 Every size in its own process, whose peak memory is shown (VmHWM, Linux).
 """
 
@@ -19,13 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.config.config import Config
 from pipelines.training.devices import keep_freed_memory
-from pipelines.training.model import Choice
-from pipelines.training.start import start
 from recsys import sampling
 from recsys.epochs import train_epoch
 from recsys.interactions import Interactions
+from recsys.settings import Settings
+from recsys.training import start_training
 
 STEPS = 60  # timed of an epoch, at the most
 
@@ -58,13 +57,7 @@ def measure(n_users: int, n_items: int, n: int, dim: int, device: torch.device) 
     """Print one line of the table."""
     keep_freed_memory()
     data = sampling.to_device(interactions(n_users, n_items, n), device)
-    sections = {
-        "source": {"files": "none", "time": "t"},
-        "space": {"dim": dim},
-        "train": {"batch_size": 2048},
-    }
-    config = Config.model_validate(sections)
-    training = start(config, data, Choice(1, 0.5), "test")
+    training = start_training(data, Settings(dim=dim, batch_size=2048))
     times: list[float] = []
     optimizing: list[float] = []
     step = training.optimizer.step

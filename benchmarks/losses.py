@@ -29,14 +29,14 @@ from pipelines.config.loading import load_config
 from pipelines.data.folds import Fold, FoldName, load_fold
 from pipelines.tracking import log
 from pipelines.training import model
+from pipelines.training.budget import Clock
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import Choice
-from pipelines.training.selection import choose_spectral
+from pipelines.training.selection import Chooser, Hooks
 from pipelines.training.start import start
 from recsys import spaces
 from recsys.epochs import train_epoch
 from recsys.judge import Judge, Values
-from recsys.settings import LIST_LOSSES, TRIPLET_LOSSES
+from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES
 
 LOGGER = logging.getLogger("recsys")
 
@@ -50,11 +50,16 @@ MARGINS = {
     "mahalanobis": 0.5,
 }
 TEMPERATURES = (0.15, 0.5)
+WITH_TEMPERATURE = (
+    *("sampled_softmax", "bsl", "psl", "sl_at_k"),
+    *("history_softmax", "history_psl", "history_sl_at_k"),
+)
 ONLY_UNIFORM = {"in_batch_items": 0}  # of losses that cannot correct for how popular a batch's own items are
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "margin": {"loss": {"beta": 2.0, "beta_per_item": True}},
     "sampled_softmax": {"loss": {"log_q": True}},
-    "bsl": {"mining": ONLY_UNIFORM},
+    **{name: {"mining": ONLY_UNIFORM} for name in ("bsl", "psl", "sl_at_k")},
+    **{name: {"space": {"offset": "fixed"}} for name in HISTORY_LOSSES if name != "history_hinge"},
     "cosine_contrastive": {"mining": ONLY_UNIFORM, "loss": {"margin": 1.0, "negative_weight": 10.0}},
     "align_uniform": {  # it looks at no candidate, and learns no offset
         "mining": ONLY_UNIFORM | {"uniform_items": 1},
@@ -91,7 +96,7 @@ def main() -> None:
 
 
 def cells(cross: bool) -> list[tuple[str, str, str, str]]:
-    """CELLs, the usual ones first. Losses of whole lists mine nothing, and the others have no temperature."""
+    """CELLs, the usual ones first. Losses of lists and of histories mine nothing."""
     distances = [USUAL_DISTANCE, *(name for name in MARGINS if name != USUAL_DISTANCE)]
     miners = [USUAL_MINER, "hardest", "random", "distance_weighted", "offline", "all"]
     mined = [
@@ -102,9 +107,9 @@ def cells(cross: bool) -> list[tuple[str, str, str, str]]:
     ]
     whole = [
         (loss, "", distance, temperature)
-        for distance, loss in itertools.product(distances, LIST_LOSSES)
+        for distance, loss in itertools.product(distances, (*LIST_LOSSES, *HISTORY_LOSSES))
         if loss != "align_uniform" or distance == "cosine"
-        for temperature in (map(str, TEMPERATURES) if loss in ("sampled_softmax", "bsl") else [""])
+        for temperature in (map(str, TEMPERATURES) if loss in WITH_TEMPERATURE else [""])
     ]
     return mined + whole
 
@@ -129,7 +134,7 @@ def configured(config: Config, loss: str, miner: str, distance: str, temperature
 
 def learn(config: Config, fold: FoldName, judge: Judge, seconds: float) -> tuple[list[Values], float]:
     """Each judged user's values halfway through the budget and at its end, and how many epochs that was."""
-    training = start(config, judge.data, Choice(1, 0.5), fold)
+    training = start(config, judge.data, config.settings(), fold)
     judged: list[Values] = []
     interactions, started, judging = 0, time.process_time(), 0.0
 
@@ -185,12 +190,15 @@ def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
                 best[row["loss"]] = row
     device = torch.device("cpu")
     validation = judge_fold(some_users(load_fold(config, "validation"), config.seed), device, config.evaluate)
-    spectral = choose_spectral(config, validation)
+    hooks = Hooks(lambda settings, spectrum: start(config, validation.data, settings, "validation", spectrum))
+    chooser = Chooser(config, validation, Clock(None, device), hooks)
+    chooser.choose_spectral()
+    spectral = chooser.selection.spectral
     judge = judge_fold(load_fold(config, "test"), device, config.evaluate)
-    spectral_name = f"spectral, {spectral.spectral_dim} dimensions, exponent {spectral.item_exponent}"
+    spectral_name = f"spectral, {spectral['dim']} dimensions, exponent {spectral['item_exponent']}"
     untrained = {
         "popularity": model.popularity_vectors(judge.data),
-        spectral_name: model.spectral_vectors(config, judge.data, spectral),
+        spectral_name: spaces.euclidean_vectors(model.spectral_space(judge.data, spectral)),
     }
     done = {row["loss"] for row in read(path)}
     for name, vectors in untrained.items():

@@ -32,21 +32,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import embedding, softplus
 
-from pipelines.commands import bench
 from pipelines.config.bench import Bench
 from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.tracking import log
-from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training import model, plans, selection
+from pipelines.training.devices import choose_device, describe_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
-from pipelines.tuning import experiment
-from recsys import baselines, graph, spaces
+from recsys import graph, spaces
+from recsys.epochs import epochs
 from recsys.files import write_text
 from recsys.graph import Matrix
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Vectors
+from recsys.training import START, start_training
 
 LOGGER = logging.getLogger("recsys")
 
@@ -58,7 +59,7 @@ START_DEVIATION = 0.1  # of every coordinate, as in its authors' PyTorch code
 FACTORS = 128
 ALS = {"alpha": 10.0, "regularization": 50.0}
 BPR = {"learning_rate": 0.03, "regularization": 0.01}  # of .01, .03, .1 by .01, .001 the best on 6,000 users
-TIMED_STEPS = 5
+TIMED_STEPS, MOST_STEPS = 5, 5_000  # of ours
 FOREVER = 10**9  # iterations: time ends them
 
 
@@ -100,48 +101,52 @@ def popular(task: Task, on_step: OnStep) -> None:
 def spectral(task: Task, on_step: OnStep) -> None:
     """A step is a setting: each dimension and item exponent of the configuration, all of one spectrum."""
     judge, settings = task.judge, task.config.spectral
-    spectrum = experiment.compute_spectrum(task.config, judge)
+    spectrum = selection.widest_spectrum(task.config, judge)
+
+    def vectors(dim: int, item_exponent: float) -> Vectors:
+        choice = model.spectral_settings(dim, item_exponent, task.config.seed)
+        return spaces.euclidean_vectors(model.spectral_space(judge.data, choice, spectrum))
+
     dims = sorted({min(dim, spectrum[0].shape[1]) for dim in settings.dims})
-    choices = itertools.starmap(experiment.SpectralSettings, itertools.product(dims, settings.item_exponents))
-    for step, choice in enumerate(choices, 1):
-        on_step(step, 0, partial(experiment.spectral_vectors, judge, spectrum, choice))
+    for step, (dim, exponent) in enumerate(itertools.product(dims, settings.item_exponents), 1):
+        on_step(step, 0, partial(vectors, dim, exponent))
 
 
 def ours(task: Task, on_step: OnStep, dim: int) -> None:
-    """recsys.graph with `recsys bench`'s settings, the first where it tries several.
+    """The first graph space of `recsys bench`, at the settings from which its search starts.
 
-    As there, all of the configured steps or as many as there is time for: the learning rate falls over them.
+    One cycle of so many steps as there is time for: the learning rate falls over them.
     A few steps are taken first to see how long one takes; they count as fitting.
     """
-    data, settings, seed = task.judge.data, task.config.graph, task.config.seed
+    data, config = task.judge.data, task.config
     started = now(data)
+    plan = next(plan for plan in plans.plans(config) if plan.space.kind == "graph")
     width = min(dim, data.n_users, data.n_items)
-    spectrum = baselines.spectral(data, width, 0.5, seed=seed)
-    model = graph.GraphSpace(
-        data,
-        *graph.spectral_start(data, spectrum, dim, settings.start_length),
-        hops=settings.hops[0],
-        temperature=settings.temperatures[0],
-        popularity_power=settings.popularity_powers[0],
-    )
+    settings = plans.settings_of(config, plan, plans.first_point(config, data), width, 0.0)
 
     def fit(steps: int, each: Callable[[int], None]) -> None:
-        experiment.fit_graph(task.config, model, seed, steps, on_step=lambda step, loss: each(step))
+        done = itertools.count(1)
+        training.progress, training.plan = START, lambda epoch, step: steps
+        training.on_step = lambda interactions: each(next(done)) if interactions else None
+        for _ in epochs(training, 1):
+            pass
 
     def vectors() -> Vectors:
-        return spaces.euclidean_vectors(model.space())
+        return spaces.euclidean_vectors(training.model.space())
 
-    plan = task.plan
-    if plan is None:
-        begin = {name: part.clone() for name, part in model.state_dict().items()}
+    training = start_training(data, settings)
+    training.with_health = False
+    steps = task.plan
+    if steps is None:
+        begin = training.state()
         ends = list[float]()
         fit(TIMED_STEPS, lambda step: ends.append(now(data)))
-        model.load_state_dict(begin)
+        training.optimizer.state.clear()
+        training.restore(begin)
         left = task.seconds - (now(data) - started)
-        most = int(settings.longer * settings.steps)
-        plan = max(1, min(most, int(left / (1.05 * np.median(np.diff(ends))))))
-    on_step(0, plan, vectors)
-    fit(plan, lambda step: on_step(step, plan, vectors))
+        steps = max(1, min(MOST_STEPS, int(left / (1.05 * np.median(np.diff(ends))))))
+    on_step(0, steps, vectors)
+    fit(steps, lambda step: on_step(step, steps, vectors))
 
 
 def pairwise(task: Task, on_step: OnStep, layers: int) -> None:
@@ -208,7 +213,7 @@ def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: d
     ones = np.ones(len(user), np.float32)  # (N,)
     matrix = scipy.sparse.csr_matrix((ones, (user, item)), (data.n_users, data.n_items))
     with importlib.import_module("threadpoolctl").threadpool_limits(1, "blas"):  # as implicit advises
-        model = getattr(importlib.import_module(f"implicit.{module}"), name)(
+        fitted = getattr(importlib.import_module(f"implicit.{module}"), name)(
             factors=FACTORS,
             iterations=FOREVER,
             use_gpu=on_gpu,
@@ -218,12 +223,12 @@ def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: d
         )
 
         def vectors() -> Vectors:
-            parts = (model.user_factors, model.item_factors)  # BPR's item offset is one more factor
+            parts = (fitted.user_factors, fitted.item_factors)  # BPR's item offset is one more factor
             users, items = (torch.tensor(part.to_numpy() if on_gpu else part) for part in parts)
             return of_products(users.to(data.user.device), items.to(data.user.device))
 
         on_step(0, 0, vectors)
-        model.fit(matrix, show_progress=False, callback=lambda step, *rest: on_step(step + 1, 0, vectors))
+        fitted.fit(matrix, show_progress=False, callback=lambda step, *rest: on_step(step + 1, 0, vectors))
 
 
 def implicit_takes(device: torch.device) -> bool:
@@ -344,7 +349,7 @@ def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
         rows.append([test.system, f"{at.step:,}", f"{at.seconds:.2f}", figures[0], *reaching, *figures[1:]])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
-{bench.describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
+{describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
 One run, seed {config.seed}.
 {n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
 Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
@@ -362,9 +367,10 @@ Test: refitted on all of train for as many steps, scored once.
   negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the sparse product
   that ours uses. {n["epoch"]:,} steps are an epoch.
 - BPR MF: the same without layers.
-- ours: recsys/graph.py from the spectral start, {g.hops[0]} hops, {g.longer * g.steps:.0f} steps or as
-  many as there is time for, of {g.batch_users:,} users. The learning rate falls until the last step:
-  points before it are below what a shorter training reaches.
+- ours: the first space of `recsys bench`, a graph from the spectral start at the settings from which its
+  search starts, in one cycle of {MOST_STEPS:,} steps or as many as there is time for, of at most
+  {g.batch_users:,} users. The learning rate falls until the last step: points before it are below what a
+  shorter training reaches.
 - spectral: truncated SVD, no training; a step is a setting, dimensions {config.spectral.dims} by
   item exponents {config.spectral.item_exponents}.
 """

@@ -1,10 +1,10 @@
-"""One training step of each of the two trainers, compared with a floor: what it must compute and move.
+"""One training step on a graph and of two tables, compared with a floor: what it must compute and move.
 
     python benchmarks/step.py [--device cuda] [--threads 2] [--dim 127] [--hops 2] [--steps 10] [--profile]
 
-`graph` is recsys/graph.py as `recsys bench` configures it, at --dim dimensions; `metric` is
-recsys/training.py with the miner and loss that are its defaults, in two SHAPES. The log: items by Zipf's law,
-users alike.
+`graph` is a space of kind graph as `recsys bench` configures it, at --dim dimensions, with the softmax over
+whole histories; `metric` is two tables with the miner and loss of Settings, in two SHAPES. The log: items
+by Zipf's law, users alike.
 A part's floor is the longer of its operations at a rate and its bytes at a bandwidth, as the two overlap. A
 step's is the sum of its parts', as each needs what the one before has written. The rate is that of the part's
 dense product alone, at its shape; other parts get the best of these. Rates are the best of REPEATS runs, the
@@ -34,18 +34,17 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pipelines.config.bench import Bench
-from pipelines.config.config import Config
+from pipelines.config.training import TrainedSpace
 from pipelines.tracking import log
+from pipelines.training import plans
 from pipelines.training.devices import choose_device, keep_freed_memory
-from pipelines.training.model import Choice
-from pipelines.training.start import start
-from pipelines.tuning import experiment
-from recsys import graph, models, precision, sampling
+from recsys import graph, histories, precision, sampling
 from recsys.epochs import sample_triplets, train_epoch
 from recsys.interactions import Interactions
 from recsys.objectives import make_objective
 from recsys.sampling import DeviceInteractions
-from recsys.training import START
+from recsys.settings import Settings
+from recsys.training import START, Training, start_training
 
 SHAPES = {"metric": (2_048, 512, 32), "metric, wide": (8_192, 2_048, 128)}  # B, C, D
 COPIED = 2**26  # floats, 256 MiB: no cache holds them
@@ -136,17 +135,14 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
     Adam: four reads and three writes of both tables.
     """
     config, device = Bench(), data.user.device
-    s, generator = config.graph, torch.Generator(device).manual_seed(0)
-    tables = models.random_start(data.n_users, data.n_items, d, s.start_length, generator)  # (U, D), (I, D)
-    model = graph.GraphSpace(
-        data, *tables, hops=hops, temperature=s.temperatures[0], popularity_power=s.popularity_powers[0]
-    )
-    active = data.offsets.diff().nonzero()[:, 0]  # (U,)
-    rounds = graph.steps_per_round(len(active), s.batch_users)
-    order = torch.randperm(len(active), generator=generator, device=device)  # (U,)
-    batch = active[order].tensor_split(rounds)[0]  # (B,), as fit takes them
+    plan = plans.Plan("graph-1", TrainedSpace(start="random"), config.seed)
+    point = plans.first_point(config, data)._replace(hops=hops)
+    settings = plans.settings_of(config, plan, point, d, 0.0)._replace(cycle_steps=WARM + steps)
+    training = start_training(data, settings)
+    rounds, size = histories.steps_per_round(data, settings), histories.users_per_batch(data, settings)
+    batch, _ = next(histories.user_batches(data, size, torch.Generator(device).manual_seed(0)))  # (B,)
     u, i, n, row = data.n_users, data.n_items, len(data.user), FLOAT * d
-    b, c, h = len(batch), min(s.candidates, i), n // rounds  # H on average
+    b, c, h = len(batch), min(config.graph.candidates, i), n // rounds  # H on average
     j = len(sampling.histories(data, batch)[1].unique())
     to_items, to_users = hops * i + (hops - 1) * u, hops * u + (hops - 1) * i  # rows of all answers
 
@@ -172,9 +168,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         Part("Adam", 0, 7 * (u + i) * row, 7 * (u + i) * row),
     ]
     sizes = {"U": u, "I": i, "N": n, "D": d, "hops": hops, "B": b, "C": c, "H": h, "J": j}
-    return Trainer(
-        partial(experiment.fit_graph, config, model, config.seed, WARM + steps), parts, sizes, rounds
-    )
+    return Trainer(partial(run_epoch, training), parts, sizes, rounds)
 
 
 def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
@@ -186,14 +180,8 @@ def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
     RowAdam: the gradients read; of each different row the values and the second moments read and written, and
     a count; offsets alike.
     """
-    sections = {
-        "source": {"files": "none", "time": "t"},
-        "space": {"dim": d},
-        "mining": {"in_batch_items": c // 2, "uniform_items": c - c // 2},
-        "train": {"batch_size": b},
-    }
-    config = Config.model_validate(sections)
-    training, miner = start(config, data, Choice(1, 0.5), "test"), config.mining.miner
+    settings = Settings(dim=d, in_batch_items=c // 2, uniform_items=c - c // 2, batch_size=b)
+    training, miner = start_training(data, settings), settings.miner
     objective = make_objective(training, miner)
     mined, distances = sample_triplets(training, objective, b, training.generator)
     users = distances.user.unique()  # (up to B,)
@@ -212,11 +200,13 @@ def metric_trainer(data: DeviceInteractions, b: int, c: int, d: int) -> Trainer:
     ]
     sizes = {"N": len(data.user), "D": d, "B": b, "C": c, "H": h, "T": t, "different users": len(users)}
 
-    def run(on_step: Callable[[int], None]) -> None:
-        training.on_step, training.progress = on_step, START  # an earlier call was stopped within its epoch
-        train_epoch(training, miner)
+    sizes |= {"different items": items}
+    return Trainer(partial(run_epoch, training), parts, sizes, -(-len(data.user) // b))
 
-    return Trainer(run, parts, sizes | {"different items": items}, -(-len(data.user) // b))
+
+def run_epoch(training: Training, on_step: Callable[[int], None]) -> None:
+    training.on_step, training.progress = on_step, START  # an earlier call was stopped within its epoch
+    train_epoch(training, training.settings.miner)
 
 
 def rates(b: int, c: int, d: int, device: torch.device) -> list[float]:

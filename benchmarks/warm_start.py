@@ -27,7 +27,7 @@ from pipelines.tracking import log
 from pipelines.training import train, warm_start
 from pipelines.training.devices import choose_device
 from pipelines.training.judging import judge_fold
-from pipelines.training.model import load
+from pipelines.training.model import load, read_choice
 from recsys import releases
 
 
@@ -94,9 +94,10 @@ def last_day(config: Config) -> datetime:
 
 def config_of(base: Config, root: Path, cut: datetime, is_warm: bool) -> Config:
     """The same on the log before the cut, with windows of four weeks before it."""
-    source = base.source.model_copy(
-        update={"query": f"select * from ({base.source.query}) where {base.source.time} < '{cut}'"}
-    )
+    source = base.source
+    relation = f"(\n{source.query}\n)" if source.query else f"'{source.files}'"
+    query = f"select * from {relation} where \"{source.time}\" < '{cut}'"
+    source = source.model_copy(update={"query": query, "files": None})
     split = base.split.model_copy(update={"test_start": None, "validation_start": None})
     update = {"root": root, "source": source, "split": split}
     return base.model_copy(update=update | {"warm": base.warm.model_copy(update={"start": is_warm})})
@@ -115,7 +116,7 @@ def one(config: Config, name: str) -> Night:
     history = pl.read_parquet(run / "history.parquet").select(
         "seconds", f"validation.{config.evaluate.select}"
     )
-    epochs = json.loads((run / "choice.json").read_text())["epochs"]
+    epochs = sum(len(part.cycles) for part in read_choice(run)["parts"])
     known = json.loads((run / warm_start.FILE).read_text()) if (run / warm_start.FILE).exists() else {}
     moved = ", ".join(f"{key} {known[key]:.2f}" for key in ("movement", "churn", "overlap") if key in known)
     start = name if known.get("from") or name == "full" else f"{name} (nothing before)"

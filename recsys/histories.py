@@ -130,15 +130,27 @@ def history_loss(
     fused = model.distance is cosine and not model.offset.requires_grad
     if settings.loss == "history_softmax" and fused and regularize is None:
         return _fused_softmax(training, batch, (row, own), (candidates, log_q)), None
-    with model.shared_sums():
-        users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
-        points, offset = model.points(candidates)  # (C, D), (C,)
-        d = model.distance(users, points, offset)  # (B, C)
-        own_points, own_offset = model.points(own)  # (H, D), (H,)
-        d_own = pairs(model.distance, rows(users, row), own_points, own_offset)  # (H,)
+    unit = model.distance is cosine and regularize is None  # once an item, not once a pair
+    users, points, own_points = _points(training, batch, (row, own), candidates, unit)
+    d = model.distance(users, points, rows(model.offset, candidates))  # (B, C)
+    d_own = pairs(model.distance, rows(users, row), own_points, rows(model.offset, own))  # (H,)
     found = HistoryDistances(d_own, row, d, lambda: _without_own(data, batch, candidates, d), log_q)
     each = HISTORY_LOSSES[settings.loss](settings, data.n_items, found)  # (H,)
     return each.mean(), None if regularize is None else regularize(users, own_points)
+
+
+def _points(
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor, unit: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, D) users, (C, D) candidates, (H, D) own items; those of a graph at unit length if asked."""
+    model, (row, own) = training.model, history
+    if isinstance(model.tower, GraphSums):
+        users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
+        if unit:
+            users, items = unit_rows(users), unit_rows(items)
+        return users, rows(items, candidates), rows(items, own)
+    users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
+    return users, model.points(candidates)[0], model.points(own)[0]
 
 
 def _candidates(training: Training) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,6 @@ after it.
 import importlib.metadata
 import json
 import logging
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ from pipelines.release.index_search import tune_index
 from pipelines.report import figures
 from pipelines.training import model, refit, warm_start
 from pipelines.training.budget import Clock
-from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.devices import choose_device, describe_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks
@@ -78,31 +77,36 @@ def bench(
     LOGGER.info("bench: after the budget: test is scored once, each user's answers are read from the index")
     judge = judge_fold(split.fold(split.train, split.test), device, config.evaluate)
     values, search_k = score_test(config, split, judge, final, chooser)
-    points = chooser.selection.points
-    result: dict[str, Any] = {
-        **_summary(config, values),
+    result = _summary(config, values) | {
         "model": " + ".join(part.name for part in final.parts),
         "dim": final.vectors[1].shape[1],
         "search_k": search_k,
-        "chosen": {
-            "parts": [part._asdict() for part in final.parts],
-            "spectral": chooser.selection.spectral,
-            "alone": chosen.alone,
-            "score": chosen.score,
-            "left_out": chooser.selection.left_out,
-        },
+        "chosen": _choice(chooser, chosen, final),
         "seconds": {"budget": budget, "fit": fit_seconds, "with_test": clock.now()},
-        "validation": points,
+        "validation": chooser.selection.points,
         "counts": split.counts | {"users_judged": len(judge.users)},
         **_environment(device),
         "config": config.model_dump(mode="json"),
     }
     try:
         write_text(out, json.dumps(result, indent=1))
-        figures.quality(out.stem, points, fit_seconds, config.evaluate.select).save(out.parent)
+        drawing = figures.quality(out.stem, result["validation"], fit_seconds, config.evaluate.select)
+        drawing.save(out.parent)
     except OSError as error:
         raise InputError(f"'{out}' cannot be written: {error}") from None
     return result
+
+
+def _choice(chooser: Chooser, chosen: Chosen, final: Final) -> dict[str, Any]:
+    """What validation chose, and what each candidate scored there by itself."""
+    known = chooser.selection
+    return {
+        "parts": [part._asdict() for part in final.parts],
+        "spectral": known.spectral,
+        "alone": chosen.alone,
+        "score": chosen.score,
+        "left_out": known.left_out,
+    }
 
 
 def _prepare_output(out: Path, train: Path, test: Path) -> None:
@@ -148,9 +152,8 @@ def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen)
     data = sampling.to_device(fold.fit, clock.device)
     fit = refit.FinalFit(
         clock,
-        start=lambda settings, spectrum: start_training(data, settings, None, spectrum),
-        watch=lambda training, name: None,
-        on_epoch=lambda row, number: None,
+        data,
+        lambda settings, spectrum: start_training(data, settings, None, spectrum),
         rows=[],
         done={},
         keep_states=False,
@@ -159,7 +162,7 @@ def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen)
             training, fold, fold, trained[name].state, name
         ),
     )
-    made = refit.fit_parts(data, chosen.parts, fit, config.seed)
+    made = refit.fit_parts(chosen.parts, fit, config.seed)
     parts, space = model.side_by_side(chosen.parts, made)
     return Final(parts, made, euclidean_vectors(space))
 
@@ -240,10 +243,3 @@ def _environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-
-
-def describe_device(device: torch.device) -> str:
-    """The name of the GPU, or the number of CPU cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {os.cpu_count()} cores"

@@ -27,6 +27,7 @@ KEYS = {
     "miner": "mining.miner",
     "distance": "space.distance",
     "dim": "space.dim",
+    "tower": "space.tower",
     "offset": "space.offset",
     "loss": "loss.name",
     "log_q": "loss.log_q",

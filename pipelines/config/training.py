@@ -236,8 +236,8 @@ class Train(Section):
         0.0,
         ge=0,
         lt=1,
-        description="share of the validation metric that may be given for wider lists: rare items come "
-        "nearer as far as it lasts",
+        description="share of the validation metric, and of the hit rate, that may be given for wider lists: "
+        "rare items come nearer as far as it lasts",
     )
     weight_power: float = Field(
         DEFAULT.weight_power,

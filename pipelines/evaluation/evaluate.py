@@ -30,7 +30,7 @@ from recsys.manifest import Manifest, read_manifest
 from recsys.measured import describe_search, search_settings
 from recsys.metrics import item_coverage
 from recsys.progress import progress
-from recsys.spaces import euclidean_vectors
+from recsys.spaces import Vectors, euclidean_vectors
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -69,18 +69,8 @@ def evaluate(
     fold = run_fold(config, run)
     certified = certified + certificate.certify_run(config, run, fold, bundle_folder)
     judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
-    choice = models.read_choice(run)
-    made, model = models.load(run, judge.data.user.device)
-    learned = models.learned_space(choice["parts"], made)
     recommender = Recommender.open(bundle_folder)
-    ranked = {
-        "model": judge.rank(model),
-        "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
-        "spectral": judge.rank(euclidean_vectors(models.spectral_space(judge.data, choice["spectral"]))),
-        "popularity": judge.rank(models.popularity_vectors(judge.data)),
-    }
-    if learned is not None:  # else validation preferred untrained spaces alone
-        ranked["learned"] = judge.rank(euclidean_vectors(learned))
+    model, ranked = _rank(config, run, fold, judge, recommender)
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result = {
         "key": key,
@@ -101,6 +91,24 @@ def evaluate(
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
+
+
+def _rank(
+    config: Config, run: Path, fold: folds.Fold, judge: Judge, recommender: Recommender
+) -> tuple[Vectors, Ranked]:
+    """The served vectors, and the rankings of the model, its trained part and the baselines."""
+    choice = models.read_choice(run)
+    made, model = models.load(run, judge.data.user.device)
+    learned = models.learned_space(choice["parts"], made)
+    ranked = {
+        "model": judge.rank(model),
+        "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
+        "spectral": judge.rank(euclidean_vectors(models.spectral_space(judge.data, choice["spectral"]))),
+        "popularity": judge.rank(models.popularity_vectors(judge.data)),
+    }
+    if learned is not None:  # else validation preferred untrained spaces alone
+        ranked["learned"] = judge.rank(euclidean_vectors(learned))
+    return model, ranked
 
 
 def read_results(run: Path) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """The device that is trained and evaluated on, and the memory of the host."""
 
 import ctypes
+import os
 from contextlib import suppress
 
 import torch
@@ -35,3 +36,10 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, KEPT)
         mallopt(M_MMAP_THRESHOLD, LARGEST)
+
+
+def describe_device(device: torch.device) -> str:
+    """The name of the GPU, or the number of CPU cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {os.cpu_count()} cores"

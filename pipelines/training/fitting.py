@@ -50,9 +50,15 @@ class Run:
     """A run that is being made: where, on what, from which warm start, and its checkpoint."""
 
     def __init__(
-        self, config: Config, device: torch.device, folder: Path, source: warm_start.Source | None
+        self,
+        config: Config,
+        device: torch.device,
+        folder: Path,
+        source: warm_start.Source | None,
+        tracked: live_run.LiveRun,
     ) -> None:
         self.config, self.device, self.folder, self.source = config, device, folder, source
+        self.tracked = tracked
         self.folds = {name: folds.load_fold(config, name, config.evaluate.exclude_seen) for name in FOLDS}
         self.checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds)
         self.checkpoint.about = {"device": str(device), "source": source.run.name if source else None}
@@ -94,16 +100,16 @@ def train_run(
 ) -> dict[str, Any]:
     """Write all that a run consists of into the folder; return what train.json says of it."""
     if source is not None and "anew" not in (files.read_json(folder / warm_start.FILE) or {}):
-        run = Run(config, device, folder, source)
-        fitted = _fit_warm(run, source, tracked)
+        run = Run(config, device, folder, source, tracked)
+        fitted = _fit_warm(run, source)
         if fitted is not None:
             return _write(run, fitted)
-    run = Run(config, device, folder, None)
-    fitted = _fit(run, {}, tracked)
+    run = Run(config, device, folder, None, tracked)
+    fitted = _fit(run, {})
     return _write(run, fitted)
 
 
-def _fit_warm(run: Run, source: warm_start.Source, tracked: live_run.LiveRun) -> Fitted | None:
+def _fit_warm(run: Run, source: warm_start.Source) -> Fitted | None:
     """Fit from the source; None if that start is rejected, and warm.json says why."""
     seeds, test = warm_start.load(source, run.device), run.folds["test"]
     if seeds is None:
@@ -115,7 +121,7 @@ def _fit_warm(run: Run, source: warm_start.Source, tracked: live_run.LiveRun) ->
         LOGGER.warning("train: warm start rejected, training starts from scratch: its state has no spaces")
         return None
     LOGGER.info(f"train: warm start from {source.run.name}")
-    fitted = _fit(run, seeds, tracked)
+    fitted = _fit(run, seeds)
     learned = model.learned_space(fitted.parts, _by_name(fitted))
     if learned is None:  # validation prefers untrained spaces: nothing was carried over
         learned = fitted.made[0]
@@ -140,7 +146,7 @@ def _reject_warm_start(run: Run, drift: dict[str, Any]) -> bool:
     return True
 
 
-def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
+def _fit(run: Run, seeds: dict[str, Any]) -> Fitted:
     """Choose on the validation fold, then fit the choice on the test fold."""
     config, state = run.config, run.checkpoint_state
     selection = Selection.of(state["selection"]) if state else Selection()
@@ -148,19 +154,31 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
     if state.get("phase") == "fit":
         chosen = Chosen(tuple(Part(**part) for part in state["chosen"]), state["score"], state["alone"])
     else:
-        chosen = _choose(run, seeds, selection, clock, tracked)
+        chosen = _choose(run, seeds, selection, clock)
     LOGGER.info(
         "train: fitting on everything before the test window: "
         + ", ".join(f"{part.name} (weight {part.weight:g})" for part in chosen.parts)
     )
-    data, rows = (
-        sampling.to_device(run.folds["test"].fit, run.device),
-        list[dict[str, Any]](state.get("rows", [])),
-    )
-    done = {
-        name: refit.Done(Space(*space), until, kept)
-        for name, (space, until, kept) in state.get("done", {}).items()
-    }
+    fit = _final_fit(run, seeds, clock, selection, chosen)
+    with run.checkpoint.defer_signals():
+        made = refit.fit_parts(chosen.parts, fit, config.seed)
+    parts, space = model.side_by_side(chosen.parts, made)
+    parts = [
+        part._replace(hardest_until=fit.done[part.name].hardest_until) if part.is_trained else part
+        for part in parts
+    ]
+    states = {name: one.state for name, one in fit.done.items()}
+    return Fitted(selection, chosen, parts, made, states, fit.rows, spaces.euclidean_vectors(space))
+
+
+def _final_fit(
+    run: Run, seeds: dict[str, Any], clock: Clock, selection: Selection, chosen: Chosen
+) -> refit.FinalFit:
+    """The final fit, from where the checkpoint is."""
+    data = sampling.to_device(run.folds["test"].fit, run.device)
+    state, rows = run.checkpoint_state, list[dict[str, Any]](run.checkpoint_state.get("rows", []))
+    known = state.get("done", {}).items()
+    done = {name: refit.Done(Space(*space), until, kept) for name, (space, until, kept) in known}
 
     def watch(training: Training, name: str) -> None:
         if seeds:
@@ -177,40 +195,24 @@ def _fit(run: Run, seeds: dict[str, Any], tracked: live_run.LiveRun) -> Fitted:
             done=lambda: {name: (tuple(one.space), *one[1:]) for name, one in done.items()},
         )
 
-    final = refit.FinalFit(
+    folds_of = run.folds["test"], run.folds["validation"]
+    return refit.FinalFit(
         clock,
-        lambda settings, spectrum: start(config, data, settings, "test", spectrum),
-        watch,
-        tracked.log_metrics,
-        rows,
-        done,
-        config.warm.start,
-        {} if clock.budget is None else {n: one.seconds for n, one in selection.trained.items()},
-        lambda training, name: warm_start.continue_from(
-            training, run.folds["test"], run.folds["validation"], selection.trained[name].state, name
+        data,
+        lambda settings, spectrum: start(run.config, data, settings, "test", spectrum),
+        watch=watch,
+        on_epoch=run.tracked.log_metrics,
+        rows=rows,
+        done=done,
+        keep_states=run.config.warm.start,
+        seconds={} if clock.budget is None else {n: one.seconds for n, one in selection.trained.items()},
+        continue_from=lambda training, name: warm_start.continue_from(
+            training, *folds_of, selection.trained[name].state, name
         ),
     )
-    with run.checkpoint.defer_signals():
-        made = refit.fit_parts(data, chosen.parts, final, config.seed)
-    parts, space = model.side_by_side(chosen.parts, made)
-    parts = [
-        part._replace(hardest_until=done[part.name].hardest_until) if part.is_trained else part
-        for part in parts
-    ]
-    return Fitted(
-        selection,
-        chosen,
-        parts,
-        made,
-        {name: one.state for name, one in done.items()},
-        rows,
-        spaces.euclidean_vectors(space),
-    )
 
 
-def _choose(
-    run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock, tracked: live_run.LiveRun
-) -> Chosen:
+def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock) -> Chosen:
     """Choose on the validation fold, from where the checkpoint is."""
     config, fold = run.config, run.folds["validation"]
     judge = judge_fold(fold, run.device, config.evaluate, config.train.judged_users, config.seed)
@@ -223,7 +225,7 @@ def _choose(
     hooks = Hooks(
         lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
         watch,
-        tracked.log_metrics,
+        run.tracked.log_metrics,
         lambda: run.checkpoint.offer(lambda: {"selection": selection.plain(), **run.checkpoint.about}),
         max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),

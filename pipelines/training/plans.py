@@ -71,7 +71,7 @@ def estimate_temperature(data: DeviceInteractions) -> float:
 def searched(config: Learning) -> tuple[str, ...]:
     """The axes that the configuration leaves open for spaces of kind graph, the most important first."""
     graph = config.graph
-    axes = ["temperature", "popularity_power", "hops", "learning_rate"]
+    axes = ["temperature", "popularity_power", "learning_rate", "hops"]
     if graph.loss in MARGIN_LOSSES:
         axes.insert(0, "margin")
     return tuple(axis for axis in axes if getattr(graph, axis) is None)

@@ -32,14 +32,15 @@ class FinalFit(NamedTuple):
     """What the caller of a final fit does as it goes on."""
 
     clock: Clock
+    data: DeviceInteractions
     start: Callable[[Settings, Spectrum | None], Training]
-    watch: Callable[[Training, str], None]  # resumes it, saves checkpoints
-    on_epoch: OnEpoch
     rows: list[dict[str, Any]]  # an epoch a row
     done: dict[str, Done]  # by the part's name
     keep_states: bool
-    seconds: dict[str, float]  # that each training took on validation
+    seconds: dict[str, float]  # that each training took on validation; empty without a budget
     continue_from: Callable[[Training, str], None]  # puts a training where it was on validation
+    watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
+    on_epoch: OnEpoch = lambda row, number: None
 
 
 def widest(parts: Sequence[Part]) -> int:
@@ -54,8 +55,9 @@ def _starts_at_spectrum(part: Part) -> bool:
     return part.is_trained and part.settings["start"] == "spectral"
 
 
-def fit_parts(data: DeviceInteractions, parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
-    """The space of each part, fitted on the data."""
+def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
+    """The space of each part, fitted on all data."""
+    data = fit.data
     dim = min(widest(parts), data.n_users, data.n_items)
     spectrum = baselines.spectral(data, dim, 0.0, seed=seed) if dim else None
     trained = [part for part in parts if part.is_trained and part.name not in fit.done]

@@ -173,12 +173,24 @@ class Chooser:
     def _untrained(self) -> list[Part]:
         settings = self.selection.spectral
         spectral = {name: settings[name] for name in ("dim", "item_exponent", "seed")}
+        spectral["dim"] = min(spectral["dim"], max(1, self.config.train.max_dim - 1))
         half_life = {"half_life": self.config.train.trend_half_life_days * SECONDS_PER_DAY}
         known = {"spectral": spectral, "trend": half_life}
+        parts = self._narrow_spectrum(spectral)
         wanted = self.config.train.untrained
         if not self.selection.trained and "spectral" not in wanted:
             wanted = ("spectral", *wanted)  # the model has to be something
-        return [Part(name, name, 1.0, known[name]) for name in wanted]
+        return [Part(name, name, 1.0, known[name]) for name in wanted] + (
+            parts if "spectral" in wanted else []
+        )
+
+    def _narrow_spectrum(self, settings: dict[str, Any]) -> list[Part]:
+        """The spectrum with as many dimensions as fit beside a trained space, if the best has more."""
+        dims = [one.space.items.shape[1] for one in self.selection.trained.values()]
+        room = self.config.train.max_dim - 1 - max(dims, default=0)
+        if not dims or not 0 < room < settings["dim"]:
+            return []
+        return [Part("spectral-narrow", "spectral", 1.0, settings | {"dim": room})]
 
     def choose_spectral(self) -> None:
         """Choose the spectral baseline: its dimensions with the first exponent, then its exponent."""

@@ -10,12 +10,12 @@ from pipelines.config.training import Train
 from pipelines.training import model
 from pipelines.training.budget import Clock
 from pipelines.training.model import Part
-from recsys.judge import Judge
+from recsys.judge import Judge, Values
 from recsys.spaces import Space, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
 SMALL_WINDOW = 300  # judged users below which a difference of a tenth is noise
-RARITY = (0.05, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.2, 1.6, 2.2)  # weights tried for wider lists
+RARITY = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0)  # weights tried for wider lists
 
 
 class Candidate(NamedTuple):
@@ -46,16 +46,19 @@ class Together:
 
     def __init__(self, judge: Judge, select: str, settings: Train, clock: Clock) -> None:
         self._judge, self._select, self._settings, self._clock = judge, select, settings, clock
-        self._known: dict[tuple[tuple[str, float], ...], NDArray[np.float64]] = {}
+        self._known: dict[tuple[tuple[str, float], ...], Values] = {}
         self.seconds = 0.0  # that judging one of them took last
 
     def score(self, candidates: list[Candidate]) -> NDArray[np.float64]:
         """(Q,) the selection metric of each judged user, of these spaces side by side."""
+        return self._values(candidates)[self._select]
+
+    def _values(self, candidates: list[Candidate]) -> Values:
         key = tuple((one.part.name, one.part.weight) for one in candidates)
         if key not in self._known:
             started = self._clock.now()
             _, space = model.side_by_side([c.part for c in candidates], [c.space for c in candidates])
-            self._known[key] = self._judge.values(self._judge.rank(euclidean_vectors(space)))[self._select]
+            self._known[key] = self._judge.values(self._judge.rank(euclidean_vectors(space)))
             self.seconds = self._clock.now() - started
         return self._known[key]
 
@@ -103,14 +106,16 @@ class Together:
         return found if gain.mean() > error else None
 
     def widen(self, chosen: Chosen, candidates: list[Candidate], rarity: Candidate) -> Chosen:
-        """The model with rare items as near as coverage_price of the metric allows."""
+        """The model with rare items as near as coverage_price of the metric and of the hit rate allows."""
         made = {one.part.name: one for one in candidates}
         kept = [made[part.name]._replace(part=part) for part in chosen.parts]
-        least, result = (1 - self._settings.coverage_price) * chosen.score, chosen
+        metrics = self._select, f"hit_rate@{self._select.partition('@')[2]}"
+        before, result = self._values(kept), chosen
         for weight in RARITY:
             added = rarity._replace(part=rarity.part._replace(weight=weight))
-            score = float(self.score([*kept, added]).mean())
-            if score < least:
+            now = self._values([*kept, added])
+            left = min(now[name].mean() / max(before[name].mean(), 1e-12) for name in metrics)
+            if left < 1 - self._settings.coverage_price:
                 break
-            result = Chosen((*chosen.parts, added.part), score, chosen.alone)
+            result = Chosen((*chosen.parts, added.part), float(now[self._select].mean()), chosen.alone)
         return result

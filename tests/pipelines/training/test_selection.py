@@ -86,9 +86,8 @@ def final_fit(
     trained = chooser.selection.trained
     fit = refit.FinalFit(
         clock,
+        data,
         start=slow_start(data, clock, step),
-        watch=lambda training, name: None,
-        on_epoch=lambda row, number: None,
         rows=[],
         done={},
         keep_states=False,
@@ -97,7 +96,7 @@ def final_fit(
             (trained[name].state["weights"], trained[name].state["beta"])  # type: ignore[index]
         ),
     )
-    return refit.fit_parts(data, chosen.parts, fit, seed=0), fit.rows
+    return refit.fit_parts(chosen.parts, fit, seed=0), fit.rows
 
 
 def test_without_a_budget_each_cycle_has_twice_as_many_steps() -> None:
