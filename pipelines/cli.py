@@ -50,6 +50,9 @@ ConfigFile = Annotated[Path, Option("--config", help="TOML file; all keys: recsy
 Overrides = Annotated[
     list[str] | None, Option("--set", help="override one key, e.g. loss.margin=0.5; repeatable")
 ]
+Seconds = Annotated[
+    float | None, Option(help="time budget of choices and fit together; default: train.seconds")
+]
 RunName = Annotated[str | None, Option("--run", help="name of the run; default: the latest of this config")]
 
 
@@ -82,7 +85,9 @@ def prepare(config: ConfigFile, set_: Overrides = None) -> None:
     prepare(loaded, lambda con: accept(con, examine(con, loaded)))
 
 
-@app.command(epilog=describe_keys("space", "loss", "mining", "train", "spectral", "evaluate", "tracking"))
+@app.command(
+    epilog=describe_keys("space", "loss", "mining", "graph", "train", "spectral", "evaluate", "tracking")
+)
 def train(config: ConfigFile, set_: Overrides = None) -> None:
     """Choose settings on the validation window, then fit on everything before the test window."""
     from pipelines.training.train import train
@@ -193,6 +198,7 @@ def retrain(
     log_json: Annotated[
         bool, Option("--log-json", help="log JSON lines to standard error, without progress bars")
     ] = False,
+    seconds: Seconds = None,
 ) -> None:
     """Run everything from the log to the current bundle, for a scheduler; valid results are reused.
 
@@ -205,7 +211,7 @@ def retrain(
     from pipelines.report.terminal import show
 
     log.to_standard_error(as_json=log_json)
-    loaded = load_config(config, set_)
+    loaded = load_config(config, [*(set_ or []), *([] if seconds is None else [f"train.seconds={seconds}"])])
     if dry_run:
         from rich.console import Console
 
@@ -233,7 +239,7 @@ def report(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> N
     print(page.write(find_run(load_config(config, set_), run)))
 
 
-@app.command(epilog=describe_keys("space", "loss", "mining", "train", "spectral"))
+@app.command(epilog=describe_keys("space", "loss", "mining", "graph", "train", "spectral"))
 def tune(
     config: ConfigFile,
     space: Annotated[Path, Option(help="TOML file with the search space, e.g. configs/tune.toml", **PATH)],
@@ -274,8 +280,9 @@ def history(
 
 # Many arguments: each is an option
 @app.command(
-    epilog="Settings are in the sections validation, spectral, graph, beside, evaluate and export: "
-    "defaults and meanings are in pipelines/config/bench.py."
+    epilog="Settings are those of training, in the sections space, loss, mining, graph, train, spectral, "
+    "evaluate and export (recsys retrain --help), and validation.share; pipelines/config/bench.py has the "
+    "defaults that differ: no budget, evaluate.select = ndcg@20, export.recall = 0.995."
 )
 def bench(
     train: Annotated[Path, Option(help="parquet with the columns user_id and item_id", **PATH)],
@@ -285,11 +292,9 @@ def bench(
         Path | None, Option("--config", help="TOML file; default: all defaults", **PATH)
     ] = None,
     device: Annotated[str, Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    seconds: Annotated[
-        float | None, Option(help="time budget of the fit, choices included; default: none")
-    ] = None,
+    seconds: Seconds = None,
     set_: Annotated[
-        list[str] | None, Option("--set", help="override one setting, e.g. graph.hops=[3]; repeatable")
+        list[str] | None, Option("--set", help="override one setting, e.g. graph.hops=3; repeatable")
     ] = None,
 ) -> None:
     """Fit a published split within a time budget; a slice of train is for choices, test is scored once."""

@@ -184,6 +184,7 @@ def score_test(
     values["model"] = judge.values(judge.rank(final.vectors))
     if config.evaluate.chebyshev != "none":
         settings = chebyshev.ChebyshevSettings()
+        settings = settings._replace(dim=min(settings.dim, judge.data.n_users, judge.data.n_items))
         if config.evaluate.chebyshev == "chosen":
             settings = chebyshev.choose(chooser.judge, config.evaluate.select).settings
         values["chebyshev"] = judge.values(judge.rank_scores(chebyshev.scorer(judge.data, settings)))

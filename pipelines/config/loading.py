@@ -12,6 +12,23 @@ from pipelines.config.errors import InputError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+RENAMED = {  # keys of earlier versions, and what took their place
+    "threads": "train.threads",
+    "validation.users": "train.judged_users",
+    "train.spectral_weights": "train.weights, train.untrained",
+    "train.trend_weights": "train.weights, train.untrained",
+    "beside": "train.untrained, train.weights, spectral.dims",
+    "graph.dims": "graph.dim",
+    "graph.temperatures": "graph.temperature",
+    "graph.popularity_powers": "graph.popularity_power",
+    "graph.starts": "train.spaces",
+    "graph.together": "train.max_dim",
+    "graph.steps": "train.seconds, graph.cycle_steps",
+    "graph.rounds": "train.seconds, graph.cycle_steps",
+    "graph.longer": "train.seconds, graph.cycle_steps",
+    "graph.trial_steps": "graph.cycle_steps",
+}
+
 
 def load_config(path: Path, overrides: list[str] | None = None) -> Config:
     """The configuration of a run. Raises InputError as load_settings does."""
@@ -98,6 +115,8 @@ def _explain(whole: type[BaseModel], problem: Any) -> str:
     """One pydantic error as a sentence: the dotted name, its value and what is allowed."""
     where = [str(part) for part in problem["loc"]]
     name = ".".join(where)
+    if name in RENAMED and problem["type"] == "extra_forbidden":
+        return f"unknown key '{name}' (in its place: {RENAMED[name]})"
     if problem["type"] == "extra_forbidden":
         model: Any = whole
         for part in problem["loc"][:-1]:

@@ -58,7 +58,8 @@ class SpaceTraining:
 
         training.on_step = on_step
         try:
-            for epoch in epochs(training, self._chooser.config.train.max_epochs):
+            most = self._chooser.hooks.max_epochs or self._chooser.config.train.max_epochs
+            for epoch in epochs(training, most):
                 if not self._judge(training, epoch) or not self._has_room(training):
                     break
                 self._clock.settle_threads()

@@ -227,11 +227,12 @@ def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock)
         watch,
         run.tracked.log_metrics,
         lambda: run.checkpoint.offer(lambda: {"selection": selection.plain(), **run.checkpoint.about}),
+        max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
     )
     chooser = Chooser(config, judge, clock, hooks, selection)
     with run.checkpoint.defer_signals():
-        return chooser.choose(warm_start.trained_parts(seeds, config) if seeds else ())
+        return chooser.choose(warm_start.trained_parts(seeds) if seeds else ())
 
 
 def _by_name(fitted: Fitted) -> dict[str, Space]:

@@ -73,6 +73,7 @@ class Hooks(NamedTuple):
     watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
     on_epoch: OnEpoch = lambda row, number: None
     on_trial: Callable[[], None] = lambda: None  # after each training of the search; saves checkpoints
+    max_epochs: int | None = None  # of each training; None: train.max_epochs
     refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
 
 

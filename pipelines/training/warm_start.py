@@ -109,10 +109,9 @@ def save(
     Checkpoint(folder / STATE, 0).offer(lambda: content)
 
 
-def trained_parts(saved: dict[str, Any], config: Config) -> list[Part]:
-    """The trained parts of the source, each for warm.max_epochs epochs at most."""
-    most = config.warm.max_epochs
-    return [Part(**(part | {"cycles": tuple(part["cycles"][:most])})) for part in saved["parts"]]
+def trained_parts(saved: dict[str, Any]) -> list[Part]:
+    """The trained parts of the source."""
+    return [Part(**part) for part in saved["parts"]]
 
 
 def load(source: Source, device: torch.device) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pipelines.config.errors import InputError
 from pipelines.config.loading import read_toml, validate_settings
 from pipelines.config.section import Section
 
-SEARCHED = ("space", "loss", "mining", "train", "spectral")  # sections that decide a training
+SEARCHED = ("space", "loss", "mining", "graph", "train", "spectral")  # sections that decide a training
 Value = bool | int | float | str
 
 

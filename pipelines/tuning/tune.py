@@ -183,12 +183,13 @@ def _run_trial(search: Search) -> None:
     trial.set_user_attr("outcome", outcome)
     scores = _scores_by_epoch(study, trial.number)
     if outcome == trials.FINISHED:
-        study.tell(trial, max(scores.values()))
+        study.tell(trial, trial.user_attrs["model"])
     elif outcome == OUT_OF_TIME:  # says nothing about the settings
         study.tell(trial, state=TrialState.FAIL)
     else:  # the sampler learns from pruned trials, not from failed ones
         study.tell(trial, state=TrialState.PRUNED)
-    score = f", {select} {max(scores.values()):.4f} at epoch {_best_epoch(scores)}" if scores else ""
+    found = trial.user_attrs.get("model", max(scores.values(), default=None))
+    score = f", {select} {found:.4f}" if found is not None else ""
     best = trials.best(trial_rows(study))
     so_far = "" if best is None else f" (best so far: {best.validation:.4f}, trial {best.trial})"
     LOGGER.info(f"{label}: {outcome}{score}{so_far}")
@@ -278,7 +279,9 @@ def _train(search: Search, trial: Trial, label: str) -> None:
         clock = Clock(config.train.seconds, judge.data.user.device)
         chosen = Chooser(config, judge, clock, hooks, selection).choose()
         search.spectral[config.spectral] = selection.spectral
-        trial.report(chosen.score, len(selection.history) + 1)
+        if not selection.trained and selection.left_out:  # else the spectrum would speak for these settings
+            raise FloatingPointError("; ".join(f"{name}: {why}" for name, why in selection.left_out.items()))
+        trial.set_user_attr("model", chosen.score)
 
 
 def _trial_folder(search: Search, number: int) -> Path:
@@ -306,7 +309,7 @@ def trial_rows(study: Study) -> list[trials.Row]:
                 trial.number,
                 attributes.get("outcome", "interrupted"),
                 bool(attributes.get("base")),
-                max(scores.values(), default=None),
+                attributes.get("model", max(scores.values(), default=None)),
                 _best_epoch(scores),
                 len(scores),
                 None if trial.duration is None else round(trial.duration.total_seconds(), 1),

@@ -1,5 +1,6 @@
 """The command line: exit codes, one message for each error, and what an interruption leaves behind."""
 
+import json
 import os
 import re
 import resource
@@ -15,9 +16,13 @@ from typing import Any
 import duckdb
 import pytest
 from paths import ROOT
+from pydantic import BaseModel
 from shop import ITEMS, Ran, Shop, bundle_of, failed, recsys
 
+from pipelines.commands.runs import find_run
+from pipelines.config.bench import Bench
 from pipelines.config.config import Config
+from pipelines.config.loading import RENAMED, flatten, load_config
 from recsys.bundle import verify
 
 
@@ -67,7 +72,19 @@ def prepared(own_shop: Shop) -> Shop:
         (["loss.name=hinge"], ["'loss.name' = 'hinge'", "'triplet_margin', ", "'align_uniform'"]),
         (["mining.miner=semihard"], ["'mining.miner' = 'semihard'", "'semi_hard', ", "'offline'"]),
         (["space.distance=l1"], ["'space.distance' = 'l1'", "'cosine', ", "'mahalanobis'"]),
-        (["space.tower=graph"], ["'space.tower' = 'graph'", "'siamese'"]),
+        (["space.tower=gcn"], ["'space.tower' = 'gcn'", "'siamese'"]),
+        (
+            ["train.spectral_weights=[0.0]"],
+            ["'train.spectral_weights' (in its place: train.weights, train.unt"],
+        ),
+        (
+            ["train.trend_weights=[0.0]"],
+            ["'train.trend_weights' (in its place: train.weights, train.untrained)"],
+        ),
+        (
+            ["graph.temperatures=[0.1]"],
+            ["unknown key 'graph.temperatures' (in its place: graph.temperature)"],
+        ),
         (["train.device=tpu"], ["train.device = 'tpu'", "allowed: auto, cpu, cuda, cuda:N"]),
         (["train.device=meta"], ["train.device = 'meta'", "allowed: auto, cpu, cuda, cuda:N"]),
         (["train.device=cuda:77"], ["train.device = 'cuda:77'"]),
@@ -81,6 +98,45 @@ def test_bad_settings_exit_2_with_one_line(shop: Shop, overrides: list[str], wor
     ran = recsys("train", "--config", shop.config_file, *options)
     failed(ran, 2, *words)
     assert len(ran.err.splitlines()) == 1
+
+
+def test_keys_of_earlier_versions_are_told_by_their_new_name(shop: Shop, tmp_path: Path) -> None:
+    """By retrain and by bench; each new name is a key."""
+    known = {key for model in (Config, Bench) for key in keys_of(model)}
+    for old, new in RENAMED.items():
+        assert set(new.split(", ")) <= known
+        assert old not in known
+        key = f"{old}.dims" if old == "beside" else old
+        if not old.startswith("validation."):  # a section of bench alone
+            ran = recsys("retrain", "--config", shop.config_file, "--set", f"{key}=1")
+            failed(ran, 2, old, f"place: {new})")
+        paths = "--train", tmp_path / "a", "--test", tmp_path / "b", "--out", tmp_path / "c"
+        failed(recsys("bench", *paths, "--set", f"{key}=1"), 2, old, f"place: {new})")
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    """section.key of each setting."""
+    return set(flatten(model.model_construct().model_dump())) | {
+        f"{name}.{key}"
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        for key in field.annotation.model_fields
+    }
+
+
+def test_seconds_of_retrain_are_those_of_the_run(own_shop: Shop) -> None:
+    failed(
+        recsys("retrain", "--config", own_shop.config_file, "--seconds", "-1"),
+        2,
+        "'train.seconds' = -1.0",
+        "greater than 0",
+    )
+    ran = recsys("retrain", "--config", own_shop.config_file, "--seconds", "1000")
+    assert ran.code == 0, ran.err
+    config = load_config(own_shop.config_file, ["train.seconds=1000"])
+    written = json.loads((find_run(config, None) / "config.json").read_text())
+    assert written["train"]["seconds"] == 1000
+    assert find_run(config, None) != own_shop.run
 
 
 def test_config_file_missing_broken_or_a_folder(tmp_path: Path) -> None:
@@ -207,7 +263,8 @@ def test_runs_of_other_data_are_refused(own_shop: Shop, tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_train_and_leaves_no_run(prepared: Shop) -> None:
     before = folders(prepared.config.runs)
-    options = ("--set", "train.max_epochs=1", "--set", "space.dim=2048")
+    options = ("--set", "train.max_epochs=1", "--set", "space.dim=2048", "--set", "train.max_dim=4096")
+    options += ("--set", "train.untrained=[]")
     with no_room_beyond(1_500_000):  # enough for MLflow's database
         ran = recsys("train", "--config", prepared.config_file, *options)
     failed(ran, 2, "run '", "cannot be written", "File too large")
@@ -268,7 +325,7 @@ def test_ctrl_c_and_sigterm_in_training_leave_no_run(prepared: Shop, stop: signa
         said = []
         for line in process.stderr:
             said.append(line)
-            if line.startswith("train: epoch 2,"):
+            if line.startswith("train: metric-1, epoch 2,"):
                 process.send_signal(stop)
     failed(Ran(process.returncode, "", "".join(said)), code, "continue from the last checkpoint")
     assert finished(prepared.config.runs) == before

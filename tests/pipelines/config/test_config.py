@@ -111,13 +111,13 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         (["loss.name=triplet"], r"'loss.name' = 'triplet': .*'contrastive', .*'align_uniform'"),
         (["mining.miner=semihard"], r"'mining.miner' = 'semihard': .*'random', 'all', .* or 'offline'"),
         (["space.distance=l2"], r"'space.distance' = 'l2': .*'euclidean', .* or 'mahalanobis'"),
-        (["space.tower=twin"], r"'space.tower' = 'twin': .*'two_tables' or 'siamese'"),
+        (["space.tower=twin"], r"'space.tower' = 'twin': .*'two_tables', 'siamese' or 'graph'"),
         (
             ["mining.availability=last"],
             r"'mining.availability' = 'last': .*'first_and_last', 'first' or 'none'",
         ),
         (["loss.margin=0"], r"'loss.margin' = 0: .*greater than 0"),
-        (["loss.temperature=-1"], r"'loss.temperature' = -1: .*greater than 0"),
+        (["loss.temperature=-1"], r"'loss.temperature' = -1: .*greater than or equal to 0.02"),
         (["mining.in_batch_items=0", "mining.uniform_items=0"], r"'mining': .*there is nothing to mine"),
         (
             ["space.distance=mahalanobis", "space.mahalanobis=low_rank", "space.rank=64"],

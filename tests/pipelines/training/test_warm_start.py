@@ -11,20 +11,19 @@ import polars as pl
 import pytest
 import torch
 from scipy.stats import ortho_group
-from shop import DAYS, START, WINDOW, purchases
+from shop import DAYS, GRAPH, START, WINDOW, purchases
 
 from pipelines.config.config import Config
 from pipelines.config.loading import load_config
 from pipelines.data import folds, prepare
 from pipelines.data.prepared import read_prepared
 from pipelines.release.export import stage
-from pipelines.training import model, warm_start
-from pipelines.training.model import Choice
+from pipelines.training import model, plans, warm_start
 from pipelines.training.start import start
 from pipelines.training.train import run_key, train
 from recsys import releases, sampling
 from recsys.epochs import train_epoch
-from recsys.spaces import Space, euclidean_vectors
+from recsys.spaces import euclidean_vectors
 
 CPU = torch.device("cpu")
 
@@ -64,9 +63,19 @@ def settings(path: Path) -> Config:
     return load_config(path, ["warm.start=true"])
 
 
-def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path], said: list[str]) -> None:
+TWO = {"spaces": [{"kind": "graph"}, {"kind": "graph", "start": "random", "sharper": 1.33}]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"train": {"max_epochs": 3}}, GRAPH | {"train": TWO | {"max_epochs": 3, "untrained": []}}],
+    ids=["metric", "graph"],
+)
+def test_three_nights_with_additions_and_deletions(
+    shop_file: Callable[..., Path], said: list[str], changes: dict[str, Any]
+) -> None:
     log = purchases()
-    path = shop_file(log, items=None, train={"max_epochs": 3})
+    path = shop_file(log, items=None, **changes)
     config = settings(path)
     first = released(config)
     assert not (first / warm_start.FILE).exists()
@@ -86,6 +95,12 @@ def test_three_nights_with_additions_and_deletions(shop_file: Callable[..., Path
         assert 0 < known["overlap"] <= 1
         done = json.loads((runs[-1] / "train.json").read_text())
         assert done["warm_from"]["run"] == runs[-2].name
+        trained = {part.name for part in model.read_choice(runs[-1])["parts"] if part.is_trained}
+        assert trained
+        assert trained <= {part.name for part in model.read_choice(runs[-2])["parts"]}
+        history = pl.read_parquet(runs[-1] / "history.parquet")
+        assert history["epoch"].max() <= config.warm.max_epochs
+        assert json.loads((runs[-1] / "choice.json").read_text())["trials"] == []
     assert len(set(runs)) == 3
     assert sum("warm start from" in line for line in said) == 2
     # again, now that it is current itself: the same run, not one that starts from itself
@@ -96,17 +111,17 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     config = settings(shop_file(items=None))
     prepare.prepare(config)
     fold = folds.load_fold(config, "test")
-    learned = start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4), "test")
+    learned = start(config, sampling.to_device(fold.fit, CPU), config.settings(), "test")
     train_epoch(learned, "semi_hard")
     users, items = fold.user_ids.tolist(), fold.item_ids.tolist()
     # The same state as of a source that lists other ids in another order.
     theirs_users, theirs_items = [7, *users[::-1][3:]], [*items[::-1][2:], 9]
     state = learned.state()
-    saved = {"learner": reordered(state, users, theirs_users, items, theirs_items)}
+    saved = {"states": {"metric-1": reordered(state, users, theirs_users, items, theirs_items)}}
     saved |= {"users": torch.tensor(theirs_users), "items": torch.tensor(theirs_items)}
 
-    fresh = start(config, sampling.to_device(fold.fit, CPU), Choice(4, 0.4), "test")
-    warm_start.carry_over(fresh, fold, saved)
+    fresh = start(config, sampling.to_device(fold.fit, CPU), config.settings(), "test")
+    warm_start.carry_over(fresh, fold, saved, "metric-1")
     after = fresh.state()
     kept_users = [row for row, one in enumerate(users) if one in theirs_users]
     kept_items = [row for row, one in enumerate(items) if one in theirs_items]
@@ -134,6 +149,35 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     assert len(by_shape) == len(after["optimizer"])
 
 
+def test_a_graph_goes_on_from_its_rows_with_fresh_moments(shop_file: Callable[..., Path]) -> None:
+    config = settings(shop_file(items=None, **GRAPH))
+    prepare.prepare(config)
+    fold = folds.load_fold(config, "test")
+    data = sampling.to_device(fold.fit, CPU)
+    (plan,) = plans.plans(config)
+    graph = plans.settings_of(config, plan, plans.first_point(config, data), 8, 0.4)
+    learned, fresh = (start(config, data, graph, "test") for _ in range(2))
+    train_epoch(learned, "semi_hard")
+    before = learned.state()
+    saved = {
+        "states": {"graph-1": before | {"optimizer": {}}},  # as a choice keeps it
+        "users": torch.from_numpy(fold.user_ids[::-1].copy()),
+        "items": torch.from_numpy(fold.item_ids.copy()),
+    }
+    saved["states"]["graph-1"]["weights"] = before["weights"] | {
+        "tower.table": before["weights"]["tower.table"].flip(0)
+    }
+    warm_start.carry_over(fresh, fold, saved, "graph-2")  # which the source has not
+    assert not torch.equal(fresh.model.items, learned.model.items)
+    warm_start.carry_over(fresh, fold, saved, "graph-1")
+    for name in ("tower.table", "items", "offset"):
+        assert torch.equal(fresh.state()["weights"][name], before["weights"][name])
+    assert (
+        train_epoch(fresh, "semi_hard").loss
+        < train_epoch(start(config, data, graph, "test"), "semi_hard").loss
+    )
+
+
 def reordered(
     state: Any, users: list[int], new_users: list[int], items: list[int], new_items: list[int]
 ) -> Any:
@@ -156,14 +200,14 @@ def reordered(
 
 
 def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable[..., Path]) -> None:
-    config = settings(shop_file(items=None, train={"max_epochs": 2}))
+    config = settings(shop_file(items=None, train={"max_epochs": 2, "untrained": []}))
     run = released(config)
     fold = folds.load_fold(config, "test")
     done = json.loads((run / "train.json").read_text())
     source = warm_start.Source(run, done["weights_sha256"], done["latest"])
     saved = (warm_start.load(source, CPU) or {})["test"]
-    learned, served = model.load(run, CPU)
-    space = Space(*(torch.load(run / "model.pt", weights_only=True)[f"space.{n}"] for n in Space._fields))
+    made, served = model.load(run, CPU)
+    space = made["metric-1"]
     turn = torch.from_numpy(ortho_group.rvs(space.items.shape[1], random_state=0)).float()
     turned = space._replace(items=space.items @ turn + 0.3)
     same = warm_start.measure_drift(source, saved, fold, turned, served)
@@ -177,7 +221,6 @@ def test_a_turned_space_has_not_moved_and_a_shuffled_one_has(shop_file: Callable
     assert moved["overlap"] < 0.5
     assert warm_start.rejection_reason(config, same) is None
     assert "movement of the items" in str(warm_start.rejection_reason(config, moved))
-    assert learned[1].shape[1] == space.items.shape[1] + 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +235,7 @@ def test_past_a_threshold_everything_is_trained_anew(
     shop_file: Callable[..., Path], override: str, words: str, said: list[str]
 ) -> None:
     log = purchases()
-    path = shop_file(log, items=None, train={"max_epochs": 2})
+    path = shop_file(log, items=None, train={"max_epochs": 2, "untrained": []})
     released(settings(path))
     day_after(log, 1).write_parquet(path.parent / "log.parquet")
     config = load_config(path, ["warm.start=true", override])
@@ -211,7 +254,7 @@ def test_past_a_threshold_everything_is_trained_anew(
 
 def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     log = purchases()
-    path = shop_file(log, items=None, train={"max_epochs": 1})
+    path = shop_file(log, items=None, train={"max_epochs": 1, "untrained": []})
     config = settings(path)
     run = released(config)
     cold = load_config(path)
@@ -223,7 +266,7 @@ def test_who_may_not_seed(shop_file: Callable[..., Path]) -> None:
     assert source is not None
     assert source.run == run
     key = run_key(config, read_prepared(config))
-    for override in ("space.dim=4", "loss.margin=0.7"):
+    for override in ("space.dim=4", "loss.margin=0.7", "graph.dim=4", 'train.spaces=[{kind = "graph"}]'):
         other = load_config(path, ["warm.start=true", override])
         assert warm_start.find_source(other, read_prepared(other)) is None
     done = json.loads((run / "train.json").read_text())
@@ -240,7 +283,7 @@ def test_a_damaged_state_is_said_and_everything_is_trained_anew(
     shop_file: Callable[..., Path], said: list[str]
 ) -> None:
     log = purchases()
-    path = shop_file(log, items=None, train={"max_epochs": 1})
+    path = shop_file(log, items=None, train={"max_epochs": 1, "untrained": []})
     config = settings(path)
     state = released(config) / warm_start.STATE
     content = bytearray(state.read_bytes())

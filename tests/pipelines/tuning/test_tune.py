@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import io
+import json
 import os
 import shutil
 import signal
@@ -20,17 +21,23 @@ import pytest
 import torch
 from paths import ROOT
 from rich.console import Console
-from shop import failed, recsys, write_config
+from shop import GRAPH, failed, recsys, toml, write_config
 from small_log import as_tables
 
 from pipelines.config.loading import load_config
 from pipelines.data.folds import load_fold
 from pipelines.training.judging import judge_fold
+from pipelines.training.train import train
 from pipelines.tuning import trials, tune
 from pipelines.tuning.search_space import Setting, read_space
 
 BAD = 1e-6  # a learning rate that learns nothing
-QUICK: dict[str, Any] = {"spectral_weights": [0.0], "trend_weights": [0.0], "max_epochs": 3}
+QUICK: dict[str, Any] = {
+    "spaces": [{"kind": "metric"}],
+    "seconds": float("inf"),
+    "untrained": [],
+    "max_epochs": 3,
+}
 RATES = "[train.learning_rate]\nlow = 3e-3\nhigh = 0.1\nlog = true\n"
 
 
@@ -72,9 +79,9 @@ def bench(prepared: Path, tmp_path: Path) -> Callable[..., Bench]:
         root, before = tmp_path / name / "root", prepared.parent / "root"
         shutil.copytree(before, root)
         whole = prepared.read_text(encoding="utf-8").replace(str(before), str(root))
-        section = whole.partition("[train]\n")[2].partition("[")[0]
+        section = whole.partition("[train]\n")[2].partition("\n[")[0] + "\n"
         settings = {"batch_size": 128, "learning_rate": BAD, "device": "cpu", "threads": 1} | QUICK | train
-        changed = "".join(f"{key} = {value!r}\n".replace("'", '"') for key, value in settings.items())
+        changed = "".join(f"{key} = {toml(value)}\n" for key, value in settings.items())
         files = tmp_path / name / "shop.toml", tmp_path / name / "space.toml"
         files[0].write_text(whole.replace(section, changed), encoding="utf-8")
         files[1].write_text(space, encoding="utf-8")
@@ -183,7 +190,7 @@ def test_what_a_killed_search_left_is_tried_again(bench: Callable[..., Bench], s
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if line.startswith("tune: trial 1: epoch 2,"):
+            if line.startswith("tune: trial 1: metric-1, epoch 2,"):
                 process.send_signal(stop)
                 break
         else:
@@ -213,11 +220,8 @@ def test_seconds_end_a_trial_that_would_not_end(bench: Callable[..., Bench]) -> 
     assert [row["base"] for row in shop.rows()] == ["True", "True"]  # it is tried again, before any other
 
 
-@pytest.mark.parametrize(("max_epochs", "outcome"), [(1, "finished"), (2, "out of time")])
-def test_a_trial_whose_last_epoch_ends_late_has_finished(
-    bench: Callable[..., Bench], max_epochs: int, outcome: str
-) -> None:
-    shop = bench(max_epochs=max_epochs)
+def test_a_trial_whose_epoch_ends_late_is_tried_again(bench: Callable[..., Bench]) -> None:
+    shop = bench()
     config = load_config(shop.config)
     folder = config.root / "tune" / "late"
     folder.mkdir(parents=True)
@@ -226,16 +230,33 @@ def test_a_trial_whose_last_epoch_ends_late_has_finished(
         search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {})
         tune._start_or_resume(search)
         tune._run_trial(search)  # the clock is past 0
-        assert [row.outcome for row in tune.trial_rows(study)] == [outcome]
-        states = [trial.state.name for trial in study.get_trials()]
-        assert states == (["COMPLETE"] if outcome == "finished" else ["FAIL", "WAITING"])
+        assert [row.outcome for row in tune.trial_rows(study)] == ["out of time"]
+        assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "WAITING"]
 
 
-def test_patience_ends_a_trial_too(bench: Callable[..., Bench]) -> None:
-    config = load_config(bench(max_epochs=9, patience=2).config)
-    assert tune._has_epochs_left(config, {1: 0.1, 2: 0.3, 3: 0.2})
-    assert not tune._has_epochs_left(config, {1: 0.3, 2: 0.3, 3: 0.2})
-    assert not tune._has_epochs_left(config, {9: 0.3})
+def test_a_trial_scores_as_the_model_that_train_would_fit(bench: Callable[..., Bench]) -> None:
+    """Not as its best space alone."""
+    shop = bench(untrained=["spectral"], learning_rate=0.03)
+    assert shop.tune("--trials", "1")[0] == 0
+    (row,) = shop.rows()
+    run = train(load_config(shop.config))
+    choice = json.loads((run / "choice.json").read_text())
+    assert float(row["validation"]) == choice["score"] > max(choice["alone"].values())
+
+
+def test_settings_of_graphs_are_searched_too(bench: Callable[..., Bench]) -> None:
+    space = "[graph.temperature]\nlow = 0.1\nhigh = 0.4\n[graph.hops]\nchoices = [1, 2]\n"
+    shop = bench(space, **GRAPH["train"] | {"max_epochs": 1})
+    given = {name: value for name, value in GRAPH["graph"].items() if name not in ("temperature", "hops")}
+    text = "[graph]\n" + "".join(f"{name} = {toml(value)}\n" for name, value in given.items())
+    shop.config.write_text(shop.config.read_text(encoding="utf-8") + "\n" + text, encoding="utf-8")
+    code, _, err = shop.tune("--trials", "3")
+    assert code == 0, err
+    rows = shop.rows()
+    assert [row["outcome"] for row in rows] == ["finished"] * 3
+    assert rows[0]["graph.temperature"] == ""  # the base leaves both to its own search
+    assert "hops" in err
+    assert all(0.1 <= float(row["graph.temperature"]) <= 0.4 for row in rows[1:])
 
 
 def test_seconds_end_a_search_that_would_not_end(bench: Callable[..., Bench]) -> None:
@@ -291,7 +312,10 @@ def test_settings_that_do_not_go_together_or_diverge_end_a_trial_and_no_search(
         ("", ["has no settings"]),
         ("[train.learning_rat]\nchoices = [0.1]", ["train.learning_rat", "did you mean 'learning_rate'?"]),
         ("[train.lr]\nchoices = [0.1]", ["unknown key 'lr'", "learning_rate"]),
-        ("[evaluate.select]\nchoices = ['map@10']", ["section 'evaluate'", "allowed: space, loss, mining"]),
+        (
+            "[evaluate.select]\nchoices = ['map@10']",
+            ["section 'evaluate'", "allowed: space, loss, mining, graph"],
+        ),
         ("[train]\nlearning_rate = 0.1", ["'train' holds a table a setting"]),
         ("[train.learning_rate]\nlow = 0.1\nhihg = 0.2", ["unknown key 'hihg'", "did you mean 'high'?"]),
         (
@@ -350,7 +374,7 @@ def test_whole_numbers_stay_whole_and_the_shipped_space_is_sound(tmp_path: Path)
     assert type(space["space.dim"].low) is int
     assert type(space["loss.margin"].low) is float
     shipped = read_space(ROOT / "configs" / "tune.toml")
-    assert "train.learning_rate" in shipped
+    assert {"train.learning_rate", "graph.temperature"} <= shipped.keys()
 
 
 @pytest.mark.parametrize(
