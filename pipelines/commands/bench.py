@@ -62,9 +62,9 @@ def bench(
     budget = config.train.seconds if seconds is None else seconds
     device = choose_device(device_name, "--device")
     keep_freed_memory()
-    clock = Clock(budget, device)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    clock = Clock(budget, device, threads=config.train.threads)
     _prepare_output(out, train, test)
     split = read_split(train, test)
     chooser = _chooser(config, split, clock)

@@ -42,6 +42,7 @@ class SpaceTraining:
 
     def train(self) -> Trained | None:
         """The training as it was at its best epoch; None if there was no time for one."""
+        self._clock.settle_threads()
         training = self._chooser.hooks.start(self._settings, self._chooser.spectrum)
         training.held_out = self._chooser.judge.held_out
         if self._settings.cycle_steps:
@@ -61,6 +62,7 @@ class SpaceTraining:
             for epoch in epochs(training, most):
                 if not self._judge(training, epoch) or not self._has_room(training):
                     break
+                self._clock.settle_threads()
                 self._last = self._clock.now()
                 self._timer.pause()
         except OutOfTime:

@@ -150,7 +150,7 @@ def _fit(run: Run, seeds: dict[str, Any]) -> Fitted:
     """Choose on the validation fold, then fit the choice on the test fold."""
     config, state = run.config, run.checkpoint_state
     selection = Selection.of(state["selection"]) if state else Selection()
-    clock = Clock(config.train.seconds, run.device, selection.seconds)
+    clock = Clock(config.train.seconds, run.device, selection.seconds, config.train.threads)
     if state.get("phase") == "fit":
         chosen = Chosen(tuple(Part(**part) for part in state["chosen"]), state["score"], state["alone"])
     else:

@@ -58,6 +58,7 @@ def _starts_at_spectrum(part: Part) -> bool:
 def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
     """The space of each part, fitted on all data."""
     data = fit.data
+    fit.clock.settle_threads()
     dim = min(widest(parts), data.n_users, data.n_items)
     spectrum = baselines.spectral(data, dim, 0.0, seed=seed) if dim else None
     trained = [part for part in parts if part.is_trained and part.name not in fit.done]
@@ -73,6 +74,7 @@ def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
 
 def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float) -> Done:
     """Train a part for the steps that were chosen, or for as many as its share of the time has room for."""
+    fit.clock.settle_threads()
     training = fit.start(Settings(**part.settings), spectrum)
     room = share * fit.clock.remaining()
     training.progress = TrainingProgress(hardest_until=part.hardest_until)

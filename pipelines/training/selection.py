@@ -88,6 +88,7 @@ class Chooser:
         self.refit_factor = hooks.refit_factor
         self.select = config.evaluate.select
         self.together = Together(judge, self.select, config.train, clock)
+        clock.settle_threads()
         self.spectrum = widest_spectrum(config, judge)
 
     def choose(self, known: Sequence[Part] = ()) -> Chosen:
@@ -252,6 +253,7 @@ class Chooser:
     def _trial(self, plan: Plan, point: Point, dim: int) -> float:
         """The score of a training of one cycle; -1 if it diverges."""
         settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
+        self.clock.settle_threads()
         training = self.hooks.start(settings, self.spectrum)
         training.with_health = False
         timer = StepTimer(self.clock)
