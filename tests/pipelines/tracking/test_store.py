@@ -94,10 +94,14 @@ def test_every_setting_and_the_choice_are_parameters(uploaded: Shop) -> None:
     assert params["space.dim"] == "8"
     assert params["loss.margin"] == "0.5"  # a default
     assert params["split.test_start"] == "2024-03-21T00:00:00"
-    assert params["spectral.dims"] == "[4, 8]"
+    assert params["spectral.dims"] == "[2, 3]"
     assert params["warm.start"] == "False"
     choice = json.loads((uploaded.run / "choice.json").read_text())
-    assert {name: params[f"choice.{name}"] for name in choice} == {n: str(v) for n, v in choice.items()}
+    assert params["choice.score"] == str(choice["score"])
+    assert params["choice.spectral.dim"] == str(choice["spectral"]["dim"])
+    for part in choice["parts"]:
+        assert f"'name': '{part['name']}'" in params["choice.parts"]
+        assert params[f"choice.alone.{part['name']}"] == str(choice["alone"][part["name"]])
 
 
 def test_every_epoch_is_a_metric_at_its_own_time(uploaded: Shop) -> None:
