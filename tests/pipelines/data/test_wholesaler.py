@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from shop import SETTINGS, bundle_of, recsys
+from shop import SETTINGS, bundle_of, recsys, toml
 from shop import Shop as Retrained
 from wholesaler import CUSTOMERS, RETURNED, wholesaler
 
@@ -25,7 +25,7 @@ SMALL = [
     for section, settings in SETTINGS.items()
     if section != "split"
     for key, value in settings.items()
-    for part in ("--set", f"{section}.{key}={value!r}")
+    for part in ("--set", f"{section}.{key}={toml(value)}")
 ]
 
 
