@@ -62,13 +62,7 @@ LOSSES["loss align_uniform"]["uniformity"] = 0.3
 CASES = LOSSES | MINERS | OTHERS
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Steps this small only wait for each other on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @functools.cache

@@ -22,13 +22,7 @@ N_USERS, N_ITEMS, MARGIN, TEMPERATURE, WEIGHT_POWER = 40, 60, 0.5, 0.3, 0.5
 SAME = (torch.arange(N_USERS)[:, None] % 2) == (torch.arange(N_ITEMS)[None, :] % 2)  # (U, I): one cluster
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Steps this small only wait for each other on more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Losses as plain functions of triplets, and whole lists as one of their own

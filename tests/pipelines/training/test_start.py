@@ -122,7 +122,7 @@ def outcomes(
     return [(epoch, training.progress.hardest_until) for epoch in epochs(training, n_epochs)]
 
 
-def begun(config: Config, device_data: DeviceInteractions) -> Training:
+def training_of(config: Config, device_data: DeviceInteractions) -> Training:
     """As a run starts it, by the names of the configuration."""
     return start(config, device_data, config.settings(EXPONENT), "validation")
 
@@ -364,7 +364,7 @@ def test_the_host_never_waits_inside_an_epoch(name: str, monkeypatch: pytest.Mon
 
 
 WITH_VALUES = ("data", "beta", "row_weights", "offline")
-MINERS_THAT_COUNT = {"all", "offline"}  # as many triplets as there are, which is told by values
+MINERS_THAT_COUNT = {"all", "offline"}  # as many triplets as there are, as the values say
 
 
 @pytest.mark.parametrize("start", ["random", "spectral"])
@@ -488,7 +488,7 @@ def test_a_step_of_align_uniform_goes_down_its_naive_gradient() -> None:
         space={"distance": "cosine", "offset": "none", "dim": 3},
         train={"batch_size": len(pairs)},
     )
-    training = begun(config, sampling.to_device(interactions(taken), CPU))
+    training = training_of(config, sampling.to_device(interactions(taken), CPU))
     training.model.double()
     tables: list[Tensor] = [*training.model.tower.parameters(), training.model.items]
     before = torch.cat(tables).tolist()
@@ -654,7 +654,7 @@ def test_false_negatives_are_the_mined_pairs_that_were_held_out() -> None:
 def test_without_a_negative_there_is_no_health() -> None:
     config = configured()
     full = sampling.to_device(interactions(np.ones_like(TAKEN)), CPU)
-    assert measure_health(begun(config, full), "semi_hard") is None
+    assert measure_health(training_of(config, full), "semi_hard") is None
 
 
 # A collapse under the hardest miner
@@ -704,7 +704,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
     assert history[n_epochs - 1]["validation.ndcg@10"] > 1.5 * history[until - 1]["validation.ndcg@10"]
     assert best.hardest_until == until
 
-    again, losses = begun(config, data()), list[float]()  # by hand
+    again, losses = training_of(config, data()), list[float]()  # by hand
     for epoch in range(config.train.max_epochs):
         before = again.weights()
         miner = miner_of_epoch(config.settings(EXPONENT), epoch, best.hardest_until)  # as in the final fit
@@ -715,7 +715,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
         losses.append(train_epoch(again, miner).loss)
     assert losses == [row["loss"] for row in history]
 
-    fitted = begun(config, data())  # the final fit: told when to stop, it has nothing to undo
+    fitted = training_of(config, data())  # the final fit: stops where it was stopped, and has nothing to undo
     said.clear()
     kept = outcomes(fitted, len(history), best.hardest_until)
     assert said == []
@@ -725,7 +725,7 @@ def test_a_collapse_is_said_and_undone_and_semi_hard_takes_over(said: list[str])
 
 def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> None:
     config = shrinking()
-    kept = outcomes(begun(config, data()), 6)
+    kept = outcomes(training_of(config, data()), 6)
     assert sum("WARNING" in line for line in said) == 1
     *_, (last, until) = kept
     assert last.stats.loss < config.loss.margin
@@ -736,16 +736,16 @@ def test_a_collapse_in_the_final_fit_alone_is_undone_too(said: list[str]) -> Non
 
 def test_told_when_to_stop_the_optimizer_starts_afresh_there() -> None:
     config = shrinking()
-    told, by_hand, stale = (begun(config, data()) for _ in range(3))
-    kept = outcomes(told, 4, 2)
+    limited, by_hand, stale = (training_of(config, data()) for _ in range(3))
+    kept = outcomes(limited, 4, 2)
     assert [until for *_, until in kept] == [2] * 4
     for one in (by_hand, stale):
         for epoch, miner in enumerate(("hardest", "hardest", "semi_hard", "semi_hard")):
             if epoch == 2 and one is by_hand:
                 one.optimizer.state.clear()
             train_epoch(one, miner)
-    assert_same_bits(told, by_hand)
-    assert not torch.equal(told.model.items, stale.model.items)
+    assert_same_bits(limited, by_hand)
+    assert not torch.equal(limited.model.items, stale.model.items)
 
 
 @torch.no_grad()
@@ -763,7 +763,7 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(sai
         mining={"miner": "hardest", "warmup_epochs": 0},
         train={"learning_rate": 1e-9},
     )
-    training = begun(config, data())
+    training = training_of(config, data())
     kept = []
     shapes = ((1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, 0.0), (1.0, 0.2, 0.0, 0.0), (1.0, 0.2, 0.0, 0.0))
     stretch(training, *shapes[0])
@@ -815,7 +815,7 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
         train={"learning_rate": 1e-9},
         space={"start_length": 1e-4, "offset": "none"},
     )
-    kept = outcomes(begun(config, data()), 2)
+    kept = outcomes(training_of(config, data()), 2)
     assert said == []
     assert [until for *_, until in kept] == [None, None]
 
