@@ -60,8 +60,9 @@ def multiply(sparse: Matrix, dense: Tensor) -> Tensor:
 
 
 def _sums(bags: Bags, dense: Tensor) -> Tensor:
+    value = bags.value.to(dense.dtype)
     return embedding_bag(
-        bags.column, dense, bags.offset, mode="sum", per_sample_weights=bags.value, include_last_offset=True
+        bags.column, dense, bags.offset, mode="sum", per_sample_weights=value, include_last_offset=True
     )
 
 
@@ -96,26 +97,27 @@ class _LogSums(torch.autograd.Function):
     def forward(
         ctx: Any, anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float
     ) -> Tensor:
-        total = anchors.new_zeros(())
-        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        dtype = torch.promote_types(anchors.dtype, torch.float32)  # of sums
+        total = anchors.new_zeros((), dtype=dtype)
+        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates, dtype=dtype)
         chunk = max(1, PRODUCTS_AT_ONCE // max(len(candidates), 1))
         highest = bias.max()
-        shifted = bias - highest  # no cosine is beyond 1: the exponents stay within 1 / temperature
+        shifted = (bias - highest).to(anchors.dtype)  # no cosine > 1: exponents stay within 1 / temperature
         for start in range(0, len(anchors), chunk):
             part, w = anchors[start : start + chunk], weight[start : start + chunk]
             share = torch.addmm(shifted, part, candidates.T, alpha=1 / temperature).exp_()  # (B, C)
-            z = share.sum(1)  # (B,)
+            z = share.sum(1, dtype=dtype)  # (B,)
             total += w @ (z.log() + highest)
             scale = (w / (z * temperature))[:, None]  # (B, 1)
             to_anchors[start : start + chunk] = (share @ candidates) * scale
-            to_candidates.addmm_(share.T, part * scale)
+            to_candidates += share.T @ (part * scale).to(share.dtype)
         ctx.save_for_backward(to_anchors, to_candidates)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         to_anchors, to_candidates = ctx.saved_tensors
-        return gradient * to_anchors, gradient * to_candidates, None, None, None
+        return gradient * to_anchors, (gradient * to_candidates).to(to_anchors.dtype), None, None, None
 
 
 def log_sums(anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float) -> Tensor:

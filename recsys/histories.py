@@ -146,6 +146,7 @@ def _points(
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
         users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
+        users, items = users.to(model.items.dtype), items.to(model.items.dtype)
         if unit:
             users, items = unit_rows(users), unit_rows(items)
         return users, rows(items, candidates), rows(items, own)
@@ -178,6 +179,6 @@ def _fused_softmax(
         users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
     users, items = unit_rows(users), unit_rows(items)
     of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), len(count), data.n_items)
-    near = (users * multiply(of_users, items)).sum() / t + bias[own].sum()
+    near = (users * multiply(of_users, items)).sum(dtype=bias.dtype) / t + bias[own].sum()
     spread = log_sums(users, items.index_select(0, chosen), bias[chosen] - log_q, count, t)
     return (spread - near) / count.sum()

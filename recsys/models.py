@@ -88,13 +88,15 @@ class GraphSums(nn.Module):
     LightGCN (He et al. 2020), eq. 4 with all weights 1: walks of 0 to `hops` edges.
     """
 
-    def __init__(self, data: DeviceInteractions, start: Tensor, hops: int) -> None:
-        """Starts at users (U, D), copied. Raises ValueError if hops < 1."""
+    def __init__(
+        self, data: DeviceInteractions, start: Tensor, hops: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Starts at users (U, D), copied; `dtype` is that of `sums_of`. Raises ValueError if hops < 1."""
         super().__init__()
         if hops < 1:
             raise ValueError(f"hops = {hops}, allowed >= 1")
         self.table = nn.Parameter(start.detach().clone())
-        self.hops, self.data, self.graph = hops, data, adjacency(data)
+        self.hops, self.data, self.graph, self.dtype = hops, data, adjacency(data), dtype
         self._popularity = baselines.popularity(data)  # (I,)
 
     def sums(self, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,11 +108,12 @@ class GraphSums(nn.Module):
 
         Sums of all users are expensive: the last hop has the batch alone.
         """
-        around, near = propagate(self.graph, self.table, items, self.hops - 1)  # (U, D), (I, D)
+        table, items = self.table.to(self.dtype), items.to(self.dtype)
+        around, near = propagate(self.graph, table, items, self.hops - 1)  # (U, D), (I, D)
         item = items + multiply(Matrix(self.graph.columns, self.graph.rows), around)
         weight = edge_weights(self.data, self._popularity, users[row], own)  # (H,)
         edges = matrix(row, own, weight, len(users), self.data.n_items)
-        return self.table.index_select(0, users) + multiply(edges, near), item
+        return table.index_select(0, users) + multiply(edges, near), item
 
 
 class MetricSpace(nn.Module):

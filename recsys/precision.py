@@ -1,4 +1,4 @@
-"""The precision of float32 matrix products on a GPU, a process-wide setting of torch."""
+"""Precision while training: of float32 matrix products on a GPU, of sums over a graph on a CPU."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,6 +12,17 @@ def for_training() -> AbstractContextManager[None]:
     Rounding changes the results less than another seed does (benchmarks/LOG.md).
     """
     return _precision("tf32")
+
+
+def of_graph(device: torch.device) -> torch.dtype:
+    """bfloat16 on a CPU that computes with it, which moves half the bytes; else float32.
+
+    Rounded to eight bits of fraction; sums and products are added in float32 before. Measured beside float32
+    in benchmarks/LOG.md, "half the bytes".
+    """
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not tell
+    has_it = known.get("avx512_bf16", False) or known.get("amx_bf16", False)
+    return torch.bfloat16 if device.type == "cpu" and has_it else torch.float32
 
 
 def full() -> AbstractContextManager[None]:

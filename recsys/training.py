@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys import baselines, distances, graph, models, negatives, sampling, spaces
+from recsys import baselines, distances, graph, models, negatives, precision, sampling, spaces
 from recsys.distances import Mahalanobis
 from recsys.health import Health
 from recsys.models import SQUARED_EUCLIDEAN, Geometry, GraphSums, HistoryMean, MetricSpace, UserTable
@@ -66,6 +66,7 @@ PARTS = {"healthiest": Health, "position": Position}
 
 
 START = TrainingProgress()
+LEAST_ROUNDED = 0.05  # temperature
 GRAPH_BETAS = 0.9, 0.99  # of Adam: all rows move each step, so momentum is safe
 
 
@@ -216,7 +217,10 @@ def _tower(
     data: DeviceInteractions, settings: Settings, users: Tensor
 ) -> UserTable | HistoryMean | GraphSums:
     if settings.tower == "graph":
-        return GraphSums(data, users, settings.hops)
+        # unit vectors bear rounding where a cosine's 1/256 is small beside the temperature
+        rounded = settings.distance == "cosine" and settings.temperature >= LEAST_ROUNDED
+        dtype = precision.of_graph(users.device) if rounded else torch.float32
+        return GraphSums(data, users, settings.hops, dtype)
     if settings.tower == "siamese":
         return HistoryMean(data, settings.history_items)
     return UserTable(users)

@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from pipelines.training.budget import OutOfTime, StepTimer
 from pipelines.training.model import Part, Trained
+from pipelines.training.together import is_more_than_noise
 from recsys.epochs import Epoch, epochs, steps_per_pass
 from recsys.settings import Settings
 from recsys.spaces import Space
@@ -19,7 +22,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("recsys")
 
-WANTED_CYCLES = 3  # of a training before another space is trained too
+WANTED_CYCLES = 3  # of a fit before another space is trained too
+LONGER = 2  # times the steps on validation that a fit makes, where time ended a training whose score rose
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
 TOGETHER = 0.05  # share of the budget kept free for judging what stands together
 
@@ -39,6 +43,7 @@ class SpaceTraining:
         self._lengths: list[int] = list(known.get("lengths", []))  # steps of each cycle
         self._seconds: float = known.get("seconds", 0.0)  # of all steps
         self._best: dict[str, Any] = known.get("best", {})
+        self._out_of_time = False
 
     def train(self) -> Trained | None:
         """The training as it was at its best epoch; None if there was no time for one."""
@@ -60,14 +65,34 @@ class SpaceTraining:
         try:
             most = self._chooser.hooks.max_epochs or self._chooser.config.train.max_epochs
             for epoch in epochs(training, most):
-                if not self._judge(training, epoch) or not self._has_room(training):
+                if not self._judge(training, epoch):
+                    break
+                if not self._has_room(training):
+                    self._out_of_time = True
                     break
                 self._clock.settle_threads()
                 self._last = self._clock.now()
                 self._timer.pause()
         except OutOfTime:
             LOGGER.info(f"train: {self.part.name} ends: its share of the budget is used up")
-        return self._best.get("trained")
+        return self._with_longer_fit()
+
+    def _with_longer_fit(self) -> Trained | None:
+        """The training at its best epoch, its fit one cycle longer where time ended it as its score rose.
+
+        The longest training is the first to run out of time, and is the fit of the released model: what
+        validation costs would else be half of the steps.
+        """
+        trained: Trained | None = self._best.get("trained")
+        if trained is None or not self._out_of_time or not self._rises or not any(trained.part.cycles):
+            return trained
+        cycles = (*trained.part.cycles, (LONGER - 1) * sum(trained.part.cycles))
+        return trained._replace(part=trained.part._replace(cycles=cycles), seconds=LONGER * trained.seconds)
+
+    @property
+    def _rises(self) -> bool:
+        """Whether the latest cycle helped by more than noise, as far as one is known."""
+        return bool(self._best.get("rises", True))
 
     def _after_step(self, training: Training, interactions: int) -> None:
         if interactions == 0:  # before the epoch
@@ -93,8 +118,9 @@ class SpaceTraining:
     def share(self) -> float:
         """Seconds for all steps of this training.
 
-        What is left is for the trainings still to come, as many as have room for WANTED_CYCLES, for what
-        is judged, and for the fit of those that stand together, each a little longer than its training.
+        What is left is for the trainings still to come, for what is judged, and for the fit of those that
+        stand together: each a little longer than its training, this one's LONGER times where its score still
+        rises. Then only as many trainings count as leave room for WANTED_CYCLES of each fit.
         """
         chooser, budget = self._chooser, self._clock.budget
         if budget is None:
@@ -102,13 +128,14 @@ class SpaceTraining:
         fits = max(1, chooser.config.train.max_dim // (self._settings.dim + 1))
         before = sorted((one.seconds for one in chooser.selection.trained.values()), reverse=True)
         left = self._clock.remaining() - TOGETHER * budget + self._seconds - 2 * chooser.together.seconds
-        step, wanted = self._timer.seconds(), (2**WANTED_CYCLES - 1) * self._settings.cycle_steps
+        factor = chooser.refit_factor * (LONGER if self._settings.cycle_steps and self._rises else 1)
+        step, wanted = self._timer.seconds(), (2**WANTED_CYCLES - 1) * self._settings.cycle_steps / LONGER
         share = 0.0
         for n in range(min(self._n_left, max(1, fits + 1 - len(before))), 0, -1):
             refitted = min(fits, len(before) + n)
             old = chooser.refit_factor * sum(before[: max(0, refitted - n)])
-            share = (left - old) / (n + chooser.refit_factor * min(n, refitted))
-            if step is None or share >= wanted * step:
+            share = (left - old) / (n + factor * min(n, refitted))
+            if step is None or share >= wanted * step or not self._rises:
                 break
         return share
 
@@ -131,7 +158,8 @@ class SpaceTraining:
         """Judge an epoch; whether another one may be better."""
         chooser, name = self._chooser, self.part.name
         space = training.model.space()
-        means = chooser.judge_space(space, name)
+        values = chooser.judge_space(space, name)
+        means = {metric: float(value.mean()) for metric, value in values.items()}
         score = means[chooser.select]
         row = {"space": name, "epoch": epoch.number, "seconds": self._clock.now(), "at_ms": now_ms()}
         row |= figures(epoch) | {f"validation.{metric}": value for metric, value in means.items()}
@@ -143,13 +171,10 @@ class SpaceTraining:
         )
         patience = 1 if self._settings.cycle_steps else chooser.config.train.patience
         if not self._best or score > self._best["trained"].score:
-            cycles = tuple(self._lengths[: epoch.number]) or (0,) * epoch.number
-            part = self.part._replace(cycles=cycles, hardest_until=training.progress.hardest_until)
-            state = training.state()
-            if self._settings.tower == "graph":  # its moments are as large as the tables, and soon made anew
-                state["optimizer"] = {}
-            kept = Space(*(rows.clone() for rows in space))  # the training goes on in the same memory
-            self._best = {"epoch": epoch.number, "trained": Trained(part, kept, score, self._seconds, state)}
+            of_users = torch.from_numpy(values[chooser.select])  # (Q,)
+            rises = not self._best or is_more_than_noise((of_users - self._best["of_users"]).numpy())
+            trained = self._trained(training, epoch, space, score)
+            self._best = {"epoch": epoch.number, "trained": trained, "of_users": of_users, "rises": rises}
         elif epoch.number - self._best["epoch"] >= patience:
             LOGGER.info(
                 f"train: {name}: no better validation for {patience} epochs, "
@@ -157,6 +182,16 @@ class SpaceTraining:
             )
             return False
         return True
+
+    def _trained(self, training: Training, epoch: Epoch, space: Space, score: float) -> Trained:
+        """The training as it is now."""
+        cycles = tuple(self._lengths[: epoch.number]) or (0,) * epoch.number
+        part = self.part._replace(cycles=cycles, hardest_until=training.progress.hardest_until)
+        state = training.state()
+        if self._settings.tower == "graph":  # its moments are as large as the tables, and soon made anew
+            state["optimizer"] = {}
+        kept = Space(*(rows.clone() for rows in space))  # the training goes on in the same memory
+        return Trained(part, kept, score, self._seconds, state)
 
     def _has_room(self, training: Training) -> bool:
         """Whether the next epoch has room for half of what it should have."""

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from pipelines.config.config import Learning
 from pipelines.training import model, plans
 from pipelines.training.budget import Clock, StepTimer
-from pipelines.training.cycles import TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
+from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point, pattern_search
 from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
 from recsys import baselines
 from recsys.epochs import epochs
-from recsys.judge import Judge
+from recsys.judge import Judge, Values
 from recsys.settings import Settings
 from recsys.spaces import Space, euclidean_vectors
 from recsys.training import Spectrum, Training
@@ -29,6 +29,7 @@ LOGGER = logging.getLogger("recsys")
 SEARCH = 0.2  # largest share of the budget for short trainings
 WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
+NO_ROOM = "no room in the budget"
 
 
 @dataclass
@@ -104,7 +105,10 @@ class Chooser:
         self.choose_spectral()
         planned = [(part.name, part.kind, Settings(**part.settings)) for part in known] or self._planned()
         for number, (name, kind, settings) in enumerate(planned):
-            if name not in self.selection.trained and name not in self.selection.left_out:
+            trained, left_out = self.selection.trained, self.selection.left_out
+            if any(reason == NO_ROOM and other.startswith(kind) for other, reason in left_out.items()):
+                left_out.setdefault(name, NO_ROOM)
+            elif name not in trained and name not in left_out:
                 self._train(
                     SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number)
                 )
@@ -145,13 +149,13 @@ class Chooser:
         ]
 
     def _dimensions(self) -> int:
-        """Dimensions of graph spaces: fewer where the budget has no room for WANTED_CYCLES of one."""
+        """Dimensions of graph spaces: fewer where the budget has no room for a fit of WANTED_CYCLES."""
         config, known = self.config, self.selection.step_seconds
         wide = plans.dimensions(config, self.judge.data)
         if config.graph.dim is not None or known is None or self.clock.budget is None:
             return wide
         steps = (2**WANTED_CYCLES - 1) * config.graph.cycle_steps
-        share = (self.clock.remaining() - TOGETHER * self.clock.budget) / (1 + self.refit_factor)
+        share = (self.clock.remaining() - TOGETHER * self.clock.budget) / (1 / LONGER + self.refit_factor)
         for dim in (wide, plans.NARROW):
             seconds = known[1] * (1 + WIDER * (dim / known[0] - 1))
             if steps * seconds <= share:
@@ -204,7 +208,7 @@ class Chooser:
             settings = model.spectral_settings(dim, exponent, self.config.seed)
             space = model.spectral_space(self.judge.data, settings, self.spectrum)
             before = max(scores.values(), default=-1.0)
-            scores[dim, exponent] = self.judge_space(space, "spectral")[self.select]
+            scores[dim, exponent] = float(self.judge_space(space, "spectral")[self.select].mean())
             return scores[dim, exponent] > before
 
         first, *others = config.item_exponents
@@ -261,7 +265,7 @@ class Chooser:
         try:
             for _ in epochs(training, 1):
                 pass
-            score = self.judge_space(training.model.space(), "trial")[self.select]
+            score = float(self.judge_space(training.model.space(), "trial")[self.select].mean())
         except FloatingPointError as error:
             LOGGER.info(f"train: {point.describe()}: {error}")
             return -1.0
@@ -298,19 +302,20 @@ class Chooser:
             LOGGER.warning(f"train: WARNING: {name} is left out: {error}")
         else:
             if found is None:
-                self.selection.left_out[name] = "no room in the budget"
+                self.selection.left_out[name] = NO_ROOM
                 LOGGER.info(f"train: no room for {name} in the budget")
             else:
                 trained[name] = found
         self.selection.running = {}
 
-    def judge_space(self, space: Space, name: str) -> dict[str, float]:
-        """The metrics of a space by itself, recorded as a point under this name."""
+    def judge_space(self, space: Space, name: str) -> Values:
+        """The metrics of a space by itself, of each judged user; their means are a point of this name."""
         started = self.clock.now()
-        means = self.judge.means(euclidean_vectors(space))
+        values = self.judge.values(self.judge.rank(euclidean_vectors(space)))
         self.together.seconds = self.clock.now() - started
+        means = {metric: float(value.mean()) for metric, value in values.items()}
         self.selection.points.append({"seconds": self.clock.now(), "of": name} | means)
-        return means
+        return values
 
 
 def widest_spectrum(config: Learning, judge: Judge) -> Spectrum:

@@ -37,6 +37,11 @@ class Chosen(NamedTuple):
     alone: dict[str, float]  # each candidate by itself
 
 
+def is_more_than_noise(gains: NDArray[np.float64]) -> bool:
+    """(Q,) gains of the same users: whether their mean exceeds one standard error (Breiman et al. 1984)."""
+    return bool(gains.mean() > gains.std() / max(len(gains), 1) ** 0.5)
+
+
 class Together:
     """Forward selection (Caruana et al. 2004) of spaces whose distances are added.
 
@@ -101,9 +106,7 @@ class Together:
                 last = float(value.mean())
         if found is None:
             return None
-        gain = found[1] - best
-        error = gain.std() / max(len(gain), 1) ** 0.5
-        return found if gain.mean() > error else None
+        return found if is_more_than_noise(found[1] - best) else None
 
     def widen(self, chosen: Chosen, candidates: list[Candidate], rarity: Candidate) -> Chosen:
         """The model with rare items as near as coverage_price of the metric and of the hit rate allows."""

@@ -45,8 +45,12 @@ def data():
     return on_device()
 
 
-def started(**changes):
-    return start_training(data(), SMALL._replace(**changes))
+def started(dtype=torch.float32, **changes):
+    """A training whose sums over the graph are of this type, whatever this machine has."""
+    training = start_training(data(), SMALL._replace(**changes))
+    if training.settings.tower == "graph":
+        training.model.tower.dtype = dtype
+    return training
 
 
 def trained(n_epochs=2, **changes):
@@ -176,6 +180,37 @@ def test_over_all_items_the_softmax_is_torchs(tower, distance):
     log_p = (-dense_distances(training) / T).log_softmax(1)  # (U, I)
     expected = -log_p[batch.users][torch.from_numpy(TAKEN)[batch.users]].mean()
     torch.testing.assert_close(history_loss(training, batch)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", HISTORY_LOSSES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rounded_sums_change_a_step_little(loss, seed):
+    """bfloat16 has eight bits of fraction: 1 in 256."""
+    exact, rounded = (
+        started(loss=loss, seed=seed, start="random", dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    expected, _ = history_loss(exact, some_batch())
+    found, _ = history_loss(rounded, some_batch())
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(expected.item(), rel=0.01)
+    for one, other in zip(gradients(rounded, found), gradients(exact, expected), strict=True):
+        assert one.dtype == torch.float32
+        assert 0 < (one - other).norm() <= 0.05 * other.norm()
+
+
+def test_sums_are_rounded_where_the_processor_computes_with_bfloat16(monkeypatch):
+    def dtype(**changes):
+        return start_training(data(), SMALL._replace(**changes)).model.tower.dtype
+
+    for feature in ("avx512_bf16", "amx_bf16"):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True}, raising=False)  # noqa: B023
+        assert dtype() == torch.bfloat16
+        assert dtype(temperature=0.04) == dtype(distance="euclidean") == torch.float32
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert dtype() == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as before torch had it
+    assert dtype() == torch.float32
 
 
 @pytest.mark.parametrize("tower", TOWERS)
