@@ -204,11 +204,11 @@ class TrainedSpace(Section):
 
 DEFAULT_SPACES = (
     TrainedSpace(),
+    TrainedSpace(start="random"),  # another start is what helps most beside the first, on each log tried
     TrainedSpace(start="random", sharper=1.33),
-    TrainedSpace(start="random", sharper=1.15, more_hops=-1),
-    TrainedSpace(start="random", sharper=1.33, more_hops=1),
-    TrainedSpace(start="spectral", sharper=1.33, more_hops=-1),
-    TrainedSpace(start="random", sharper=1.7),
+    TrainedSpace(start="random", more_hops=-1),
+    TrainedSpace(start="random", more_hops=1),
+    TrainedSpace(sharper=1.33),
 )
 
 

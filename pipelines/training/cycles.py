@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("recsys")
 
 WANTED_CYCLES = 3  # of a fit before another space is trained too
-LONGER = 2  # times the steps on validation that a fit makes, where time ended a training whose score rose
+LONGER = 2  # least steps of a fit per step on validation, where time ended a training whose score rose
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
 TOGETHER = 0.05  # share of the budget kept free for judging what stands together
 
@@ -86,8 +86,9 @@ class SpaceTraining:
         trained: Trained | None = self._best.get("trained")
         if trained is None or not self._out_of_time or not self._rises or not any(trained.part.cycles):
             return trained
-        cycles = (*trained.part.cycles, (LONGER - 1) * sum(trained.part.cycles))
-        return trained._replace(part=trained.part._replace(cycles=cycles), seconds=LONGER * trained.seconds)
+        cycles = (*trained.part.cycles, 2 * trained.part.cycles[-1])
+        longer = sum(cycles) / sum(trained.part.cycles)
+        return trained._replace(part=trained.part._replace(cycles=cycles), seconds=longer * trained.seconds)
 
     @property
     def _rises(self) -> bool:

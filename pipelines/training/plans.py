@@ -20,7 +20,7 @@ MARGIN_LOSSES = (
 )
 
 
-NARROW, WIDE, SMALL_LOG = 63, 127, 6_000  # dimensions; users or items
+NARROW, WIDE = 63, 127  # dimensions
 
 
 class Plan(NamedTuple):
@@ -53,9 +53,8 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
 
 
 def dimensions(config: Learning, data: DeviceInteractions) -> int:
-    """Dimensions of a graph space: those of the configuration, or fewer for a log of few users or items."""
-    size = min(data.n_users, data.n_items)
-    return min(config.graph.dim or (NARROW if size < SMALL_LOG else WIDE), size)
+    """Dimensions of a graph space: those of the configuration, and no more than users or items."""
+    return min(config.graph.dim or WIDE, data.n_users, data.n_items)
 
 
 def estimate_temperature(data: DeviceInteractions) -> float:

@@ -112,8 +112,6 @@ class Chooser:
                 self._train(
                     SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number)
                 )
-            if self._is_full():
-                break
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
         if self.config.train.coverage_price > 0:
@@ -279,14 +277,6 @@ class Chooser:
     @property
     def _item_exponent(self) -> float:
         return float(self.selection.spectral["item_exponent"])
-
-    def _is_full(self) -> bool:
-        """Whether no further space has room in the model, so that it need not be trained.
-
-        One more than fits side by side is trained: validation may prefer it.
-        """
-        dims = [one.space.items.shape[1] for one in self.selection.trained.values()]
-        return bool(dims) and len(dims) > self.config.train.max_dim // (min(dims) + 1)
 
     def _train(self, run: SpaceTraining) -> None:
         """Train a planned space within its share of the budget, until validation stops rising."""
