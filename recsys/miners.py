@@ -12,6 +12,7 @@ G groups of columns.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -170,15 +171,22 @@ def hardest(
     margin: float,
     generator: torch.Generator | None = None,
     fixed: bool = False,
+    *,
+    left_out: float = 0.0,
 ) -> Triplets:
     """Each anchor's farthest positive with its nearest negative; at most one triplet a row.
 
-    Batch-hard: Hermans, Beyer and Leibe 2017, eq. 5.
+    Batch-hard: Hermans, Beyer and Leibe 2017, eq. 5. `left_out` is the share of a row's negatives, the
+    nearest ones, that is passed over: where positives are known in part only, as in a log of what users took,
+    these are mostly what a user takes next. Rounded down. Raises ValueError unless 0 <= left_out < 1.
     """
+    if not 0 <= left_out < 1:
+        raise ValueError(f"left_out = {left_out}, allowed 0 <= left_out < 1")
     if d_pos.numel() == 0 or d_neg.numel() == 0:
         return _no_triplets(d_pos)
     far_d, far = d_pos.max(1, keepdim=True)  # (A, 1)
-    near_d, near = _by_rows(_least, d_neg)  # (A,)
+    most = int(left_out * d_neg.shape[1])
+    near_d, near = _by_rows(partial(_after, share=left_out, most=most) if most else _least, d_neg)  # (A,)
     triplets = _triplets((far_d > -INF) & (near_d < INF)[:, None], near[:, None], fixed)
     return triplets._replace(positive=far[triplets.anchor, 0])
 
@@ -258,6 +266,13 @@ def _least(d: Tensor) -> tuple[Tensor, Tensor]:
     least, group = groups.amin(2).min(1)  # (A,)
     columns = groups[torch.arange(len(d), device=d.device), group]  # (A, GROUP)
     return least, group * GROUP + columns.argmin(1)
+
+
+def _after(d: Tensor, share: float, most: int) -> tuple[Tensor, Tensor]:
+    """(A, C) -> (A,), (A,): the least value after that share of each row's finite ones, and its column."""
+    near, column = d.topk(most + 1, 1, largest=False)  # (A, M + 1), nearest first
+    place = ((d != INF).sum(1) * share).long()[:, None]  # (A, 1)
+    return near.gather(1, place)[:, 0], column.gather(1, place)[:, 0]
 
 
 def _triplets(found: Tensor, negative: Tensor, fixed: bool) -> Triplets:

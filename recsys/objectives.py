@@ -10,6 +10,7 @@ Axes: B batch, C candidates, T triplets.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,8 +99,9 @@ def make_objective(training: Training, miner: str) -> Objective:
         )
 
     by_direction = miner == "distance_weighted"
+    mine = _distance_weighted(training) if by_direction else MINERS[miner]
     return Objective(
-        _distance_weighted(training) if by_direction else MINERS[miner],
+        partial(miners.hardest, left_out=settings.hardest_left_out) if miner == "hardest" else mine,
         settings.margin,
         lambda mined: triplet_loss(settings, training, mined),
         without_offset=by_direction,

@@ -123,6 +123,12 @@ class Mining(Section):
     warmup_epochs: int = Field(
         DEFAULT.warmup_epochs, ge=0, description="hardest: first epochs that use semi_hard"
     )
+    hardest_left_out: float = Field(
+        DEFAULT.hardest_left_out,
+        ge=0,
+        lt=1,
+        description="hardest: share of a user's candidates, the nearest, passed over as what they take next",
+    )
     in_batch_items: int = Field(
         DEFAULT.in_batch_items, ge=0, description="candidates taken from the batch's own items"
     )
@@ -165,7 +171,7 @@ class Graph(Section):
 
     loss: LossName = Field("history_softmax", description="any loss; see loss.name")
     dim: PositiveInt | None = Field(
-        None, description="dimensions of each space; none: 127, or 63 for a log of few users or items"
+        None, description="dimensions of each space; none: 127, or 63 where time is short"
     )
     temperature: Temperature | None = Field(
         None, description="of the softmax; none: estimated from the log, then searched"

@@ -25,7 +25,7 @@ LOGGER = logging.getLogger("recsys")
 WANTED_CYCLES = 3  # of a fit before another space is trained too
 LONGER = 2  # least steps of a fit per step on validation, where time ended a training whose score rose
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
-TOGETHER = 0.05  # share of the budget kept free for judging what stands together
+TOGETHER = 0.07  # share of the budget kept free for judging what stands together
 
 
 OnEpoch = Callable[[dict[str, Any], int], None]  # a row of figures, and its number from 1
@@ -175,6 +175,7 @@ class SpaceTraining:
             of_users = torch.from_numpy(values[chooser.select])  # (Q,)
             rises = not self._best or is_more_than_noise((of_users - self._best["of_users"]).numpy())
             trained = self._trained(training, epoch, space, score)
+            chooser.together.remember(trained.part, values)
             self._best = {"epoch": epoch.number, "trained": trained, "of_users": of_users, "rises": rises}
         elif epoch.number - self._best["epoch"] >= patience:
             LOGGER.info(

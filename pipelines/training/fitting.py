@@ -268,6 +268,6 @@ def write_choice(folder: Path, chosen: Chosen, parts: Sequence[Part], selection:
         "alone": chosen.alone,
         "spectral": selection.spectral,
         "left_out": selection.left_out,
-        "trials": [{"score": score} | point._asdict() for point, score in selection.trials.items()],
+        "trials": [{"score": float(v.mean())} | point._asdict() for point, v in selection.trials.items()],
     }
     (folder / model.CHOICE).write_text(json.dumps(content, indent=1))

@@ -1,9 +1,11 @@
 """Search for settings by short trainings: pattern search (Hooke and Jeeves 1961) over a few numbers."""
 
+import operator
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-LEAST_STEP = 0.25  # of the first steps; a finer search would follow noise
+LEAST_STEP = 0.5  # of the first steps; a finer search would follow noise
+Score = Any  # what is_better compares
 
 
 class Point(NamedTuple):
@@ -43,13 +45,25 @@ def move(point: Point, axis: str, step: float) -> Point:
     return point._replace(**{axis: min(max(value, low), high)})
 
 
-def pattern_search(
-    first: Point, axes: tuple[str, ...], score: Callable[[Point], float], has_room: Callable[[], bool]
-) -> dict[Point, float]:
-    """All scores in the order they were made.
+class Search(NamedTuple):
+    """What a search found."""
 
-    Along each axis in turn the best point moves up, or else down, for as long as its score rises; where no
-    axis helps, all steps are halved. Ends at steps of LEAST_STEP, or where has_room says so.
+    best: Point
+    scores: dict[Point, Score]  # in the order they were made
+
+
+def pattern_search(
+    first: Point,
+    axes: tuple[str, ...],
+    score: Callable[[Point], Score],
+    has_room: Callable[[], bool],
+    is_better: Callable[[Score, Score], bool] = operator.gt,
+) -> Search:
+    """Search from a point on.
+
+    Along each axis in turn the best point moves up, or else down, for as long as a score is better than the
+    one before; where no axis helps, all steps are halved. Ends at steps of LEAST_STEP, or where has_room says
+    so.
     """
     scores = {first: score(first)}
     best, step = first, 1.0
@@ -61,16 +75,16 @@ def pattern_search(
                 for other in _line(best, axis, direction):
                     if other not in scores:
                         if not has_room():
-                            return scores
+                            return Search(best, scores)
                         scores[other] = score(other)
-                    if scores[other] <= scores[best]:
+                    if not is_better(scores[other], scores[best]):
                         break
                     best = other
                 if best != here:
                     break
         if best == before:
             step /= 2
-    return scores
+    return Search(best, scores)
 
 
 def _line(point: Point, axis: str, step: float) -> Iterator[Point]:

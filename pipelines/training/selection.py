@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from pipelines.config.config import Learning
 from pipelines.training import model, plans
 from pipelines.training.budget import Clock, StepTimer
@@ -15,7 +18,7 @@ from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, 
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point, pattern_search
-from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
+from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together, is_more_than_noise
 from recsys import baselines
 from recsys.epochs import epochs
 from recsys.judge import Judge, Values
@@ -37,7 +40,8 @@ class Selection:
     """What has been chosen so far; with the state of the training that runs, enough to resume."""
 
     spectral: dict[str, Any] = field(default_factory=dict)  # settings of the best spectrum, and its score
-    trials: dict[Point, float] = field(default_factory=dict)
+    trials: dict[Point, Tensor] = field(default_factory=dict)  # (Q,) the selection metric of judged users
+    point: Point | None = None  # that the trials chose
     trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
     step_seconds: tuple[int, float] | None = None  # dimensions and seconds of a step in the search
     dim: int | None = None  # of the graph spaces
@@ -50,21 +54,24 @@ class Selection:
     def plain(self) -> dict[str, Any]:
         """Convert to plain numbers and tensors, which torch.save takes."""
         trained = {name: one.plain() for name, one in self.trained.items()}
-        trials = [(tuple(point), score) for point, score in self.trials.items()]
+        trials = [(tuple(point), values) for point, values in self.trials.items()]
+        point = None if self.point is None else tuple(self.point)
         running = dict(self.running)
         if best := running.get("best"):
             running["best"] = best | {"trained": best["trained"].plain()}
-        return vars(self) | {"trained": trained, "trials": trials, "running": running}
+        return vars(self) | {"trained": trained, "trials": trials, "point": point, "running": running}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "Selection":
         """Convert back from `plain`."""
         trained = {name: Trained.of(one) for name, one in plain["trained"].items()}
-        trials = {Point(*point): score for point, score in plain["trials"]}
+        trials = {Point(*point): values for point, values in plain["trials"]}
+        point = plain["point"] and Point(*plain["point"])
         running = dict(plain["running"])
         if best := running.get("best"):
             running["best"] = best | {"trained": Trained.of(best["trained"])}
-        return Selection(**(plain | {"trained": trained, "trials": trials, "running": running}))
+        found = {"trained": trained, "trials": trials, "point": point, "running": running}
+        return Selection(**(plain | found))
 
 
 class Hooks(NamedTuple):
@@ -224,18 +231,24 @@ class Chooser:
         )
 
     def choose_point(self) -> Point:
-        """The settings of graph spaces: pattern search by trainings of one cycle, on the first plan."""
+        """The settings of graph spaces: pattern search by trainings of one cycle, on the first plan.
+
+        A point is left where another is better by more than one standard error: what follows smaller
+        differences ends where chance leads, and the first point is an estimate from the log.
+        """
+        if self.selection.point is not None:
+            return self.selection.point
         first = plans.first_point(self.config, self.judge.data)
         axes = plans.searched(self.config)
         graphs = [plan for plan in plans.plans(self.config) if plan.space.kind == "graph"]
         if not axes or not graphs or self.selection.trained or self.selection.running:
-            return self._best_point(first)
+            return first
         plan = graphs[0]._replace(space=graphs[0].space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
         dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
         deadline = self.clock.now() + SEARCH * self.clock.remaining()
         took = 0.0
 
-        def score(point: Point) -> float:
+        def score(point: Point) -> Tensor:
             nonlocal took
             if point not in self.selection.trials:
                 started = self.clock.now()
@@ -245,15 +258,15 @@ class Chooser:
                 self.hooks.on_trial()
             return self.selection.trials[point]
 
-        pattern_search(first, axes, score, lambda: self.clock.now() + took <= deadline)
-        return self._best_point(first)
+        def is_better(one: Tensor, other: Tensor) -> bool:
+            return is_more_than_noise((one - other).numpy())
 
-    def _best_point(self, first: Point) -> Point:
-        trials = self.selection.trials
-        return max(trials, key=lambda point: trials[point]) if trials else first
+        found = pattern_search(first, axes, score, lambda: self.clock.now() + took <= deadline, is_better)
+        self.selection.point = found.best
+        return found.best
 
-    def _trial(self, plan: Plan, point: Point, dim: int) -> float:
-        """The score of a training of one cycle; -1 if it diverges."""
+    def _trial(self, plan: Plan, point: Point, dim: int) -> Tensor:
+        """(Q,) the selection metric of each judged user after one cycle; -1 if it diverges."""
         settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
         self.clock.settle_threads()
         training = self.hooks.start(settings, self.spectrum)
@@ -263,16 +276,17 @@ class Chooser:
         try:
             for _ in epochs(training, 1):
                 pass
-            score = float(self.judge_space(training.model.space(), "trial")[self.select].mean())
+            of_users = torch.from_numpy(self.judge_space(training.model.space(), "trial")[self.select])
         except FloatingPointError as error:
             LOGGER.info(f"train: {point.describe()}: {error}")
-            return -1.0
+            return torch.full((len(self.judge.users),), -1.0, dtype=torch.float64)
         seconds = timer.seconds()
         self.selection.step_seconds = None if seconds is None else (dim, seconds)
         LOGGER.info(
-            f"train: {settings.cycle_steps} steps, {point.describe()}: validation {self.select} {score:.4f}"
+            f"train: {settings.cycle_steps} steps, {point.describe()}: validation {self.select} "
+            f"{of_users.mean():.4f}"
         )
-        return score
+        return of_users
 
     @property
     def _item_exponent(self) -> float:

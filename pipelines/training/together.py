@@ -1,6 +1,7 @@
 """Which spaces stand side by side: forward selection on validation, user by user."""
 
 import logging
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,10 @@ class Chosen(NamedTuple):
     alone: dict[str, float]  # each candidate by itself
 
 
+def _key(parts: Sequence[Part]) -> tuple[tuple[str, float], ...]:
+    return tuple((part.name, part.weight) for part in parts)
+
+
 def is_more_than_noise(gains: NDArray[np.float64]) -> bool:
     """(Q,) gains of the same users: whether their mean exceeds one standard error (Breiman et al. 1984)."""
     return bool(gains.mean() > gains.std() / max(len(gains), 1) ** 0.5)
@@ -58,8 +63,12 @@ class Together:
         """(Q,) the selection metric of each judged user, of these spaces side by side."""
         return self._values(candidates)[self._select]
 
+    def remember(self, part: Part, values: Values) -> None:
+        """Keep what a space by itself scores, which then is not judged again."""
+        self._known[_key([part])] = values
+
     def _values(self, candidates: list[Candidate]) -> Values:
-        key = tuple((one.part.name, one.part.weight) for one in candidates)
+        key = _key([one.part for one in candidates])
         if key not in self._known:
             started = self._clock.now()
             _, space = model.side_by_side([c.part for c in candidates], [c.space for c in candidates])
@@ -72,6 +81,8 @@ class Together:
         fitting = [one for one in candidates if one.dim < self._settings.max_dim]
         values = {one.part.name: self.score([one]) for one in fitting}
         alone = {name: float(value.mean()) for name, value in values.items()}
+        # where time is short, what costs no coordinates comes first, then the best
+        fitting.sort(key=lambda one: (one.dim > 0, -alone[one.part.name]))
         kept = [max((one for one in fitting if one.dim), key=lambda one: alone[one.part.name])]
         best = values[kept[0].part.name]
         while (found := self._best_addition(kept, fitting, best, deadline)) is not None:
@@ -90,7 +101,7 @@ class Together:
         names = {one.part.name for one in kept}
         room = self._settings.max_dim - 1 - sum(one.dim for one in kept)
         found: tuple[Candidate, NDArray[np.float64]] | None = None
-        for one in candidates:
+        for one in candidates:  # no more than time allows
             if one.part.name in names or one.dim > room:
                 continue
             last = -1.0

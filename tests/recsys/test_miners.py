@@ -372,6 +372,32 @@ def test_a_pair_shared_by_many_triplets_has_the_same_gradient_bits_each_time():
     torch.testing.assert_close(gradients[0], plain)
 
 
+@pytest.mark.parametrize("left_out", [0.0, 0.01, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize(("a", "c"), [(12, 9), (4, 150), (1, 20), (0, 4), (4, 0)])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_hardest_negative_is_the_nearest_after_a_share_of_each_row(left_out, a, c, fixed):
+    """A row counts its own negatives: one of ten passes over fewer than one of a hundred."""
+    source = seeded(a + c)
+    d_pos, d_neg = torch.rand(a, 2, generator=source), torch.rand(a, c, generator=source)
+    share = torch.rand(a, 1, generator=source)
+    d_neg[torch.rand(a, c, generator=source) < share] = miners.INF
+    found = miners.hardest(d_pos, d_neg, MARGIN, None, fixed, left_out=left_out)
+    expected = []
+    for row in range(a):
+        known = sorted((float(d), column) for column, d in enumerate(d_neg[row]) if d < miners.INF)
+        if known:
+            passed_over = math.floor(left_out * len(known))
+            expected.append((row, int(d_pos[row].argmax()), known[passed_over][1]))
+    real = found if found.real is None else Triplets(*(part[found.real] for part in found[:3]))
+    assert as_list(real) == expected
+
+
+@pytest.mark.parametrize("left_out", [-0.01, 1.0, math.nan])
+def test_hardest_refuses_a_share_by_name(left_out):
+    with pytest.raises(ValueError, match=rf"left_out = {left_out}, allowed 0 <= left_out < 1"):
+        miners.hardest(torch.rand(2, 1), torch.rand(2, 3), MARGIN, left_out=left_out)
+
+
 @pytest.mark.parametrize("margin", [0, -1.0, math.nan])
 def test_semi_hard_refuses_margins_by_name(margin):
     with pytest.raises(ValueError, match=f"margin = {margin}, allowed > 0"):

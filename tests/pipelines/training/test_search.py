@@ -35,10 +35,6 @@ class Hill:
         return -distance(point, self.top)
 
 
-def best(scores: dict[Point, float]) -> Point:
-    return max(scores, key=lambda point: scores[point])
-
-
 def always() -> bool:
     return True
 
@@ -46,8 +42,8 @@ def always() -> bool:
 @pytest.mark.parametrize("first", [FIRST, TOP, FIRST._replace(temperature=1.5, hops=1, margin=1.9)])
 def test_it_finds_the_maximum_of_a_smooth_function(first: Point) -> None:
     hill = Hill(TOP)
-    scores = pattern_search(first, AXES, hill, always)
-    found = best(scores)
+    found, scores = pattern_search(first, AXES, hill, always)
+    assert found == max(scores, key=lambda point: scores[point])
     assert found.hops == TOP.hops
     # each smooth axis within the smallest step, as one more would have been a gain
     assert distance(found, TOP) <= 4 * (LEAST_STEP / 2 + 1e-9) ** 2
@@ -56,17 +52,17 @@ def test_it_finds_the_maximum_of_a_smooth_function(first: Point) -> None:
 
 def test_no_point_is_scored_twice_and_the_first_comes_first() -> None:
     hill = Hill(TOP)
-    scores = pattern_search(FIRST, AXES, hill, always)
+    scores = pattern_search(FIRST, AXES, hill, always).scores
     assert len(set(hill.asked)) == len(hill.asked) == len(scores)
     assert hill.asked == list(scores)
     assert hill.asked[0] == FIRST
 
 
 def test_other_axes_stay_as_they_are() -> None:
-    scores = pattern_search(FIRST, ("hops",), Hill(TOP), always)
+    scores = pattern_search(FIRST, ("hops",), Hill(TOP), always).scores
     assert [point.hops for point in scores] == [2, 3, 4]
     assert {point._replace(hops=0) for point in scores} == {FIRST._replace(hops=0)}
-    assert pattern_search(FIRST, (), Hill(TOP), always) == {FIRST: -distance(FIRST, TOP)}
+    assert pattern_search(FIRST, (), Hill(TOP), always) == (FIRST, {FIRST: -distance(FIRST, TOP)})
 
 
 @pytest.mark.parametrize("axis", AXES)
@@ -77,24 +73,40 @@ def test_it_stays_within_the_limits(axis: str, sign: int) -> None:
     def score(point: Point) -> float:
         return sign * float(getattr(point, axis))
 
-    scores = pattern_search(FIRST, (axis,), score, always)
+    found, scores = pattern_search(FIRST, (axis,), score, always)
     low, high = LIMITS[axis]
     assert all(low <= getattr(point, axis) <= high for point in scores)
-    assert getattr(best(scores), axis) == (high if sign > 0 else low)
+    assert getattr(found, axis) == (high if sign > 0 else low)
 
 
 @pytest.mark.parametrize("room", [0, 1, 5])
 def test_it_ends_where_there_is_no_room(room: int) -> None:
     left = iter([True] * room + [False])
     whole = pattern_search(FIRST, AXES, Hill(TOP), always)
-    scores = pattern_search(FIRST, AXES, Hill(TOP), lambda: next(left))
-    assert list(scores) == list(whole)[: 1 + room]  # the first is scored whatever the room
+    found, scores = pattern_search(FIRST, AXES, Hill(TOP), lambda: next(left))
+    assert found == max(scores, key=lambda point: scores[point])
+    assert list(scores) == list(whole.scores)[: 1 + room]  # the first is scored whatever the room
 
 
 def test_of_equal_scores_the_first_stays() -> None:
-    scores = pattern_search(FIRST, AXES, lambda point: 7.0, always)
-    assert best(scores) == FIRST
-    assert len(scores) <= 1 + 2 * len(AXES) * 3  # both ways at each size of step
+    found, scores = pattern_search(FIRST, AXES, lambda point: 7.0, always)
+    assert found == FIRST
+    assert len(scores) <= 1 + 2 * len(AXES) * 2  # both ways at each size of step
+
+
+def test_a_point_is_left_for_what_counts_as_better_alone() -> None:
+    """The first is not the highest then."""
+    asked = list[tuple[float, float]]()
+
+    def by_more_than_3(one: float, other: float) -> bool:
+        asked.append((one, other))
+        return one > other + 3
+
+    found, scores = pattern_search(FIRST, AXES, Hill(TOP), always, by_more_than_3)
+    assert found != max(scores, key=lambda point: scores[point])
+    assert distance(FIRST, TOP) > distance(found, TOP) + 3
+    assert all(one in scores.values() and other in scores.values() for one, other in asked)
+    assert pattern_search(found, AXES, Hill(TOP), always, by_more_than_3).best == found
 
 
 def test_known_scores_make_a_search_go_on_where_it_was() -> None:
@@ -104,9 +116,9 @@ def test_known_scores_make_a_search_go_on_where_it_was() -> None:
         return lambda point: known[point] if point in known else hill(point)
 
     whole = pattern_search(FIRST, AXES, Hill(TOP), always)
-    known, rest = dict(list(whole.items())[:6]), Hill(TOP)
+    known, rest = dict(list(whole.scores.items())[:6]), Hill(TOP)
     assert pattern_search(FIRST, AXES, remembering(known, rest), always) == whole
-    assert rest.asked == list(whole)[6:]
+    assert rest.asked == list(whole.scores)[6:]
 
 
 def test_half_a_hop_is_none() -> None:

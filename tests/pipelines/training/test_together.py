@@ -93,6 +93,25 @@ def test_after_the_deadline_nothing_joins() -> None:
     assert names(together(clock).choose([LEFT, RIGHT], deadline=51.0)) == ["left", "right"]
 
 
+def test_where_time_is_short_what_costs_nothing_is_tried_first() -> None:
+    """An offset alone has no coordinates."""
+    known = np.random.default_rng(0).random(ITEMS)  # noise, tried all the same
+    offset = Space(LEFT.space.users[:, :0], LEFT.space.items[:, :0], torch.tensor(known).float())
+    free, tried = Candidate(Part("offset", "trend", 1.0, {}), offset), list[str]()
+    chooser = together(weights=(1.0,))
+    score = chooser.score
+
+    def recorded(some: list[Candidate]) -> np.ndarray:
+        tried.append(some[-1].part.name)
+        return score(some)
+
+    chooser.score = recorded  # type: ignore[method-assign]
+    weak = candidate("weak", [5])
+    chooser.choose([weak, RIGHT, LEFT, free])
+    assert tried[:4] == ["weak", "right", "left", "offset"]  # each alone
+    assert tried[4:7] == ["offset", "right", "weak"]
+
+
 def test_no_model_is_judged_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[object]()
     rank = JUDGE.rank
@@ -103,6 +122,19 @@ def test_no_model_is_judged_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert once <= 4
     assert chooser.choose([LEFT, RIGHT]) == first
     assert len(asked) == once
+
+
+def test_what_is_known_of_a_space_is_not_judged_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+    known = {one.part.name: JUDGE.values(JUDGE.rank(euclidean_vectors(one.space))) for one in (LEFT, RIGHT)}
+    rank = JUDGE.rank
+    monkeypatch.setattr(JUDGE, "rank", lambda vectors: asked.append(vectors[1].shape[1]) or rank(vectors))
+    chooser, judging = (together(weights=(0.5, 1.0)) for _ in range(2))
+    for one in (LEFT, RIGHT):
+        chooser.remember(one.part, known[one.part.name])
+    found = chooser.choose([LEFT, RIGHT])
+    assert set(asked) == {7}, "both side by side, and their offset"
+    assert judging.choose([LEFT, RIGHT]) == found
 
 
 @pytest.mark.parametrize("price", [0.02, 0.1, 0.3])
