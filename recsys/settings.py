@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
     miner: MinerName = "semi_hard"
     warmup_epochs: int = 2
-    hardest_left_out: float = 0.01
+    hardest_left_out: float = 0.05
     in_batch_items: int = 256
     uniform_items: int = 256
     popular_items: int = 0
