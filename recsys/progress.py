@@ -41,7 +41,8 @@ def _lines(label: str, total: int) -> Callable[[int], None]:
         now = time.monotonic()
         if now - last_line >= SECONDS_BETWEEN_LINES:
             last_line = now
-            left = (now - started) * (total - finished) / max(finished, 1)
-            LOGGER.info(f"{label}: {finished:,} of {total:,}, about {left:.0f} s left")
+            expected = max(total, finished)  # it may have been planned anew since
+            left = (now - started) * (expected - finished) / max(finished, 1)
+            LOGGER.info(f"{label}: {finished:,} of {expected:,}, about {left:.0f} s left")
 
     return advance

@@ -38,6 +38,18 @@ def test_plain_lines_without_a_terminal(
     assert "\x1b" not in err
 
 
+def test_more_than_was_expected_leaves_nothing_to_wait_for(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cycle may be planned anew while it runs."""
+    monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
+    log.to_standard_error()
+    with progress("epoch 7", 1_000) as tick:
+        for _ in range(2):
+            tick(1_000)
+    assert capfd.readouterr().err.splitlines()[-1] == "epoch 7: 2,000 of 2,000, about 0 s left"
+
+
 def test_lines_are_some_seconds_apart(capfd: pytest.CaptureFixture[str]) -> None:
     with progress("epoch 7", 3_000) as tick:
         for _ in range(3_000):

@@ -664,7 +664,13 @@ def shrinking() -> Config:
     """All are pulled to the middle: the hardest of very many negatives, no warm-up, no offset to stand on."""
     return configured(
         space={"offset": "none", "start_length": 0.24},
-        mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 128},
+        mining={
+            "miner": "hardest",
+            "warmup_epochs": 0,
+            "hardest_left_out": 0,
+            "in_batch_items": 128,
+            "uniform_items": 128,
+        },
         train={"max_epochs": 6, "patience": 6, "learning_rate": 0.02, "untrained": []},
     )
 
@@ -760,7 +766,7 @@ def test_lost_dimensions_are_a_collapse_measured_by_the_fullest_epoch_so_far(sai
     """Four, three, and one dimension and a half: less than half of the first, not of the second."""
     config = configured(
         space={"unit_ball": False},
-        mining={"miner": "hardest", "warmup_epochs": 0},
+        mining={"miner": "hardest", "warmup_epochs": 0, "hardest_left_out": 0},
         train={"learning_rate": 1e-9},
     )
     training = training_of(config, data())
@@ -784,7 +790,13 @@ def test_the_final_fit_is_told_where_the_hardest_miner_collapsed(shop_file: Any,
     path = shop_file(
         space={"offset": "none", "dim": 4},
         loss={"name": "triplet_margin"},
-        mining={"miner": "hardest", "warmup_epochs": 0, "in_batch_items": 128, "uniform_items": 64},
+        mining={
+            "miner": "hardest",
+            "warmup_epochs": 0,
+            "hardest_left_out": 0,
+            "in_batch_items": 128,
+            "uniform_items": 64,
+        },
         train={"learning_rate": 0.012, "max_epochs": 4, "untrained": []},
     )
     config = load_config(path)
@@ -811,7 +823,7 @@ def test_only_mined_losses_collapse_by_mining(said: list[str]) -> None:
     """bsl looks at whole lists: the name of the miner says nothing, whatever the space looks like."""
     config = configured(
         loss={"name": "bsl"},
-        mining={"miner": "hardest", "warmup_epochs": 0},
+        mining={"miner": "hardest", "warmup_epochs": 0, "hardest_left_out": 0},
         train={"learning_rate": 1e-9},
         space={"start_length": 1e-4, "offset": "none"},
     )
