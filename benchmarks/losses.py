@@ -115,7 +115,7 @@ def cells(cross: bool) -> list[tuple[str, str, str, str]]:
 
 
 def configured(config: Config, loss: str, miner: str, distance: str, temperature: str) -> Config:
-    """The configuration of a cell; no warm-up, so that each miner is judged by itself.
+    """The configuration of a cell; no warm-up and nothing left out, so that each miner is judged by itself.
 
     With a temperature the offset starts at that times log popularity, so that logits start at log popularity.
     """
@@ -123,7 +123,7 @@ def configured(config: Config, loss: str, miner: str, distance: str, temperature
     whole["loss"] |= {"name": loss, "margin": MARGINS[distance]}
     whole["space"] |= {"distance": distance}
     if miner:
-        whole["mining"] |= {"miner": miner}
+        whole["mining"] |= {"miner": miner, "hardest_left_out": 0}
     if temperature:
         whole["loss"] |= {"temperature": float(temperature)}
         whole["space"] |= {"offset_scale": float(temperature)}

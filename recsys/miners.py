@@ -271,7 +271,7 @@ def _least(d: Tensor) -> tuple[Tensor, Tensor]:
 def _after(d: Tensor, share: float, most: int) -> tuple[Tensor, Tensor]:
     """(A, C) -> (A,), (A,): the least value after that share of each row's finite ones, and its column."""
     near, column = d.topk(most + 1, 1, largest=False)  # (A, M + 1), nearest first
-    place = ((d != INF).sum(1) * share).long()[:, None]  # (A, 1)
+    place = ((d != INF).sum(1).double() * share).long()[:, None]  # (A, 1): rounded as `most` is
     return near.gather(1, place)[:, 0], column.gather(1, place)[:, 0]
 
 

@@ -24,11 +24,10 @@ from recsys.settings import Settings
 if TYPE_CHECKING:
     from recsys.training import Training
 
-MINERS: dict[str, Miner] = {
+MINERS: dict[str, Miner] = {  # those that need the settings: make_objective
     "random": miners.random,
     "all": miners.every,
     "semi_hard": miners.semi_hard,
-    "hardest": miners.hardest,
     "offline": miners.every,  # of the candidates, which are the ones mined offline alone
 }
 # (settings, training, triplets) -> (T,)
@@ -99,9 +98,14 @@ def make_objective(training: Training, miner: str) -> Objective:
         )
 
     by_direction = miner == "distance_weighted"
-    mine = _distance_weighted(training) if by_direction else MINERS[miner]
+    if by_direction:
+        mine = _distance_weighted(training)
+    elif miner == "hardest":
+        mine = partial(miners.hardest, left_out=settings.hardest_left_out)
+    else:
+        mine = MINERS[miner]
     return Objective(
-        partial(miners.hardest, left_out=settings.hardest_left_out) if miner == "hardest" else mine,
+        mine,
         settings.margin,
         lambda mined: triplet_loss(settings, training, mined),
         without_offset=by_direction,

@@ -17,8 +17,8 @@ def for_training() -> AbstractContextManager[None]:
 def of_graph(device: torch.device) -> torch.dtype:
     """bfloat16 on a CPU that computes with it, which moves half the bytes; else float32.
 
-    Rounded to eight bits of fraction; sums and products are added in float32 before. Measured beside float32
-    in benchmarks/LOG.md, "half the bytes".
+    It has seven bits of fraction. A sum over neighbours and a product are added up in float32, then rounded.
+    Measured beside float32 in benchmarks/LOG.md, "half the bytes".
     """
     known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.12 does not tell
     has_it = known.get("avx512_bf16", False) or known.get("amx_bf16", False)

@@ -142,6 +142,8 @@ def check_settings(settings: Settings) -> None:
     ):
         if getattr(settings, key) < least:
             raise ValueError(f"{key} = {getattr(settings, key)}, allowed >= {least}")
+    if not 0 <= settings.hardest_left_out < 1:
+        raise ValueError(f"hardest_left_out = {settings.hardest_left_out}, allowed 0 <= hardest_left_out < 1")
     for key in ("margin", "learning_rate", "temperature"):
         if not getattr(settings, key) > 0:
             raise ValueError(f"{key} = {getattr(settings, key)}, allowed > 0")

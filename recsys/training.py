@@ -66,7 +66,7 @@ PARTS = {"healthiest": Health, "position": Position}
 
 
 START = TrainingProgress()
-LEAST_ROUNDED = 0.05  # temperature
+LEAST_ROUNDED = 0.05  # temperature, or margin
 GRAPH_BETAS = 0.9, 0.99  # of Adam: all rows move each step, so momentum is safe
 
 
@@ -217,8 +217,9 @@ def _tower(
     data: DeviceInteractions, settings: Settings, users: Tensor
 ) -> UserTable | HistoryMean | GraphSums:
     if settings.tower == "graph":
-        # unit vectors bear rounding where a cosine's 1/256 is small beside the temperature
-        rounded = settings.distance == "cosine" and settings.temperature >= LEAST_ROUNDED
+        # a cosine is rounded by up to 1/256: little beside what the loss divides it by, or compares it with
+        scale = settings.margin if settings.loss == "history_hinge" else settings.temperature
+        rounded = settings.distance == "cosine" and scale >= LEAST_ROUNDED
         dtype = precision.of_graph(users.device) if rounded else torch.float32
         return GraphSums(data, users, settings.hops, dtype)
     if settings.tower == "siamese":

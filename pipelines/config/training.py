@@ -127,7 +127,8 @@ class Mining(Section):
         DEFAULT.hardest_left_out,
         ge=0,
         lt=1,
-        description="hardest: share of a user's candidates, the nearest, passed over as what they take next",
+        description="hardest: share of a user's candidates, the nearest ones, that are skipped, as the user "
+        "probably takes them next",
     )
     in_batch_items: int = Field(
         DEFAULT.in_batch_items, ge=0, description="candidates taken from the batch's own items"
@@ -210,7 +211,7 @@ class TrainedSpace(Section):
 
 DEFAULT_SPACES = (
     TrainedSpace(),
-    TrainedSpace(start="random"),  # another start is what helps most beside the first, on each log tried
+    TrainedSpace(start="random"),  # what helped most on one log and nearly so on another: benchmarks/LOG.md
     TrainedSpace(start="random", sharper=1.33),
     TrainedSpace(start="random", more_hops=-1),
     TrainedSpace(start="random", more_hops=1),
@@ -223,8 +224,8 @@ class Train(Section):
 
     spaces: tuple[TrainedSpace, ...] = Field(
         DEFAULT_SPACES,
-        description="trained in this order as far as seconds and max_dim have room; validation picks which "
-        "stand side by side, with which weight",
+        description="trained in this order as far as seconds have room; validation picks which stand side by "
+        "side within max_dim, with which weight",
     )
     seconds: PositiveFloat | None = Field(
         3600, description="for choosing and fitting together; inf: until validation stops rising"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("recsys")
 
 WANTED_CYCLES = 3  # of a fit before another space is trained too
-LONGER = 2  # least steps of a fit per step on validation, where time ended a training whose score rose
+LONGER = 2  # times the seconds of a training are kept free for its fit, where time ended it as its score rose
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
 TOGETHER = 0.07  # share of the budget kept free for judging what stands together
 
@@ -67,7 +67,7 @@ class SpaceTraining:
             for epoch in epochs(training, most):
                 if not self._judge(training, epoch):
                     break
-                if not self._has_room(training):
+                if epoch.number < most and not self._has_room(training):
                     self._out_of_time = True
                     break
                 self._clock.settle_threads()
@@ -78,21 +78,20 @@ class SpaceTraining:
         return self._with_longer_fit()
 
     def _with_longer_fit(self) -> Trained | None:
-        """The training at its best epoch, its fit one cycle longer where time ended it as its score rose.
+        """The training at its best epoch; where time ended it as its score rose, its fit has one cycle more.
 
-        The longest training is the first to run out of time, and is the fit of the released model: what
-        validation costs would else be half of the steps.
+        Otherwise validation would take half of all steps. The cycle is planned with twice the steps of the
+        one before, and is shortened with the others to what the time allows.
         """
         trained: Trained | None = self._best.get("trained")
         if trained is None or not self._out_of_time or not self._rises or not any(trained.part.cycles):
             return trained
         cycles = (*trained.part.cycles, 2 * trained.part.cycles[-1])
-        longer = sum(cycles) / sum(trained.part.cycles)
-        return trained._replace(part=trained.part._replace(cycles=cycles), seconds=longer * trained.seconds)
+        return trained._replace(part=trained.part._replace(cycles=cycles), seconds=LONGER * trained.seconds)
 
     @property
     def _rises(self) -> bool:
-        """Whether the latest cycle helped by more than noise, as far as one is known."""
+        """Whether the latest cycle helped by more than noise; True before there are two to compare."""
         return bool(self._best.get("rises", True))
 
     def _after_step(self, training: Training, interactions: int) -> None:

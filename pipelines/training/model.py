@@ -49,7 +49,7 @@ class Trained(NamedTuple):
     part: Part
     space: Space
     score: float
-    seconds: float  # of all its steps
+    seconds: float  # of all its steps, or of as many as its fit is to have
     state: dict[str, Any] | None  # of the training, where a later run may start there
 
     def plain(self) -> dict[str, Any]:

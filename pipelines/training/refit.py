@@ -37,7 +37,7 @@ class FinalFit(NamedTuple):
     rows: list[dict[str, Any]]  # an epoch a row
     done: dict[str, Done]  # by the part's name
     keep_states: bool
-    seconds: dict[str, float]  # that each training took on validation; empty without a budget
+    seconds: dict[str, float]  # Trained.seconds of each training; empty without a budget
     continue_from: Callable[[Training, str], None]  # puts a training where it was on validation
     watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
     on_epoch: OnEpoch = lambda row, number: None

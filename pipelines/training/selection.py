@@ -65,11 +65,12 @@ class Selection:
     def of(plain: dict[str, Any]) -> "Selection":
         """Convert back from `plain`."""
         trained = {name: Trained.of(one) for name, one in plain["trained"].items()}
-        trials = {Point(*point): values for point, values in plain["trials"]}
+        trials = {Point(*point): values.cpu() for point, values in plain["trials"]}  # of a GPU's checkpoint
         point = plain["point"] and Point(*plain["point"])
         running = dict(plain["running"])
         if best := running.get("best"):
-            running["best"] = best | {"trained": Trained.of(best["trained"])}
+            of_users = best["of_users"].cpu()
+            running["best"] = best | {"trained": Trained.of(best["trained"]), "of_users": of_users}
         found = {"trained": trained, "trials": trials, "point": point, "running": running}
         return Selection(**(plain | found))
 
@@ -112,13 +113,14 @@ class Chooser:
         self.choose_spectral()
         planned = [(part.name, part.kind, Settings(**part.settings)) for part in known] or self._planned()
         for number, (name, kind, settings) in enumerate(planned):
-            trained, left_out = self.selection.trained, self.selection.left_out
+            left_out = self.selection.left_out
+            if name in self.selection.trained or name in left_out:
+                continue
             if any(reason == NO_ROOM and other.startswith(kind) for other, reason in left_out.items()):
-                left_out.setdefault(name, NO_ROOM)
-            elif name not in trained and name not in left_out:
-                self._train(
-                    SpaceTraining(self, Part(name, kind, 1.0, settings._asdict()), len(planned) - number)
-                )
+                left_out[name] = NO_ROOM  # as another of its kind, which takes as long
+                continue
+            part = Part(name, kind, 1.0, settings._asdict())
+            self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
         if self.config.train.coverage_price > 0:

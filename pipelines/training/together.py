@@ -101,7 +101,7 @@ class Together:
         names = {one.part.name for one in kept}
         room = self._settings.max_dim - 1 - sum(one.dim for one in kept)
         found: tuple[Candidate, NDArray[np.float64]] | None = None
-        for one in candidates:  # no more than time allows
+        for one in candidates:
             if one.part.name in names or one.dim > room:
                 continue
             last = -1.0

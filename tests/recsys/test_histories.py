@@ -185,7 +185,7 @@ def test_over_all_items_the_softmax_is_torchs(tower, distance):
 @pytest.mark.parametrize("loss", HISTORY_LOSSES)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_rounded_sums_change_a_step_little(loss, seed):
-    """bfloat16 has eight bits of fraction: 1 in 256."""
+    """bfloat16 rounds by up to 1 in 256."""
     exact, rounded = (
         started(loss=loss, seed=seed, start="random", dtype=dtype)
         for dtype in (torch.float32, torch.bfloat16)
@@ -207,6 +207,8 @@ def test_sums_are_rounded_where_the_processor_computes_with_bfloat16(monkeypatch
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True}, raising=False)  # noqa: B023
         assert dtype() == torch.bfloat16
         assert dtype(temperature=0.04) == dtype(distance="euclidean") == torch.float32
+        assert dtype(loss="history_hinge", margin=0.04) == torch.float32
+        assert dtype(loss="history_hinge", temperature=0.04) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     assert dtype() == torch.float32
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # as before torch had it

@@ -372,8 +372,8 @@ def test_a_pair_shared_by_many_triplets_has_the_same_gradient_bits_each_time():
     torch.testing.assert_close(gradients[0], plain)
 
 
-@pytest.mark.parametrize("left_out", [0.0, 0.01, 0.2, 0.5, 0.99])
-@pytest.mark.parametrize(("a", "c"), [(12, 9), (4, 150), (1, 20), (0, 4), (4, 0)])
+@pytest.mark.parametrize("left_out", [0.0, 0.01, 0.2, 0.29, 0.5, 0.7, 0.99])
+@pytest.mark.parametrize(("a", "c"), [(12, 9), (4, 150), (1, 20), (3, 100), (3, 180), (0, 4), (4, 0)])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_the_hardest_negative_is_the_nearest_after_a_share_of_each_row(left_out, a, c, fixed):
     """A row counts its own negatives: one of ten passes over fewer than one of a hundred."""
@@ -381,6 +381,8 @@ def test_the_hardest_negative_is_the_nearest_after_a_share_of_each_row(left_out,
     d_pos, d_neg = torch.rand(a, 2, generator=source), torch.rand(a, c, generator=source)
     share = torch.rand(a, 1, generator=source)
     d_neg[torch.rand(a, c, generator=source) < share] = miners.INF
+    if c:
+        d_neg[:1] = torch.rand(1, c, generator=source)  # a row of negatives alone: .29 x 100 is 28.99...
     found = miners.hardest(d_pos, d_neg, MARGIN, None, fixed, left_out=left_out)
     expected = []
     for row in range(a):

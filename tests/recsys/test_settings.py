@@ -82,6 +82,8 @@ def test_what_does_not_go_together_is_named(changes: dict[str, Any], message: st
         ({"hops": 0}, "hops = 0, allowed >= 1"),
         ({"temperature": 0.0}, "temperature = 0.0, allowed > 0"),
         ({"margin": float("nan")}, "margin = nan, allowed > 0"),
+        ({"hardest_left_out": 1.0}, "hardest_left_out = 1.0, allowed 0 <= hardest_left_out < 1"),
+        ({"hardest_left_out": -0.1}, "hardest_left_out = -0.1, allowed"),
     ],
     ids=str,
 )

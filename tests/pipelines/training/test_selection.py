@@ -10,7 +10,7 @@ import torch
 from tastes import HELD_OUT, SetClock, planted
 
 from pipelines.config.bench import Bench
-from pipelines.training import model, plans, refit
+from pipelines.training import cycles, model, plans, refit, selection
 from pipelines.training.budget import Clock
 from pipelines.training.search import pattern_search
 from pipelines.training.selection import Chooser, Hooks, Selection
@@ -166,6 +166,24 @@ def test_a_fit_goes_on_for_one_more_cycle_where_time_ends_a_training_that_rises(
     _, rows = final_fit(chooser, chosen, 0.1)
     assert len(rows) == len(judged) + 1
     assert chooser.clock.now() <= 40
+
+
+@pytest.mark.parametrize("why", ["noise", "max_epochs"])
+def test_a_fit_is_as_long_as_its_training_that_no_longer_rises_or_has_all_its_epochs(
+    why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time ends both as well."""
+    if why == "noise":
+        monkeypatch.setattr(cycles, "is_more_than_noise", lambda gains: False)
+    graph = {"cycle_steps": 20, "learning_rate": 0.005}
+    config = configured(
+        graph, spaces=[{"start": "random"}], untrained=[], max_epochs=2 if why == "max_epochs" else 10
+    )
+    chooser = chooser_of(config, SetClock(40.0), 0.1)
+    (part,) = chooser.choose().parts
+    judged = [row["validation.ndcg@20"] for row in chooser.selection.history]
+    assert len(judged) == len(part.cycles) == (2 if why == "max_epochs" else 3)
+    assert judged == sorted(judged)
 
 
 def test_a_training_that_has_stopped_rising_is_fitted_as_long_as_it_was_judged() -> None:
@@ -332,6 +350,44 @@ def test_a_selection_comes_back_from_its_plain_form() -> None:
         assert again.trained[name].part == one.part
         assert all(torch.equal(a, b) for a, b in zip(again.trained[name].space, one.space, strict=True))
     assert (again.left_out, again.history, again.points) == (before.left_out, before.history, before.points)
+
+
+def test_a_running_training_comes_back_from_its_plain_form() -> None:
+    """As torch.load gives a checkpoint of a GPU: its tensors are elsewhere."""
+    chooser = chooser_of(configured({"temperature": None}, spaces=[{}, SECOND]))
+    seen = list[Selection]()
+
+    def watch(training: Training, name: str) -> None:
+        before = training.on_step
+
+        def on_step(interactions: int) -> None:
+            before(interactions)
+            if chooser.selection.running.get("best"):
+                seen.append(Selection.of(chooser.selection.plain()))
+
+        training.on_step = on_step
+
+    chooser.hooks = chooser.hooks._replace(watch=watch)
+    chooser.choose()
+    best = seen[0].running["best"]
+    assert (best["epoch"], best["rises"]) == (1, True)
+    assert best["of_users"].shape == (len(chooser.judge.users),)
+    assert float(best["of_users"].mean()) == pytest.approx(best["trained"].score)
+    assert all(values.device.type == "cpu" for values in seen[0].trials.values())
+
+
+def test_what_had_no_room_leaves_what_was_trained_as_it_is() -> None:
+    """A resumed choice goes through all spaces again."""
+    config = configured(spaces=[{}, SECOND, {"kind": "metric"}])
+    chooser = chooser_of(config)
+    chooser.choose()
+    resumed = Selection.of(chooser.selection.plain())
+    del resumed.trained["graph-2"]
+    resumed.left_out["graph-2"] = selection.NO_ROOM
+    again = chooser_of(config, selection=resumed)
+    again.choose()
+    assert again.selection.left_out == {"graph-2": selection.NO_ROOM}
+    assert list(again.selection.trained) == ["graph-1", "metric-3"]
 
 
 def test_a_choice_that_is_known_trains_nothing_again() -> None:

@@ -163,7 +163,7 @@ def names(section: type, field: str) -> set[str]:
 
 def test_every_name_of_the_configuration_is_in_one_table_and_no_other_is() -> None:
     assert names(Space, "distance") == library.GEOMETRIES.keys() | {"mahalanobis"}
-    assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted"}
+    assert names(Mining, "miner") == objectives.MINERS.keys() | {"distance_weighted", "hardest"}
     batches = objectives.TRIPLET_LOSSES.keys() | objectives.LIST_LOSSES.keys()
     assert names(Loss, "name") == batches | set(HISTORY_LOSSES)
     assert set(TRIPLET_LOSSES) == objectives.TRIPLET_LOSSES.keys()
