@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+import torch  # noqa: F401  # the script needs it: .ci/tests_without reads it off here
 from paths import ROOT
 
 
