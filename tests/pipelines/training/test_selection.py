@@ -353,7 +353,7 @@ def test_a_selection_comes_back_from_its_plain_form() -> None:
 
 
 def test_a_running_training_comes_back_from_its_plain_form() -> None:
-    """As torch.load gives a checkpoint of a GPU: its tensors are elsewhere."""
+    """Its best epoch, with what each user had there: the next one is compared with that."""
     chooser = chooser_of(configured({"temperature": None}, spaces=[{}, SECOND]))
     seen = list[Selection]()
 
@@ -373,7 +373,6 @@ def test_a_running_training_comes_back_from_its_plain_form() -> None:
     assert (best["epoch"], best["rises"]) == (1, True)
     assert best["of_users"].shape == (len(chooser.judge.users),)
     assert float(best["of_users"].mean()) == pytest.approx(best["trained"].score)
-    assert all(values.device.type == "cpu" for values in seen[0].trials.values())
 
 
 def test_what_had_no_room_leaves_what_was_trained_as_it_is() -> None:
