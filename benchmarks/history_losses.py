@@ -2,7 +2,7 @@
 
 python benchmarks/history_losses.py [--threads 2] [--repeats 9] [--own 55000] [--device cpu]
 
-2,048 users x 4,096 candidates x 64 dimensions, unit vectors, histories of very different lengths. `log_sums`
+2,048 users x 4,096 candidates x 64 dimensions, unit vectors, histories of very different lengths. `softmax`
 starts at the vectors and makes its distances itself. The others start at distances: `distances` is what it
 costs to make them and to bring their gradient back to the vectors, which comes on top. `matmul and exp` is
 the least that a pass over all pairs costs. `sorted` is the value of rank_hinge, without gradients, from rows
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from recsys import history_losses
-from recsys.graph import log_sums
+from recsys import history_losses, softmax
 
 B, C, D = 2_048, 4_096, 64
 N_ITEMS = 40_981
@@ -51,9 +50,9 @@ def main() -> None:
             if repeat > 0:  # the first warms up
                 seconds[name].append(time.perf_counter() - started)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.own:,} own items")
-    print("step               median s   least s  x log_sums")
+    print("step               median s   least s  x softmax")
     for name, taken in seconds.items():
-        ratio = median(taken) / median(seconds["log_sums"])
+        ratio = median(taken) / median(seconds["softmax"])
         print(f"{name:18} {median(taken):8.4f} {min(taken):9.4f} {ratio:11.2f}")
 
 
@@ -69,22 +68,24 @@ def all_steps(own: int, device: torch.device) -> dict[str, Step]:
     log_q = torch.full((C,), C / N_ITEMS, device=device).log()  # (C,): uniform
     steps: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "rank_hinge": lambda own, far: history_losses.rank_hinge(own, row, far, MARGIN, N_ITEMS),
-        "psl": lambda own, far: history_losses.psl(own, row, far, log_q, TEMPERATURE),
+        "psl": lambda own, far: history_losses.psl(own, row, far, log_q, TEMPERATURE, "relu"),
         "sl_at_k": lambda own, far: sl_at_k(own, row, far, log_q),
     }
     return {
         "matmul and exp": lambda: (users @ items.T).exp_().sum(),
         "distances": partial(distances, users, items),
-        "log_sums": partial(softmax, users, items, log_q),
+        "softmax": partial(fused_softmax, users, items, d_own, row, log_q),
         **{name: partial(backward, loss, d_own, d) for name, loss in steps.items()},
         "top_k_border": lambda: history_losses.top_k_border(d_own, row, d, K, log_q).sum(),
         "sorted": partial(sorted_rank_hinge, d_own, row, d),
     }
 
 
-def softmax(users: Tensor, items: Tensor, log_q: Tensor) -> Tensor:
+def fused_softmax(users: Tensor, items: Tensor, d_own: Tensor, row: Tensor, log_q: Tensor) -> Tensor:
     users, items = (rows.detach().requires_grad_() for rows in (users, items))
-    loss = log_sums(users, items, -log_q, torch.ones(len(users), device=users.device), TEMPERATURE)
+    count = torch.bincount(row, minlength=len(users))  # (B,)
+    among = softmax.Candidates(items, -log_q, row.new_empty(0))
+    loss = softmax.softmax(users, -d_own / TEMPERATURE, count, among, TEMPERATURE)
     loss.backward()
     return loss.detach()
 

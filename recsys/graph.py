@@ -1,7 +1,7 @@
-"""The graph of users and items: sparse products, sums over neighbours, and the softmax over a catalogue.
+"""The graph of users and items: sparse products, and sums over neighbours.
 
-Axes: U users, I items, N interactions, D dimensions, B users of a batch, C candidates, R rows and M columns
-of a sparse matrix.
+Axes: U users, I items, N interactions or pairs, D dimensions, A and B rows, R rows and M columns of a sparse
+matrix.
 """
 
 from typing import Any, NamedTuple
@@ -13,8 +13,6 @@ from torch.nn.functional import embedding_bag
 from recsys import baselines
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import unit_rows
-
-PRODUCTS_AT_ONCE = 2**23  # anchors x candidates of a chunk: 32 MiB
 
 
 class Bags(NamedTuple):
@@ -90,44 +88,25 @@ def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[T
     return user, item
 
 
-class _LogSums(torch.autograd.Function):
-    """Both gradients are computed in the forward pass, so that no (B, C) products are kept."""
+class _PairLogits(torch.autograd.Function):
+    """Gradients of repeated rows are added up by sparse products: the same bits each time."""
 
     @staticmethod
-    def forward(
-        ctx: Any, anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float
-    ) -> Tensor:
-        dtype = torch.promote_types(anchors.dtype, torch.float32)  # of sums
-        total = anchors.new_zeros((), dtype=dtype)
-        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates, dtype=dtype)
-        chunk = max(1, PRODUCTS_AT_ONCE // max(len(candidates), 1))
-        highest = bias.max()
-        shifted = (bias - highest).to(anchors.dtype)  # no cosine > 1: exponents stay within 1 / temperature
-        for start in range(0, len(anchors), chunk):
-            part, w = anchors[start : start + chunk], weight[start : start + chunk]
-            share = torch.addmm(shifted, part, candidates.T, alpha=1 / temperature).exp_()  # (B, C)
-            z = share.sum(1, dtype=dtype)  # (B,)
-            total += w @ (z.log() + highest)
-            scale = (w / (z * temperature))[:, None]  # (B, 1)
-            to_anchors[start : start + chunk] = (share @ candidates) * scale
-            to_candidates += share.T @ (part * scale).to(share.dtype)
-        ctx.save_for_backward(to_anchors, to_candidates)
-        return total
+    def forward(ctx: Any, left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right, row, column)
+        dtype = torch.promote_types(left.dtype, torch.float32)
+        return (left.index_select(0, row) * right.index_select(0, column)).sum(1, dtype=dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        to_anchors, to_candidates = ctx.saved_tensors
-        return gradient * to_anchors, (gradient * to_candidates).to(to_anchors.dtype), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        left, right, row, column = ctx.saved_tensors
+        sparse = matrix(row, column, gradient, len(left), len(right))
+        return _sums(sparse.rows, right), _sums(sparse.columns, left), None, None
 
 
-def log_sums(anchors: Tensor, candidates: Tensor, bias: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    """(B, D), (C, D) of unit length, (C,), (B,) -> (): sum_b weight_b log sum_c exp(a_b.c / t + bias_c).
-
-    Raises ValueError unless 1/50 <= temperature: below it single precision runs out.
-    """
-    if not temperature >= 0.02:
-        raise ValueError(f"temperature = {temperature}, allowed >= 0.02")
-    return _LogSums.apply(anchors, candidates, bias, weight, temperature)  # type: ignore[no-any-return, no-untyped-call]
+def pair_products(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """(A, D), (B, D), (N,), (N,) -> (N,): the inner product of each pair of rows, in single precision at least."""
+    return _PairLogits.apply(left, right, row, column)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def spectral_start(

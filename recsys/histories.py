@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from recsys import history_losses, negatives, sampling
+from recsys import history_losses, negatives, sampling, softmax
 from recsys.distances import cosine, pairs
-from recsys.graph import log_sums, matrix, multiply
+from recsys.graph import pair_products
 from recsys.models import GraphSums, rows
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -47,25 +47,17 @@ class HistoryDistances(NamedTuple):
 
 # of each loss by its name in the settings -> (H,)
 HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
-    "history_softmax": lambda s, _, x: softmax(x, s.temperature),
+    "history_softmax": lambda s, _, x: history_losses.softmax(
+        x.d_own, x.row, x.without_own(), x.log_q, s.temperature
+    ),
     "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
         x.d_own, x.row, x.without_own(), s.margin, n_items
     ),
     "history_psl": lambda s, _, x: history_losses.psl(
-        x.d_own, x.row, x.without_own(), x.log_q, s.temperature
+        x.d_own, x.row, x.without_own(), x.log_q, s.temperature, "relu", s.margin
     ),
     "history_sl_at_k": lambda s, _, x: sl_at_k(x, s),
 }
-
-
-def softmax(x: HistoryDistances, temperature: float) -> Tensor:
-    """(H,): d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j, -log p(i | u) by sampled softmax.
-
-    The sum over the catalogue is estimated from the candidates, each over how often it was expected among
-    them (Bengio and Senecal 2008). A user's own items stay in it, as they do in the full softmax.
-    """
-    spread = (-x.d / temperature - x.log_q).logsumexp(1)  # (B,)
-    return x.d_own / temperature + rows(spread, x.row)
 
 
 def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
@@ -84,10 +76,17 @@ def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
 
 def _without_own(data: DeviceInteractions, batch: UserBatch, candidates: Tensor, d: Tensor) -> Tensor:
     """(C,) ascending, (B, C) -> (B, C), infinite where a candidate is the user's own."""
-    if sampling.is_asynchronous(d.device):
-        return d.masked_fill(negatives.unseen_mask(data, batch.users, candidates, batch.total) == 0, INF)
-    known = negatives.known_pairs(data, batch.users, candidates)  # (Q,)
-    return d.flatten().index_fill(0, known, INF).view_as(d)
+    places = _own_places(data, batch, candidates)
+    if places.is_floating_point():
+        return d.masked_fill(places == 0, INF)
+    return d.flatten().index_fill(0, places, INF).view_as(d)
+
+
+def _own_places(data: DeviceInteractions, batch: UserBatch, candidates: Tensor) -> Tensor:
+    """Where a candidate (C,) is the user's own: softmax.Candidates.left_out, the form that is soonest made."""
+    if sampling.is_asynchronous(candidates.device):
+        return negatives.unseen_mask(data, batch.users, candidates, batch.total)
+    return negatives.known_pairs(data, batch.users, candidates)
 
 
 def users_per_batch(data: DeviceInteractions, settings: Settings) -> int:
@@ -122,33 +121,51 @@ def history_loss(
 ) -> tuple[Tensor, Tensor | None]:
     """(), (): the mean loss of the batch's interactions, by the loss of the settings, and the regularizer.
 
-    Under cosine with a fixed offset the softmax never holds a gradient of (B, C): see graph.log_sums.
+    Under cosine with a fixed offset the softmax never holds a gradient of (B, C): see recsys/softmax.py.
     """
     model, data, settings = training.model, training.data, training.settings
-    row, own = sampling.histories(data, batch.users, batch.total)  # (H,)
+    row, own = history = sampling.histories(data, batch.users, batch.total)  # (H,)
     candidates, log_q = _candidates(training)
-    fused = model.distance is cosine and not model.offset.requires_grad
-    if settings.loss == "history_softmax" and fused and regularize is None:
-        return _fused_softmax(training, batch, (row, own), (candidates, log_q)), None
-    unit = model.distance is cosine and regularize is None  # once an item, not once a pair
-    users, points, own_points = _points(training, batch, (row, own), candidates, unit)
-    d = model.distance(users, points, rows(model.offset, candidates))  # (B, C)
-    d_own = pairs(model.distance, rows(users, row), own_points, rows(model.offset, own))  # (H,)
+    unit = model.distance is cosine and regularize is None
+    if unit and settings.loss == "history_softmax" and not model.offset.requires_grad:
+        return _fused_softmax(training, batch, history, (candidates, log_q)), None
+    if unit and isinstance(model.tower, GraphSums):
+        users, items = _unit_points(training, batch, history)  # (B, D), (I, D)
+        d_own = 1 - pair_products(users, items, row, own) + rows(model.offset, own)  # (H,)
+        far = (1 + rows(model.offset, candidates)).to(users.dtype)  # (C,)
+        d = torch.addmm(far, users, rows(items, candidates).T, alpha=-1)  # (B, C)
+        own_points = None
+    else:
+        users, points, own_points = _points(training, batch, history, candidates)
+        d = model.distance(users, points, rows(model.offset, candidates))  # (B, C)
+        d_own = pairs(model.distance, rows(users, row), own_points, rows(model.offset, own))  # (H,)
     found = HistoryDistances(d_own, row, d, lambda: _without_own(data, batch, candidates, d), log_q)
     each = HISTORY_LOSSES[settings.loss](settings, data.n_items, found)  # (H,)
-    return each.mean(), None if regularize is None else regularize(users, own_points)
+    if regularize is None or own_points is None:
+        return each.mean(), None
+    return each.mean(), regularize(users, own_points)
+
+
+def _unit_points(
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(B, D) users and (I, D) items, each of length 1: once an item, not once a pair."""
+    model, (row, own) = training.model, history
+    if isinstance(model.tower, GraphSums):
+        users, items = model.tower.sums_of(model.items, batch.users, row, own)
+    else:
+        users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
+    return unit_rows(users), unit_rows(items)
 
 
 def _points(
-    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor, unit: bool
+    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, D) users, (C, D) candidates, (H, D) own items; those of a graph at unit length if asked."""
+    """(B, D) users, (C, D) candidates, (H, D) own items."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
         users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
         users, items = users.to(model.items.dtype), items.to(model.items.dtype)
-        if unit:
-            users, items = unit_rows(users), unit_rows(items)
         return users, rows(items, candidates), rows(items, own)
     users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
     return users, model.points(candidates)[0], model.points(own)[0]
@@ -168,17 +185,14 @@ def _candidates(training: Training) -> tuple[Tensor, Tensor]:
 def _fused_softmax(
     training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """softmax() under cosine: mean of d(u, i) / t + log sum_j exp(-d(u, j) / t) / q_j."""
+    """The mean of history_losses.softmax under cosine."""
     model, data, t = training.model, training.data, training.settings.temperature
     (row, own), (chosen, log_q) = history, candidates
     bias = -model.offset.detach() / t  # (I,)
-    count = (data.offsets[batch.users + 1] - data.offsets[batch.users]).to(bias.dtype)  # (B,)
-    if isinstance(model.tower, GraphSums):
-        users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
-    else:
-        users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
-    users, items = unit_rows(users), unit_rows(items)
-    of_users = matrix(row, own, torch.ones_like(own, dtype=count.dtype), len(count), data.n_items)
-    near = (users * multiply(of_users, items)).sum(dtype=bias.dtype) / t + bias[own].sum()
-    spread = log_sums(users, items.index_select(0, chosen), bias[chosen] - log_q, count, t)
-    return (spread - near) / count.sum()
+    count = data.offsets[batch.users + 1] - data.offsets[batch.users]  # (B,)
+    users, items = _unit_points(training, batch, history)  # (B, D), (I, D)
+    l_own = pair_products(users, items, row, own) / t + bias[own]  # (H,)
+    among = softmax.Candidates(
+        items.index_select(0, chosen), bias[chosen] - log_q, _own_places(data, batch, chosen)
+    )
+    return softmax.softmax(users, l_own, count, among, t) / batch.total

@@ -4,8 +4,8 @@
 and `d` (B, C) the distances to the candidates, inf where one may not be pushed away, as the user is known to
 like it. Each loss is (H,), one per own item. Distances are taken as given, squared or not; where a paper has
 a score, s = -d. What is inf has gradient 0, and no (H, C) is made.
-Axes: B users of a batch, H their own items, C candidates, R rows of a block, N own items of a block, G cells
-or nodes, M nearest candidates, E entries.
+Axes: B users of a batch, H their own items, C candidates, R rows of a block, G cells or nodes, P places, M
+nearest candidates, E entries.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,9 @@ from recsys.sampling import is_asynchronous
 
 INF = float("inf")
 CELLS = 1024  # of a row
-NODES = 256  # of a row, for `psl`
+NODES, PLACES = 256, 512  # of `psl`: of a row's candidates, and of own items
+LEAST_LOG = -80.0  # below it a power is 0 in single precision
+TINY = 1e-30  # a sum of nothing
 BLOCK = 2**18  # distances at a time: with their cells 3 MiB, which stay in a core's cache
 AHEAD = 2**24  # of a device: one block of them needs no number from it
 
@@ -38,9 +40,9 @@ class _RankHinge(torch.autograd.Function):
         of_border = _cells(border, low[row], scale[row])  # (H,)
         of_d = torch.empty(d.shape, dtype=torch.int16, device=d.device)  # (B, C)
         n, total = torch.zeros_like(border), torch.zeros_like(border)  # (H,)
-        ones = d.new_ones(()) if weight is None else weight  # () or (C,)
+        ones = border.new_ones(()) if weight is None else weight  # () or (C,)
         for rows, own in _blocks(row, d):
-            part = d[rows]  # (R, C)
+            part = d[rows].to(border.dtype)  # (R, C)
             cells = _cells(part, low[rows, None], scale[rows, None])  # (R, C)
             of_d[rows] = cells
             before = (row[own] - rows.start) * CELLS + of_border[own] - 1
@@ -53,6 +55,7 @@ class _RankHinge(torch.autograd.Function):
         ctx.save_for_backward(
             of_d, of_border, row, rank_weight, torch.where(some, rank_weight / n, 0), weight
         )
+        ctx.dtype = d.dtype
         # 0 * border is 0, but NaN where the border is, which must not pass for a loss of 0
         return rank_weight * torch.where(some, border - total / n, 0 * border)
 
@@ -60,16 +63,15 @@ class _RankHinge(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         of_d, of_border, row, rank_weight, per_impostor, weight = ctx.saved_tensors
         push = -gradient * per_impostor  # (H,)
-        to_d = gradient.new_empty(of_d.shape)  # (B, C)
+        to_d = torch.empty_like(of_d, dtype=ctx.dtype)  # (B, C)
         for rows, own in _blocks(row, of_d):
             # cells in reverse order, so that those before a border's own are those after it
             cells = (CELLS - 1 - of_d[rows]).long()  # (R, C)
             after = push.new_zeros(len(cells), CELLS + 1)  # (R, G + 1)
             at = (row[own] - rows.start) * (CELLS + 1) + CELLS - of_border[own]
             after.view(-1).index_add_(0, at, push[own])
-            torch.gather(after.cumsum_(1), 1, cells, out=to_d[rows])
-        if weight is not None:
-            to_d *= weight
+            to_part = after.cumsum_(1).gather(1, cells)  # (R, C)
+            to_d[rows] = to_part if weight is None else to_part.mul_(weight)
         return gradient * rank_weight, to_d, None, None, None, None
 
 
@@ -89,9 +91,9 @@ def rank_hinge(
     _positive("margin", margin)
     if n_items < 1:
         raise ValueError(f"n_items = {n_items}, allowed >= 1")
-    own, candidates, *weights = _wide(d_own, d, *([] if weight is None else [weight]))
+    own, *weights = _wide(d, d_own, *([] if weight is None else [weight]))
     weight = weights[0] if weights else None
-    each: Tensor = _RankHinge.apply(own, candidates, row, margin, n_items, weight)  # type: ignore[no-untyped-call]
+    each: Tensor = _RankHinge.apply(own, d, row, margin, n_items, weight)  # type: ignore[no-untyped-call]
     return each.to(d_own.dtype)
 
 
@@ -100,9 +102,9 @@ class _LogSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
-        log_sum, size = d.new_full((len(d),), -INF), _rows(d)  # (B,)
-        for r in range(0, len(d) if len(log_q) else 0, size):
-            log_sum[r : r + size] = _logits(d[r : r + size], temperature, log_q).logsumexp(1)
+        log_sum = d.new_full((len(d),), -INF)  # (B,)
+        for rows in _row_blocks(d) if len(log_q) else ():
+            log_sum[rows] = _logits(d[rows], temperature, log_q).logsumexp(1)
         ctx.save_for_backward(d, log_q, log_sum)
         ctx.temperature = temperature
         return log_sum
@@ -112,9 +114,7 @@ class _LogSum(torch.autograd.Function):
         d, log_q, log_sum = ctx.saved_tensors
         log_sum = log_sum.masked_fill(log_sum == -INF, 0)[:, None]  # (B, 1): -inf less -inf is NaN
         to_d, push = torch.empty_like(d), -gradient[:, None] / ctx.temperature  # (B, C), (B, 1)
-        size = _rows(d)
-        for r in range(0, len(d), size):
-            rows = slice(r, r + size)
+        for rows in _row_blocks(d):
             share = _logits(d[rows], ctx.temperature, log_q).sub_(log_sum[rows]).exp_()  # (R, C)
             torch.mul(share, push[rows], out=to_d[rows])
         return to_d, None, None
@@ -124,89 +124,124 @@ def _logits(d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
     return torch.sub(-log_q, d, alpha=1 / temperature)
 
 
-class _PairSum(torch.autograd.Function):
-    """(H,) own and (B, C) -> (H,): log sum_c sigma(d_p - d_c)^(1 / t) / q_c, -inf of nothing.
+class _Psl(torch.autograd.Function):
+    """(H,) own and (B, C) -> (H,): log(1 + sum_c sigma((d_p - d_c) / m)^(m / t) / q_c).
 
-    A row's candidates are shared out among its nodes: the sum then is one over few nodes, and the gradient to
-    a candidate is the slope between its two nodes.
+    A row's candidates are shared out among its nodes, so that the loss of any own distance is a sum over few
+    nodes; it is computed at places that all rows share, and taken as cubic between these.
     """
 
     # Many arguments: those of psl, and torch's own
     @staticmethod
     def forward(
-        ctx: Any, d_own: Tensor, d: Tensor, row: Tensor, temperature: float, log_q: Tensor, activation: str
+        ctx: Any,
+        d_own: Tensor,
+        d: Tensor,
+        row: Tensor,
+        temperature: float,
+        log_q: Tensor,
+        activation: str,
+        margin: float,
     ) -> Tensor:
-        low, step = d.new_empty(len(d)), d.new_empty(len(d))  # (B,)
-        mass, cells = d.new_empty(len(d), NODES), torch.empty_like(d, dtype=torch.int16)  # (B, G), (B, C)
         weight = (-log_q).exp()  # (C,)
-        for rows, _ in _blocks(row, d):
-            low[rows], step[rows] = _span(d[rows], temperature)
-            mass[rows], cells[rows] = _masses(d[rows], low[rows, None], step[rows, None], weight)
-        log_sum = torch.empty_like(d_own)  # (H,)
-        for own in _chunks(d_own):
-            x = _to_nodes(d_own[own], low[row[own]], step[row[own]])  # (N, G)
-            logits = log_activation(x, activation).mul_(1 / temperature)
-            highest = logits[:, :1].clone()  # (N, 1): the first node is the nearest
-            each = logits.sub_(highest).exp_().mul_(mass.index_select(0, row[own]))
-            log_sum[own] = each.sum(1).log_() + highest[:, 0]
-        ctx.save_for_backward(d_own, row, low, step, mass, cells, weight, log_sum)
-        ctx.temperature, ctx.activation = temperature, activation
-        return log_sum
+        low, step = _span(d, temperature, d_own.dtype)  # (B,), ()
+        mass, cells = d_own.new_empty(len(d), NODES), torch.empty_like(d, dtype=torch.int16)  # (B, G), (B, C)
+        for rows in _row_blocks(d):
+            mass[rows], cells[rows] = _masses(d[rows].to(low.dtype), low[rows, None], step, weight)
+        place, at, width = _places(d_own - low.index_select(0, row), temperature)  # (H,), (P,), ()
+        farther = at[:, None] - step * torch.arange(NODES, device=d.device)  # (P, G): than each node
+        power = log_activation(farther / margin, activation) * (margin / temperature)
+        highest = power[:, :1].clamp_min(LEAST_LOG)  # (P, 1): the first node is the nearest
+        share = (power - highest).exp_()  # (P, G)
+        sums = mass @ share.T  # (B, P)
+        log_sum = sums.log() + highest.T
+        loss = softplus(log_sum)
+        cell = place.long().clamp_(1, PLACES - 3)  # (H,)
+        around = (row * PLACES + cell)[:, None] + torch.arange(-1, 3, device=d.device)  # (H, 4)
+        of_loss, of_slope = _cubic(place - cell)  # (H, 4)
+        near = loss.view(-1)[around]  # (H, 4)
+        # of a unit of mass at a node, by place
+        slope = log_sum.sigmoid_().div_(sums.clamp_min_(TINY))  # (B, P)
+        of_own = (of_slope * near).sum(1) / width  # (H,)
+        ctx.save_for_backward(weight, step, cells, around, of_loss, of_own, slope, share)
+        ctx.dtype = d.dtype
+        return (of_loss * near).sum(1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
-        d_own, row, low, step, mass, cells, weight, log_sum = ctx.saved_tensors
-        log_sum = log_sum.masked_fill(log_sum == -INF, 0)  # -inf less -inf is NaN
-        to_own, at_node = torch.empty_like(d_own), torch.zeros_like(mass)  # (H,), (B, G)
-        for own in _chunks(d_own):
-            x = _to_nodes(d_own[own], low[row[own]], step[row[own]])  # (N, G)
-            with torch.enable_grad():
-                log_sigma = log_activation(x.requires_grad_(), ctx.activation)
-                (slope,) = torch.autograd.grad(log_sigma.sum(), x)
-            each = (log_sigma.detach() / ctx.temperature).sub_(log_sum[own, None]).exp_()
-            each *= gradient[own, None]  # (N, G): for a unit of mass
-            at_node.index_add_(0, row[own], each)
-            to_own[own] = each.mul_(slope).mul_(mass.index_select(0, row[own])).sum(1) / ctx.temperature
-        slopes = torch.zeros_like(mass)  # (B, G): of the last cell, where inf is, 0
-        slopes[:, :-1] = at_node.diff(dim=1) / step[:, None]
-        to_d = torch.empty_like(cells, dtype=mass.dtype)  # (B, C)
-        for rows, _ in _blocks(row, cells):
-            torch.gather(slopes[rows], 1, cells[rows].long(), out=to_d[rows])
-        return to_own, to_d.mul_(weight), None, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
+        weight, step, cells, around, of_loss, of_own, slope, share = ctx.saved_tensors
+        at_place = torch.zeros_like(slope)  # (B, P)
+        at_place.view(-1).index_add_(0, around.flatten(), (gradient[:, None] * of_loss).flatten())
+        to_mass = at_place.mul_(slope) @ share  # (B, G)
+        slopes = torch.zeros_like(to_mass)  # (B, G): of the last cell, where inf is, 0
+        slopes[:, :-1] = to_mass.diff(dim=1) / step
+        to_d = torch.empty_like(cells, dtype=ctx.dtype)  # (B, C)
+        for rows in _row_blocks(cells):
+            to_d[rows] = slopes[rows].gather(1, cells[rows].long()).mul_(weight)
+        return gradient * of_own, to_d, None, None, None, None, None
 
 
+# Many arguments: each is a setting of its own
 def psl(
-    d_own: Tensor, row: Tensor, d: Tensor, log_q: Tensor, temperature: float, activation: str = "tanh"
+    d_own: Tensor,
+    row: Tensor,
+    d: Tensor,
+    log_q: Tensor,
+    temperature: float,
+    activation: str = "tanh",
+    margin: float = 1.0,
 ) -> Tensor:
-    """(H,), (H,), (B, C), log_q (C,) -> (H,): log(1 + sum_c sigma(d_p - d_c)^(1 / t) / q_c).
+    """(H,), (H,), (B, C), log_q (C,) -> (H,): log(1 + sum_c sigma((d_p - d_c) / m)^(m / t) / q_c).
 
-    Pairwise softmax loss, Yang et al. 2024; see losses.psl. The sum over all items but the user's other own
-    ones is estimated from the candidates: log_q is the log of how many times each was expected to be drawn, 0
-    where they are all items. The power is taken as linear in d_c between NODES places, from a row's nearest
-    candidate to its farthest: at t = .1 and distances that span 2 the loss is off by less than 1/1000, the
-    gradient to one candidate by up to 3 % of the largest. On CPU the same bits each time.
-    Raises ValueError unless temperature > 0, and for an activation that is none of losses.ACTIVATIONS.
+    Pairwise softmax loss, Yang et al. 2024, of margin 1; see losses.psl. With `relu`, sigma(x) = [1 + x]+, it
+    is a hinge: candidates farther than d_p + m have no part in it, the others by a power of how far they are
+    within. As the margin grows it becomes softmax(). The sum over all items but the user's other own ones is
+    estimated from the candidates: log_q is the log of how many times each was expected to be drawn, 0 where
+    they are all items. The power is taken as linear in d_c between NODES nodes over the widest row's span, and
+    the loss as cubic in d_p between PLACES places: at t = .1 and distances that span 2 the loss is off by less
+    than 1/1000, the gradient to one candidate by up to 3 % of the largest. On CPU the same bits each time.
+    Raises ValueError unless temperature > 0 and margin > 0, and for an activation that is none of
+    losses.ACTIVATIONS.
     """
     _positive("temperature", temperature)
+    _positive("margin", margin)
     log_activation(d_own[:0], activation)  # refuses it where there are no own items
-    own, candidates, log_q = _wide(d_own, d, log_q)
-    log_sum: Tensor = _PairSum.apply(own, candidates, row, temperature, log_q, activation)  # type: ignore[no-untyped-call]
-    return softplus(log_sum).to(d_own.dtype)
+    own, log_q = _wide(d, d_own, log_q)
+    each: Tensor = _Psl.apply(own, d, row, temperature, log_q, activation, margin)  # type: ignore[no-untyped-call]
+    return each.to(d_own.dtype)
 
 
-def _span(d: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """(R, C) -> (R,), (R,): each row's nearest candidate, and how far it is from one node to the next."""
-    if d.shape[1] == 0:
-        return d.new_zeros(len(d)), d.new_ones(len(d))
-    low, high = d.amin(1), d.masked_fill(d == INF, -INF).amax(1)  # (R,)
+def _span(d: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(B, C) -> (B,), (): each row's nearest candidate, and how far it is from one node to the next."""
+    if d.numel() == 0:
+        return d.new_zeros(len(d), dtype=dtype), d.new_ones((), dtype=dtype)
+    low, high = d.new_empty(2, len(d), dtype=dtype)  # (B,)
+    for rows in _row_blocks(d):
+        low[rows], high[rows] = d[rows].amin(1), d[rows].masked_fill(d[rows] == INF, -INF).amax(1)
     low, high = (torch.where(high == -INF, 0, bound) for bound in (low, high))  # a row of nothing
-    return low, (high - low).clamp_min(temperature / 10) / (NODES - 2)
+    return low, (high - low).nan_to_num(0).max().clamp_min(temperature / 10) / (NODES - 2)
 
 
-def _to_nodes(d_own: Tensor, low: Tensor, step: Tensor) -> Tensor:
-    """(N,) each -> (N, G): how much farther an own item is than each node of its row."""
-    numbers = torch.arange(NODES, device=d_own.device)  # (G,)
-    return (d_own - low)[:, None] - step[:, None] * numbers
+def _places(farther: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(H,) -> (H,) in units of places from the first, (P,) the places, and () how far they are apart.
+
+    There are two places more on either side.
+    """
+    known = torch.where(farther.isfinite(), farther, 0)
+    low, high = (known if len(known) else farther.new_zeros(1)).aminmax()
+    width = (high - low).clamp_min(temperature / 10) / (PLACES - 5)
+    first = low - 2 * width
+    return (farther - first) / width, first + width * torch.arange(PLACES, device=farther.device), width
+
+
+def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
+    """(H,) in 0..1 -> (H, 4), (H, 4): what values at -1, 0, 1, 2 count for one at t, and for its slope.
+
+    Catmull and Rom 1974.
+    """
+    value = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3)
+    slope = (-1 + 4 * t - 3 * t**2, -10 * t + 9 * t**2, 1 + 8 * t - 9 * t**2, -2 * t + 3 * t**2)
+    return torch.stack(value, 1) / 2, torch.stack(slope, 1) / 2
 
 
 def _masses(d: Tensor, low: Tensor, step: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +250,7 @@ def _masses(d: Tensor, low: Tensor, step: Tensor, weight: Tensor) -> tuple[Tenso
     A candidate's weight is shared between the nodes on either side, the nearer getting more. inf is past the
     last, and has none.
     """
-    scaled = (d - low).div_(step).clamp_max_(NODES - 1)  # (R, C), low and step (R, 1)
+    scaled = (d - low).div_(step).clamp_max_(NODES - 1)  # (R, C), low (R, 1)
     cells = scaled.long().clamp_min_(0)
     per_cell, beyond = d.new_zeros(2, len(d), NODES)  # (R, G)
     per_cell.scatter_add_(1, cells, weight.expand_as(d))
@@ -226,9 +261,18 @@ def _masses(d: Tensor, low: Tensor, step: Tensor, weight: Tensor) -> tuple[Tenso
     return per_cell, cells
 
 
-def _chunks(d_own: Tensor) -> Iterator[slice]:
-    size = max(1, _at_once(d_own) // NODES)
-    return (slice(h, h + size) for h in range(0, len(d_own), size))
+def softmax(d_own: Tensor, row: Tensor, d: Tensor, log_q: Tensor, temperature: float) -> Tensor:
+    """(H,), (H,), (B, C), log_q (C,) -> (H,): log(1 + sum_c exp((d_p - d_c) / t - log_q_c)).
+
+    Sampled softmax (Bengio and Senecal 2008) of an own item and all that the user does not have: the sum over
+    those is estimated from the candidates, each over how often it was expected to be drawn, log_q = 0 where
+    they are all items. The user's other own items are not in it: none is pushed away for another's sake.
+    Raises ValueError unless temperature > 0.
+    """
+    _positive("temperature", temperature)
+    own, candidates, log_q = _wide(d, d_own, d, log_q)
+    log_sum: Tensor = _LogSum.apply(candidates, temperature, log_q)  # type: ignore[no-untyped-call]  # (B,)
+    return softplus(log_sum.index_select(0, row) + own / temperature).to(d_own.dtype)
 
 
 # Many arguments: each is a setting of its own
@@ -244,19 +288,15 @@ def sl_at_k(
 ) -> Tensor:
     """(H,), (H,), (B, C), log_q (C,), border (B,) -> (H,): sigmoid((border - d_p) / t_w) * softmax.
 
-    SL@K, Yang et al. 2025 (KDD); see losses.sl_at_k. softmax = log(1 + sum_c exp((d_p - d_c) / t - log_q_c)):
-    the sum over all items but the user's other own ones, estimated from the candidates. log_q is the log of
-    how many times each was expected to be drawn, 0 where the candidates are all items. The border is that of
-    `top_k_border`, and no gradient flows to it.
+    SL@K, Yang et al. 2025 (KDD); see losses.sl_at_k, and softmax above. The border is that of `top_k_border`,
+    and no gradient flows to it.
     Raises ValueError unless both temperatures > 0.
     """
     _positive("temperature", temperature)
     _positive("weight_temperature", weight_temperature)
-    own, candidates, log_q = _wide(d_own, d, log_q)
-    log_sum: Tensor = _LogSum.apply(candidates, temperature, log_q)  # type: ignore[no-untyped-call]  # (B,)
-    softmax = softplus(log_sum.index_select(0, row) + own / temperature)  # (H,)
-    inside = border.detach().index_select(0, row) - own  # (H,)
-    return ((inside / weight_temperature).sigmoid() * softmax).to(d_own.dtype)
+    each = softmax(d_own, row, d, log_q, temperature)  # (H,)
+    inside = border.detach().index_select(0, row) - d_own  # (H,)
+    return (inside / weight_temperature).sigmoid() * each
 
 
 @torch.no_grad()
@@ -311,28 +351,26 @@ def _cells(d: Tensor, low: Tensor, scale: Tensor) -> Tensor:
 
 def _blocks(row: Tensor, d: Tensor) -> Iterator[tuple[slice, slice]]:
     """(H,), (B, C) -> blocks of rows that fit a cache, each with its own items."""
-    size = _rows(d)
-    if size >= len(d):
+    parts = list(_row_blocks(d))
+    if len(parts) <= 1:
         yield slice(0, len(d)), slice(0, len(row))
         return
-    starts = range(0, len(d), size)
-    bounds = torch.searchsorted(row, torch.tensor([*starts, len(d)], device=row.device)).tolist()
-    for r, first, last in zip(starts, bounds[:-1], bounds[1:], strict=True):
-        yield slice(r, min(r + size, len(d))), slice(first, last)
+    starts = torch.tensor([part.start for part in parts] + [len(d)], device=row.device)
+    bounds = torch.searchsorted(row, starts).tolist()
+    for part, first, last in zip(parts, bounds[:-1], bounds[1:], strict=True):
+        yield part, slice(first, last)
 
 
-def _wide(*values: Tensor) -> list[Tensor]:
-    """As precise as the distances, the second, and single precision at least: bfloat16 counts to 256."""
-    dtype = torch.promote_types(values[1].dtype, torch.float32)
+def _row_blocks(d: Tensor) -> Iterator[slice]:
+    """(B, C) -> blocks of rows that fit a cache."""
+    size = max(1, (AHEAD if is_asynchronous(d.device) else BLOCK) // max(d.shape[1], 1))
+    return (slice(r, min(r + size, len(d))) for r in range(0, len(d), size))
+
+
+def _wide(d: Tensor, *values: Tensor) -> list[Tensor]:
+    """As precise as the distances, and single precision at least: bfloat16 counts to 256."""
+    dtype = torch.promote_types(d.dtype, torch.float32)
     return [value.to(dtype) for value in values]
-
-
-def _rows(d: Tensor) -> int:
-    return max(1, _at_once(d) // max(d.shape[1], 1))
-
-
-def _at_once(d: Tensor) -> int:
-    return AHEAD if is_asynchronous(d.device) else BLOCK
 
 
 def _positive(name: str, value: float) -> None:

@@ -170,21 +170,21 @@ class Mining(Section):
 class Graph(Section):
     """Spaces of kind graph: settings that are searched on validation unless they are given."""
 
-    loss: LossName = Field("history_softmax", description="any loss; see loss.name")
+    loss: LossName = Field("history_psl", description="any loss; see loss.name")
     dim: PositiveInt | None = Field(
         None, description="dimensions of each space; none: 127, or 63 where time is short"
     )
     temperature: Temperature | None = Field(
-        None, description="of the softmax; none: estimated from the log, then searched"
+        None, description="of the softmax; margins follow it; none: estimated from the log, then searched"
     )
     popularity_power: NonNegativeFloat | None = Field(
         None, description="how far popular items are nearer to all users; 1: in proportion; none: searched"
     )
     hops: PositiveInt | None = Field(None, description="steps to neighbours; none: searched from 2")
-    learning_rate: PositiveFloat | None = Field(
-        None, description="Adam's, falls within each cycle; none: searched from 0.012"
+    learning_rate: PositiveFloat = Field(0.012, description="Adam's at the start of a cycle; falls within it")
+    margin: PositiveFloat | None = Field(
+        None, description="of losses with one; none: by the temperature, 4 times it for history_psl, else 2.5"
     )
-    margin: PositiveFloat | None = Field(None, description="of losses with one; none: searched from 0.3")
     trial_dim: PositiveInt = Field(48, description="dimensions in the search, where fewer than dim")
     cycle_steps: PositiveInt = Field(
         40, description="steps of the first cycle; each one has twice as many as the one before"
@@ -211,11 +211,11 @@ class TrainedSpace(Section):
 
 DEFAULT_SPACES = (
     TrainedSpace(),
-    TrainedSpace(start="random"),  # what helped most on one log and nearly so on another: benchmarks/LOG.md
-    TrainedSpace(start="random", sharper=1.33),
+    TrainedSpace(start="random", loss="history_softmax"),  # another start and loss: it errs differently
+    TrainedSpace(start="random"),
+    TrainedSpace(loss="history_softmax"),
     TrainedSpace(start="random", more_hops=-1),
-    TrainedSpace(start="random", more_hops=1),
-    TrainedSpace(sharper=1.33),
+    TrainedSpace(start="random", loss="history_softmax", more_hops=1),
 )
 
 

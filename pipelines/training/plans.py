@@ -9,17 +9,8 @@ from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 
 SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
-MARGIN_LOSSES = (
-    "contrastive",
-    "triplet_margin",
-    "margin",
-    "manifold",
-    "warp",
-    "cosine_contrastive",
-    "history_hinge",
-)
-
-
+MARGINS = {"history_psl": 4.0}  # times the temperature of the softmax; 2.5 of other losses
+POWER = 2.5  # of history_psl: its margin over its own temperature
 NARROW, WIDE = 63, 127  # dimensions
 
 
@@ -47,8 +38,6 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
         temperature=graph.temperature or estimate_temperature(data),
         popularity_power=0.8 if graph.popularity_power is None else graph.popularity_power,
         hops=graph.hops or 2,
-        learning_rate=graph.learning_rate or 0.012,
-        margin=graph.margin or 0.3,
     )
 
 
@@ -69,11 +58,8 @@ def estimate_temperature(data: DeviceInteractions) -> float:
 
 def searched(config: Learning) -> tuple[str, ...]:
     """The axes that the configuration leaves open for spaces of kind graph, the most important first."""
-    graph = config.graph
-    axes = ["temperature", "popularity_power", "learning_rate", "hops"]
-    if graph.loss in MARGIN_LOSSES:
-        axes.insert(0, "margin")
-    return tuple(axis for axis in axes if getattr(graph, axis) is None)
+    axes = "temperature", "popularity_power", "hops"
+    return tuple(axis for axis in axes if getattr(config.graph, axis) is None)
 
 
 def settings_of(config: Learning, plan: Plan, point: Point, dim: int, item_exponent: float) -> Settings:
@@ -93,7 +79,8 @@ def settings_of(config: Learning, plan: Plan, point: Point, dim: int, item_expon
 def _graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Settings:
     graph, space = config.graph, plan.space
     start = space.start or "spectral"
-    temperature = max(point.temperature / space.sharper, 0.02)
+    loss, temperature = space.loss or graph.loss, max(point.temperature / space.sharper, 0.02)
+    margin = graph.margin or MARGINS.get(loss, 2.5) * temperature
     settings = config.settings()._replace(
         dim=dim,
         tower="graph",
@@ -103,10 +90,10 @@ def _graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Set
         start_length=SPECTRAL_LENGTH if start == "spectral" else RANDOM_LENGTH,
         offset="fixed",
         offset_scale=point.popularity_power * temperature,
-        loss=space.loss or graph.loss,
-        margin=point.margin,
-        temperature=temperature,
-        learning_rate=point.learning_rate,
+        loss=loss,
+        margin=margin,
+        temperature=margin / POWER if loss == "history_psl" else temperature,
+        learning_rate=graph.learning_rate,
         cycle_steps=graph.cycle_steps,
         batch_users=graph.batch_users,
         batch_interactions=graph.batch_interactions,

@@ -14,19 +14,15 @@ class Point(NamedTuple):
     temperature: float
     popularity_power: float
     hops: int
-    learning_rate: float
-    margin: float
 
     def describe(self) -> str:
         return ", ".join(f"{name} {value:.3g}" for name, value in self._asdict().items())
 
 
-FACTORS = {"temperature": 1.5, "learning_rate": 2.0, "margin": 1.5}  # of a step of size 1
+FACTORS = {"temperature": 1.5}  # of a step of size 1
 SUMMANDS = {"popularity_power": 0.2, "hops": 1}
 LIMITS = {
     "temperature": (0.02, 2.0),
-    "learning_rate": (1e-4, 0.1),
-    "margin": (0.01, 2.0),
     "popularity_power": (0.0, 2.0),
     "hops": (1, 4),
 }

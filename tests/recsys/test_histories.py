@@ -135,13 +135,13 @@ def dense_loss(training, batch, candidates, log_q):
     taken = torch.from_numpy(TAKEN)[batch.users]  # (B, I)
     row, own = taken.nonzero().T
     d_own, to_candidates = d[row, own], d[:, candidates]
-    if s.loss == "history_softmax":
-        return (d_own / T + (-to_candidates / T - log_q).logsumexp(1)[row]).mean()
     far = to_candidates.masked_fill(taken[:, candidates], math.inf)
+    if s.loss == "history_softmax":
+        return history_losses.softmax(d_own, row, far, log_q, T).mean()
     if s.loss == "history_hinge":
         return history_losses.rank_hinge(d_own, row, far, M, N_ITEMS).mean()
     if s.loss == "history_psl":
-        return history_losses.psl(d_own, row, far, log_q, T).mean()
+        return history_losses.psl(d_own, row, far, log_q, T, "relu", M).mean()
     border = history_losses.top_k_border(d_own, row, far, K, log_q)
     return history_losses.sl_at_k(d_own, row, far, log_q, border, temperature=T, weight_temperature=WT).mean()
 
@@ -177,9 +177,15 @@ def test_over_all_items_the_softmax_is_torchs(tower, distance):
         started(tower=tower, distance=distance, uniform_items=N_ITEMS, popular_items=0),
         some_batch(),
     )
-    log_p = (-dense_distances(training) / T).log_softmax(1)  # (U, I)
-    expected = -log_p[batch.users][torch.from_numpy(TAKEN)[batch.users]].mean()
-    torch.testing.assert_close(history_loss(training, batch)[0], expected, rtol=1e-5, atol=1e-6)
+    logits = -dense_distances(training) / T  # (U, I)
+    expected = []
+    for user in batch.users.tolist():
+        taken = torch.from_numpy(TAKEN[user])
+        for own in logits[user][taken]:
+            expected.append(-torch.cat([own[None], logits[user][~taken]]).log_softmax(0)[0])
+    torch.testing.assert_close(
+        history_loss(training, batch)[0], torch.stack(expected).mean(), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", HISTORY_LOSSES)
