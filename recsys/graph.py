@@ -88,7 +88,7 @@ def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[T
     return user, item
 
 
-class _PairLogits(torch.autograd.Function):
+class _PairProducts(torch.autograd.Function):
     """Gradients of repeated rows are added up by sparse products: the same bits each time."""
 
     @staticmethod
@@ -105,8 +105,8 @@ class _PairLogits(torch.autograd.Function):
 
 
 def pair_products(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """(A, D), (B, D), (N,), (N,) -> (N,): the inner product of each pair of rows, in single precision at least."""
-    return _PairLogits.apply(left, right, row, column)  # type: ignore[no-any-return, no-untyped-call]
+    """(A, D), (B, D), (N,), (N,) -> (N,): inner products of pairs of rows, single precision at least."""
+    return _PairProducts.apply(left, right, row, column)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def spectral_start(

@@ -83,7 +83,7 @@ def _without_own(data: DeviceInteractions, batch: UserBatch, candidates: Tensor,
 
 
 def _own_places(data: DeviceInteractions, batch: UserBatch, candidates: Tensor) -> Tensor:
-    """Where a candidate (C,) is the user's own: softmax.Candidates.left_out, the form that is soonest made."""
+    """Where a candidate (C,) is the user's own, as softmax.Candidates.left_out: what is sooner made."""
     if sampling.is_asynchronous(candidates.device):
         return negatives.unseen_mask(data, batch.users, candidates, batch.total)
     return negatives.known_pairs(data, batch.users, candidates)

@@ -21,7 +21,9 @@ class Candidates(NamedTuple):
 
     rows: Tensor  # (C, D) of unit length
     bias: Tensor  # (C,)
-    left_out: Tensor  # (Q,) ascending places row * C + column in (B, C), or (B, C) zeros there, ones elsewhere
+    left_out: (
+        Tensor  # (Q,) ascending places row * C + column in (B, C), or (B, C) zeros there, ones elsewhere
+    )
 
 
 class _Softmax(torch.autograd.Function):
@@ -30,10 +32,18 @@ class _Softmax(torch.autograd.Function):
     # Many arguments: those of softmax, and torch's own
     @staticmethod
     def forward(
-        ctx: Any, anchors: Tensor, rows: Tensor, own: Tensor, count: Tensor, among: Candidates, temperature: float
+        ctx: Any,
+        anchors: Tensor,
+        rows: Tensor,
+        own: Tensor,
+        count: Tensor,
+        among: Candidates,
+        temperature: float,
     ) -> Tensor:
         total, highest = own.new_zeros(()), among.bias.max()
-        shifted = (among.bias - highest).to(anchors.dtype)  # no cosine > 1: exponents stay within 1 / temperature
+        shifted = (among.bias - highest).to(
+            anchors.dtype
+        )  # no cosine > 1: exponents stay within 1 / temperature
         to_anchors, to_rows = torch.empty_like(anchors), torch.zeros_like(rows, dtype=own.dtype)
         to_own = torch.empty_like(own)
         for part, owns in _chunks(count, len(rows), len(own)):
@@ -58,7 +68,7 @@ class _Softmax(torch.autograd.Function):
 
 
 def softmax(anchors: Tensor, own: Tensor, count: Tensor, among: Candidates, temperature: float) -> Tensor:
-    """(B, D) of unit length, (H,), (B,) -> (): sum over own h of anchor b of log(1 + sum_c exp(l_bc - own_h)).
+    """(B, D) of unit length, (H,), (B,) -> (): sum over own h of log(1 + sum_c exp(l_bc - own_h)), b its anchor.
 
     `own` are the logits of what belongs to each anchor, count[b] of them, one anchor's after the other's;
     l_bc = anchor_b . row_c / temperature + bias_c, without the pairs that are left out.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pipelines.training.budget import OutOfTime, StepTimer
 from pipelines.training.model import Part, Trained
@@ -24,6 +25,7 @@ LOGGER = logging.getLogger("recsys")
 
 WANTED_CYCLES = 3  # of a fit before another space is trained too
 LONGER = 2  # times the seconds of a training are kept free for its fit, where time ended it as its score rose
+CYCLES_WITHOUT_GAIN = 2  # end a training
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
 TOGETHER = 0.07  # share of the budget kept free for judging what stands together
 
@@ -169,20 +171,28 @@ class SpaceTraining:
             f"train: {name}, epoch {epoch.number}, {self._clock.now():.0f} s: loss {epoch.stats.loss:.4f}, "
             f"active {epoch.stats.active:.3f}, validation {chooser.select} {score:.4f}"
         )
-        patience = 1 if self._settings.cycle_steps else chooser.config.train.patience
+        of_users = torch.from_numpy(values[chooser.select])  # (Q,)
         if not self._best or score > self._best["trained"].score:
-            of_users = torch.from_numpy(values[chooser.select])  # (Q,)
             rises = not self._best or is_more_than_noise((of_users - self._best["of_users"]).numpy())
             trained = self._trained(training, epoch, space, score)
             chooser.together.remember(trained.part, values)
             self._best = {"epoch": epoch.number, "trained": trained, "of_users": of_users, "rises": rises}
-        elif epoch.number - self._best["epoch"] >= patience:
-            LOGGER.info(
-                f"train: {name}: no better validation for {patience} epochs, "
-                f"keeping epoch {self._best['epoch']}"
-            )
+        elif self._is_over(epoch.number, of_users):
+            LOGGER.info(f"train: {name}: validation no longer rises, keeping epoch {self._best['epoch']}")
             return False
         return True
+
+    def _is_over(self, epoch: int, of_users: Tensor) -> bool:
+        """Whether an epoch that is no better than the best was the last; (Q,) its score of each judged user.
+
+        After a cycle that is worse by more than noise, or after two that are no better.
+        """
+        without_gain = epoch - self._best["epoch"]
+        if not self._settings.cycle_steps:
+            return bool(without_gain >= self._chooser.config.train.patience)
+        return without_gain >= CYCLES_WITHOUT_GAIN or is_more_than_noise(
+            (self._best["of_users"] - of_users).numpy()
+        )
 
     def _trained(self, training: Training, epoch: Epoch, space: Space, score: float) -> Trained:
         """The training as it is now."""

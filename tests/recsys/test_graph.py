@@ -1,4 +1,4 @@
-"""The graph: sparse products, sums over hops, the tower of them, and the softmax over a catalogue."""
+"""The graph: sparse products, sums over hops, and the tower of them."""
 
 import math
 
@@ -9,7 +9,7 @@ from clusters import N_ITEMS, N_USERS, TAKEN, normal, on_device
 from torch.nn.functional import normalize
 
 from recsys import baselines, distances, graph, ranking, sampling, spaces
-from recsys.graph import adjacency, log_sums, matrix, multiply, propagate
+from recsys.graph import adjacency, matrix, multiply, propagate
 from recsys.models import Geometry, GraphSums, MetricSpace
 
 
@@ -160,39 +160,31 @@ def test_the_space_ranks_as_the_distance():
         assert (row[torch.from_numpy(order).long()].diff() >= -1e-5).all()
 
 
-# The softmax
+# Products of pairs
 
 
-@pytest.mark.parametrize("at_once", [1, 40, 2**23])
-def test_log_sums_equal_torchs_and_so_do_their_gradients(monkeypatch, at_once):
-    monkeypatch.setattr(graph, "PRODUCTS_AT_ONCE", at_once)
-    for temperature in (0.02, 0.1, 3.0):
-        a = normalize(normal(0, 9, 5, dtype=torch.float64)).requires_grad_()
-        c = normalize(normal(1, 13, 5, dtype=torch.float64)).requires_grad_()
-        bias, weight = normal(2, 13, dtype=torch.float64), normal(3, 9, dtype=torch.float64).abs()
-        expected = weight @ (a @ c.T / temperature + bias).logsumexp(1)
-        gradients = torch.autograd.grad(3 * expected, (a, c))
-        found = log_sums(a, c, bias, weight, temperature)
-        torch.testing.assert_close(found, expected)
-        for ours, theirs in zip(torch.autograd.grad(3 * found, (a, c)), gradients, strict=True):
-            torch.testing.assert_close(ours, theirs)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pair_products_and_their_gradients_are_those_of_the_pairs(dtype):
+    """Repeated pairs, and rows that are in none."""
+    left, right = normal(0, 7, 5).to(dtype).requires_grad_(), normal(1, 9, 5).to(dtype).requires_grad_()
+    row, column = torch.tensor([0, 0, 0, 2, 5, 5]), torch.tensor([8, 3, 3, 3, 0, 8])
+    upstream = normal(2, 6).double()
+    found = graph.pair_products(left, right, row, column)
+    assert found.dtype == torch.promote_types(dtype, torch.float32)
+    expected = (left[row].double() * right[column].double()).sum(1)
+    tolerance = 1e-12 if dtype == torch.float64 else 0.03
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    ours = torch.autograd.grad((found * upstream).sum(), (left, right))
+    for mine, true in zip(ours, torch.autograd.grad((expected * upstream).sum(), (left, right)), strict=True):
+        torch.testing.assert_close(mine, true, rtol=tolerance, atol=tolerance)
 
 
-def test_log_sums_hold_in_single_precision_at_the_least_temperature():
-    a = normalize(normal(0, 9, 5)).requires_grad_()
-    opposite = -a.detach()[:1].repeat(4, 1)  # every candidate as far as can be from the first
-    found = log_sums(a, opposite, torch.zeros(4), torch.ones(9), 0.02)
-    found.backward()
-    expected = (a.double() @ opposite.double().T / 0.02).logsumexp(1).sum()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.isfinite(a.grad).all()
-
-
-@pytest.mark.parametrize("temperature", [0.0199, 0.0, -1.0, float("nan")])
-def test_a_temperature_out_of_range_is_refused(temperature):
-    rows = normalize(normal(0, 3, 2))
-    with pytest.raises(ValueError, match=rf"temperature = {temperature}, allowed >= 0.02"):
-        log_sums(rows, rows, torch.zeros(3), torch.ones(3), temperature)
+def test_products_of_no_pairs_have_a_gradient_of_zero():
+    left, right = (normal(seed, 3, 2).requires_grad_() for seed in (0, 1))
+    none = torch.empty(0, dtype=torch.int64)
+    graph.pair_products(left, right, none, none).sum().backward()
+    assert not left.grad.any()
+    assert not right.grad.any()
 
 
 # The start

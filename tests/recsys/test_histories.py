@@ -9,7 +9,7 @@ import pytest
 import torch
 from clusters import N_ITEMS, N_USERS, TAKEN, auc, normal, on_device
 
-from recsys import history_losses, negatives, sampling
+from recsys import history_losses, negatives, sampling, softmax
 from recsys.epochs import epochs, measure_health, steps_per_pass
 from recsys.histories import UserBatch, history_loss, steps_per_round, user_batches, users_per_batch
 from recsys.settings import HISTORY_LOSSES, Settings
@@ -449,10 +449,13 @@ def test_a_training_that_was_stopped_within_a_cycle_goes_on_to_the_same_bits(nam
 # Waiting for a device
 
 
-def test_a_fused_step_asks_the_device_for_no_number():
+@pytest.mark.parametrize("loss", ["history_softmax", "history_psl"])
+def test_a_step_asks_the_device_for_no_number(loss, monkeypatch):
     """On a GPU the host would wait for each. Once a round it asks for a list, which is not among these."""
+    for module in (sampling, softmax, history_losses):
+        monkeypatch.setattr(module, "is_asynchronous", lambda device: True)
     waits = ("aten::_local_scalar_dense", "aten::nonzero", "aten::_unique2")
-    training = started(cycle_steps=6)
+    training = started(cycle_steps=6, loss=loss)
     with torch.profiler.profile() as profiler:
         list(epochs(replace(training, with_health=False), 1))
     events = profiler.events()

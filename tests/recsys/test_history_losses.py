@@ -118,10 +118,7 @@ PSL = tuple(NAIVE_PSL.values())
 LOSSES = {
     "rank_hinge": (rank_hinge, naive_rank_hinge),
     "rank_hinge_weight": (rank_hinge_weight, partial(naive_rank_hinge, weight=WEIGHT.tolist())),
-    **{
-        f"psl_{name}": (partial(psl, activation=name), naive)
-        for name, naive in NAIVE_PSL.items()
-    },
+    **{f"psl_{name}": (partial(psl, activation=name), naive) for name, naive in NAIVE_PSL.items()},
     "softmax": (softmax, naive_softmax),
     "sl_at_k": (sl_at_k, naive_sl_at_k),
 }
