@@ -1,230 +1,213 @@
-"""Loss x miner x distance at one equal budget, chosen on validation; the best of each loss on test, once.
+"""Loss x miner x tower until validation no longer rises, on a published split; the best of each loss on test.
 
-    python benchmarks/losses.py configs/demo.toml --seconds 25 --out benchmarks/losses_completejourney --cross
-    python benchmarks/losses.py configs/gowalla.toml --seconds 25 --out benchmarks/losses_gowalla --cross
-    python benchmarks/losses.py configs/demo.toml --seconds 25 --out benchmarks/losses_completejourney --test
+    python benchmarks/losses.py --train TRAIN.parquet --test TEST.parquet --out benchmarks/losses_NAME
+    python benchmarks/losses.py --train TRAIN.parquet --test TEST.parquet --out benchmarks/losses_NAME \
+        --on-test
 
-Needs `recsys prepare` with the same config before. Every cell learns the coordinates alone (no spectral ones,
-no trend) for the same seconds of one thread's CPU time, and is judged halfway and at the end: the better
-counts. Both files get a line a cell, and are taken up again where they stopped. --cross leaves out the
-cells in which neither miner nor distance is the usual one. --test refits the best cell of each loss on all
-before test, for the same time, and writes OUT_test.csv with bootstrap intervals, popularity and spectral.
+Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean with learned offsets;
+`graph`, two hops from the spectrum, cosine with fixed offsets, as `recsys bench` trains it. Each loss is
+tried with two margins or temperatures. Passes over the interactions until two are no better, at most
+--epochs; losses of whole histories on a graph in cycles of 40, 80, 160, ... steps until one is no better.
+The slice that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again
+where it stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and writes
+OUT_test.csv with bootstrap intervals, popularity and the spectrum.
 """
 
 import argparse
 import csv
 import itertools
-import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipelines.config.config import Config
-from pipelines.config.loading import load_config
-from pipelines.data.folds import Fold, FoldName, load_fold
+from pipelines.config.bench import Bench
+from pipelines.data.folds import Fold
+from pipelines.data.published import hold_out_slice, read_split
 from pipelines.tracking import log
-from pipelines.training import model
-from pipelines.training.budget import Clock
+from pipelines.training import plans
 from pipelines.training.judging import judge_fold
-from pipelines.training.selection import Chooser, Hooks
-from pipelines.training.start import start
-from recsys import spaces
-from recsys.epochs import train_epoch
+from pipelines.training.model import popularity_vectors, spectral_settings, spectral_space
+from recsys import baselines
+from recsys.epochs import epochs
 from recsys.judge import Judge, Values
-from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES
+from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES, Settings
+from recsys.spaces import euclidean_vectors
+from recsys.training import Spectrum, start_training
 
-LOGGER = logging.getLogger("recsys")
-
-USUAL_MINER, USUAL_DISTANCE = "semi_hard", "squared_euclidean"
-USERS = 4_000  # judged on validation at the most
-MARGINS = {
-    "euclidean": 0.3,
-    "squared_euclidean": 0.5,
-    "cosine": 0.3,
-    "inner_product": 0.3,
-    "mahalanobis": 0.5,
+TOWERS = ("two_tables", "graph")
+MINERS = ("semi_hard", "hardest", "random", "distance_weighted")
+SELECT = "ndcg@20"
+SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")
+CELL = ("loss", "miner", "tower", "scale")
+PATIENCE = 2
+TEMPERED = ("sampled_softmax", "bsl", "psl", "sl_at_k", "history_softmax", "history_sl_at_k")
+UNCHANGED = ("bpr", "triplet_soft_margin", "align_uniform")  # by a margin or a temperature
+OWN: dict[str, dict[str, Any]] = {
+    "sampled_softmax": {"log_q": True},
+    **{name: {"in_batch_items": 0} for name in ("bsl", "psl", "sl_at_k")},
+    "cosine_contrastive": {"in_batch_items": 0, "negative_weight": 10.0},
+    "align_uniform": {"in_batch_items": 0, "uniform_items": 1},  # it looks at no candidate
+    "margin": {"beta": 2.0, "beta_per_item": True},
 }
-TEMPERATURES = (0.15, 0.5)
-WITH_TEMPERATURE = (
-    *("sampled_softmax", "bsl", "psl", "sl_at_k"),
-    *("history_softmax", "history_psl", "history_sl_at_k"),
-)
-ONLY_UNIFORM = {"in_batch_items": 0}  # of losses that cannot correct for how popular a batch's own items are
-SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
-    "margin": {"loss": {"beta": 2.0, "beta_per_item": True}},
-    "sampled_softmax": {"loss": {"log_q": True}},
-    **{name: {"mining": ONLY_UNIFORM} for name in ("bsl", "psl", "sl_at_k")},
-    **{name: {"space": {"offset": "fixed"}} for name in HISTORY_LOSSES if name != "history_hinge"},
-    "cosine_contrastive": {"mining": ONLY_UNIFORM, "loss": {"margin": 1.0, "negative_weight": 10.0}},
-    "align_uniform": {  # it looks at no candidate, and learns no offset
-        "mining": ONLY_UNIFORM | {"uniform_items": 1},
-        "space": {"offset": "fixed"},
-    },
-}
-SHOWN = ("hit_rate@10", "ndcg@10", "recall@20", "ndcg@20")
-CELL = ("loss", "miner", "distance", "temperature")
 
 
-class OutOfTime(Exception):
-    """The budget is used up."""
+class Cell(NamedTuple):
+    """A loss, its miner or "", a tower, and what its margin or temperature is multiplied by, or ""."""
+
+    loss: str
+    miner: str
+    tower: str
+    scale: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cross", action="store_true")
-    parser.add_argument("--test", action="store_true")
+    for name in ("--train", "--test", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--on-test", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(arguments.config)
+    config, split = Bench(), read_split(arguments.train, arguments.test)
+    fold = split.fold(*hold_out_slice(split, config.validation, config.seed))
     found = arguments.out.with_name(arguments.out.name + "_validation.csv")
-    if arguments.test:
-        write_test(
-            config, arguments.seconds, found, arguments.out.with_name(arguments.out.name + "_test.csv")
+    if arguments.on_test:
+        whole = split.fold(split.train, split.test)
+        write_test(config, fold, whole, found, arguments.out.with_name(arguments.out.name + "_test.csv"))
+    else:
+        write_validation(config, fold, found, arguments.epochs)
+
+
+def cells() -> Iterator[Cell]:
+    """Every cell that exists: losses of lists and of histories mine nothing, some have no scale."""
+    for loss, tower in itertools.product((*TRIPLET_LOSSES, *LIST_LOSSES, *HISTORY_LOSSES), TOWERS):
+        if loss == "align_uniform" and tower == "two_tables":
+            continue  # cosine alone
+        for miner in MINERS if loss in TRIPLET_LOSSES else ("",):
+            if miner == "distance_weighted" and tower == "two_tables":
+                continue  # cosine alone
+            for scale in ("",) if loss in UNCHANGED else ("1", "2"):
+                yield Cell(loss, miner, tower, scale)
+
+
+def settings_of(cell: Cell, temperature: float) -> Settings:
+    """The settings of a cell; `temperature` is where the search of graph spaces starts on this log."""
+    scale = float(cell.scale or 1)
+    settings = Settings(dim=63, loss=cell.loss, miner=cell.miner or "semi_hard", warmup_epochs=0)  # type: ignore[arg-type]
+    if cell.tower == "graph":
+        margin = plans.MARGINS.get(cell.loss, 2.5) * temperature * scale
+        tempered = temperature * (scale if cell.loss in TEMPERED else 1)
+        settings = settings._replace(
+            tower="graph",
+            distance="cosine",
+            start="spectral",
+            start_length=plans.SPECTRAL_LENGTH,
+            offset="fixed",
+            offset_scale=0.8 * tempered,
+            learning_rate=0.012,
+            margin=margin,
+            temperature=margin / plans.POWER if cell.loss == "history_psl" else tempered,
+            batch_size=4096,
         )
     else:
-        write_validation(config, arguments.seconds, found, arguments.cross)
+        t = 2 * temperature * scale  # of squared distances, twice those of a cosine
+        settings = settings._replace(
+            margin=0.5 * scale,
+            temperature=0.5 * scale / plans.POWER if cell.loss == "history_psl" else t,
+            offset_scale=t if cell.loss in TEMPERED else 0.5,
+            offset="fixed" if cell.loss in HISTORY_LOSSES else "learned",
+        )
+    if cell.loss in HISTORY_LOSSES:
+        uniform = 4096 if cell.loss == "history_hinge" else 0
+        settings = settings._replace(
+            uniform_items=uniform, popular_items=4096 - uniform, popularity_power=1.0
+        )
+        if cell.tower == "graph":
+            settings = settings._replace(cycle_steps=40)
+    return settings._replace(**OWN.get(cell.loss, {}))
 
 
-def cells(cross: bool) -> list[tuple[str, str, str, str]]:
-    """CELLs, the usual ones first. Losses of lists and of histories mine nothing."""
-    distances = [USUAL_DISTANCE, *(name for name in MARGINS if name != USUAL_DISTANCE)]
-    miners = [USUAL_MINER, "hardest", "random", "distance_weighted", "offline", "all"]
-    mined = [
-        (loss, miner, distance, "")
-        for distance, miner, loss in itertools.product(distances, miners, TRIPLET_LOSSES)
-        if miner != "distance_weighted" or distance == "cosine"  # it needs points on a sphere
-        if not cross or miner in (USUAL_MINER, "distance_weighted") or distance == USUAL_DISTANCE
-    ]
-    whole = [
-        (loss, "", distance, temperature)
-        for distance, loss in itertools.product(distances, (*LIST_LOSSES, *HISTORY_LOSSES))
-        if loss != "align_uniform" or distance == "cosine"
-        for temperature in (map(str, TEMPERATURES) if loss in WITH_TEMPERATURE else [""])
-    ]
-    return mined + whole
+def learn(settings: Settings, judge: Judge, spectrum: Spectrum | None, most: int) -> tuple[Values, int, int]:
+    """Each judged user's values at the best epoch, its number, and how many there were."""
+    training = start_training(judge.data, settings, None, spectrum)
+    training.with_health = False
+    best, best_epoch, number = Values(), 0, 0
+    for number, *_ in epochs(training, 5 if settings.cycle_steps else most):
+        values = judge.values(judge.rank(euclidean_vectors(training.model.space())))
+        if not best or values[SELECT].mean() > best[SELECT].mean():
+            best, best_epoch = values, number
+        elif number - best_epoch >= (1 if settings.cycle_steps else PATIENCE):
+            break
+    return best, best_epoch, number
 
 
-def configured(config: Config, loss: str, miner: str, distance: str, temperature: str) -> Config:
-    """The configuration of a cell; no warm-up and nothing left out, so that each miner is judged by itself.
-
-    With a temperature the offset starts at that times log popularity, so that logits start at log popularity.
-    """
-    whole = config.model_dump()
-    whole["loss"] |= {"name": loss, "margin": MARGINS[distance]}
-    whole["space"] |= {"distance": distance}
-    if miner:
-        whole["mining"] |= {"miner": miner, "hardest_left_out": 0}
-    if temperature:
-        whole["loss"] |= {"temperature": float(temperature)}
-        whole["space"] |= {"offset_scale": float(temperature)}
-    for section, change in SETTINGS.get(loss, {}).items():
-        whole[section] |= change
-    return Config.model_validate(whole)
-
-
-def learn(config: Config, fold: FoldName, judge: Judge, seconds: float) -> tuple[list[Values], float]:
-    """Each judged user's values halfway through the budget and at its end, and how many epochs that was."""
-    training = start(config, judge.data, config.settings(), fold)
-    judged: list[Values] = []
-    interactions, started, judging = 0, time.process_time(), 0.0
-
-    def on_step(n: int) -> None:
-        nonlocal interactions, judging
-        interactions += n
-        if time.process_time() - started - judging >= seconds * (len(judged) + 1) / 2:
-            before = time.process_time()
-            judged.append(judge.values(judge.rank(spaces.euclidean_vectors(training.model.space()))))
-            judging += time.process_time() - before
-        if len(judged) == 2:
-            raise OutOfTime
-
-    try:
-        training.on_step = on_step
-        while True:
-            train_epoch(training, config.mining.miner)
-    except OutOfTime:
-        pass
-    return judged, interactions / len(judge.data.user)
-
-
-def write_validation(config: Config, seconds: float, path: Path, cross: bool) -> None:
-    """A line a cell: the better half, its metrics and the 95 % interval of what validation selects by."""
-    judge = judge_fold(
-        some_users(load_fold(config, "validation"), config.seed), torch.device("cpu"), config.evaluate
-    )
+def write_validation(config: Bench, fold: Fold, path: Path, most: int) -> None:
+    """A line a cell: its best epoch's metrics, and the 95 % interval of what is selected by."""
+    judge = judge_fold(fold, torch.device("cpu"), config.evaluate, config.train.judged_users, config.seed)
+    spectrum = baselines.spectral(judge.data, 64, 0.0, seed=config.seed)
+    temperature = plans.estimate_temperature(judge.data)
     done = {tuple(row[name] for name in CELL) for row in read(path)}
-    for cell in cells(cross):
-        if cell in done:
+    for cell in cells():
+        if tuple(cell) in done:
             continue
-        line: dict[str, Any] = dict(zip(CELL, cell, strict=True))
+        line: dict[str, Any] = cell._asdict()
+        started = time.process_time()
         try:
-            judged, epochs = learn(configured(config, *cell), "validation", judge, seconds)
+            values, best_epoch, number = learn(settings_of(cell, temperature), judge, spectrum, most)
         except (ValueError, FloatingPointError) as error:  # e.g. more triplets than fit: the table says so
             append(path, line | {"failed": str(error)})
             continue
-        select = config.evaluate.select
-        half = max((0, 1), key=lambda half: judged[half][select].mean())
-        low, high = interval(judged[half][select], config.seed)
-        line |= {"half": half + 1, "epochs": round(epochs, 2), "select": select, "low": low, "high": high}
-        append(path, line | means(judged[half]))
-        LOGGER.info(f"{' '.join(cell)}: {select} {judged[half][select].mean():.4f} [{low:.4f}, {high:.4f}]")
+        low, high = interval(values[SELECT], config.seed)
+        line |= {"epoch": best_epoch, "epochs": number, "seconds": time.process_time() - started}
+        append(path, line | means(values) | {f"{SELECT} low": low, f"{SELECT} high": high})
 
 
-def write_test(config: Config, seconds: float, found: Path, path: Path) -> None:
-    """Validation's best cell of each loss, fitted on all before test, and what needs no training."""
+def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) -> None:
+    """Validation's best cell of each loss, fitted on all of train, and what needs no training."""
     best: dict[str, dict[str, str]] = {}
     for row in read(found):
-        if not row["failed"]:
-            select = row["select"]
-            if row["loss"] not in best or float(row[select]) > float(best[row["loss"]][select]):
-                best[row["loss"]] = row
+        if not row["failed"] and (
+            row["loss"] not in best or float(row[SELECT]) > float(best[row["loss"]][SELECT])
+        ):
+            best[row["loss"]] = row
     device = torch.device("cpu")
-    validation = judge_fold(some_users(load_fold(config, "validation"), config.seed), device, config.evaluate)
-    hooks = Hooks(lambda settings, spectrum: start(config, validation.data, settings, "validation", spectrum))
-    chooser = Chooser(config, validation, Clock(None, device), hooks)
-    chooser.choose_spectral()
-    spectral = chooser.selection.spectral
-    judge = judge_fold(load_fold(config, "test"), device, config.evaluate)
-    spectral_name = f"spectral, {spectral['dim']} dimensions, exponent {spectral['item_exponent']}"
-    untrained = {
-        "popularity": model.popularity_vectors(judge.data),
-        spectral_name: spaces.euclidean_vectors(model.spectral_space(judge.data, spectral)),
-    }
-    done = {row["loss"] for row in read(path)}
-    for name, vectors in untrained.items():
-        if name in done:
-            continue
-        append(path, {"loss": name} | with_intervals(judge.values(judge.rank(vectors)), config.seed))
+    slice_judge = judge_fold(fold, device, config.evaluate, config.train.judged_users, config.seed)
+    judge = judge_fold(whole, device, config.evaluate)
+    spectrum = baselines.spectral(judge.data, 64, 0.0, seed=config.seed)
+    append(path, {"loss": "popularity"} | with_intervals(values_of(judge, popularity_vectors(judge.data)), 0))
+    spectral = [
+        spectral_settings(64, exponent, config.seed) | {"exponent": exponent}
+        for exponent in config.spectral.item_exponents
+    ]
+    chosen = max(
+        spectral,
+        key=lambda one: slice_judge.means(euclidean_vectors(spectral_space(slice_judge.data, one)))[SELECT],
+    )
+    vectors = euclidean_vectors(spectral_space(judge.data, chosen))
+    name = f"spectral, 64 dimensions, exponent {chosen['exponent']:g}"
+    append(path, {"loss": name} | with_intervals(values_of(judge, vectors), config.seed))
+    temperature = plans.estimate_temperature(slice_judge.data)
     for row in best.values():
-        if row["loss"] in done:
-            continue
-        cell = row["loss"], row["miner"], row["distance"], row["temperature"]
-        judged, epochs = learn(configured(config, *cell), "test", judge, seconds)
-        values = judged[int(row["half"]) - 1]
-        line = dict(zip(CELL, cell, strict=True)) | {"half": row["half"]}
-        line |= {"epochs": round(epochs, 2), "validation": row[row["select"]]}
+        cell = Cell(*(row[name] for name in CELL))
+        training = start_training(judge.data, settings_of(cell, temperature), None, spectrum)
+        training.with_health = False
+        for _ in epochs(training, int(row["epoch"])):
+            pass
+        values = values_of(judge, euclidean_vectors(training.model.space()))
+        line = cell._asdict() | {"epoch": row["epoch"], "validation": row[SELECT]}
         append(path, line | with_intervals(values, config.seed))
-        LOGGER.info(f"{' '.join(cell)}: test {row['select']} {values[row['select']].mean():.4f}")
 
 
-def some_users(fold: Fold, seed: int) -> Fold:
-    """The fold, judged by USERS random users who have targets, or by all if they are fewer."""
-    counts = np.diff(fold.target_offsets)  # (U,)
-    judged = np.flatnonzero(counts)
-    kept = np.zeros(len(counts), dtype=bool)
-    kept[np.random.default_rng(seed).permutation(judged)[:USERS]] = True
-    items = fold.target_items[np.repeat(kept, counts)]
-    return fold._replace(target_offsets=np.concatenate([[0], np.cumsum(counts * kept)]), target_items=items)
+def values_of(judge: Judge, vectors: Any) -> Values:
+    return judge.values(judge.rank(vectors))
 
 
 def means(values: Values) -> dict[str, float]:
@@ -255,10 +238,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def append(path: Path, line: dict[str, Any]) -> None:
     spread = [f"{name} {end}" for name in SHOWN for end in ("low", "high")]
-    names = [*CELL, "half", "epochs", "select", "validation", *SHOWN, "low", "high"]
+    names = [*CELL, "epoch", "epochs", "seconds", "validation", *SHOWN, *spread, "failed"]
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [*names, *spread, "failed"])
+        writer = csv.DictWriter(file, names)
         if new:
             writer.writeheader()
         writer.writerow({k: f"{v:.5f}" if isinstance(v, float) else v for k, v in line.items()})
