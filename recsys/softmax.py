@@ -68,7 +68,7 @@ class _Softmax(torch.autograd.Function):
 
 
 def softmax(anchors: Tensor, own: Tensor, count: Tensor, among: Candidates, temperature: float) -> Tensor:
-    """(B, D) of unit length, (H,), (B,) -> (): sum over own h of log(1 + sum_c exp(l_bc - own_h)), b its anchor.
+    """(B, D) of unit length, (H,), (B,) -> (): sum over h of log(1 + sum_c exp(l_bc - own_h)), b being h's.
 
     `own` are the logits of what belongs to each anchor, count[b] of them, one anchor's after the other's;
     l_bc = anchor_b . row_c / temperature + bias_c, without the pairs that are left out.

@@ -21,6 +21,11 @@ class Plan(NamedTuple):
     space: TrainedSpace
     seed: int
 
+    @property
+    def kind(self) -> str:
+        """graph or metric."""
+        return self.space.kind
+
 
 def plans(config: Learning) -> list[Plan]:
     """The spaces of the configuration in their order; each random start has a seed of its own."""
@@ -35,6 +40,7 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
     """Where the search starts: what the configuration says, the rest estimated from the log."""
     graph = config.graph
     return Point(
+        loss=graph.loss,
         temperature=graph.temperature or estimate_temperature(data),
         popularity_power=0.8 if graph.popularity_power is None else graph.popularity_power,
         hops=graph.hops or 2,

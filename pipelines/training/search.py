@@ -9,14 +9,17 @@ Score = Any  # what is_better compares
 
 
 class Point(NamedTuple):
-    """The settings that short trainings choose among."""
+    """The settings that short trainings choose among, for a loss."""
 
+    loss: str
     temperature: float
     popularity_power: float
     hops: int
 
     def describe(self) -> str:
-        return ", ".join(f"{name} {value:.3g}" for name, value in self._asdict().items())
+        loss, *_ = self
+        numbers = (f"{name} {value:.3g}" for name, value in self._asdict().items() if name != "loss")
+        return ", ".join((loss, *numbers))
 
 
 FACTORS = {"temperature": 1.5}  # of a step of size 1

@@ -30,6 +30,7 @@ LOGGER = logging.getLogger("recsys")
 
 
 SEARCH = 0.2  # largest share of the budget for short trainings
+LEAST_TRIALS = 3  # of another loss; where there is no room for them it takes what the first one found
 WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
 NO_ROOM = "no room in the budget"
@@ -41,8 +42,9 @@ class Selection:
 
     spectral: dict[str, Any] = field(default_factory=dict)  # settings of the best spectrum, and its score
     trials: dict[Point, Tensor] = field(default_factory=dict)  # (Q,) the selection metric of judged users
-    point: Point | None = None  # that the trials chose
+    chosen: dict[str, Point] = field(default_factory=dict)  # by the loss, what its trials chose
     trained: dict[str, Trained] = field(default_factory=dict)  # by the plan's name
+    trial_seconds: float = 0.0  # of the latest trial
     step_seconds: tuple[int, float] | None = None  # dimensions and seconds of a step in the search
     dim: int | None = None  # of the graph spaces
     left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
@@ -55,23 +57,23 @@ class Selection:
         """Convert to plain numbers and tensors, which torch.save takes."""
         trained = {name: one.plain() for name, one in self.trained.items()}
         trials = [(tuple(point), values) for point, values in self.trials.items()]
-        point = None if self.point is None else tuple(self.point)
+        chosen = [tuple(point) for point in self.chosen.values()]
         running = dict(self.running)
         if best := running.get("best"):
             running["best"] = best | {"trained": best["trained"].plain()}
-        return vars(self) | {"trained": trained, "trials": trials, "point": point, "running": running}
+        return vars(self) | {"trained": trained, "trials": trials, "chosen": chosen, "running": running}
 
     @staticmethod
     def of(plain: dict[str, Any]) -> "Selection":
         """Convert back from `plain`."""
         trained = {name: Trained.of(one) for name, one in plain["trained"].items()}
         trials = {Point(*point): values.cpu() for point, values in plain["trials"]}  # of a GPU's checkpoint
-        point = plain["point"] and Point(*plain["point"])
+        chosen = {point.loss: point for point in (Point(*one) for one in plain["chosen"])}
         running = dict(plain["running"])
         if best := running.get("best"):
             of_users = best["of_users"].cpu()
             running["best"] = best | {"trained": Trained.of(best["trained"]), "of_users": of_users}
-        found = {"trained": trained, "trials": trials, "point": point, "running": running}
+        found = {"trained": trained, "trials": trials, "chosen": chosen, "running": running}
         return Selection(**(plain | found))
 
 
@@ -111,15 +113,15 @@ class Chooser:
                 f"train: validation has {len(self.judge.users)} users only: small differences are noise"
             )
         self.choose_spectral()
-        planned = [(part.name, part.kind, Settings(**part.settings)) for part in known] or self._planned()
-        for number, (name, kind, settings) in enumerate(planned):
+        planned: Sequence[Part | Plan] = known or plans.plans(self.config)
+        for number, one in enumerate(planned):
             left_out = self.selection.left_out
-            if name in self.selection.trained or name in left_out:
+            if one.name in self.selection.trained or one.name in left_out:
                 continue
-            if any(reason == NO_ROOM and other.startswith(kind) for other, reason in left_out.items()):
-                left_out[name] = NO_ROOM  # as another of its kind, which takes as long
+            if any(reason == NO_ROOM and other.startswith(one.kind) for other, reason in left_out.items()):
+                left_out[one.name] = NO_ROOM  # as another of its kind, which takes as long
                 continue
-            part = Part(name, kind, 1.0, settings._asdict())
+            part = one if isinstance(one, Part) else self._planned(one)
             self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
@@ -140,20 +142,16 @@ class Chooser:
         longest = sorted((one.seconds for one in trained), reverse=True)[:fits]
         return max(TOGETHER * budget, self.clock.remaining() - self.refit_factor * sum(longest))
 
-    def _planned(self) -> list[tuple[str, str, Settings]]:
-        """Name, kind and settings of the configured spaces."""
-        point = self.choose_point()
-        if self.selection.dim is None:  # by the time that is left: a resumed choice keeps it
-            self.selection.dim = min(self._dimensions(), self.config.train.max_dim - 1)
-        dim = self.selection.dim
-        return [
-            (
-                plan.name,
-                plan.space.kind,
-                plans.settings_of(self.config, plan, point, dim, self._item_exponent),
-            )
-            for plan in plans.plans(self.config)
-        ]
+    def _planned(self, plan: Plan) -> Part:
+        """A planned space, with its settings."""
+        point, dim = plans.first_point(self.config, self.judge.data), self.config.space.dim
+        if plan.kind == "graph":
+            point = self.choose_point(plan)
+            if self.selection.dim is None:  # by the time that is left: a resumed choice keeps it
+                self.selection.dim = min(self._dimensions(), self.config.train.max_dim - 1)
+            dim = self.selection.dim
+        settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
+        return Part(plan.name, plan.kind, 1.0, settings._asdict())
 
     def _dimensions(self) -> int:
         """Dimensions of graph spaces: fewer where the budget has no room for a fit of WANTED_CYCLES."""
@@ -232,39 +230,49 @@ class Chooser:
             f"item exponent {best[1]:g}"
         )
 
-    def choose_point(self) -> Point:
-        """The settings of graph spaces: pattern search by trainings of one cycle, on the first plan.
+    def choose_point(self, plan: Plan) -> Point:
+        """The settings of graph spaces of the plan's loss: pattern search by trainings of one cycle.
 
-        A point is left where another is better by more than one standard error: what follows smaller
-        differences ends where chance leads, and the first point is an estimate from the log.
+        The first loss searches all that the configuration leaves open; another one starts at what the first
+        found, and searches the temperature, which its margin follows. A point is left where another is better
+        by more than one standard error: what follows smaller differences ends where chance leads, and the
+        first point is an estimate from the log.
         """
-        if self.selection.point is not None:
-            return self.selection.point
-        first = plans.first_point(self.config, self.judge.data)
-        axes = plans.searched(self.config)
-        graphs = [plan for plan in plans.plans(self.config) if plan.space.kind == "graph"]
-        if not axes or not graphs or self.selection.trained or self.selection.running:
+        known, loss = self.selection.chosen, plan.space.loss or self.config.graph.loss
+        if loss in known:
+            return known[loss]
+        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))
+        first, axes = first._replace(loss=loss), plans.searched(self.config)
+        spare = self.clock.remaining()
+        if known:
+            axes = ("temperature",) if "temperature" in axes and self.config.graph.margin is None else ()
+            spare = self._judging_seconds() - TOGETHER * (self.clock.budget or 0.0)
+        interrupted = not known and (self.selection.trained or self.selection.running)
+        if not axes or interrupted or SEARCH * spare < LEAST_TRIALS * self.selection.trial_seconds:
+            known[loss] = first
             return first
-        plan = graphs[0]._replace(space=graphs[0].space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
+        space = plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0})
+        plan = plan._replace(space=space)
         dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
-        deadline = self.clock.now() + SEARCH * self.clock.remaining()
-        took = 0.0
+        deadline = self.clock.now() + SEARCH * spare
 
         def score(point: Point) -> Tensor:
-            nonlocal took
             if point not in self.selection.trials:
                 started = self.clock.now()
                 self.selection.trials[point] = self._trial(plan, point, dim)
-                took = self.clock.now() - started
+                self.selection.trial_seconds = self.clock.now() - started
                 self.clock_in()
                 self.hooks.on_trial()
             return self.selection.trials[point]
 
+        def has_room() -> bool:
+            return self.clock.now() + self.selection.trial_seconds <= deadline
+
         def is_better(one: Tensor, other: Tensor) -> bool:
             return is_more_than_noise((one - other).numpy())
 
-        found = pattern_search(first, axes, score, lambda: self.clock.now() + took <= deadline, is_better)
-        self.selection.point = found.best
+        found = pattern_search(first, axes, score, has_room, is_better)
+        known[loss] = found.best
         return found.best
 
     def _trial(self, plan: Plan, point: Point, dim: int) -> Tensor:
@@ -273,8 +281,14 @@ class Chooser:
         self.clock.settle_threads()
         training = self.hooks.start(settings, self.spectrum)
         training.with_health = False
-        timer = StepTimer(self.clock)
-        training.on_step = lambda interactions: timer.tick() if interactions else None
+        timer, before = StepTimer(self.clock), training.on_step
+
+        def on_step(interactions: int) -> None:
+            before(interactions)
+            if interactions:
+                timer.tick()
+
+        training.on_step = on_step
         try:
             for _ in epochs(training, 1):
                 pass

@@ -8,7 +8,7 @@ from pipelines.training import plans
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point
 
-POINT = Point(temperature=0.2, popularity_power=0.5, hops=2)
+POINT = Point("history_softmax", temperature=0.2, popularity_power=0.5, hops=2)
 
 
 def settings(space, **graph):

@@ -8,8 +8,8 @@ import pytest
 from pipelines.training.search import FACTORS, LEAST_STEP, LIMITS, SUMMANDS, Point, move, pattern_search
 
 AXES = ("temperature", "popularity_power", "hops")
-FIRST = Point(temperature=0.15, popularity_power=0.8, hops=2)
-TOP = Point(temperature=0.4, popularity_power=0.3, hops=3)
+FIRST = Point("history_softmax", temperature=0.15, popularity_power=0.8, hops=2)
+TOP = Point("history_softmax", temperature=0.4, popularity_power=0.3, hops=3)
 
 
 def distance(point: Point, top: Point) -> float:

@@ -20,7 +20,8 @@ from recsys.settings import Settings
 from recsys.spaces import Space, euclidean_vectors
 from recsys.training import Spectrum, Training, start_training
 
-GIVEN = {"temperature": 0.2, "popularity_power": 0.8, "hops": 2, "learning_rate": 0.02}
+OPEN = {"temperature": 0.2, "popularity_power": 0.8, "hops": 2}
+GIVEN = OPEN | {"learning_rate": 0.02}
 Rows = list[dict[str, Any]]
 SECOND = {"start": "random", "sharper": 1.33}
 
@@ -237,7 +238,7 @@ def test_the_search_scores_points_and_its_best_one_is_trained() -> None:
     chooser.choose()
     trials = chooser.selection.trials
     assert len(trials) > 3
-    best = chooser.selection.point
+    (best,) = chooser.selection.chosen.values()
     assert best in trials
     settings = chooser.selection.trained["graph-1"].part.settings
     assert (settings["temperature"], settings["hops"]) == (best.temperature, best.hops)
@@ -255,6 +256,31 @@ def test_the_search_scores_points_and_its_best_one_is_trained() -> None:
     assert best == first or is_better(trials[best], trials[first])
 
 
+def test_another_loss_searches_its_temperature_from_what_the_first_found() -> None:
+    spaces = [{}, {"loss": "history_psl"}, {"start": "random", "loss": "history_psl"}]
+    chooser = chooser_of(configured({"temperature": None, "hops": None}, spaces=spaces))
+    chooser.choose()
+    first, other = chooser.selection.chosen.values()
+    assert (first.loss, other.loss) == ("history_softmax", "history_psl")
+    tried = [point for point in chooser.selection.trials if point.loss == "history_psl"]
+    assert tried[0] == first._replace(loss="history_psl")
+    assert len(tried) > 2
+    assert {point.hops for point in tried} == {first.hops}
+    for name in ("graph-2", "graph-3"):
+        settings = chooser.selection.trained[name].part.settings
+        assert settings["margin"] == pytest.approx(4 * other.temperature)
+
+
+def test_another_loss_takes_what_the_first_found_where_time_is_short(said: list[str]) -> None:
+    clock = SetClock(60.0)
+    spaces = [{}, {"loss": "history_psl"}]
+    chooser = chooser_of(configured({"temperature": None}, spaces=spaces), clock, 1.0)
+    chooser.choose()
+    first, other = chooser.selection.chosen.values()
+    assert other == first._replace(loss="history_psl")
+    assert all(point.loss == "history_softmax" for point in chooser.selection.trials)
+
+
 def test_given_settings_are_not_searched() -> None:
     chooser = chooser_of(configured())
     chooser.choose()
@@ -264,9 +290,9 @@ def test_given_settings_are_not_searched() -> None:
 
 def test_a_search_ends_with_its_share_of_the_budget() -> None:
     clock = SetClock(200.0)
-    chooser = chooser_of(configured(dict.fromkeys(GIVEN)), clock, 1.0)
+    chooser = chooser_of(configured(dict.fromkeys(OPEN)), clock, 1.0)
     chooser.choose_spectral()
-    chooser.choose_point()
+    chooser.choose_point(plans.plans(chooser.config)[0])
     assert len(chooser.selection.trials) > 1
     assert clock.at <= 0.2 * 0.96 * 200
 
@@ -342,7 +368,7 @@ def test_a_selection_comes_back_from_its_plain_form() -> None:
     chooser.choose()
     before = chooser.selection
     again = Selection.of(before.plain())
-    assert again.point == before.point
+    assert again.chosen == before.chosen
     assert again.trials.keys() == before.trials.keys()
     assert all(torch.equal(again.trials[point], values) for point, values in before.trials.items())
     assert again.trained.keys() == before.trained.keys()
