@@ -4,13 +4,14 @@
     python benchmarks/losses.py --train TRAIN.parquet --test TEST.parquet --out benchmarks/losses_NAME \
         --on-test
 
-Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean with learned offsets;
-`graph`, two hops from the spectrum, cosine with fixed offsets, as `recsys bench` trains it. Each loss is
-tried with two margins or temperatures. Passes over the interactions until two are no better, at most
---epochs; losses of whole histories on a graph in cycles of 40, 80, 160, ... steps until one is no better.
-The slice that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again
-where it stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and writes
-OUT_test.csv with bootstrap intervals, popularity and the spectrum.
+Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean, with learned offsets
+(fixed for whole histories); `graph`, two hops from the spectrum, cosine with fixed offsets, with the
+settings that the search of `recsys bench` starts at. Where a loss has a margin or a temperature, two are
+tried. Two tables: passes over the interactions until two are no better, at most --epochs. Graphs: the same
+for interactions, and five cycles of 40, 80, 160, ... steps at most for whole histories, until one is no
+better. The slice that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken
+up again where it stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and
+writes OUT_test.csv with bootstrap intervals, popularity and the spectrum.
 """
 
 import argparse
@@ -27,12 +28,15 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipelines.config.bench import Bench
+from pipelines.config.training import TrainedSpace
 from pipelines.data.folds import Fold
 from pipelines.data.published import hold_out_slice, read_split
 from pipelines.tracking import log
 from pipelines.training import plans
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors, spectral_settings, spectral_space
+from pipelines.training.plans import Plan
+from pipelines.training.search import Point
 from recsys import baselines
 from recsys.epochs import epochs
 from recsys.judge import Judge, Values
@@ -40,6 +44,7 @@ from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES, Setting
 from recsys.spaces import euclidean_vectors
 from recsys.training import Spectrum, start_training
 
+DIM = 63
 TOWERS = ("two_tables", "graph")
 MINERS = ("semi_hard", "hardest", "random", "distance_weighted")
 SELECT = "ndcg@20"
@@ -98,40 +103,32 @@ def cells() -> Iterator[Cell]:
                 yield Cell(loss, miner, tower, scale)
 
 
-def settings_of(cell: Cell, temperature: float) -> Settings:
+def settings_of(config: Bench, cell: Cell, temperature: float) -> Settings:
     """The settings of a cell; `temperature` is where the search of graph spaces starts on this log."""
     scale = float(cell.scale or 1)
-    settings = Settings(dim=63, loss=cell.loss, miner=cell.miner or "semi_hard", warmup_epochs=0)  # type: ignore[arg-type]
     if cell.tower == "graph":
-        margin = plans.MARGINS.get(cell.loss, 2.5) * temperature * scale
-        tempered = temperature * (scale if cell.loss in TEMPERED else 1)
-        settings = settings._replace(
-            tower="graph",
-            distance="cosine",
-            start="spectral",
-            start_length=plans.SPECTRAL_LENGTH,
-            offset="fixed",
-            offset_scale=0.8 * tempered,
-            learning_rate=0.012,
-            margin=margin,
-            temperature=margin / plans.POWER if cell.loss == "history_psl" else tempered,
-            batch_size=4096,
-        )
-    else:
-        t = 2 * temperature * scale  # of squared distances, twice those of a cosine
-        settings = settings._replace(
-            margin=0.5 * scale,
-            temperature=0.5 * scale / plans.POWER if cell.loss == "history_psl" else t,
-            offset_scale=t if cell.loss in TEMPERED else 0.5,
-            offset="fixed" if cell.loss in HISTORY_LOSSES else "learned",
-        )
-    if cell.loss in HISTORY_LOSSES:
-        uniform = 4096 if cell.loss == "history_hinge" else 0
-        settings = settings._replace(
-            uniform_items=uniform, popular_items=4096 - uniform, popularity_power=1.0
-        )
-        if cell.tower == "graph":
-            settings = settings._replace(cycle_steps=40)
+        space = TrainedSpace(loss=cell.loss)  # type: ignore[arg-type]
+        point = Point(cell.loss, temperature * scale, 0.8, 2)
+        settings = plans.graph_settings(config, Plan("graph", space, config.seed), point, DIM)
+        return settings._replace(
+            miner=cell.miner or "semi_hard", warmup_epochs=0, batch_size=4096, **OWN.get(cell.loss, {})
+        )  # type: ignore[arg-type]
+    whole = cell.loss in HISTORY_LOSSES
+    t = 2 * temperature * scale  # of squared distances, twice those of a cosine
+    uniform = config.graph.candidates if cell.loss == "history_hinge" else 0
+    settings = Settings(
+        dim=DIM,
+        loss=cell.loss,  # type: ignore[arg-type]
+        miner=cell.miner or "semi_hard",  # type: ignore[arg-type]
+        warmup_epochs=0,
+        margin=0.5 * scale,
+        temperature=0.5 * scale / plans.PSL_POWER if cell.loss == "history_psl" else t,
+        offset_scale=t if cell.loss in TEMPERED else 0.5,
+        offset="fixed" if whole else "learned",
+    )
+    if whole:
+        popular = config.graph.candidates - uniform
+        settings = settings._replace(uniform_items=uniform, popular_items=popular, popularity_power=1.0)
     return settings._replace(**OWN.get(cell.loss, {}))
 
 
@@ -161,7 +158,7 @@ def write_validation(config: Bench, fold: Fold, path: Path, most: int) -> None:
         line: dict[str, Any] = cell._asdict()
         started = time.process_time()
         try:
-            values, best_epoch, number = learn(settings_of(cell, temperature), judge, spectrum, most)
+            values, best_epoch, number = learn(settings_of(config, cell, temperature), judge, spectrum, most)
         except (ValueError, FloatingPointError) as error:  # e.g. more triplets than fit: the table says so
             append(path, line | {"failed": str(error)})
             continue
@@ -197,7 +194,7 @@ def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) 
     temperature = plans.estimate_temperature(slice_judge.data)
     for row in best.values():
         cell = Cell(*(row[name] for name in CELL))
-        training = start_training(judge.data, settings_of(cell, temperature), None, spectrum)
+        training = start_training(judge.data, settings_of(config, cell, temperature), None, spectrum)
         training.with_health = False
         for _ in epochs(training, int(row["epoch"])):
             pass
@@ -233,7 +230,12 @@ def read(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = list(csv.DictReader(file))
+    if rows and not set(CELL) <= rows[0].keys():
+        raise SystemExit(
+            f"'{path}' has the columns {', '.join(rows[0])}, expected {', '.join(CELL)} among them"
+        )
+    return rows
 
 
 def append(path: Path, line: dict[str, Any]) -> None:

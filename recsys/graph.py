@@ -105,7 +105,7 @@ class _PairProducts(torch.autograd.Function):
 
 
 def pair_products(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """(A, D), (B, D), (N,), (N,) -> (N,): inner products of pairs of rows, single precision at least."""
+    """(A, D), (B, D), (N,), (N,) -> (N,): inner products of pairs, added up in single precision at least."""
     return _PairProducts.apply(left, right, row, column)  # type: ignore[no-any-return, no-untyped-call]
 
 

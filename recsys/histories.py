@@ -40,21 +40,16 @@ class HistoryDistances(NamedTuple):
 
     d_own: Tensor  # (H,)
     row: Tensor  # (H,) whose of the batch's users it is, ascending
-    d: Tensor  # (B, C)
-    without_own: Callable[[], Tensor]  # (B, C) d, infinite where a candidate is the user's own
+    d: Tensor  # (B, C), infinite where a candidate is the user's own
     log_q: Tensor  # (C,) how often each candidate was expected among them
 
 
 # of each loss by its name in the settings -> (H,)
 HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
-    "history_softmax": lambda s, _, x: history_losses.softmax(
-        x.d_own, x.row, x.without_own(), x.log_q, s.temperature
-    ),
-    "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(
-        x.d_own, x.row, x.without_own(), s.margin, n_items
-    ),
+    "history_softmax": lambda s, _, x: history_losses.softmax(x.d_own, x.row, x.d, x.log_q, s.temperature),
+    "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(x.d_own, x.row, x.d, s.margin, n_items),
     "history_psl": lambda s, _, x: history_losses.psl(
-        x.d_own, x.row, x.without_own(), x.log_q, s.temperature, "relu", s.margin
+        x.d_own, x.row, x.d, x.log_q, s.temperature, "relu", s.margin
     ),
     "history_sl_at_k": lambda s, _, x: sl_at_k(x, s),
 }
@@ -62,13 +57,12 @@ HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] =
 
 def sl_at_k(x: HistoryDistances, settings: Settings) -> Tensor:
     """(H,): history_losses.sl_at_k with the border of each user's top K."""
-    d = x.without_own()
     return history_losses.sl_at_k(
         x.d_own,
         x.row,
-        d,
+        x.d,
         x.log_q,
-        history_losses.top_k_border(x.d_own, x.row, d, settings.top_k, x.log_q),
+        history_losses.top_k_border(x.d_own, x.row, x.d, settings.top_k, x.log_q),
         temperature=settings.temperature,
         weight_temperature=settings.negative_temperature,
     )
@@ -119,31 +113,29 @@ def user_batches(data: DeviceInteractions, size: int, generator: torch.Generator
 def history_loss(
     training: Training, batch: UserBatch, regularize: Regularize | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """(), (): the mean loss of the batch's interactions, by the loss of the settings, and the regularizer.
+    """(), () or None without one: the mean loss of the batch's interactions, and the regularizer.
 
-    Under cosine with a fixed offset the softmax never holds a gradient of (B, C): see recsys/softmax.py.
+    Under cosine the softmax never holds a gradient of (B, C): see recsys/softmax.py.
     """
     model, data, settings = training.model, training.data, training.settings
     row, own = history = sampling.histories(data, batch.users, batch.total)  # (H,)
     candidates, log_q = _candidates(training)
-    unit = model.distance is cosine and regularize is None
-    if unit and settings.loss == "history_softmax" and not model.offset.requires_grad:
+    of_own, of_candidates = rows(model.offset, own), rows(model.offset, candidates)  # (H,), (C,)
+    added = None
+    if model.distance is cosine and regularize is None and settings.loss == "history_softmax":
         return _fused_softmax(training, batch, history, (candidates, log_q)), None
-    if unit and isinstance(model.tower, GraphSums):
+    if model.distance is cosine and regularize is None and isinstance(model.tower, GraphSums):
         users, items = _unit_points(training, batch, history)  # (B, D), (I, D)
-        d_own = 1 - pair_products(users, items, row, own) + rows(model.offset, own)  # (H,)
-        far = (1 + rows(model.offset, candidates)).to(users.dtype)  # (C,)
+        d_own = 1 - pair_products(users, items, row, own) + of_own  # (H,)
+        far = (1 + of_candidates).to(users.dtype)  # (C,)
         d = torch.addmm(far, users, rows(items, candidates).T, alpha=-1)  # (B, C)
-        own_points = None
     else:
         users, points, own_points = _points(training, batch, history, candidates)
-        d = model.distance(users, points, rows(model.offset, candidates))  # (B, C)
-        d_own = pairs(model.distance, rows(users, row), own_points, rows(model.offset, own))  # (H,)
-    found = HistoryDistances(d_own, row, d, lambda: _without_own(data, batch, candidates, d), log_q)
-    each = HISTORY_LOSSES[settings.loss](settings, data.n_items, found)  # (H,)
-    if regularize is None or own_points is None:
-        return each.mean(), None
-    return each.mean(), regularize(users, own_points)
+        d = model.distance(users, points, of_candidates)  # (B, C)
+        d_own = pairs(model.distance, rows(users, row), own_points, of_own)  # (H,)
+        added = None if regularize is None else regularize(users, own_points)
+    found = HistoryDistances(d_own, row, _without_own(data, batch, candidates, d), log_q)
+    return HISTORY_LOSSES[settings.loss](settings, data.n_items, found).mean(), added
 
 
 def _unit_points(

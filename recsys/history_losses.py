@@ -102,7 +102,7 @@ class _LogSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
-        log_sum = d.new_full((len(d),), -INF)  # (B,)
+        log_sum = log_q.new_full((len(d),), -INF)  # (B,)
         for rows in _row_blocks(d) if len(log_q) else ():
             log_sum[rows] = _logits(d[rows], temperature, log_q).logsumexp(1)
         ctx.save_for_backward(d, log_q, log_sum)
@@ -116,12 +116,12 @@ class _LogSum(torch.autograd.Function):
         to_d, push = torch.empty_like(d), -gradient[:, None] / ctx.temperature  # (B, C), (B, 1)
         for rows in _row_blocks(d):
             share = _logits(d[rows], ctx.temperature, log_q).sub_(log_sum[rows]).exp_()  # (R, C)
-            torch.mul(share, push[rows], out=to_d[rows])
+            to_d[rows] = share.mul_(push[rows])
         return to_d, None, None
 
 
 def _logits(d: Tensor, temperature: float, log_q: Tensor) -> Tensor:
-    return torch.sub(-log_q, d, alpha=1 / temperature)
+    return torch.sub(-log_q, d.to(log_q.dtype), alpha=1 / temperature)
 
 
 class _Psl(torch.autograd.Function):
@@ -144,7 +144,10 @@ class _Psl(torch.autograd.Function):
         margin: float,
     ) -> Tensor:
         weight = (-log_q).exp()  # (C,)
-        low, step = _span(d, temperature, d_own.dtype)  # (B,), ()
+        reach = d_own.new_tensor(INF)  # (): candidates beyond it have no part
+        if activation == "relu" and len(d_own):
+            reach = torch.where(d_own.isfinite(), d_own, -INF).amax() + margin
+        low, step = _span(d, temperature, reach)  # (B,), ()
         mass, cells = d_own.new_empty(len(d), NODES), torch.empty_like(d, dtype=torch.int16)  # (B, G), (B, C)
         for rows in _row_blocks(d):
             mass[rows], cells[rows] = _masses(d[rows].to(low.dtype), low[rows, None], step, weight)
@@ -172,9 +175,8 @@ class _Psl(torch.autograd.Function):
         weight, step, cells, around, of_loss, of_own, slope, share = ctx.saved_tensors
         at_place = torch.zeros_like(slope)  # (B, P)
         at_place.view(-1).index_add_(0, around.flatten(), (gradient[:, None] * of_loss).flatten())
-        to_mass = at_place.mul_(slope) @ share  # (B, G)
-        slopes = torch.zeros_like(to_mass)  # (B, G): of the last cell, where inf is, 0
-        slopes[:, :-1] = to_mass.diff(dim=1) / step
+        slopes = weight.new_zeros(len(slope), NODES)  # (B, G): of the last cell, where inf is, 0
+        slopes[:, :-1] = at_place.mul_(slope) @ (share.diff(dim=1) / step)
         to_d = torch.empty_like(cells, dtype=ctx.dtype)  # (B, C)
         for rows in _row_blocks(cells):
             to_d[rows] = slopes[rows].gather(1, cells[rows].long()).mul_(weight)
@@ -198,9 +200,9 @@ def psl(
     within. As the margin grows it becomes softmax(). The sum over all items but the user's other own ones is
     estimated from the candidates: log_q is the log of how many times each was expected to be drawn, 0 where
     they are all items. The power is taken as linear in d_c between NODES nodes over the widest row's span,
-    and the loss as cubic in d_p between PLACES places: at t = .1 and distances that span 2 the loss is off by
-    less than 1/1000, the gradient to one candidate by up to 3 % of the largest. On CPU the same bits each
-    time.
+    and the loss as cubic in d_p between PLACES places over all own items: at t = .1 and distances that span 2
+    the loss is off by less than 1/1000, the gradient to one candidate by up to 3 % of the largest; more where
+    the span is a larger multiple of t. On CPU the same bits each time.
     Raises ValueError unless temperature > 0 and margin > 0, and for an activation that is none of
     losses.ACTIVATIONS.
     """
@@ -212,14 +214,18 @@ def psl(
     return each.to(d_own.dtype)
 
 
-def _span(d: Tensor, temperature: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(B, C) -> (B,), (): each row's nearest candidate, and how far it is from one node to the next."""
+def _span(d: Tensor, temperature: float, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C), () -> (B,), (): each row's nearest candidate, and how far it is from one node to the next.
+
+    As precise as `reach`: the nodes end there.
+    """
     if d.numel() == 0:
-        return d.new_zeros(len(d), dtype=dtype), d.new_ones((), dtype=dtype)
-    low, high = d.new_empty(2, len(d), dtype=dtype)  # (B,)
+        return reach.new_zeros(len(d)), torch.ones_like(reach)
+    low, high = reach.new_empty(2, len(d))  # (B,)
     for rows in _row_blocks(d):
         low[rows], high[rows] = d[rows].amin(1), d[rows].masked_fill(d[rows] == INF, -INF).amax(1)
     low, high = (torch.where(high == -INF, 0, bound) for bound in (low, high))  # a row of nothing
+    high = torch.minimum(high, reach)
     return low, (high - low).nan_to_num(0).max().clamp_min(temperature / 10) / (NODES - 2)
 
 
@@ -271,8 +277,8 @@ def softmax(d_own: Tensor, row: Tensor, d: Tensor, log_q: Tensor, temperature: f
     Raises ValueError unless temperature > 0.
     """
     _positive("temperature", temperature)
-    own, candidates, log_q = _wide(d, d_own, d, log_q)
-    log_sum: Tensor = _LogSum.apply(candidates, temperature, log_q)  # type: ignore[no-untyped-call]  # (B,)
+    own, log_q = _wide(d, d_own, log_q)
+    log_sum: Tensor = _LogSum.apply(d, temperature, log_q)  # type: ignore[no-untyped-call]  # (B,)
     return softplus(log_sum.index_select(0, row) + own / temperature).to(d_own.dtype)
 
 

@@ -17,13 +17,15 @@ TINY = 1e-30  # a sum of no candidate
 
 
 class Candidates(NamedTuple):
-    """What the softmax of a batch sums over."""
+    """What the softmax of a batch sums over.
+
+    `left_out` are the pairs that are not in it: ascending places row * C + column (Q,) in (B, C), or where the
+    host should not wait for a device (B, C), 0 for these and 1 for the others.
+    """
 
     rows: Tensor  # (C, D) of unit length
     bias: Tensor  # (C,)
-    left_out: (
-        Tensor  # (Q,) ascending places row * C + column in (B, C), or (B, C) zeros there, ones elsewhere
-    )
+    left_out: Tensor
 
 
 class _Softmax(torch.autograd.Function):
@@ -41,9 +43,8 @@ class _Softmax(torch.autograd.Function):
         temperature: float,
     ) -> Tensor:
         total, highest = own.new_zeros(()), among.bias.max()
-        shifted = (among.bias - highest).to(
-            anchors.dtype
-        )  # no cosine > 1: exponents stay within 1 / temperature
+        # no cosine > 1: exponents stay within 1 / temperature
+        shifted = (among.bias - highest).to(anchors.dtype)
         to_anchors, to_rows = torch.empty_like(anchors), torch.zeros_like(rows, dtype=own.dtype)
         to_own = torch.empty_like(own)
         for part, owns in _chunks(count, len(rows), len(own)):
@@ -70,7 +71,8 @@ class _Softmax(torch.autograd.Function):
 def softmax(anchors: Tensor, own: Tensor, count: Tensor, among: Candidates, temperature: float) -> Tensor:
     """(B, D) of unit length, (H,), (B,) -> (): sum over h of log(1 + sum_c exp(l_bc - own_h)), b being h's.
 
-    `own` are the logits of what belongs to each anchor, count[b] of them, one anchor's after the other's;
+    `own` are the logits of what belongs to each anchor, count[b] of them, one anchor's after the other's, in
+    the precision of all sums;
     l_bc = anchor_b . row_c / temperature + bias_c, without the pairs that are left out.
     Raises ValueError unless 1/50 <= temperature: below it single precision runs out.
     """
@@ -97,5 +99,7 @@ def _leave_out(share: Tensor, left_out: Tensor, first: int) -> None:
         share *= left_out[first : first + len(share)]
         return
     start = first * share.shape[1]
-    low, high = torch.searchsorted(left_out, torch.tensor([start, start + share.numel()])).tolist()
+    low, high = torch.searchsorted(
+        left_out, torch.tensor([start, start + share.numel()], device=left_out.device)
+    ).tolist()
     share.view(-1).index_fill_(0, left_out[low:high] - start, 0)

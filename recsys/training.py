@@ -217,9 +217,8 @@ def _tower(
     data: DeviceInteractions, settings: Settings, users: Tensor
 ) -> UserTable | HistoryMean | GraphSums:
     if settings.tower == "graph":
-        # a cosine is rounded by up to 1/256: little beside what the loss divides it by, or compares it with
-        hinge = settings.loss in ("history_hinge", "history_psl")
-        scale = settings.margin if hinge else settings.temperature
+        # a distance is rounded by up to 1/128: little beside what the loss divides it by, or compares it with
+        scale = settings.margin if settings.loss == "history_hinge" else settings.temperature
         rounded = settings.distance == "cosine" and scale >= LEAST_ROUNDED
         dtype = precision.of_graph(users.device) if rounded else torch.float32
         return GraphSums(data, users, settings.hops, dtype)

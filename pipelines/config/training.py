@@ -19,7 +19,7 @@ from recsys.settings import (
 
 DEFAULT = Settings()
 
-LOWEST_TEMPERATURE = 0.02  # as recsys.graph.log_sums allows
+LOWEST_TEMPERATURE = 0.02  # as recsys.softmax.softmax allows
 Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE)]
 Exponent = Annotated[float, Field(ge=-2, le=2)]
 MOST_TRIPLETS = 2**24  # of miners.all; repeated here as reading a configuration must not load torch
@@ -170,7 +170,9 @@ class Mining(Section):
 class Graph(Section):
     """Spaces of kind graph: settings that are searched on validation unless they are given."""
 
-    loss: LossName = Field("history_softmax", description="any loss; see loss.name")
+    loss: LossName = Field(
+        "history_softmax", description="any loss, where train.spaces names no other; see loss.name"
+    )
     dim: PositiveInt | None = Field(
         None, description="dimensions of each space; none: 127, or 63 where time is short"
     )
@@ -183,7 +185,7 @@ class Graph(Section):
     hops: PositiveInt | None = Field(None, description="steps to neighbours; none: searched from 2")
     learning_rate: PositiveFloat = Field(0.012, description="Adam's at the start of a cycle; falls within it")
     margin: PositiveFloat | None = Field(
-        None, description="of losses with one; none: by the temperature, 4 times it for history_psl, else 2.5"
+        None, description="of losses with one; none: 4 times the temperature for history_psl, 2.5 times else"
     )
     trial_dim: PositiveInt = Field(48, description="dimensions in the search, where fewer than dim")
     cycle_steps: PositiveInt = Field(
@@ -205,7 +207,7 @@ class TrainedSpace(Section):
         None, description="the spectrum or random vectors; none: as its kind does"
     )
     loss: LossName | None = Field(None, description="another loss than its section's")
-    sharper: PositiveFloat = Field(1.0, description="divides the temperature")
+    sharper: PositiveFloat = Field(1.0, description="divides the temperature, and a margin that follows it")
     more_hops: int = Field(0, description="added to the hops, which stay at least 1")
 
 

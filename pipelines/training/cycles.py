@@ -180,6 +180,8 @@ class SpaceTraining:
         elif self._is_over(epoch.number, of_users):
             LOGGER.info(f"train: {name}: validation no longer rises, keeping epoch {self._best['epoch']}")
             return False
+        else:  # level: time that ends the training now gives its fit no further cycle
+            self._best = self._best | {"rises": False}
         return True
 
     def _is_over(self, epoch: int, of_users: Tensor) -> bool:

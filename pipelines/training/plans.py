@@ -9,8 +9,8 @@ from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 
 SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
-MARGINS = {"history_psl": 4.0}  # times the temperature of the softmax; 2.5 of other losses
-POWER = 2.5  # of history_psl: its margin over its own temperature
+MARGIN, PSL_MARGIN = 2.5, 4.0  # times the temperature of the softmax: of any loss, of history_psl
+PSL_POWER = 2.5  # its margin over its own temperature
 NARROW, WIDE = 63, 127  # dimensions
 
 
@@ -62,16 +62,17 @@ def estimate_temperature(data: DeviceInteractions) -> float:
     return round(min(max(found, 0.05), 0.6), 3)
 
 
-def searched(config: Learning) -> tuple[str, ...]:
-    """The axes that the configuration leaves open for spaces of kind graph, the most important first."""
-    axes = "temperature", "popularity_power", "hops"
-    return tuple(axis for axis in axes if getattr(config.graph, axis) is None)
+def searched(config: Learning, loss: str) -> tuple[str, ...]:
+    """The axes that the configuration leaves open for graph spaces of a loss, the most important first."""
+    graph = config.graph
+    axes = ["temperature", "popularity_power", "hops"]
+    if graph.margin is not None and loss in ("history_hinge", "history_psl"):
+        axes.remove("temperature")  # which would move the offset alone
+    return tuple(axis for axis in axes if getattr(graph, axis) is None)
 
 
-def settings_of(config: Learning, plan: Plan, point: Point, dim: int, item_exponent: float) -> Settings:
-    """The settings of a planned training."""
-    if plan.space.kind == "graph":
-        return _graph_settings(config, plan, point, dim)
+def metric_settings(config: Learning, plan: Plan, item_exponent: float) -> Settings:
+    """The settings of a planned training of kind metric."""
     base, space = config.settings(item_exponent), plan.space
     return base._replace(
         loss=space.loss or base.loss,
@@ -82,11 +83,13 @@ def settings_of(config: Learning, plan: Plan, point: Point, dim: int, item_expon
     )
 
 
-def _graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Settings:
+def graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Settings:
+    """The settings of a planned training of kind graph."""
     graph, space = config.graph, plan.space
     start = space.start or "spectral"
     loss, temperature = space.loss or graph.loss, max(point.temperature / space.sharper, 0.02)
-    margin = graph.margin or MARGINS.get(loss, 2.5) * temperature
+    is_psl = loss == "history_psl"
+    margin = graph.margin or (PSL_MARGIN if is_psl else MARGIN) * temperature
     settings = config.settings()._replace(
         dim=dim,
         tower="graph",
@@ -98,7 +101,7 @@ def _graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Set
         offset_scale=point.popularity_power * temperature,
         loss=loss,
         margin=margin,
-        temperature=margin / POWER if loss == "history_psl" else temperature,
+        temperature=margin / PSL_POWER if is_psl else temperature,
         learning_rate=graph.learning_rate,
         cycle_steps=graph.cycle_steps,
         batch_users=graph.batch_users,

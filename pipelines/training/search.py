@@ -17,9 +17,8 @@ class Point(NamedTuple):
     hops: int
 
     def describe(self) -> str:
-        loss, *_ = self
         numbers = (f"{name} {value:.3g}" for name, value in self._asdict().items() if name != "loss")
-        return ", ".join((loss, *numbers))
+        return ", ".join((self.loss, *numbers))
 
 
 FACTORS = {"temperature": 1.5}  # of a step of size 1

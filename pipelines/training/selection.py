@@ -133,24 +133,28 @@ class Chooser:
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
 
-    def _judging_seconds(self) -> float:
-        """Seconds for judging what stands together: what the fit of the longest trainings leaves."""
+    def _spare_seconds(self) -> float:
+        """Seconds that the fit of the longest trainings leaves."""
         budget, trained = self.clock.budget, list(self.selection.trained.values())
         if budget is None or not trained:
-            return float("inf")
+            return self.clock.remaining()
         fits = max(1, self.config.train.max_dim // (trained[0].space.items.shape[1] + 1))
         longest = sorted((one.seconds for one in trained), reverse=True)[:fits]
-        return max(TOGETHER * budget, self.clock.remaining() - self.refit_factor * sum(longest))
+        return self.clock.remaining() - self.refit_factor * sum(longest)
+
+    def _judging_seconds(self) -> float:
+        """Seconds for judging what stands together."""
+        return max(TOGETHER * (self.clock.budget or 0.0), self._spare_seconds())
 
     def _planned(self, plan: Plan) -> Part:
         """A planned space, with its settings."""
-        point, dim = plans.first_point(self.config, self.judge.data), self.config.space.dim
-        if plan.kind == "graph":
+        if plan.kind == "metric":
+            settings = plans.metric_settings(self.config, plan, self._item_exponent)
+        else:
             point = self.choose_point(plan)
             if self.selection.dim is None:  # by the time that is left: a resumed choice keeps it
                 self.selection.dim = min(self._dimensions(), self.config.train.max_dim - 1)
-            dim = self.selection.dim
-        settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
+            settings = plans.graph_settings(self.config, plan, point, self.selection.dim)
         return Part(plan.name, plan.kind, 1.0, settings._asdict())
 
     def _dimensions(self) -> int:
@@ -241,20 +245,21 @@ class Chooser:
         known, loss = self.selection.chosen, plan.space.loss or self.config.graph.loss
         if loss in known:
             return known[loss]
-        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))
-        first, axes = first._replace(loss=loss), plans.searched(self.config)
-        spare = self.clock.remaining()
+        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))._replace(
+            loss=loss
+        )
+        axes = plans.searched(self.config, loss)
         if known:
-            axes = ("temperature",) if "temperature" in axes and self.config.graph.margin is None else ()
-            spare = self._judging_seconds() - TOGETHER * (self.clock.budget or 0.0)
-        interrupted = not known and (self.selection.trained or self.selection.running)
-        if not axes or interrupted or SEARCH * spare < LEAST_TRIALS * self.selection.trial_seconds:
+            axes = tuple(axis for axis in axes if axis == "temperature")
+        share = SEARCH * self._spare_seconds()
+        begun = any(point.loss == loss for point in self.selection.trials)  # before a resumption
+        if not axes or (known and not begun and share < LEAST_TRIALS * self.selection.trial_seconds):
             known[loss] = first
             return first
         space = plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0})
         plan = plan._replace(space=space)
         dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
-        deadline = self.clock.now() + SEARCH * spare
+        deadline = self.clock.now() + share
 
         def score(point: Point) -> Tensor:
             if point not in self.selection.trials:
@@ -277,7 +282,7 @@ class Chooser:
 
     def _trial(self, plan: Plan, point: Point, dim: int) -> Tensor:
         """(Q,) the selection metric of each judged user after one cycle; -1 if it diverges."""
-        settings = plans.settings_of(self.config, plan, point, dim, self._item_exponent)
+        settings = plans.graph_settings(self.config, plan, point, dim)
         self.clock.settle_threads()
         training = self.hooks.start(settings, self.spectrum)
         training.with_health = False

@@ -215,6 +215,8 @@ def test_sums_are_rounded_where_the_processor_computes_with_bfloat16(monkeypatch
         assert dtype(temperature=0.04) == dtype(distance="euclidean") == torch.float32
         assert dtype(loss="history_hinge", margin=0.04) == torch.float32
         assert dtype(loss="history_hinge", temperature=0.04) == torch.bfloat16
+        assert dtype(loss="history_psl", margin=0.04) == torch.bfloat16
+        assert dtype(loss="history_psl", temperature=0.04) == torch.float32
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
     assert dtype() == torch.float32
     monkeypatch.delattr(torch.cpu, "get_capabilities")  # as before torch had it

@@ -22,7 +22,6 @@ def _fine_nodes():
     """psl from so many nodes equals its formula to about 1e-4; what it is from its own is tested apart."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(history_losses, "NODES", 2**14)
-        patch.setattr(history_losses, "PLACES", 2**9)
         yield
 
 
@@ -407,6 +406,17 @@ def test_an_unknown_activation_is_refused():
     for h in (0, 2):
         with pytest.raises(ValueError, match="activation = 'exp', allowed: tanh, atan, relu"):
             history_losses.psl(ONES[:h], ROW[:h], SQUARE, ONES, 1.0, "exp")
+
+
+def test_a_candidate_beyond_the_margin_is_as_if_it_were_not_there(monkeypatch):
+    """The nodes lie where candidates count."""
+    monkeypatch.setattr(history_losses, "NODES", NODES)
+    d_own, row, d = batch(16, 6, 11, 20)
+    far = torch.cat([d, torch.full((6, 1), 1e4, dtype=torch.float64)], 1)
+    alone, beside = (gradients(partial(psl, activation="relu"), d_own, row, one) for one in (d, far))
+    torch.testing.assert_close(beside[0], alone[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(beside[2][:, :-1], alone[2], rtol=0.05, atol=0.02)
+    assert not beside[2][:, -1].any()
 
 
 def test_the_wider_the_margin_the_more_relu_is_the_softmax():

@@ -13,7 +13,7 @@ POINT = Point("history_softmax", temperature=0.2, popularity_power=0.5, hops=2)
 
 def settings(space, **graph):
     config = Bench.model_validate({"graph": graph})
-    return plans.settings_of(config, Plan("graph-1", TrainedSpace(**space), 3), POINT, 16, 0.4)
+    return plans.graph_settings(config, Plan("graph-1", TrainedSpace(**space), 3), POINT, 16)
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,14 @@ def test_a_margin_that_is_given_stays():
 
 
 def test_only_what_is_left_open_is_searched():
-    assert plans.searched(Bench()) == ("temperature", "popularity_power", "hops")
-    assert plans.searched(Bench.model_validate({"graph": {"hops": 1, "temperature": 0.1}})) == (
-        "popularity_power",
-    )
+    def axes(loss, **graph):
+        return plans.searched(Bench.model_validate({"graph": graph}), loss)
+
+    assert axes("history_psl") == ("temperature", "popularity_power", "hops")
+    assert axes("history_psl", hops=1, temperature=0.1) == ("popularity_power",)
+    # a margin that is given does not follow the temperature
+    assert axes("history_psl", margin=0.5) == ("popularity_power", "hops")
+    assert axes("history_softmax", margin=0.5) == ("temperature", "popularity_power", "hops")
 
 
 def test_each_random_start_has_a_seed_of_its_own():

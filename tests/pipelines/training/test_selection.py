@@ -12,6 +12,7 @@ from tastes import HELD_OUT, SetClock, planted
 from pipelines.config.bench import Bench
 from pipelines.training import cycles, model, plans, refit, selection
 from pipelines.training.budget import Clock
+from pipelines.training.cycles import SpaceTraining
 from pipelines.training.search import pattern_search
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.together import Chosen
@@ -111,8 +112,43 @@ def test_without_a_budget_each_cycle_has_twice_as_many_steps() -> None:
         scores = [row["validation.ndcg@20"] for row in rows]
         best = scores.index(max(scores))
         assert one.part.cycles == (4, 8, 16, 32)[: best + 1]
-        assert len(rows) in (4, best + 2)  # one cycle without a gain ends a training
+        assert len(rows) in (
+            4,
+            best + 2,
+            best + 3,
+        )  # the last worse, or two level
         assert one.score == scores[best]
+
+
+def test_cycles_end_after_one_that_is_worse_or_two_that_are_level() -> None:
+    settings = Settings(cycle_steps=4)._asdict()
+    run = SpaceTraining(chooser_of(configured()), model.Part("graph-1", "graph", 1.0, settings), 1)
+    best = torch.full((10,), 0.5, dtype=torch.float64)
+    run._best = {"epoch": 2, "of_users": best}
+    level = best + 0.1 * torch.tensor([1.0, -1.0] * 5) - 0.001
+    assert not run._is_over(3, level)
+    assert run._is_over(4, level)
+    assert run._is_over(3, best - 0.1)
+
+
+def test_graph_spaces_search_their_settings_after_a_metric_space_too() -> None:
+    config = configured({"temperature": None}, spaces=[{"kind": "metric"}, {}], batch_size=64)
+    chooser = chooser_of(config)
+    chooser.choose()
+    assert {"metric-1", "graph-2"} <= chooser.selection.trained.keys() | chooser.selection.left_out.keys()
+    assert len(chooser.selection.trials) > 1
+
+
+def test_the_search_of_another_loss_has_a_deadline_where_nothing_is_trained() -> None:
+    clock = SetClock(100.0)
+    spaces = [{}, {"loss": "history_psl"}]
+    chooser = chooser_of(configured({"temperature": None}, spaces=spaces), clock, 1.0)
+    chooser.selection.chosen["history_softmax"] = plans.first_point(chooser.config, chooser.judge.data)
+    clock.at = 50.0
+    chooser.choose_spectral()
+    chooser.choose_point(plans.plans(chooser.config)[1])
+    assert chooser.selection.trials
+    assert clock.at <= 50 + 0.2 * 50
 
 
 def test_the_kept_space_is_that_of_the_best_epoch() -> None:

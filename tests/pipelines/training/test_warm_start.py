@@ -155,7 +155,7 @@ def test_a_graph_goes_on_from_its_rows_with_fresh_moments(shop_file: Callable[..
     fold = folds.load_fold(config, "test")
     data = sampling.to_device(fold.fit, CPU)
     (plan,) = plans.plans(config)
-    graph = plans.settings_of(config, plan, plans.first_point(config, data), 8, 0.4)
+    graph = plans.graph_settings(config, plan, plans.first_point(config, data), 8)
     learned, fresh = (start(config, data, graph, "test") for _ in range(2))
     train_epoch(learned, "semi_hard")
     before = learned.state()
