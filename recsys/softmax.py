@@ -19,7 +19,7 @@ TINY = 1e-30  # a sum of no candidate
 class Candidates(NamedTuple):
     """What the softmax of a batch sums over.
 
-    `left_out` are the pairs that are not in it: ascending places row * C + column (Q,) in (B, C), or where the
+    `left_out` are pairs that are not in it: ascending places row * C + column (Q,) in (B, C), or where the
     host should not wait for a device (B, C), 0 for these and 1 for the others.
     """
 
