@@ -6,12 +6,12 @@
 
 Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean, with learned offsets
 (fixed for whole histories); `graph`, two hops from the spectrum, cosine with fixed offsets, with the
-settings that the search of `recsys bench` starts at. Where a loss has a margin or a temperature, two are
-tried. Two tables: passes over the interactions until two are no better, at most --epochs. Graphs: the same
-for interactions, and five cycles of 40, 80, 160, ... steps at most for whole histories, until one is no
-better. The slice that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken
-up again where it stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and
-writes OUT_test.csv with bootstrap intervals, popularity and the spectrum.
+settings that the search of `recsys bench` starts at. Two tables: passes over the interactions until two are
+no better, at most --epochs. Graphs: the same for interactions, and five cycles of 40, 80, 160, ... steps at
+most for whole histories, until one is no better. The slice that `recsys bench` holds out judges.
+OUT_validation.csv gets a line a cell, and is taken up again where it stopped. --on-test fits the best cell
+of each loss on all of train for as many epochs, and writes OUT_test.csv with bootstrap intervals,
+popularity and the spectrum.
 """
 
 import argparse
@@ -49,10 +49,9 @@ TOWERS = ("two_tables", "graph")
 MINERS = ("semi_hard", "hardest", "random", "distance_weighted")
 SELECT = "ndcg@20"
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")
-CELL = ("loss", "miner", "tower", "scale")
+CELL = ("loss", "miner", "tower")
 PATIENCE = 2
 TEMPERED = ("sampled_softmax", "bsl", "psl", "sl_at_k", "history_softmax", "history_sl_at_k")
-UNCHANGED = ("bpr", "triplet_soft_margin", "align_uniform")  # by a margin or a temperature
 OWN: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"log_q": True},
     **{name: {"in_batch_items": 0} for name in ("bsl", "psl", "sl_at_k")},
@@ -63,12 +62,11 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 class Cell(NamedTuple):
-    """A loss, its miner or "", a tower, and what its margin or temperature is multiplied by, or ""."""
+    """A loss, its miner or "", and a tower."""
 
     loss: str
     miner: str
     tower: str
-    scale: str
 
 
 def main() -> None:
@@ -92,37 +90,35 @@ def main() -> None:
 
 
 def cells() -> Iterator[Cell]:
-    """Every cell that exists: losses of lists and of histories mine nothing, some have no scale."""
+    """Every cell that exists: losses of lists and of histories mine nothing."""
     for loss, tower in itertools.product((*TRIPLET_LOSSES, *LIST_LOSSES, *HISTORY_LOSSES), TOWERS):
         if loss == "align_uniform" and tower == "two_tables":
             continue  # cosine alone
         for miner in MINERS if loss in TRIPLET_LOSSES else ("",):
             if miner == "distance_weighted" and tower == "two_tables":
                 continue  # cosine alone
-            for scale in ("",) if loss in UNCHANGED else ("1", "2"):
-                yield Cell(loss, miner, tower, scale)
+            yield Cell(loss, miner, tower)
 
 
 def settings_of(config: Bench, cell: Cell, temperature: float) -> Settings:
     """The settings of a cell; `temperature` is where the search of graph spaces starts on this log."""
-    scale = float(cell.scale or 1)
     if cell.tower == "graph":
         space = TrainedSpace(loss=cell.loss)  # type: ignore[arg-type]
-        point = Point(cell.loss, temperature * scale, 0.8, 2)
+        point = Point(cell.loss, temperature, 0.8, 2)
         settings = plans.graph_settings(config, Plan("graph", space, config.seed), point, DIM)
         return settings._replace(
             miner=cell.miner or "semi_hard", warmup_epochs=0, batch_size=4096, **OWN.get(cell.loss, {})
         )  # type: ignore[arg-type]
     whole = cell.loss in HISTORY_LOSSES
-    t = 2 * temperature * scale  # of squared distances, twice those of a cosine
+    t = 2 * temperature  # of squared distances, twice those of a cosine
     uniform = config.graph.candidates if cell.loss == "history_hinge" else 0
     settings = Settings(
         dim=DIM,
         loss=cell.loss,  # type: ignore[arg-type]
         miner=cell.miner or "semi_hard",  # type: ignore[arg-type]
         warmup_epochs=0,
-        margin=0.5 * scale,
-        temperature=0.5 * scale / plans.PSL_POWER if cell.loss == "history_psl" else t,
+        margin=0.5,
+        temperature=0.5 / plans.PSL_POWER if cell.loss == "history_psl" else t,
         offset_scale=t if cell.loss in TEMPERED else 0.5,
         offset="fixed" if whole else "learned",
     )
