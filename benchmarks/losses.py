@@ -7,11 +7,10 @@
 Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean, with learned offsets
 (fixed for whole histories); `graph`, two hops from the spectrum, cosine with fixed offsets, with the
 settings that the search of `recsys bench` starts at. Two tables: passes over the interactions until two are
-no better, at most --epochs. Graphs: the same for interactions, and five cycles of 40, 80, 160, ... steps at
-most for whole histories, until one is no better. The slice that `recsys bench` holds out judges.
-OUT_validation.csv gets a line a cell, and is taken up again where it stopped. --on-test fits the best cell
-of each loss on all of train for as many epochs, and writes OUT_test.csv with bootstrap intervals,
-popularity and the spectrum.
+no better, at most --epochs. Graphs: cycles of 40, 80, 160 and 320 steps, until one is no better. The slice
+that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again where it
+stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and writes
+OUT_test.csv with bootstrap intervals, popularity and the spectrum.
 """
 
 import argparse
@@ -50,7 +49,7 @@ MINERS = ("semi_hard", "hardest", "random", "distance_weighted")
 SELECT = "ndcg@20"
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")
 CELL = ("loss", "miner", "tower")
-PATIENCE = 2
+PATIENCE, CYCLES = 2, 4  # passes without gain, and cycles at most
 TEMPERED = ("sampled_softmax", "bsl", "psl", "sl_at_k", "history_softmax", "history_sl_at_k")
 OWN: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"log_q": True},
@@ -133,7 +132,7 @@ def learn(settings: Settings, judge: Judge, spectrum: Spectrum | None, most: int
     training = start_training(judge.data, settings, None, spectrum)
     training.with_health = False
     best, best_epoch, number = Values(), 0, 0
-    for number, *_ in epochs(training, 5 if settings.cycle_steps else most):
+    for number, *_ in epochs(training, CYCLES if settings.cycle_steps else most):
         values = judge.values(judge.rank(euclidean_vectors(training.model.space())))
         if not best or values[SELECT].mean() > best[SELECT].mean():
             best, best_epoch = values, number
