@@ -122,7 +122,7 @@ def ours(task: Task, on_step: OnStep, dim: int) -> None:
     started = now(data)
     plan = next(plan for plan in plans.plans(config) if plan.space.kind == "graph")
     width = min(dim, data.n_users, data.n_items)
-    settings = plans.settings_of(config, plan, plans.first_point(config, data), width, 0.0)
+    settings = plans.graph_settings(config, plan, plans.first_point(config, data), width)
 
     def fit(steps: int, each: Callable[[int], None]) -> None:
         done = itertools.count(1)

@@ -38,7 +38,7 @@ from pipelines.config.training import TrainedSpace
 from pipelines.tracking import log
 from pipelines.training import plans
 from pipelines.training.devices import choose_device, keep_freed_memory
-from recsys import graph, histories, precision, sampling
+from recsys import histories, precision, sampling, softmax
 from recsys.epochs import sample_triplets, train_epoch
 from recsys.interactions import Interactions
 from recsys.objectives import make_objective
@@ -128,7 +128,8 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
 
     Sparse products: E = hops to items and E - 1 to users, their transposes backward. One gathers N rows, each
     with an index and a value, and adds to its R rows: 4 D (N + 2 R) + 8 N bytes, 2 N D operations.
-    Histories: two such of H entries (what is near, and the items), which add to B rows, backward to J.
+    Histories: H entries of what is near and H pairs of rows, counted as two such of H entries, which add to B
+    rows, backward to J.
     Candidates: C rows read and written; their gradient read and added.
     Log-sums: three dense products of 2 B C D operations; exponentials and sums in one pass over (B, C).
     Unit rows: forward where a row is written; backward two reads and a write of (I, D).
@@ -137,7 +138,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
     config, device = Bench(), data.user.device
     plan = plans.Plan("graph-1", TrainedSpace(start="random"), config.seed)
     point = plans.first_point(config, data)._replace(hops=hops)
-    settings = plans.settings_of(config, plan, point, d, 0.0)._replace(cycle_steps=WARM + steps)
+    settings = plans.graph_settings(config, plan, point, d)._replace(cycle_steps=WARM + steps)
     training = start_training(data, settings)
     rounds, size = histories.steps_per_round(data, settings), histories.users_per_batch(data, settings)
     batch, _ = next(histories.user_batches(data, size, torch.Generator(device).manual_seed(0)))  # (B,)
@@ -151,7 +152,7 @@ def graph_trainer(data: DeviceInteractions, d: int, hops: int, steps: int) -> Tr
         each = products * entries * row
         return Part(name, 2 * products * entries * d, each + rest, min(each, gathered_from * row) + rest)
 
-    at_once = min(b, max(1, graph.PRODUCTS_AT_ONCE // c))  # users
+    at_once = min(b, max(1, softmax.PRODUCTS_AT_ONCE // c))  # users
     moved = FLOAT * (b * d + c * d + b * c)
     dense = [(2 * b * c * d, moved, moved, rate) for rate in rates(at_once, c, d, device)]
     parts = [

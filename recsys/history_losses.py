@@ -8,6 +8,8 @@ Axes: B users of a batch, H their own items, C candidates, R rows of a block, G 
 nearest candidates, E entries.
 """
 
+# Long: the losses share blocks, cells and precision, and are read side by side
+
 from collections.abc import Iterator
 from typing import Any
 

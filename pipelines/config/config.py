@@ -53,6 +53,11 @@ class Learning(Section):
         settings = self.settings()
         for conflict in conflicts(settings):
             raise ValueError(conflict.format(**KEYS))
+        for number, space in enumerate(self.train.spaces, 1):
+            if space.kind == "metric" and space.loss is not None:
+                for conflict in conflicts(settings._replace(loss=space.loss)):
+                    keys = KEYS | {"loss": f"train.spaces, number {number}: loss"}
+                    raise ValueError(conflict.format(**keys))
         own = min(mining.in_batch_items, self.train.batch_size)
         candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
         triplets = self.train.batch_size * candidates

@@ -185,7 +185,9 @@ class Graph(Section):
     hops: PositiveInt | None = Field(None, description="steps to neighbours; none: searched from 2")
     learning_rate: PositiveFloat = Field(0.012, description="Adam's at the start of a cycle; falls within it")
     margin: PositiveFloat | None = Field(
-        None, description="of losses with one; none: 4 times the temperature for history_psl, 2.5 times else"
+        None,
+        description="of losses with one; where it is left out: 4 times the temperature for history_psl, 2.5 "
+        "times for others; the power of history_psl is 2.5",
     )
     trial_dim: PositiveInt = Field(48, description="dimensions in the search, where fewer than dim")
     cycle_steps: PositiveInt = Field(
