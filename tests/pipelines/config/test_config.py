@@ -130,6 +130,14 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         ),
         (["mining.miner=distance_weighted", "space.distance=cosine", "space.dim=1"], r"needs space.dim >= 2"),
         (["loss.name=align_uniform"], r"'align_uniform' needs space.distance = 'cosine'"),
+        (
+            ["space.tower=siamese", 'train.spaces=[{}, {kind="metric", loss="history_psl"}]'],
+            r"train.spaces, number 2: loss = 'history_psl' needs space.tower = 'two_tables' or 'graph'",
+        ),
+        (
+            ['train.spaces=[{kind="metric", loss="history_softmax"}]'],
+            r"train.spaces, number 1: loss = 'history_softmax' needs space.offset = 'fixed' or 'none'",
+        ),
         (["loss.name=align_uniform", "space.distance=cosine"], r"needs space.offset = 'fixed' or 'none'"),
         (
             ["loss.name=sampled_softmax", "loss.log_q=true", "mining.miner=offline"],
