@@ -252,8 +252,8 @@ class Chooser:
         if known:
             axes = tuple(axis for axis in axes if axis == "temperature")
         share = SEARCH * self._spare_seconds()
-        begun = any(point.loss == loss for point in self.selection.trials)  # before a resumption
-        if not axes or (known and not begun and share < LEAST_TRIALS * self.selection.trial_seconds):
+        has_trials = any(point.loss == loss for point in self.selection.trials)  # a resumed search
+        if not axes or (known and not has_trials and share < LEAST_TRIALS * self.selection.trial_seconds):
             known[loss] = first
             return first
         space = plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0})

@@ -29,7 +29,7 @@ def settings(space, **graph):
 def test_margins_and_the_power_follow_the_temperature_that_was_searched(space, margin, temperature):
     found = settings(space)
     assert (found.margin, found.temperature) == pytest.approx((margin, temperature))
-    # the offset goes by the softmax's temperature, whatever the loss
+    # the offset is proportional to the temperature of the softmax for every loss
     assert found.offset_scale == pytest.approx(0.5 * 0.2 / space.get("sharper", 1))
 
 
