@@ -1,15 +1,17 @@
 """Ours and its peers side by side: one split, the same cores, the same seconds of fitting, the same judge.
 
     python benchmarks/peers.py --train TRAIN.parquet --test TEST.parquet --seconds 300 --threads 2 \\
-        --out benchmarks/peers_gowalla
+        --out benchmarks/peers_gowalla [--systems "SimpleX" "ours, 128"]
 
-Needs the extra `bench` (implicit). Columns user_id, item_id. Each system fits a train that lacks a slice (the
-[validation] of configs/bench/default.toml) until its seconds are over, and is judged on that slice at
-doubling points of them; reading, judging and first uses are not counted. The point of the best recall@20 says
-how many steps the refit on all of train takes, and that is scored on test, once. OUT.csv has every point,
-OUT.md a table, OUT.png the curves. One seed; implicit's BPR on several threads differs from run to run.
+implicit's systems need the extra `bench`. Columns user_id, item_id. Each system fits a train that lacks a
+slice (the [validation] of configs/bench/default.toml) until its seconds are over, and is judged on that
+slice at doubling points of them; reading, judging and first uses are not counted. The point of the best
+recall@20 says how many steps the refit on all of train takes, and that is scored on test, once; the last
+system is compared with each other one user by user. OUT.csv has every point, OUT.md a table, OUT.png the
+curves. One seed; implicit's BPR on several threads differs from run to run.
 
-Axes: U users, I items, N interactions, D dimensions, B triplets of a batch.
+Axes: U users, I items, N interactions, D dimensions, B triplets or interactions of a batch, C candidates,
+H items of the histories of a batch.
 """
 
 import argparse
@@ -30,11 +32,12 @@ import scipy.sparse
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import embedding, softplus
+from torch.nn.functional import embedding, embedding_bag, normalize, softplus
 
 from pipelines.config.bench import Bench
 from pipelines.config.loading import load_settings
 from pipelines.data import published
+from pipelines.evaluation.statistics import paired_differences
 from pipelines.tracking import log
 from pipelines.training import model, plans, selection
 from pipelines.training.devices import choose_device, describe_device, keep_freed_memory
@@ -44,7 +47,7 @@ from recsys import graph, spaces
 from recsys.epochs import epochs
 from recsys.files import write_text
 from recsys.graph import Matrix
-from recsys.judge import Judge
+from recsys.judge import Judge, Values
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Vectors
 from recsys.training import START, start_training
@@ -56,6 +59,9 @@ SELECT, SHOWN = "recall@20", ("recall@20", "ndcg@20", "hit_rate@10")
 DOUBLINGS = 10  # so the first point is at a thousandth of the seconds
 DIM, LAYERS, BATCH, LEARNING_RATE, LAMBDA = 64, 3, 2048, 1e-3, 1e-4  # He et al. 2020, section 4.1.2
 START_DEVIATION = 0.1  # of every coordinate, as in its authors' PyTorch code
+# Mao et al. 2021, Gowalla: 64-d, margin .9, weight 150; as many candidates as there, but shared by a batch
+MARGIN, WEIGHT, CANDIDATES, OWN_SHARE = 0.9, 150.0, 1000, 0.5
+SIMPLEX_BATCH, SIMPLEX_RATE = 1024, 1e-3  # theirs is 1e-4, for some hundred passes
 FACTORS = 128
 ALS = {"alpha": 10.0, "regularization": 50.0}
 BPR = {"learning_rate": 0.03, "regularization": 0.01}  # of .01, .03, .1 by .01, .001 the best on 6,000 users
@@ -81,6 +87,7 @@ class Point(NamedTuple):
     plan: int  # steps in all, which the learning rate's fall depends on; 0 where nothing does
     seconds: float  # of fitting, up to here
     metrics: dict[str, float]
+    values: Values | None = None  # of test: each user's
 
 
 OnStep = Callable[[int, int, Callable[[], Vectors]], None]  # step, plan, what has been fitted so far
@@ -205,6 +212,57 @@ def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) ->
     return torch.stack([user, positive, rank + below])
 
 
+def simplex(task: Task, on_step: OnStep) -> None:
+    """SimpleX (Mao et al. 2021): a user is their own row and the mapped mean of their items.
+
+    The candidates are uniform and shared by a batch: drawn for each user, a step takes some hundred times as
+    long on a CPU.
+    """
+    data = task.judge.data
+    device = data.user.device
+    generator = torch.Generator(device).manual_seed(task.config.seed)
+    users, items = (
+        (START_DEVIATION * torch.randn(n, DIM, generator=generator, device=device)).requires_grad_()
+        for n in (data.n_users, data.n_items)
+    )  # (U, D), (I, D)
+    mapping = torch.eye(DIM, device=device).requires_grad_()  # (D, D)
+    optimizer = torch.optim.Adam([users, items, mapping], SIMPLEX_RATE, fused=device.type in ("cpu", "cuda"))
+    count, item = data.offsets.diff(), data.item.long()  # (U,), (N,)
+
+    def points(user: Tensor, rows: Tensor) -> Tensor:
+        """(B,) -> (B, D), of length 1; of a user without items their own row alone."""
+        own = count[user]  # (B,)
+        ends = own.cumsum(0)  # (B,)
+        place = torch.arange(int(ends[-1]), device=device)  # (H,)
+        start = (data.offsets[user] - (ends - own)).repeat_interleave(own)  # (H,)
+        mean = embedding_bag(item[place + start], rows, ends - own, mode="mean")  # (B, D)
+        return normalize(OWN_SHARE * embedding(user, users) + (1 - OWN_SHARE) * mean @ mapping, dim=1)
+
+    @torch.no_grad()
+    def vectors() -> Vectors:
+        everybody = torch.arange(data.n_users, device=device)
+        return of_products(points(everybody, items), normalize(items, dim=1))
+
+    on_step(0, 0, vectors)
+    epochs = (torch.randperm(len(item), generator=generator, device=device) for _ in itertools.count())
+    batches = (batch for epoch in epochs for batch in torch.split(epoch, SIMPLEX_BATCH))
+    for step, batch in enumerate(batches, 1):  # (B,)
+        candidates = torch.randint(data.n_items, (CANDIDATES,), generator=generator, device=device)  # (C,)
+        anchors = points(data.user[batch].long(), items)  # (B, D)
+        positive = normalize(embedding(item[batch], items), dim=1)  # (B, D)
+        loss = contrastive(anchors, positive, normalize(embedding(candidates, items), dim=1))
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        on_step(step, 0, vectors)
+
+
+def contrastive(anchors: Tensor, positive: Tensor, candidates: Tensor) -> Tensor:
+    """The cosine contrastive loss of points of length 1: (B, D), (B, D), (C, D) -> ()."""
+    pushed = (anchors @ candidates.T - MARGIN).relu().mean(1)  # (B,)
+    return (1 - (anchors * positive).sum(1) + WEIGHT * pushed).mean()
+
+
 def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: dict[str, float]) -> None:
     """A model of implicit, its CUDA one where there is such a device; a step is one of its iterations."""
     data = task.judge.data
@@ -243,10 +301,12 @@ SYSTEMS: dict[str, System] = {
     "implicit BPR": partial(of_implicit, module="bpr", name="BayesianPersonalizedRanking", settings=BPR),
     "BPR MF": partial(pairwise, layers=0),
     "LightGCN": partial(pairwise, layers=LAYERS),
+    "SimpleX": simplex,
     "ours, 64": partial(ours, dim=63),  # the item's offset is one more coordinate
     "ours, 128": partial(ours, dim=127),
 }
-UNTRAINED, PEERS = ("popularity", "spectral"), ("implicit ALS", "implicit BPR", "BPR MF", "LightGCN")
+UNTRAINED = ("popularity", "spectral")
+PEERS = ("implicit ALS", "implicit BPR", "BPR MF", "LightGCN", "SimpleX")
 
 
 def of_products(users: Tensor, items: Tensor) -> Vectors:
@@ -298,8 +358,10 @@ def refitted(task: Task, chosen: Point) -> Point:
 
     def on_step(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
         if step == chosen.step:
-            seconds, means = now(task.judge.data) - started, task.judge.means(vectors())
-            points.append(chosen._replace(of="test", seconds=seconds, metrics={m: means[m] for m in SHOWN}))
+            seconds, found = now(task.judge.data) - started, task.judge.values(task.judge.rank(vectors()))
+            values = {metric: found[metric] for metric in SHOWN}
+            means = {metric: float(value.mean()) for metric, value in values.items()}
+            points.append(chosen._replace(of="test", seconds=seconds, metrics=means, values=values))
             raise Enough
 
     with contextlib.suppress(Enough):
@@ -332,48 +394,76 @@ def of_validation(points: list[Point], name: str) -> list[Point]:
 
 
 def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
-    weakest = min((best(points, name) for name in PEERS), key=lambda p: p.metrics[SELECT])
-    low, high = (point.metrics[SELECT] for point in (weakest, best(points, "LightGCN")))
-    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "implicit", "recsys"))
-    epoch = -(-len(task.judge.data.user) // BATCH)
-    device = task.judge.data.user.device
-    implicit = "CUDA" if implicit_takes(device) else "CPU"
-    config, g = task.config, task.config.graph
-    n = counts | {"epoch": epoch, "judged": len(task.judge.users)}
-    head = ["system", "best step", "at s", f"validation {SELECT}", f"s to {low:.4f}", f"s to {high:.4f}"]
-    rows = [[*head, f"test {SELECT}", "test ndcg@20"], ["--"] * 8]
-    for test in (p for p in points if p.of == "test"):
+    tests = [point for point in points if point.of == "test"]
+    names = [point.system for point in tests]
+    peers = [best(points, name) for name in names if name in PEERS] or [best(points, names[-1])]
+    target = max(peers, key=lambda point: point.metrics[SELECT])
+    goal = target.metrics[SELECT]
+    config, device, last = task.config, task.judge.data.user.device, tests[-1]
+    n = counts | {"judged": len(task.judge.users)}
+    head = ["system", "best step", "at s", f"validation {SELECT}", f"s to {goal:.4f}"]
+    head += [f"test {SELECT}", "test ndcg@20", f"{last.system}, less it: {SELECT}", "ndcg@20"]
+    rows = [head, ["--"] * len(head)]
+    for test in tests:
         at = best(points, test.system)
-        reaching = [reached(points, test.system, target) for target in (low, high)]
-        figures = [f"{x:.4f}" for x in (at.metrics[SELECT], test.metrics[SELECT], test.metrics["ndcg@20"])]
-        rows.append([test.system, f"{at.step:,}", f"{at.seconds:.2f}", figures[0], *reaching, *figures[1:]])
+        row = [test.system, f"{at.step:,}", f"{at.seconds:.2f}", f"{at.metrics[SELECT]:.4f}"]
+        row += [reached(points, test.system, goal), f"{test.metrics[SELECT]:.4f}"]
+        rows.append([*row, f"{test.metrics['ndcg@20']:.4f}", *differences(last, test, config)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    packages = ["torch", "recsys", *(["implicit"] if any(n.startswith("implicit") for n in names) else [])]
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in packages)
+    notes = "\n".join(note for name, note in notes_of(task).items() if any(n.startswith(name) for n in names))
     return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
-{describe_device(device)}, threads: {torch.get_num_threads()}, {versions}, implicit on {implicit}.
+{describe_device(device)}, threads: {torch.get_num_threads()}, {versions}.
 One run, seed {config.seed}.
 {n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
 Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
 
-`s to`: the first judged point that has the best validation {SELECT} of the weakest trained peer
-({weakest.system}, {low:.4f}), and of LightGCN ({high:.4f}). Points are doublings of the seconds apart.
-Test: refitted on all of train for as many steps, scored once.
+`s to`: the first judged point that has the best validation {SELECT} of {target.system}, the best of the
+trained peers. Points are doublings of the seconds apart. Test: refitted on all of train for as many steps,
+scored once. `less it`: mean of the paired difference on test, with its 95 % interval.
 
 {table}
 
-- implicit ALS: {FACTORS} factors, {words(ALS)}; a step is an iteration.
-- implicit BPR: {FACTORS} factors, {words(BPR)}; a step is an iteration over as many
-  triplets as there are pairs.
-- LightGCN (He et al. 2020): {DIM}-d, mean of {LAYERS} layers and the tables, BPR loss, one uniform
-  negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the sparse product
-  that ours uses. {n["epoch"]:,} steps are an epoch.
-- BPR MF: the same without layers.
-- ours: the first space of `recsys bench`, a graph from the spectral start at the settings from which its
-  search starts, in one cycle of {MOST_STEPS:,} steps or as many as there is time for, of at most
-  {g.batch_users:,} users. The learning rate falls until the last step: points before it are below what a
-  shorter training reaches.
-- spectral: truncated SVD, no training; a step is a setting, dimensions {config.spectral.dims} by
-  item exponents {config.spectral.item_exponents}.
+{notes}
 """
+
+
+def differences(one: Point, other: Point, config: Bench) -> list[str]:
+    """Mean, and 95 % bootstrap interval over users, of one's recall@20 and ndcg@20 less the other's."""
+    if one.system == other.system:
+        return ["", ""]
+    assert one.values
+    assert other.values
+    found = paired_differences(one.values, other.values, config.evaluate.resamples, config.seed)
+    of = [found[metric] for metric in (SELECT, "ndcg@20")]
+    return [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" for mean, low, high in of]
+
+
+def notes_of(task: Task) -> dict[str, str]:
+    """By the beginning of a system's name, what it is."""
+    config, device = task.config, task.judge.data.user.device
+    implicit = "CUDA" if importlib.util.find_spec("implicit") and implicit_takes(device) else "CPU"
+    epoch, batches = (-(-len(task.judge.data.user) // size) for size in (BATCH, SIMPLEX_BATCH))
+    return {
+        "implicit ALS": f"- implicit ALS, {implicit}: {FACTORS} factors, {words(ALS)}.",
+        "implicit BPR": f"""- implicit BPR, {implicit}: {FACTORS} factors, {words(BPR)};
+  a step is an iteration over as many triplets as there are pairs.""",
+        "LightGCN": f"""- LightGCN (He et al. 2020): {DIM}-d, mean of {LAYERS} layers and the tables, BPR
+  loss, one uniform negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the
+  sparse product that ours uses. {epoch:,} steps are an epoch.""",
+        "BPR MF": "- BPR MF: LightGCN without layers.",
+        "SimpleX": f"""- SimpleX (Mao et al. 2021): {DIM}-d, margin {MARGIN:g}, weight {WEIGHT:g},
+  {CANDIDATES:,} uniform candidates shared by a batch of {SIMPLEX_BATCH:,}, half a user's own row and
+  half the mapped mean of their items, Adam {SIMPLEX_RATE:g}, no weight decay; written here.
+  {batches:,} steps are an epoch.""",
+        "ours": f"""- ours: the first space of `recsys bench`, a graph from the spectral start at the settings
+  from which its search starts, in one cycle of {MOST_STEPS:,} steps or as many as there is time for, of
+  at most {config.graph.batch_users:,} users. The learning rate falls until the last step: points before it
+  are below what a shorter training reaches.""",
+        "spectral": f"""- spectral: truncated SVD, no training; a step is a setting, dimensions
+  {config.spectral.dims} by item exponents {config.spectral.item_exponents}.""",
+    }
 
 
 def words(settings: dict[str, float]) -> str:
@@ -384,7 +474,7 @@ def plot(points: list[Point], path: Path) -> None:
     """Validation against seconds of fitting."""
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    for name in SYSTEMS:
+    for name in dict.fromkeys(point.system for point in points):
         of_name = of_validation(points, name)
         seconds, score = [p.seconds for p in of_name], [p.metrics[SELECT] for p in of_name]
         if name == "popularity":
@@ -408,10 +498,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="without a suffix")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
     args = parser.parse_args()
     if not (args.seconds > 0 and args.threads > 0):
         parser.error(f"--seconds {args.seconds} --threads {args.threads}, allowed > 0")
-    if importlib.util.find_spec("implicit") is None:
+    of_implicit_asked = any(name.startswith("implicit") for name in args.systems)
+    if of_implicit_asked and importlib.util.find_spec("implicit") is None:
         parser.error('implicit is not installed: pip install -e ".[train,bench]"')
     torch.set_num_threads(args.threads)
     device = choose_device("auto")
@@ -424,12 +516,12 @@ def main() -> None:
         for pairs in ((kept, held_out), (data.train, data.test))
     )
     task = Task(judge, config, args.seconds)
-    for name in SYSTEMS:  # imports and a device's first use are not timed
+    for name in args.systems:  # imports and a device's first use are not timed
         curve(name, task._replace(seconds=0.0))
-    points = [point for name in SYSTEMS for point in curve(name, task)]
-    points += [refitted(task._replace(judge=whole), best(points, name)) for name in SYSTEMS]
-    rows = [point._asdict() | point.metrics for point in points]
-    pl.DataFrame(rows).drop("metrics").write_csv(args.out.with_suffix(".csv"), float_precision=5)
+    points = [point for name in args.systems for point in curve(name, task)]
+    points += [refitted(task._replace(judge=whole), best(points, name)) for name in args.systems]
+    rows = [point._asdict() | {"values": None} | point.metrics for point in points]
+    pl.DataFrame(rows).drop("metrics", "values").write_csv(args.out.with_suffix(".csv"), float_precision=5)
     table = as_markdown(points, task, data.counts)
     write_text(args.out.with_suffix(".md"), table)
     plot(points, args.out.with_suffix(".png"))

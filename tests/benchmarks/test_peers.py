@@ -96,6 +96,19 @@ def test_seconds_to_a_recall_are_those_of_the_first_point_that_has_it():
     ]
 
 
+def test_simplex_loss_is_the_sum_over_pairs():
+    generator = torch.Generator().manual_seed(0)
+    anchors, positive, candidates = (
+        torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=1) for n in (4, 4, 50)
+    )
+    expected = 0.0
+    for a, p in zip(anchors, positive, strict=True):
+        pushed = [max(0.0, float(a @ c) - peers.MARGIN) for c in candidates]
+        expected += (1 - float(a @ p) + peers.WEIGHT * sum(pushed) / 50) / 4
+    assert any(float(a @ c) > peers.MARGIN for a in anchors for c in candidates)
+    assert float(peers.contrastive(anchors, positive, candidates)) == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     """A train and a test file of 60 users in three groups, each of which takes items of its own."""
@@ -142,3 +155,19 @@ def test_one_command_writes_points_table_and_plot(tmp_path, split):
     rows = [row for row in out.with_suffix(".md").read_text().splitlines() if row.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == list(peers.SYSTEMS)
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_some_systems_alone_and_the_last_beside_the_others(tmp_path, split):
+    out, systems = tmp_path / "peers", ["popularity", "SimpleX", "ours, 64"]
+    files = ["--train", split[0], "--test", split[1], "--out", out]
+    command = [sys.executable, SCRIPT, *files, "--seconds", "0.1", "--threads", "1", "--systems", *systems]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    rows = [row for row in out.with_suffix(".md").read_text().splitlines() if row.startswith("| ")]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:]]
+    assert [row[0] for row in cells] == systems
+    for *_, recall, _, difference, _ in cells[:2]:
+        mean, low, high = (float(x.strip("[],")) for x in difference.split())
+        assert low <= mean <= high
+        assert mean == pytest.approx(float(cells[2][5]) - float(recall), abs=1.1e-4)
+    assert cells[2][-2:] == ["", ""]
