@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from recsys import history_losses, softmax
+from recsys import history_losses, psl, softmax
 
 B, C, D = 2_048, 4_096, 64
 N_ITEMS = 40_981
@@ -68,7 +68,7 @@ def all_steps(own: int, device: torch.device) -> dict[str, Step]:
     log_q = torch.full((C,), C / N_ITEMS, device=device).log()  # (C,): uniform
     steps: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "rank_hinge": lambda own, far: history_losses.rank_hinge(own, row, far, MARGIN, N_ITEMS),
-        "psl": lambda own, far: history_losses.psl(own, row, far, log_q, TEMPERATURE, "relu"),
+        "psl": lambda own, far: psl.psl(own, row, far, log_q, TEMPERATURE, "relu"),
         "sl_at_k": lambda own, far: sl_at_k(own, row, far, log_q),
     }
     return {

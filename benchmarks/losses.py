@@ -164,6 +164,8 @@ def write_validation(config: Bench, fold: Fold, path: Path, most: int) -> None:
 
 def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) -> None:
     """Validation's best cell of each loss, fitted on all of train, and what needs no training."""
+    if path.exists():
+        raise SystemExit(f"'{path}' exists: test is scored once")
     best: dict[str, dict[str, str]] = {}
     for row in read(found):
         if not row["failed"] and (
@@ -174,7 +176,8 @@ def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) 
     slice_judge = judge_fold(fold, device, config.evaluate, config.train.judged_users, config.seed)
     judge = judge_fold(whole, device, config.evaluate)
     spectrum = baselines.spectral(judge.data, 64, 0.0, seed=config.seed)
-    append(path, {"loss": "popularity"} | with_intervals(values_of(judge, popularity_vectors(judge.data)), 0))
+    popular = values_of(judge, popularity_vectors(judge.data))
+    append(path, {"loss": "popularity"} | with_intervals(popular, config.seed))
     spectral = [
         spectral_settings(64, exponent, config.seed) | {"exponent": exponent}
         for exponent in config.spectral.item_exponents

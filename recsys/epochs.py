@@ -108,16 +108,17 @@ def train_epoch(training: Training, miner: str) -> EpochStats:
     """
     shown = miner if training.settings.mines_triplets else training.settings.loss
     label = f"epoch {training.progress.epoch + 1}, {shown}"
-    with progress(label, _expected_interactions(training)) as advance, precision.for_training():
-        return run_epoch(training, make_objective(training, miner), advance)
+    of_step = len(training.data.user) / steps_per_pass(training)  # interactions, on average
 
+    def expected(length: int | None) -> int:
+        return len(training.data.user) if length is None else round(length * of_step)
 
-def _expected_interactions(training: Training) -> int:
-    """Interactions of the epoch that runs, on average."""
-    steps = training.cycle_length(0)
-    if steps is None:
-        return len(training.data.user)
-    return round(steps * len(training.data.user) / steps_per_pass(training))
+    with (
+        progress(label, expected(training.cycle_length(0))) as advance,
+        precision.for_training(),
+    ):
+        objective = make_objective(training, miner)
+        return run_epoch(training, objective, lambda n, length: advance(n, expected(length)))
 
 
 def steps_per_pass(training: Training) -> int:
@@ -129,10 +130,13 @@ def steps_per_pass(training: Training) -> int:
 
 
 def run_epoch(
-    training: Training, objective: Objective, advance: Callable[[int], None] = lambda interactions: None
+    training: Training,
+    objective: Objective,
+    advance: Callable[[int, int | None], None] = lambda interactions, length: None,
 ) -> EpochStats:
-    """Minimise the objective over the rest of the epoch from progress.position; `advance` moves a bar.
+    """Minimise the objective over the rest of the epoch from progress.position.
 
+    `advance` moves a bar: it gets the interactions of each step, and the cycle's length as it is now planned.
     In a cycle (settings.cycle_steps) the step size falls linearly to LOWEST of the learning rate.
     """
     position = training.progress.position
@@ -141,12 +145,12 @@ def run_epoch(
         seed = int(torch.randint(2**62, (1,), generator=training.generator, device=device))
         # sums over the epoch, read once at its end
         position = Position(seed, 0, torch.zeros(3, dtype=torch.float64, device=device), 0)
-    for sums, n in _steps(training, objective, position):
+    for sums, n, length in _steps(training, objective, position):
         position = Position(
             position.seed, position.steps + 1, position.totals + sums, position.interactions + n
         )
         training.progress = training.progress._replace(position=position)
-        advance(n)
+        advance(n, length)
         training.on_step(n)
     training.progress = training.progress._replace(position=None)
     total, active, triplets = position.totals.tolist()
@@ -156,8 +160,10 @@ def run_epoch(
     return EpochStats(loss, triplets / max(position.interactions, 1), active / max(triplets, 1))
 
 
-def _steps(training: Training, objective: Objective, position: Position) -> Iterator[tuple[Tensor, int]]:
-    """Learn from the batches that the epoch still has; yield the sums of each and its interactions."""
+def _steps(
+    training: Training, objective: Objective, position: Position
+) -> Iterator[tuple[Tensor, int, int | None]]:
+    """Learn from the batches that the epoch still has; of each yield sums, interactions, and cycle_length."""
     data, settings = training.data, training.settings
     orders = torch.Generator(data.user.device).manual_seed(position.seed)
     batches = _batches(training, orders)
@@ -172,11 +178,11 @@ def _steps(training: Training, objective: Objective, position: Position) -> Iter
             for group in training.optimizer.param_groups:
                 group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
         if isinstance(batch, UserBatch):
-            yield _history_step(training, objective, batch), batch.total
+            yield _history_step(training, objective, batch), batch.total, length
         else:
             with training.model.shared_sums():
                 sums = _step(training, objective, batch, importance)
-            yield sums, len(batch.users)
+            yield sums, len(batch.users), length
 
 
 def _batches(training: Training, orders: torch.Generator) -> Iterator[UserBatch | Batch]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from recsys import history_losses, negatives, sampling, softmax
+from recsys import history_losses, negatives, psl, sampling, softmax
 from recsys.distances import cosine, pairs
 from recsys.graph import pair_products
 from recsys.models import GraphSums, rows
@@ -48,9 +48,7 @@ class HistoryDistances(NamedTuple):
 HISTORY_LOSSES: dict[str, Callable[[Settings, int, HistoryDistances], Tensor]] = {
     "history_softmax": lambda s, _, x: history_losses.softmax(x.d_own, x.row, x.d, x.log_q, s.temperature),
     "history_hinge": lambda s, n_items, x: history_losses.rank_hinge(x.d_own, x.row, x.d, s.margin, n_items),
-    "history_psl": lambda s, _, x: history_losses.psl(
-        x.d_own, x.row, x.d, x.log_q, s.temperature, "relu", s.margin
-    ),
+    "history_psl": lambda s, _, x: psl.psl(x.d_own, x.row, x.d, x.log_q, s.temperature, "relu", s.margin),
     "history_sl_at_k": lambda s, _, x: sl_at_k(x, s),
 }
 

@@ -3,16 +3,23 @@
 import importlib.util
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 SECONDS_BETWEEN_LINES = 10.0
 LOGGER = logging.getLogger("recsys")
 
 
+class Advance(Protocol):
+    """Called with the number of units just done, and with the number in all where it has changed."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of units just done."""
+def progress(label: str, total: int) -> Iterator[Advance]:
+    """Yield a function to call as units are done."""
     as_json = any(getattr(handler, "as_json", False) for handler in LOGGER.handlers)
     if as_json or importlib.util.find_spec("rich") is None:
         yield _lines(label, total)
@@ -27,21 +34,21 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(label, total=total)
-        yield lambda done: bar.advance(task, done)
+        yield lambda done, total=None: bar.update(task, advance=done, total=total)
 
 
-def _lines(label: str, total: int) -> Callable[[int], None]:
+def _lines(label: str, expected: int) -> Advance:
     """A function that logs a line every few seconds."""
     finished, started = 0, time.monotonic()
     last_line = started
 
-    def advance(done: int) -> None:
-        nonlocal finished, last_line
+    def advance(done: int, total: int | None = None) -> None:
+        nonlocal finished, last_line, expected
         finished += done
+        expected = max(finished, expected if total is None else total)
         now = time.monotonic()
         if now - last_line >= SECONDS_BETWEEN_LINES:
             last_line = now
-            expected = max(total, finished)  # it may have been planned anew since
             left = (now - started) * (expected - finished) / max(finished, 1)
             LOGGER.info(f"{label}: {finished:,} of {expected:,}, about {left:.0f} s left")
 

@@ -76,7 +76,8 @@ class SpaceTraining:
                 self._last = self._clock.now()
                 self._timer.pause()
         except OutOfTime:
-            LOGGER.info(f"train: {self.part.name} ends: its share of the budget is used up")
+            if self._best:
+                LOGGER.info(f"train: {self.part.name} ends: its share of the budget is used up")
         return self._with_longer_fit()
 
     def _with_longer_fit(self) -> Trained | None:

@@ -28,7 +28,6 @@ from recsys.training import Spectrum, Training
 
 LOGGER = logging.getLogger("recsys")
 
-
 SEARCH = 0.2  # largest share of the budget for short trainings
 LEAST_TRIALS = 3  # of another loss; where there is no room for them it takes what the first one found
 WIDER = 0.55  # longer step for twice the dimensions
@@ -114,6 +113,8 @@ class Chooser:
             )
         self.choose_spectral()
         planned: Sequence[Part | Plan] = known or plans.plans(self.config)
+        if not planned:
+            LOGGER.info("train: train.spaces is empty: nothing is trained")
         for number, one in enumerate(planned):
             left_out = self.selection.left_out
             if one.name in self.selection.trained or one.name in left_out:
@@ -190,13 +191,11 @@ class Chooser:
         spectral["dim"] = min(spectral["dim"], max(1, self.config.train.max_dim - 1))
         half_life = {"half_life": self.config.train.trend_half_life_days * SECONDS_PER_DAY}
         known = {"spectral": spectral, "trend": half_life}
-        parts = self._narrow_spectrum(spectral)
         wanted = self.config.train.untrained
         if not self.selection.trained and "spectral" not in wanted:
             wanted = ("spectral", *wanted)  # the model has to be something
-        return [Part(name, name, 1.0, known[name]) for name in wanted] + (
-            parts if "spectral" in wanted else []
-        )
+        parts = [Part(name, name, 1.0, known[name]) for name in wanted]
+        return parts + self._narrow_spectrum(spectral) if "spectral" in wanted else parts
 
     def _narrow_spectrum(self, settings: dict[str, Any]) -> list[Part]:
         """The spectrum with as many dimensions as fit beside a trained space, if the best has more."""
@@ -245,9 +244,8 @@ class Chooser:
         known, loss = self.selection.chosen, plan.space.loss or self.config.graph.loss
         if loss in known:
             return known[loss]
-        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))._replace(
-            loss=loss
-        )
+        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))
+        first = first._replace(loss=loss)
         axes = plans.searched(self.config, loss)
         if known:
             axes = tuple(axis for axis in axes if axis == "temperature")
@@ -319,6 +317,7 @@ class Chooser:
         same = [one.part.name for one in trained.values() if one.part.settings == run.part.settings]
         if same:
             self.selection.left_out[name] = f"equals {same[0]}"
+            LOGGER.info(f"train: {name} is left out: its settings equal those of {same[0]}")
             return
         try:
             found = run.train()

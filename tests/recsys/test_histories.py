@@ -9,7 +9,7 @@ import pytest
 import torch
 from clusters import N_ITEMS, N_USERS, TAKEN, auc, normal, on_device
 
-from recsys import history_losses, negatives, sampling, softmax
+from recsys import history_losses, negatives, psl, sampling, softmax
 from recsys.epochs import epochs, measure_health, steps_per_pass
 from recsys.histories import UserBatch, history_loss, steps_per_round, user_batches, users_per_batch
 from recsys.settings import HISTORY_LOSSES, Settings
@@ -141,7 +141,7 @@ def dense_loss(training, batch, candidates, log_q):
     if s.loss == "history_hinge":
         return history_losses.rank_hinge(d_own, row, far, M, N_ITEMS).mean()
     if s.loss == "history_psl":
-        return history_losses.psl(d_own, row, far, log_q, T, "relu", M).mean()
+        return psl.psl(d_own, row, far, log_q, T, "relu", M).mean()
     border = history_losses.top_k_border(d_own, row, far, K, log_q)
     return history_losses.sl_at_k(d_own, row, far, log_q, border, temperature=T, weight_temperature=WT).mean()
 

@@ -8,20 +8,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys import history_losses, losses
+from recsys import history_losses, losses, psl
 
 INF = math.inf
 MARGIN, N_ITEMS = 0.25, 1000
 TEMPERATURE, BORDER, WEIGHT_TEMPERATURE = 0.4, 0.9, 0.5
 WIDTH = 0.8  # the margin of psl
-NODES = history_losses.NODES
+NODES = psl.NODES
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _fine_nodes():
     """psl from so many nodes equals its formula to about 1e-4; what it is from its own is tested apart."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history_losses, "NODES", 2**14)
+        patch.setattr(psl, "NODES", 2**14)
         yield
 
 
@@ -98,7 +98,7 @@ def rank_hinge_weight(d_own, row, d, columns=None):
 
 def psl(d_own, row, d, columns=None, *, activation):
     log_q = of_candidates(LOG_Q, d, columns)
-    return history_losses.psl(d_own, row, d, log_q, TEMPERATURE, activation, WIDTH)
+    return psl.psl(d_own, row, d, log_q, TEMPERATURE, activation, WIDTH)
 
 
 def softmax(d_own, row, d, columns=None):
@@ -377,14 +377,14 @@ def test_psl_by_hand():
     d_own, row, d = torch.tensor([0.5]), torch.tensor([0]), torch.tensor([[0.5, 1.5, INF]])
     log_q = torch.tensor([0.0, -math.log(3), 0.0])  # the second stands for three
     for activation, far in (("tanh", 1 - math.tanh(1)), ("atan", 1 - math.pi / 4), ("relu", 0)):
-        value = history_losses.psl(d_own, row, d, log_q, 0.5, activation)
+        value = psl.psl(d_own, row, d, log_q, 0.5, activation)
         assert value.item() == pytest.approx(math.log(1 + 1 + 3 * far**2))
 
 
 @pytest.mark.parametrize("activation", losses.ACTIVATIONS)
 @pytest.mark.parametrize(("temperature", "of_gradient"), [(0.4, 0.01), (0.1, 0.03)])
 def test_psl_from_its_nodes_is_as_near_as_said(activation, temperature, of_gradient, monkeypatch):
-    monkeypatch.setattr(history_losses, "NODES", NODES)
+    monkeypatch.setattr(psl, "NODES", NODES)
     generator = torch.Generator().manual_seed(14)
     d = 2 * torch.rand(20, 300, dtype=torch.float64, generator=generator)
     d_own = 1.5 * torch.rand(100, dtype=torch.float64, generator=generator)
@@ -395,7 +395,7 @@ def test_psl_from_its_nodes_is_as_near_as_said(activation, temperature, of_gradi
         return torch.nn.functional.softplus(logits.logsumexp(1))
 
     log_q = torch.zeros(300, dtype=torch.float64)
-    near = partial(history_losses.psl, log_q=log_q, temperature=temperature, activation=activation)
+    near = partial(psl.psl, log_q=log_q, temperature=temperature, activation=activation)
     found, expected = gradients(near, d_own, row, d), gradients(exact, d_own, row, d)
     for mine, true, off in zip(found, expected, (1e-3, 1e-3, of_gradient), strict=True):
         assert ((mine - true).abs().max() / true.abs().max()).item() < off
@@ -405,12 +405,12 @@ def test_psl_from_its_nodes_is_as_near_as_said(activation, temperature, of_gradi
 def test_an_unknown_activation_is_refused():
     for h in (0, 2):
         with pytest.raises(ValueError, match="activation = 'exp', allowed: tanh, atan, relu"):
-            history_losses.psl(ONES[:h], ROW[:h], SQUARE, ONES, 1.0, "exp")
+            psl.psl(ONES[:h], ROW[:h], SQUARE, ONES, 1.0, "exp")
 
 
 def test_a_candidate_beyond_the_margin_is_as_if_it_were_not_there(monkeypatch):
     """The nodes lie where candidates count."""
-    monkeypatch.setattr(history_losses, "NODES", NODES)
+    monkeypatch.setattr(psl, "NODES", NODES)
     d_own, row, d = batch(16, 6, 11, 20)
     far = torch.cat([d, torch.full((6, 1), 1e4, dtype=torch.float64)], 1)
     alone, beside = (gradients(partial(psl, activation="relu"), d_own, row, one) for one in (d, far))
@@ -424,7 +424,7 @@ def test_the_wider_the_margin_the_more_relu_is_the_softmax():
     log_q = torch.zeros(12, dtype=torch.float64)
     expected = history_losses.softmax(d_own, row, d, log_q, 0.4)
     off = [
-        float((history_losses.psl(d_own, row, d, log_q, 0.4, "relu", margin) - expected).abs().max())
+        float((psl.psl(d_own, row, d, log_q, 0.4, "relu", margin) - expected).abs().max())
         for margin in (1.0, 10.0, 100.0, 1000.0)
     ]
     assert off == sorted(off, reverse=True)
@@ -517,7 +517,7 @@ def test_all_items_as_candidates_give_the_loss_of_lists(name):
         assert torch.equal(history_losses.top_k_border(d_own, row, others, 4, log_q), border)
         return
     if name == "psl":
-        each = history_losses.psl(d_own, row, others, log_q, TEMPERATURE)
+        each = psl.psl(d_own, row, others, log_q, TEMPERATURE)
         expected = losses.psl(d, positive, ~positive, TEMPERATURE)
     else:
         each = history_losses.sl_at_k(
@@ -549,8 +549,8 @@ def refused_sl_at_k(**temperatures):
 
 ABOVE_ZERO = {
     ("rank_hinge", "margin"): lambda x: history_losses.rank_hinge(ONES, ROW, SQUARE, x, 5),
-    ("psl", "temperature"): lambda x: history_losses.psl(ONES, ROW, SQUARE, ONES, x),
-    ("psl", "margin"): lambda x: history_losses.psl(ONES, ROW, SQUARE, ONES, 0.5, "relu", x),
+    ("psl", "temperature"): lambda x: psl.psl(ONES, ROW, SQUARE, ONES, x),
+    ("psl", "margin"): lambda x: psl.psl(ONES, ROW, SQUARE, ONES, 0.5, "relu", x),
     ("softmax", "temperature"): lambda x: history_losses.softmax(ONES, ROW, SQUARE, ONES, x),
     ("sl_at_k", "temperature"): lambda x: refused_sl_at_k(temperature=x, weight_temperature=1.0),
     ("sl_at_k", "weight_temperature"): lambda x: refused_sl_at_k(temperature=1.0, weight_temperature=x),

@@ -50,6 +50,22 @@ def test_more_than_was_expected_leaves_nothing_to_wait_for(
     assert capfd.readouterr().err.splitlines()[-1] == "epoch 7: 2,000 of 2,000, about 0 s left"
 
 
+def test_a_total_that_changes_is_told_from_then_on(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
+    log.to_standard_error()
+    with progress("epoch 7", 1_000) as tick:
+        tick(500)
+        tick(500, 4_000)
+        tick(500)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(", about")[0] for line in lines] == [
+        f"epoch 7: {done} of {total}"
+        for done, total in (("500", "1,000"), ("1,000", "4,000"), ("1,500", "4,000"))
+    ]
+
+
 def test_lines_are_some_seconds_apart(capfd: pytest.CaptureFixture[str]) -> None:
     with progress("epoch 7", 3_000) as tick:
         for _ in range(3_000):
