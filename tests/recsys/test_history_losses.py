@@ -96,7 +96,7 @@ def rank_hinge_weight(d_own, row, d, columns=None):
     return history_losses.rank_hinge(d_own, row, d, MARGIN, N_ITEMS, of_candidates(WEIGHT, d, columns))
 
 
-def psl(d_own, row, d, columns=None, *, activation):
+def of_psl(d_own, row, d, columns=None, *, activation):
     log_q = of_candidates(LOG_Q, d, columns)
     return psl.psl(d_own, row, d, log_q, TEMPERATURE, activation, WIDTH)
 
@@ -117,7 +117,7 @@ PSL = tuple(NAIVE_PSL.values())
 LOSSES = {
     "rank_hinge": (rank_hinge, naive_rank_hinge),
     "rank_hinge_weight": (rank_hinge_weight, partial(naive_rank_hinge, weight=WEIGHT.tolist())),
-    **{f"psl_{name}": (partial(psl, activation=name), naive) for name, naive in NAIVE_PSL.items()},
+    **{f"psl_{name}": (partial(of_psl, activation=name), naive) for name, naive in NAIVE_PSL.items()},
     "softmax": (softmax, naive_softmax),
     "sl_at_k": (sl_at_k, naive_sl_at_k),
 }
@@ -413,7 +413,7 @@ def test_a_candidate_beyond_the_margin_is_as_if_it_were_not_there(monkeypatch):
     monkeypatch.setattr(psl, "NODES", NODES)
     d_own, row, d = batch(16, 6, 11, 20)
     far = torch.cat([d, torch.full((6, 1), 1e4, dtype=torch.float64)], 1)
-    alone, beside = (gradients(partial(psl, activation="relu"), d_own, row, one) for one in (d, far))
+    alone, beside = (gradients(partial(of_psl, activation="relu"), d_own, row, one) for one in (d, far))
     torch.testing.assert_close(beside[0], alone[0], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(beside[2][:, :-1], alone[2], rtol=0.05, atol=0.02)
     assert not beside[2][:, -1].any()
