@@ -4,13 +4,14 @@
     python benchmarks/losses.py --train TRAIN.parquet --test TEST.parquet --out benchmarks/losses_NAME \
         --on-test
 
-Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean, with learned offsets
-(fixed for whole histories); `graph`, two hops from the spectrum, cosine with fixed offsets, with the
-settings that the search of `recsys bench` starts at. Two tables: passes over the interactions until two are
-no better, at most --epochs. Graphs: cycles of 40, 80, 160 and 320 steps, until one is no better. The slice
-that `recsys bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again where it
-stopped. --on-test fits the best cell of each loss on all of train for as many epochs, and writes
-OUT_test.csv with bootstrap intervals, popularity and the spectrum.
+Two towers of 63 dimensions: `two_tables`, random at the start, squared Euclidean, with learned offsets;
+`graph`, two hops from the spectrum, cosine with fixed offsets, at the settings that the search of `recsys
+bench` starts at. Losses of whole histories have these settings, and fixed offsets, on tables as well, there
+under the other distances too. Interactions on tables: passes until two are no better, at most --epochs.
+Graphs and histories: cycles of 40, 80, 160 and 320 steps, until one is no better. The slice that `recsys
+bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again where it stopped.
+--on-test fits the best cell of each loss on all of train for as many epochs, and writes OUT_test.csv with
+bootstrap intervals, popularity and the spectrum.
 """
 
 import argparse
@@ -45,12 +46,13 @@ from recsys.training import Spectrum, start_training
 
 DIM = 63
 TOWERS = ("two_tables", "graph")
+OTHER_DISTANCES = ("cosine", "euclidean", "mahalanobis")  # of two tables and whole histories
 MINERS = ("semi_hard", "hardest", "random", "distance_weighted")
 SELECT = "ndcg@20"
 SHOWN = ("recall@20", "ndcg@20", "hit_rate@10")
 CELL = ("loss", "miner", "tower")
 PATIENCE, CYCLES = 2, 4  # passes without gain, and cycles at most
-TEMPERED = ("sampled_softmax", "bsl", "psl", "sl_at_k", "history_softmax", "history_sl_at_k")
+TEMPERED = ("sampled_softmax", "bsl", "psl", "sl_at_k")
 OWN: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"log_q": True},
     **{name: {"in_batch_items": 0} for name in ("bsl", "psl", "sl_at_k")},
@@ -90,6 +92,8 @@ def main() -> None:
 
 def cells() -> Iterator[Cell]:
     """Every cell that exists: losses of lists and of histories mine nothing."""
+    for loss, distance in itertools.product(HISTORY_LOSSES, OTHER_DISTANCES):
+        yield Cell(loss, "", f"two_tables, {distance}")
     for loss, tower in itertools.product((*TRIPLET_LOSSES, *LIST_LOSSES, *HISTORY_LOSSES), TOWERS):
         if loss == "align_uniform" and tower == "two_tables":
             continue  # cosine alone
@@ -101,30 +105,24 @@ def cells() -> Iterator[Cell]:
 
 def settings_of(config: Bench, cell: Cell, temperature: float) -> Settings:
     """The settings of a cell; `temperature` is where the search of graph spaces starts on this log."""
-    if cell.tower == "graph":
-        space = TrainedSpace(loss=cell.loss)  # type: ignore[arg-type]
-        point = Point(cell.loss, temperature, 0.8, 2)
-        settings = plans.graph_settings(config, Plan("graph", space, config.seed), point, DIM)
-        return settings._replace(
-            miner=cell.miner or "semi_hard", warmup_epochs=0, batch_size=4096, **OWN.get(cell.loss, {})
-        )  # type: ignore[arg-type]
-    whole = cell.loss in HISTORY_LOSSES
-    t = 2 * temperature  # of squared distances, twice those of a cosine
-    uniform = config.graph.candidates if cell.loss == "history_hinge" else 0
-    settings = Settings(
-        dim=DIM,
-        loss=cell.loss,  # type: ignore[arg-type]
-        miner=cell.miner or "semi_hard",  # type: ignore[arg-type]
-        warmup_epochs=0,
-        margin=0.5,
-        temperature=0.5 / plans.PSL_POWER if cell.loss == "history_psl" else t,
-        offset_scale=t if cell.loss in TEMPERED else 0.5,
-        offset="fixed" if whole else "learned",
-    )
-    if whole:
-        popular = config.graph.candidates - uniform
-        settings = settings._replace(uniform_items=uniform, popular_items=popular, popularity_power=1.0)
-    return settings._replace(**OWN.get(cell.loss, {}))
+    own = OWN.get(cell.loss, {}) | {"miner": cell.miner or "semi_hard", "warmup_epochs": 0}
+    if cell.tower != "graph" and cell.loss not in HISTORY_LOSSES:
+        t = 2 * temperature if cell.loss in TEMPERED else 0.5  # squared distances are twice those of a cosine
+        settings = Settings(dim=DIM, loss=cell.loss, margin=0.5, temperature=t, offset_scale=t)  # type: ignore[arg-type]
+        return settings._replace(**own)
+    distance = cell.tower.removeprefix("two_tables").removeprefix(", ") or "squared_euclidean"
+    if cell.tower != "graph" and distance in ("squared_euclidean", "mahalanobis"):
+        temperature *= 2
+    space, point = TrainedSpace(loss=cell.loss), Point(cell.loss, temperature, 0.8, 2)  # type: ignore[arg-type]
+    settings = plans.graph_settings(config, Plan("graph", space, config.seed), point, DIM)
+    if cell.tower != "graph":
+        settings = settings._replace(
+            tower="two_tables",
+            distance=distance,  # type: ignore[arg-type]
+            start="random",
+            start_length=plans.RANDOM_LENGTH,
+        )
+    return settings._replace(batch_size=4096, **own)
 
 
 def learn(settings: Settings, judge: Judge, spectrum: Spectrum | None, most: int) -> tuple[Values, int, int]:
