@@ -16,7 +16,7 @@ from recsys.spaces import Space, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
 SMALL_WINDOW = 300  # judged users below which a difference of a tenth is noise
-RARITY = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0)  # weights tried for wider lists
+RARITY = tuple(n / 20 for n in range(1, 21))  # weights tried for wider lists
 
 
 class Candidate(NamedTuple):
