@@ -21,7 +21,7 @@ MOST_LETTERS = 250  # in a name of MLflow's registry
 class Export(Section):
     """The bundle: recall and cost of its search, and how many bundles are kept."""
 
-    recall: float = Field(0.95, gt=0, le=1, description="share of the exact top 20 that must be found")
+    recall: float = Field(0.98, gt=0, le=1, description="share of the exact top 20 that must be found")
     trees: tuple[PositiveInt, ...] = Field((10, 30, 100), min_length=1, description="Annoy trees tried")
     max_ms: PositiveFloat = Field(50, description="most milliseconds of the median query")
     max_mib: PositiveInt = Field(4096, description="most MiB of the index")
