@@ -10,8 +10,8 @@ bench` starts at. Losses of whole histories have these settings, and fixed offse
 under the other distances too. Interactions on tables: passes until two are no better, at most --epochs.
 Graphs and histories: cycles of 40, 80, 160 and 320 steps, until one is no better. The slice that `recsys
 bench` holds out judges. OUT_validation.csv gets a line a cell, and is taken up again where it stopped.
---on-test fits the best cell of each loss on all of train for as many epochs, and writes OUT_test.csv with
-bootstrap intervals, popularity and the spectrum.
+--on-test fits the best cell of each loss on all of train for as many epochs, and writes OUT_test.csv, which
+must not exist yet, with bootstrap intervals, popularity and the spectrum.
 """
 
 import argparse
@@ -107,8 +107,9 @@ def settings_of(config: Bench, cell: Cell, temperature: float) -> Settings:
     """The settings of a cell; `temperature` is where the search of graph spaces starts on this log."""
     own = OWN.get(cell.loss, {}) | {"miner": cell.miner or "semi_hard", "warmup_epochs": 0}
     if cell.tower != "graph" and cell.loss not in HISTORY_LOSSES:
-        t = 2 * temperature if cell.loss in TEMPERED else 0.5  # squared distances are twice those of a cosine
-        settings = Settings(dim=DIM, loss=cell.loss, margin=0.5, temperature=t, offset_scale=t)  # type: ignore[arg-type]
+        # squared distances are twice those of a cosine
+        scale = 2 * temperature if cell.loss in TEMPERED else 0.5
+        settings = Settings(dim=DIM, loss=cell.loss, margin=0.5, temperature=scale, offset_scale=scale)  # type: ignore[arg-type]
         return settings._replace(**own)
     distance = cell.tower.removeprefix("two_tables").removeprefix(", ") or "squared_euclidean"
     if cell.tower != "graph" and distance in ("squared_euclidean", "mahalanobis"):
@@ -163,7 +164,7 @@ def write_validation(config: Bench, fold: Fold, path: Path, most: int) -> None:
 def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) -> None:
     """Validation's best cell of each loss, fitted on all of train, and what needs no training."""
     if path.exists():
-        raise SystemExit(f"'{path}' exists: test is scored once")
+        raise SystemExit(f"'{path}' exists, allowed: a new --out, as test is scored once")
     best: dict[str, dict[str, str]] = {}
     for row in read(found):
         if not row["failed"] and (

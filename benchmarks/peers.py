@@ -48,7 +48,7 @@ from recsys.epochs import epochs
 from recsys.files import write_text
 from recsys.graph import Matrix
 from recsys.judge import Judge, Values
-from recsys.sampling import DeviceInteractions
+from recsys.sampling import DeviceInteractions, histories
 from recsys.spaces import Vectors
 from recsys.training import START, start_training
 
@@ -59,9 +59,9 @@ SELECT, SHOWN = "recall@20", ("recall@20", "ndcg@20", "hit_rate@10")
 DOUBLINGS = 10  # so the first point is at a thousandth of the seconds
 DIM, LAYERS, BATCH, LEARNING_RATE, LAMBDA = 64, 3, 2048, 1e-3, 1e-4  # He et al. 2020, section 4.1.2
 START_DEVIATION = 0.1  # of every coordinate, as in its authors' PyTorch code
-# Mao et al. 2021, Gowalla: 64-d, margin .9, weight 150; as many candidates as there, but shared by a batch
-MARGIN, WEIGHT, CANDIDATES, OWN_SHARE = 0.9, 150.0, 1000, 0.5
-SIMPLEX_BATCH, SIMPLEX_RATE = 1024, 1e-3  # theirs is 1e-4, for some hundred passes
+# Mao et al. 2021, the authors' settings for Gowalla (reczoo/RecZoo, SimpleX_gowalla_m1); `own`: their gamma
+SIMPLEX = {"margin": 0.9, "weight": 250.0, "candidates": 2000, "own": 0.8}
+SIMPLEX_BATCH, SIMPLEX_RATE = 1024, 1e-3  # theirs: 256 and 1e-4
 FACTORS = 128
 ALS = {"alpha": 10.0, "regularization": 50.0}
 BPR = {"learning_rate": 0.03, "regularization": 0.01}  # of .01, .03, .1 by .01, .001 the best on 6,000 users
@@ -87,7 +87,6 @@ class Point(NamedTuple):
     plan: int  # steps in all, which the learning rate's fall depends on; 0 where nothing does
     seconds: float  # of fitting, up to here
     metrics: dict[str, float]
-    values: Values | None = None  # of test: each user's
 
 
 OnStep = Callable[[int, int, Callable[[], Vectors]], None]  # step, plan, what has been fitted so far
@@ -215,8 +214,8 @@ def triplets(data: DeviceInteractions, size: int, generator: torch.Generator) ->
 def simplex(task: Task, on_step: OnStep) -> None:
     """SimpleX (Mao et al. 2021): a user is their own row and the mapped mean of their items.
 
-    The candidates are uniform and shared by a batch: drawn for each user, a step takes some hundred times as
-    long on a CPU.
+    Unlike the authors' settings for Gowalla: a mean in place of attention, candidates that a batch shares, no
+    dropout, no weight decay.
     """
     data = task.judge.data
     device = data.user.device
@@ -226,41 +225,46 @@ def simplex(task: Task, on_step: OnStep) -> None:
         for n in (data.n_users, data.n_items)
     )  # (U, D), (I, D)
     mapping = torch.eye(DIM, device=device).requires_grad_()  # (D, D)
-    optimizer = torch.optim.Adam([users, items, mapping], SIMPLEX_RATE, fused=device.type in ("cpu", "cuda"))
-    count, item = data.offsets.diff(), data.item.long()  # (U,), (N,)
-
-    def points(user: Tensor, rows: Tensor) -> Tensor:
-        """(B,) -> (B, D), of length 1; of a user without items their own row alone."""
-        own = count[user]  # (B,)
-        ends = own.cumsum(0)  # (B,)
-        place = torch.arange(int(ends[-1]), device=device)  # (H,)
-        start = (data.offsets[user] - (ends - own)).repeat_interleave(own)  # (H,)
-        mean = embedding_bag(item[place + start], rows, ends - own, mode="mean")  # (B, D)
-        return normalize(OWN_SHARE * embedding(user, users) + (1 - OWN_SHARE) * mean @ mapping, dim=1)
+    parameters = [users, items, mapping]
+    optimizer = torch.optim.Adam(parameters, SIMPLEX_RATE, fused=device.type in ("cpu", "cuda"))
 
     @torch.no_grad()
     def vectors() -> Vectors:
         everybody = torch.arange(data.n_users, device=device)
-        return of_products(points(everybody, items), normalize(items, dim=1))
+        return of_products(simplex_users(data, everybody, *parameters), normalize(items, dim=1))
 
     on_step(0, 0, vectors)
-    epochs = (torch.randperm(len(item), generator=generator, device=device) for _ in itertools.count())
+    n, n_candidates = len(data.item), int(SIMPLEX["candidates"])
+    epochs = (torch.randperm(n, generator=generator, device=device) for _ in itertools.count())
     batches = (batch for epoch in epochs for batch in torch.split(epoch, SIMPLEX_BATCH))
     for step, batch in enumerate(batches, 1):  # (B,)
-        candidates = torch.randint(data.n_items, (CANDIDATES,), generator=generator, device=device)  # (C,)
-        anchors = points(data.user[batch].long(), items)  # (B, D)
-        positive = normalize(embedding(item[batch], items), dim=1)  # (B, D)
-        loss = contrastive(anchors, positive, normalize(embedding(candidates, items), dim=1))
+        drawn = torch.randint(data.n_items, (n_candidates,), generator=generator, device=device)  # (C,)
+        anchors = simplex_users(data, data.user[batch].long(), *parameters)  # (B, D)
+        positive, candidates = (
+            normalize(embedding(chosen, items), dim=1) for chosen in (data.item[batch].long(), drawn)
+        )  # (B, D), (C, D)
+        loss = cosine_contrastive(anchors, positive, candidates)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
         on_step(step, 0, vectors)
 
 
-def contrastive(anchors: Tensor, positive: Tensor, candidates: Tensor) -> Tensor:
-    """The cosine contrastive loss of points of length 1: (B, D), (B, D), (C, D) -> ()."""
-    pushed = (anchors @ candidates.T - MARGIN).relu().mean(1)  # (B,)
-    return (1 - (anchors * positive).sum(1) + WEIGHT * pushed).mean()
+def simplex_users(
+    data: DeviceInteractions, user: Tensor, users: Tensor, items: Tensor, mapping: Tensor
+) -> Tensor:
+    """(B,), (U, D), (I, D), (D, D) -> (B, D) of length 1; of a user without items their own row alone."""
+    row, item = histories(data, user)  # (H,)
+    sizes = torch.bincount(row, minlength=len(user))  # (B,)
+    mean = embedding_bag(item.long(), items, sizes.cumsum(0) - sizes, mode="mean")  # (B, D)
+    own = SIMPLEX["own"]
+    return normalize(own * embedding(user, users) + (1 - own) * mean @ mapping, dim=1)
+
+
+def cosine_contrastive(anchors: Tensor, positive: Tensor, candidates: Tensor) -> Tensor:
+    """CCL (Mao et al. 2021) of points of length 1: (B, D), (B, D), (C, D) -> ()."""
+    pushed = (anchors @ candidates.T - SIMPLEX["margin"]).relu().mean(1)  # (B,)
+    return (1 - (anchors * positive).sum(1) + SIMPLEX["weight"] * pushed).mean()
 
 
 def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: dict[str, float]) -> None:
@@ -287,6 +291,11 @@ def of_implicit(task: Task, on_step: OnStep, module: str, name: str, settings: d
 
         on_step(0, 0, vectors)
         fitted.fit(matrix, show_progress=False, callback=lambda step, *rest: on_step(step + 1, 0, vectors))
+
+
+def of_implicit_package(name: str) -> bool:
+    """Whether a system is of the package implicit."""
+    return name.startswith("implicit")
 
 
 def implicit_takes(device: torch.device) -> bool:
@@ -351,22 +360,21 @@ def curve(name: str, task: Task) -> list[Point]:
     return points
 
 
-def refitted(task: Task, chosen: Point) -> Point:
-    """The point made again from all of train, and judged on test."""
+def refitted(task: Task, chosen: Point) -> tuple[Point, Values]:
+    """The point made again from all of train, judged on test, and each user's values there."""
     started = now(task.judge.data)
-    points = list[Point]()
+    found = list[tuple[Point, Values]]()
 
     def on_step(step: int, plan: int, vectors: Callable[[], Vectors]) -> None:
         if step == chosen.step:
-            seconds, found = now(task.judge.data) - started, task.judge.values(task.judge.rank(vectors()))
-            values = {metric: found[metric] for metric in SHOWN}
-            means = {metric: float(value.mean()) for metric, value in values.items()}
-            points.append(chosen._replace(of="test", seconds=seconds, metrics=means, values=values))
+            seconds, values = now(task.judge.data) - started, task.judge.values(task.judge.rank(vectors()))
+            metrics = {metric: float(values[metric].mean()) for metric in SHOWN}
+            found.append((chosen._replace(of="test", seconds=seconds, metrics=metrics), values))
             raise Enough
 
     with contextlib.suppress(Enough):
         SYSTEMS[chosen.system](task._replace(plan=chosen.plan), on_step)
-    return points[0]
+    return found[0]
 
 
 def now(data: DeviceInteractions) -> float:
@@ -393,49 +401,48 @@ def of_validation(points: list[Point], name: str) -> list[Point]:
 # What is written
 
 
-def as_markdown(points: list[Point], task: Task, counts: dict[str, int]) -> str:
-    tests = [point for point in points if point.of == "test"]
-    names = [point.system for point in tests]
-    peers = [best(points, name) for name in names if name in PEERS] or [best(points, names[-1])]
-    target = max(peers, key=lambda point: point.metrics[SELECT])
-    goal = target.metrics[SELECT]
-    config, device, last = task.config, task.judge.data.user.device, tests[-1]
-    n = counts | {"judged": len(task.judge.users)}
-    head = ["system", "best step", "at s", f"validation {SELECT}", f"s to {goal:.4f}"]
-    head += [f"test {SELECT}", "test ndcg@20", f"{last.system}, less it: {SELECT}", "ndcg@20"]
+def as_markdown(
+    points: list[Point], tests: list[tuple[Point, Values]], task: Task, counts: dict[str, int]
+) -> str:
+    names, (last, of_last) = [point.system for point, _ in tests], tests[-1]
+    peers = [best(points, name) for name in names if name in PEERS]
+    goal = max((point.metrics[SELECT] for point in peers), default=None)
+    config, device = task.config, task.judge.data.user.device
+    head = ["system", "best step", "at s", f"validation {SELECT}"]
+    head += [] if goal is None else [f"s to {goal:.4f}"]
+    head += [f"test {SELECT}", "test ndcg@20", *(f"{last.system} − it, {m}" for m in (SELECT, "ndcg@20"))]
     rows = [head, ["--"] * len(head)]
-    for test in tests:
+    for test, values in tests:
         at = best(points, test.system)
         row = [test.system, f"{at.step:,}", f"{at.seconds:.2f}", f"{at.metrics[SELECT]:.4f}"]
-        row += [reached(points, test.system, goal), f"{test.metrics[SELECT]:.4f}"]
-        rows.append([*row, f"{test.metrics['ndcg@20']:.4f}", *differences(last, test, config)])
+        row += [] if goal is None else [reached(points, test.system, goal)]
+        row += [f"{test.metrics[SELECT]:.4f}", f"{test.metrics['ndcg@20']:.4f}"]
+        rows.append([*row, *(["", ""] if values is of_last else differences(of_last, values, config))])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    packages = ["torch", "recsys", *(["implicit"] if any(n.startswith("implicit") for n in names) else [])]
+    packages = ["torch", "recsys", *(["implicit"] if any(map(of_implicit_package, names)) else [])]
     versions = " ".join(f"{name} {metadata.version(name)}" for name in packages)
-    notes = "\n".join(note for name, note in notes_of(task).items() if any(n.startswith(name) for n in names))
+    notes = [note for start, note in notes_of(task).items() if any(name.startswith(start) for name in names)]
+    reaching = "" if goal is None else "`s to`: the first judged point with the best peer's recall@20.\n"
+    judged, lines = len(task.judge.users), "\n".join(notes)
     return f"""{task.seconds:g} s of fitting each; reading, judging and first uses are not counted.
 {describe_device(device)}, threads: {torch.get_num_threads()}, {versions}.
 One run, seed {config.seed}.
-{n["users"]:,} users, {n["items"]:,} items, {n["train"]:,} pairs to fit, {n["test"]:,} to find.
-Validation is a share of {config.validation.share:g} of each user's pairs, judged on {n["judged"]:,} users.
+{counts["users"]:,} users, {counts["items"]:,} items; {counts["train"]:,} pairs to fit, {counts["test"]:,}
+to find. Validation is a share of {config.validation.share:g} of each user's pairs, judged on {judged:,}
+users.
 
-`s to`: the first judged point that has the best validation {SELECT} of {target.system}, the best of the
-trained peers. Points are doublings of the seconds apart. Test: refitted on all of train for as many steps,
-scored once. `less it`: mean of the paired difference on test, with its 95 % interval.
+{reaching}Points are doublings of the seconds apart. Test: refitted on all of train for as many steps, and
+scored once. `− it`: the mean difference on test, user by user, with its 95 % interval.
 
 {table}
 
-{notes}
+{lines}
 """
 
 
-def differences(one: Point, other: Point, config: Bench) -> list[str]:
+def differences(one: Values, other: Values, config: Bench) -> list[str]:
     """Mean, and 95 % bootstrap interval over users, of one's recall@20 and ndcg@20 less the other's."""
-    if one.system == other.system:
-        return ["", ""]
-    assert one.values
-    assert other.values
-    found = paired_differences(one.values, other.values, config.evaluate.resamples, config.seed)
+    found = paired_differences(one, other, config.evaluate.resamples, config.seed)
     of = [found[metric] for metric in (SELECT, "ndcg@20")]
     return [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" for mean, low, high in of]
 
@@ -444,19 +451,21 @@ def notes_of(task: Task) -> dict[str, str]:
     """By the beginning of a system's name, what it is."""
     config, device = task.config, task.judge.data.user.device
     implicit = "CUDA" if importlib.util.find_spec("implicit") and implicit_takes(device) else "CPU"
-    epoch, batches = (-(-len(task.judge.data.user) // size) for size in (BATCH, SIMPLEX_BATCH))
+    epoch, simplex_epoch = (-(-len(task.judge.data.user) // size) for size in (BATCH, SIMPLEX_BATCH))
+    pairwise = f"BPR loss, one uniform negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}"
     return {
-        "implicit ALS": f"- implicit ALS, {implicit}: {FACTORS} factors, {words(ALS)}.",
+        "implicit ALS": f"""- implicit ALS, {implicit}: {FACTORS} factors, {words(ALS)};
+  a step is an iteration.""",
         "implicit BPR": f"""- implicit BPR, {implicit}: {FACTORS} factors, {words(BPR)};
   a step is an iteration over as many triplets as there are pairs.""",
-        "LightGCN": f"""- LightGCN (He et al. 2020): {DIM}-d, mean of {LAYERS} layers and the tables, BPR
-  loss, one uniform negative, batch {BATCH:,}, Adam {LEARNING_RATE:g}, λ {LAMBDA:g}; written here, on the
+        "LightGCN": f"""- LightGCN (He et al. 2020): {DIM}-d, mean of {LAYERS} layers and the tables,
+  {pairwise}; written here, on the
   sparse product that ours uses. {epoch:,} steps are an epoch.""",
-        "BPR MF": "- BPR MF: LightGCN without layers.",
-        "SimpleX": f"""- SimpleX (Mao et al. 2021): {DIM}-d, margin {MARGIN:g}, weight {WEIGHT:g},
-  {CANDIDATES:,} uniform candidates shared by a batch of {SIMPLEX_BATCH:,}, half a user's own row and
-  half the mapped mean of their items, Adam {SIMPLEX_RATE:g}, no weight decay; written here.
-  {batches:,} steps are an epoch.""",
+        "BPR MF": f"""- BPR MF: {DIM}-d, {pairwise}.""",
+        "SimpleX": f"""- SimpleX (Mao et al. 2021): {DIM}-d, {words(SIMPLEX)}, as its authors
+  for Gowalla; but a mean of the history in place of attention, candidates shared by a batch of
+  {SIMPLEX_BATCH:,}, Adam {SIMPLEX_RATE:g}, no dropout and no weight decay; written here.
+  {simplex_epoch:,} steps are an epoch.""",
         "ours": f"""- ours: the first space of `recsys bench`, a graph from the spectral start at the settings
   from which its search starts, in one cycle of {MOST_STEPS:,} steps or as many as there is time for, of
   at most {config.graph.batch_users:,} users. The learning rate falls until the last step: points before it
@@ -498,12 +507,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True, help="without a suffix")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     args = parser.parse_args()
+    if len(set(args.systems)) < len(args.systems):
+        parser.error(f"--systems {' '.join(args.systems)}: each once")
     if not (args.seconds > 0 and args.threads > 0):
         parser.error(f"--seconds {args.seconds} --threads {args.threads}, allowed > 0")
-    of_implicit_asked = any(name.startswith("implicit") for name in args.systems)
-    if of_implicit_asked and importlib.util.find_spec("implicit") is None:
+    if any(map(of_implicit_package, args.systems)) and importlib.util.find_spec("implicit") is None:
         parser.error('implicit is not installed: pip install -e ".[train,bench]"')
     torch.set_num_threads(args.threads)
     device = choose_device("auto")
@@ -519,10 +529,10 @@ def main() -> None:
     for name in args.systems:  # imports and a device's first use are not timed
         curve(name, task._replace(seconds=0.0))
     points = [point for name in args.systems for point in curve(name, task)]
-    points += [refitted(task._replace(judge=whole), best(points, name)) for name in args.systems]
-    rows = [point._asdict() | {"values": None} | point.metrics for point in points]
-    pl.DataFrame(rows).drop("metrics", "values").write_csv(args.out.with_suffix(".csv"), float_precision=5)
-    table = as_markdown(points, task, data.counts)
+    tests = [refitted(task._replace(judge=whole), best(points, name)) for name in args.systems]
+    rows = [point._asdict() | point.metrics for point in (*points, *(point for point, _ in tests))]
+    pl.DataFrame(rows).drop("metrics").write_csv(args.out.with_suffix(".csv"), float_precision=5)
+    table = as_markdown(points, tests, task, data.counts)
     write_text(args.out.with_suffix(".md"), table)
     plot(points, args.out.with_suffix(".png"))
     print(table)

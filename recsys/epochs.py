@@ -7,7 +7,7 @@ import copy
 import itertools
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from recsys.candidates import (
 from recsys.health import Health
 from recsys.histories import UserBatch
 from recsys.objectives import make_objective
-from recsys.progress import progress
+from recsys.progress import Advance, progress
 from recsys.sampling import Batch
 from recsys.settings import Settings
 from recsys.training import Position, Training
@@ -107,18 +107,8 @@ def train_epoch(training: Training, miner: str) -> EpochStats:
     Raises FloatingPointError if the loss or an embedding is no longer finite.
     """
     shown = miner if training.settings.mines_triplets else training.settings.loss
-    label = f"epoch {training.progress.epoch + 1}, {shown}"
-    of_step = len(training.data.user) / steps_per_pass(training)  # interactions, on average
-
-    def expected(length: int | None) -> int:
-        return len(training.data.user) if length is None else round(length * of_step)
-
-    with (
-        progress(label, expected(training.cycle_length(0))) as advance,
-        precision.for_training(),
-    ):
-        objective = make_objective(training, miner)
-        return run_epoch(training, objective, lambda n, length: advance(n, expected(length)))
+    with progress(f"epoch {training.progress.epoch + 1}, {shown}") as advance, precision.for_training():
+        return run_epoch(training, make_objective(training, miner), advance)
 
 
 def steps_per_pass(training: Training) -> int:
@@ -130,27 +120,35 @@ def steps_per_pass(training: Training) -> int:
 
 
 def run_epoch(
-    training: Training,
-    objective: Objective,
-    advance: Callable[[int, int | None], None] = lambda interactions, length: None,
+    training: Training, objective: Objective, advance: Advance = lambda done, total=None: None
 ) -> EpochStats:
-    """Minimise the objective over the rest of the epoch from progress.position.
+    """Minimise the objective over the rest of the epoch from progress.position; `advance` moves a bar.
 
-    `advance` moves a bar: it gets the interactions of each step, and the cycle's length as it is now planned.
     In a cycle (settings.cycle_steps) the step size falls linearly to LOWEST of the learning rate.
     """
+    data, settings = training.data, training.settings
     position = training.progress.position
     if position is None:
-        device = training.data.user.device
-        seed = int(torch.randint(2**62, (1,), generator=training.generator, device=device))
+        seed = int(torch.randint(2**62, (1,), generator=training.generator, device=data.user.device))
         # sums over the epoch, read once at its end
-        position = Position(seed, 0, torch.zeros(3, dtype=torch.float64, device=device), 0)
-    for sums, n, length in _steps(training, objective, position):
-        position = Position(
-            position.seed, position.steps + 1, position.totals + sums, position.interactions + n
-        )
+        totals = torch.zeros(3, dtype=torch.float64, device=data.user.device)
+        position = Position(seed, 0, totals, 0)
+    known, whole = position.interactions, steps_per_pass(training)
+    batches = _batches(training, torch.Generator(data.user.device).manual_seed(position.seed))
+    importance = data.weight.pow(settings.weight_power)  # (N,)
+    importance = importance / importance.mean()
+    for step, batch in enumerate(itertools.islice(batches, position.steps, None), position.steps):
+        length = training.cycle_length(step)  # it may have changed, as may what a step takes
+        n_steps = whole if length is None else length
+        if step >= n_steps:
+            break
+        if length is not None:
+            for group in training.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
+        sums, n = _learn(training, objective, batch, importance)
+        position = Position(position.seed, step + 1, position.totals + sums, position.interactions + n)
         training.progress = training.progress._replace(position=position)
-        advance(n, length)
+        advance(n, round(n_steps * len(data.user) / whole) - known)  # as a batch has on average
         training.on_step(n)
     training.progress = training.progress._replace(position=None)
     total, active, triplets = position.totals.tolist()
@@ -160,29 +158,14 @@ def run_epoch(
     return EpochStats(loss, triplets / max(position.interactions, 1), active / max(triplets, 1))
 
 
-def _steps(
-    training: Training, objective: Objective, position: Position
-) -> Iterator[tuple[Tensor, int, int | None]]:
-    """Learn from the batches that the epoch still has; of each yield sums, interactions, and cycle_length."""
-    data, settings = training.data, training.settings
-    orders = torch.Generator(data.user.device).manual_seed(position.seed)
-    batches = _batches(training, orders)
-    importance = data.weight.pow(settings.weight_power)  # (N,)
-    importance = importance / importance.mean()
-    whole = steps_per_pass(training)
-    for step, batch in enumerate(itertools.islice(batches, position.steps, None), position.steps):
-        length = training.cycle_length(step)  # it may have changed, as may what a step takes
-        if step >= (whole if length is None else length):
-            return
-        if length is not None:
-            for group in training.optimizer.param_groups:
-                group["lr"] = settings.learning_rate * (1 - (1 - LOWEST) * step / length)
-        if isinstance(batch, UserBatch):
-            yield _history_step(training, objective, batch), batch.total, length
-        else:
-            with training.model.shared_sums():
-                sums = _step(training, objective, batch, importance)
-            yield sums, len(batch.users), length
+def _learn(
+    training: Training, objective: Objective, batch: UserBatch | Batch, importance: Tensor
+) -> tuple[Tensor, int]:
+    """Learn from a batch; the sums of it (3,), and its interactions."""
+    if isinstance(batch, UserBatch):
+        return _history_step(training, objective, batch), batch.total
+    with training.model.shared_sums():
+        return _step(training, objective, batch, importance), len(batch.users)
 
 
 def _batches(training: Training, orders: torch.Generator) -> Iterator[UserBatch | Batch]:

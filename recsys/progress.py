@@ -12,14 +12,14 @@ LOGGER = logging.getLogger("recsys")
 
 
 class Advance(Protocol):
-    """Called with the number of units just done, and with the number in all where it has changed."""
+    """Called with the number of units just done, and with the number in all where that is known only now."""
 
     def __call__(self, done: int, total: int | None = None) -> None: ...
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Advance]:
-    """Yield a function to call as units are done."""
+def progress(label: str, total: int | None = None) -> Iterator[Advance]:
+    """Yield a function to call as units are done; `total` may be told, and change, with each call."""
     as_json = any(getattr(handler, "as_json", False) for handler in LOGGER.handlers)
     if as_json or importlib.util.find_spec("rich") is None:
         yield _lines(label, total)
@@ -33,11 +33,18 @@ def progress(label: str, total: int) -> Iterator[Advance]:
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total)
-        yield lambda done, total=None: bar.update(task, advance=done, total=total)
+        number = bar.add_task(label, total=total)
+        (task,) = bar.tasks
+
+        def advance(done: int, total: int | None = None) -> None:
+            if total is not None:  # not by update(total=...), which forgets how long a unit takes
+                task.total = max(total, task.completed + done)
+            bar.advance(number, done)
+
+        yield advance
 
 
-def _lines(label: str, expected: int) -> Advance:
+def _lines(label: str, expected: int | None) -> Advance:
     """A function that logs a line every few seconds."""
     finished, started = 0, time.monotonic()
     last_line = started
@@ -45,7 +52,7 @@ def _lines(label: str, expected: int) -> Advance:
     def advance(done: int, total: int | None = None) -> None:
         nonlocal finished, last_line, expected
         finished += done
-        expected = max(finished, expected if total is None else total)
+        expected = max(finished, total or expected or 0)
         now = time.monotonic()
         if now - last_line >= SECONDS_BETWEEN_LINES:
             last_line = now

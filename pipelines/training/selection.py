@@ -195,7 +195,9 @@ class Chooser:
         if not self.selection.trained and "spectral" not in wanted:
             wanted = ("spectral", *wanted)  # the model has to be something
         parts = [Part(name, name, 1.0, known[name]) for name in wanted]
-        return parts + self._narrow_spectrum(spectral) if "spectral" in wanted else parts
+        if "spectral" in wanted:
+            parts += self._narrow_spectrum(spectral)
+        return parts
 
     def _narrow_spectrum(self, settings: dict[str, Any]) -> list[Part]:
         """The spectrum with as many dimensions as fit beside a trained space, if the best has more."""

@@ -103,10 +103,23 @@ def test_simplex_loss_is_the_sum_over_pairs():
     )
     expected = 0.0
     for a, p in zip(anchors, positive, strict=True):
-        pushed = [max(0.0, float(a @ c) - peers.MARGIN) for c in candidates]
-        expected += (1 - float(a @ p) + peers.WEIGHT * sum(pushed) / 50) / 4
-    assert any(float(a @ c) > peers.MARGIN for a in anchors for c in candidates)
-    assert float(peers.contrastive(anchors, positive, candidates)) == pytest.approx(expected, rel=1e-5)
+        pushed = [max(0.0, float(a @ c) - peers.SIMPLEX["margin"]) for c in candidates]
+        expected += (1 - float(a @ p) + peers.SIMPLEX["weight"] * sum(pushed) / 50) / 4
+    assert any(float(a @ c) > peers.SIMPLEX["margin"] for a in anchors for c in candidates)
+    found = peers.cosine_contrastive(anchors, positive, candidates)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_simplex_users_are_their_row_and_the_mapped_mean_of_their_items(taken):
+    generator = torch.Generator().manual_seed(0)
+    users, items, mapping = (torch.randn(n, 4, generator=generator) for n in (*taken.shape, 4))
+    asked = torch.tensor([3, 6, 0, 3])  # user 6 has no item
+    found = peers.simplex_users(interactions(taken), asked, users, items, mapping)
+    for point, user in zip(found, asked.tolist(), strict=True):
+        own = [items[i] for i in range(taken.shape[1]) if taken[user, i]]
+        mean = sum(own) / len(own) if own else torch.zeros(4)
+        expected = peers.SIMPLEX["own"] * users[user] + (1 - peers.SIMPLEX["own"]) * mean @ mapping
+        torch.testing.assert_close(point, expected / expected.norm())
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +143,7 @@ def test_each_system_learns_the_groups_and_the_same_again(name, split):
     data = peers.published.read_split(*split)
     judge = peers.judge_fold(data.fold(data.train, data.test), torch.device("cpu"), config.evaluate)
     chosen = peers.Point(name, "validation", step=150, plan=150, seconds=0.0, metrics={})
-    points = [peers.refitted(peers.Task(judge, config, seconds=0.0), chosen) for _ in range(2)]
+    points = [peers.refitted(peers.Task(judge, config, seconds=0.0), chosen)[0] for _ in range(2)]
     recall = points[0].metrics["recall@20"]
     assert recall > 0.8  # popularity: about half
     assert abs(recall - points[1].metrics["recall@20"]) < 0.05  # implicit on two threads is not the same

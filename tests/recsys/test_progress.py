@@ -14,8 +14,9 @@ PROGRAM = """
 import sys
 from recsys.progress import progress
 with progress("epoch 7", 30) as tick:
-    for _ in range(3):
-        tick(10)
+    for total in (20, 25, 40):
+        tick(10, total)
+    tick(10)
 print("done", file=sys.stderr)
 """
 
@@ -98,5 +99,5 @@ def test_a_bar_on_a_terminal() -> None:
     text = shown.decode()
     assert "epoch 7" in text
     assert "━" in text
-    assert "30/30" in text
+    assert "40/40" in text
     assert text.splitlines()[-1].endswith("done")
