@@ -93,10 +93,10 @@ def psl(
     is a hinge: candidates farther than d_p + m have no part in it, the others by a power of how far they are
     within. As the margin grows it becomes history_losses.softmax. The sum over all items but the user's other
     own ones is estimated from the candidates: log_q is the log of how many times each was expected to be
-    drawn, 0 where they are all items. The power is taken as linear in d_c between NODES nodes over the widest row's span,
-    and the loss as cubic in d_p between PLACES places over all own items: at t = .1 and distances that span 2
-    the loss is off by less than 1/1000, the gradient to one candidate by up to 3 % of the largest; more where
-    the span is a larger multiple of t. On CPU the same bits each time.
+    drawn, 0 where they are all items. The power is taken as linear in d_c between NODES nodes over the widest
+    row's span, and the loss as cubic in d_p between PLACES places over all own items: at t = .1 and distances
+    that span 2 the loss is off by less than 1/1000, the gradient to one candidate by up to 3 % of the
+    largest; more where the span is a larger multiple of t. On CPU the same bits each time.
     Raises ValueError unless temperature > 0 and margin > 0, and for an activation that is none of
     losses.ACTIVATIONS.
     """
