@@ -358,10 +358,17 @@ def test_trainings_that_diverge_are_left_out(said: list[str]) -> None:
     assert sum("WARNING: graph-" in line for line in said) == 2
 
 
-def test_equal_trainings_are_one() -> None:
+def test_equal_trainings_are_one(said: list[str]) -> None:
     chooser = chooser_of(configured(spaces=[{}, {"start": "spectral"}]))
     chooser.choose()
     assert chooser.selection.left_out == {"graph-2": "equals graph-1"}
+    assert "train: graph-2 is left out: its settings equal those of graph-1" in said
+
+
+def test_no_spaces_leave_the_spectrum_and_say_so(said: list[str]) -> None:
+    chosen = chooser_of(configured(spaces=[])).choose()
+    assert [part.name for part in chosen.parts] == ["spectral"]
+    assert "train: train.spaces is empty: nothing is trained" in said
 
 
 def test_all_spaces_are_trained_and_those_that_fit_stand_side_by_side() -> None:
