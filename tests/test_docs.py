@@ -25,7 +25,7 @@ FOLDERS = "recsys|pipelines|serving|sql|tests|configs|docs|examples|benchmarks|c
 PATH = re.compile(rf"(?<![\w./<-])(?:{FOLDERS})/[\w./*-]*\w")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
-MADE = ("benchmarks/losses_", "benchmarks/peers_gowalla")  # also written as --out, without the suffix
+MADE = ("benchmarks/losses_", "benchmarks/peers_")  # also written as --out, without the suffix
 FIVE_LINES: dict[str, Any] = {"source": {"files": "x.parquet", "time": "t"}}
 
 

@@ -256,8 +256,7 @@ class Chooser:
         if not axes or (known and not has_trials and share < LEAST_TRIALS * self.selection.trial_seconds):
             known[loss] = first
             return first
-        space = plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0})
-        plan = plan._replace(space=space)
+        plan = plan._replace(space=plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
         dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
         deadline = self.clock.now() + share
 
