@@ -31,7 +31,8 @@ def _draw(run: Path, result: dict[str, Any]) -> None:
     try:
         select = files.read_json(run / "config.json")["evaluate"]["select"]
         history, choice = files.read_table(run / "history.parquet"), files.read_json(run / "choice.json")
-        figures.curves(history, choice, select).save(run)
+        if "loss" in history.columns:  # else nothing was trained
+            figures.curves(history, choice, select).save(run)
         figures.distances(files.read_json(run / "distances.json")).save(run)
         figures.results(result).save(run)
         figures.search(result["searched"]).save(run)

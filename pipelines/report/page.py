@@ -55,6 +55,8 @@ def render(run: Path) -> str:
     """The whole page; it names the files that are missing in the folder."""
     read = {name: mask_secrets(files.read_json(run / f"{name}.json")) for name in JSON}
     metrics, history = read["metrics"], _frame(run / "history.parquet")
+    if history is not None and "loss" not in history.columns:  # nothing was trained
+        history = None
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
     certified = metrics if metrics is not None and certificate.is_complete(metrics) else None

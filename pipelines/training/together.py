@@ -15,7 +15,7 @@ from recsys.judge import Judge, Values
 from recsys.spaces import Space, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
-SMALL_WINDOW = 300  # judged users below which a difference of a tenth is noise
+SMALL_WINDOW = 1000  # judged users below which differences of several per cent are noise
 RARITY = tuple(n / 20 for n in range(1, 21))  # weights tried for wider lists
 
 
@@ -83,7 +83,7 @@ class Together:
         alone = {name: float(value.mean()) for name, value in values.items()}
         # where time is short, what costs no coordinates comes first, then the best
         fitting.sort(key=lambda one: (one.dim > 0, -alone[one.part.name]))
-        kept = [max((one for one in fitting if one.dim), key=lambda one: alone[one.part.name])]
+        kept = [self._first([one for one in fitting if one.dim], values)]
         best = values[kept[0].part.name]
         while (found := self._best_addition(kept, fitting, best, deadline)) is not None:
             added, value = found
@@ -93,6 +93,21 @@ class Together:
                 f"validation {self._select} {best.mean():.4f}"
             )
         return Chosen(tuple(one.part for one in kept), float(best.mean()), alone)
+
+    def _first(self, candidates: list[Candidate], values: dict[str, NDArray[np.float64]]) -> Candidate:
+        """The best space; where users are few, a trained one only if it is ahead by more than noise.
+
+        The one-standard-error rule (Breiman et al. 1984): of two that are level, the untrained one.
+        """
+
+        def score(one: Candidate) -> float:
+            return float(values[one.part.name].mean())
+
+        best = max(candidates, key=score)
+        simple = max((one for one in candidates if not one.part.is_trained), key=score, default=best)
+        gains = values[best.part.name] - values[simple.part.name]
+        is_level = not is_more_than_noise(gains)
+        return simple if len(self._judge.users) < SMALL_WINDOW and is_level else best
 
     def _best_addition(
         self, kept: list[Candidate], candidates: list[Candidate], best: NDArray[np.float64], deadline: float

@@ -387,7 +387,7 @@ def test_a_plan_that_shortens_a_cycle_ends_it_at_its_lowest_rate(loss):
     training.plan = plan
     training.on_step = lambda n: n and rates.append(training.optimizer.param_groups[0]["lr"])
     (epoch,) = epochs(training, 1)
-    assert asked == [(0, 0), *((0, step) for step in range(21))]  # once for the bar, then before each step
+    assert asked == [(0, step) for step in range(21)]  # before each step
     falling = [0.02 * (1 - 0.95 * step / (40 if step < 10 else 20)) for step in range(20)]
     assert rates == pytest.approx(falling)
     assert rates[-1] == pytest.approx(0.02 * (0.05 + 0.95 / 20))

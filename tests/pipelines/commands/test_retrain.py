@@ -97,6 +97,15 @@ def test_a_night_without_news_changes_nothing_and_says_why(own_shop: Shop) -> No
     assert statuses(own_shop.config)[0] == "unchanged"
 
 
+def test_a_model_without_trained_spaces_is_released(shop_file: Callable[..., Path]) -> None:
+    path = shop_file()
+    ran = recsys("retrain", "--config", path, "--set", "train.spaces=[]")
+    assert ran.code == 0, ran.err
+    assert "train.spaces is empty: nothing is trained" in ran.err
+    (report,) = load_config(path).runs.glob("*/report.html")
+    assert "There are no curves: nothing was trained" in report.read_text()
+
+
 def test_lines_as_json_tell_each_stage(own_shop: Shop) -> None:
     ran = recsys("retrain", "--config", own_shop.config_file, "--log-json")
     assert ran.code == 0, ran.err

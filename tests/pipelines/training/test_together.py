@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from tastes import ITEMS, KINDS, TASTES, SetClock, planted
 
 from pipelines.config.training import Train
@@ -53,6 +54,28 @@ def test_what_helps_joins_at_the_weight_that_helps_most() -> None:
     assert found.score == max(scores.values())
     assert found.parts[1].weight == max(scores, key=lambda weight: scores[weight])
     assert found.score > found.alone["left"] > found.alone["right"] > 0
+
+
+@pytest.mark.parametrize(("window", "first"), [(1000, ""), (1, "left")])
+def test_of_few_users_a_trained_space_is_first_only_if_ahead_by_more_than_noise(
+    window: int, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.training.together.SMALL_WINDOW", window)
+    found = together(weights=(0.5,), max_dim=5)
+
+    def gains(one: Candidate) -> NDArray[np.float64]:
+        return found.score([LEFT]) - found.score([one])
+
+    untrained = (
+        one._replace(part=one.part._replace(kind="spectral"))
+        for one in (candidate(f"spectral-{seed}", [0, 1, 2, 3], 0.1, seed) for seed in range(100))
+    )
+    level = next(
+        one for one in untrained if 0 < gains(one).mean() < gains(one).std() / len(JUDGE.users) ** 0.5
+    )
+    assert names(found.choose([LEFT, level])) == [first or level.part.name]
+    far = noise(1)
+    assert names(found.choose([LEFT, far._replace(part=far.part._replace(kind="spectral"))])) == ["left"]
 
 
 @pytest.mark.parametrize("seed", range(2, 8))
