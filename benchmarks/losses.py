@@ -57,7 +57,8 @@ OWN: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"log_q": True},
     **{name: {"in_batch_items": 0} for name in ("bsl", "psl", "sl_at_k")},
     "cosine_contrastive": {"in_batch_items": 0, "negative_weight": 10.0},
-    "align_uniform": {"in_batch_items": 0, "uniform_items": 1},  # it looks at no candidate
+    # it looks at no candidate, but at all pairs of a batch
+    "align_uniform": {"in_batch_items": 0, "uniform_items": 1, "batch_size": 1024},
     "margin": {"beta": 2.0, "beta_per_item": True},
 }
 
@@ -123,7 +124,7 @@ def settings_of(config: Bench, cell: Cell, temperature: float) -> Settings:
             start="random",
             start_length=plans.RANDOM_LENGTH,
         )
-    return settings._replace(batch_size=4096, **own)
+    return settings._replace(**{"batch_size": 4096} | own)
 
 
 def learn(settings: Settings, judge: Judge, spectrum: Spectrum | None, most: int) -> tuple[Values, int, int]:
