@@ -156,15 +156,23 @@ def ours(task: Task, on_step: OnStep, dim: int) -> None:
     fit(steps, lambda step: on_step(step, steps, vectors))
 
 
+def random_tables(
+    data: DeviceInteractions, deviation: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Users (U, D) and items (I, D) to train, drawn from a normal distribution."""
+    users, items = (
+        (deviation * torch.randn(n, DIM, generator=generator, device=generator.device)).requires_grad_()
+        for n in (data.n_users, data.n_items)
+    )
+    return users, items
+
+
 def pairwise(task: Task, on_step: OnStep, layers: int) -> None:
     """LightGCN (He et al. 2020, eq. 3-8 and 15) with so many layers; with none it is BPR's factorisation."""
     data = task.judge.data
     device = data.user.device
     generator = torch.Generator(device).manual_seed(task.config.seed)
-    users, items = (
-        (START_DEVIATION * torch.randn(n, DIM, generator=generator, device=device)).requires_grad_()
-        for n in (data.n_users, data.n_items)
-    )  # (U, D), (I, D)
+    users, items = random_tables(data, START_DEVIATION, generator)  # (U, D), (I, D)
     edges = graph.adjacency(data)
     optimizer = torch.optim.Adam([users, items], LEARNING_RATE, fused=device.type in ("cpu", "cuda"))
 
@@ -221,10 +229,7 @@ def simplex(task: Task, on_step: OnStep) -> None:
     data = task.judge.data
     device = data.user.device
     generator = torch.Generator(device).manual_seed(task.config.seed)
-    users, items = (
-        (SIMPLEX_DEVIATION * torch.randn(n, DIM, generator=generator, device=device)).requires_grad_()
-        for n in (data.n_users, data.n_items)
-    )  # (U, D), (I, D)
+    users, items = random_tables(data, SIMPLEX_DEVIATION, generator)  # (U, D), (I, D)
     mapping = torch.eye(DIM, device=device).requires_grad_()  # (D, D)
     parameters = [users, items, mapping]
     optimizer = torch.optim.Adam(parameters, SIMPLEX_RATE, fused=device.type in ("cpu", "cuda"))

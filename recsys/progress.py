@@ -19,7 +19,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Advance]:
-    """Yield a function to call as units are done; `total` may be told, and change, with each call."""
+    """Yield a function to call as units are done; each call may give a new `total`."""
     as_json = any(getattr(handler, "as_json", False) for handler in LOGGER.handlers)
     if as_json or importlib.util.find_spec("rich") is None:
         yield _lines(label, total)

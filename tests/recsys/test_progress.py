@@ -21,15 +21,21 @@ print("done", file=sys.stderr)
 """
 
 
-def test_plain_lines_without_a_terminal(
+@pytest.fixture
+def every_line(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> pytest.CaptureFixture[str]:
+    """What is written, where no line is left out for coming too soon."""
     monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
     log.to_standard_error()
+    return capfd
+
+
+def test_plain_lines_without_a_terminal(every_line: pytest.CaptureFixture[str]) -> None:
     with progress("epoch 7", 3_000) as tick:
         for _ in range(3):
             tick(1_000)
-    out, err = capfd.readouterr()
+    out, err = every_line.readouterr()
     assert out == ""
     lines = err.splitlines()
     assert [line.split(", about")[0] for line in lines] == [
@@ -39,28 +45,20 @@ def test_plain_lines_without_a_terminal(
     assert "\x1b" not in err
 
 
-def test_more_than_was_expected_leaves_nothing_to_wait_for(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_was_expected_leaves_nothing_to_wait_for(every_line: pytest.CaptureFixture[str]) -> None:
     """A cycle may be planned anew while it runs."""
-    monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
-    log.to_standard_error()
     with progress("epoch 7", 1_000) as tick:
         for _ in range(2):
             tick(1_000)
-    assert capfd.readouterr().err.splitlines()[-1] == "epoch 7: 2,000 of 2,000, about 0 s left"
+    assert every_line.readouterr().err.splitlines()[-1] == "epoch 7: 2,000 of 2,000, about 0 s left"
 
 
-def test_a_total_that_changes_is_told_from_then_on(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recsys.progress.SECONDS_BETWEEN_LINES", 0.0)
-    log.to_standard_error()
+def test_a_new_total_counts_from_then_on(every_line: pytest.CaptureFixture[str]) -> None:
     with progress("epoch 7", 1_000) as tick:
         tick(500)
         tick(500, 4_000)
         tick(500)
-    lines = capfd.readouterr().err.splitlines()
+    lines = every_line.readouterr().err.splitlines()
     assert [line.split(", about")[0] for line in lines] == [
         f"epoch 7: {done} of {total}"
         for done, total in (("500", "1,000"), ("1,000", "4,000"), ("1,500", "4,000"))

@@ -110,19 +110,19 @@ def run(model, data, schedule, seed=0, optimizer=None, sampler=None, **changes):
     return [run_epoch(training, objective) for objective in schedule]
 
 
-def test_a_bar_is_told_the_cycle_as_it_is_planned_at_each_step():
-    """And what an epoch that goes on has left, not what it had."""
+def test_progress_gets_the_planned_length_at_each_step():
+    """A resumed epoch counts what is left, not what was done before."""
     data = on_device(two_clusters())
     training = training_of(new_space(), data, batch_size=100)
     whole, n = -(-len(data.user) // 100), len(data.user)
     training.settings = training.settings._replace(cycle_steps=9)
     training.plan = lambda epoch, step: 5 if step < 2 else 3
-    told = []
-    run_epoch(training, WHOLE, lambda done, total=None: told.append((done, total)))
-    assert told == [(100, round(steps * n / whole)) for steps in (5, 5, 3)]
+    calls = []
+    run_epoch(training, WHOLE, lambda done, total=None: calls.append((done, total)))
+    assert calls == [(100, round(steps * n / whole)) for steps in (5, 5, 3)]
     training.progress = training.progress._replace(position=Position(1, 2, torch.zeros(3).double(), 200))
-    run_epoch(training, WHOLE, lambda done, total=None: told.append((done, total)))
-    assert told[3:] == [(100, round(3 * n / whole) - 200)]
+    run_epoch(training, WHOLE, lambda done, total=None: calls.append((done, total)))
+    assert calls[3:] == [(100, round(3 * n / whole) - 200)]
 
 
 def assert_same(model, other, exactly=True):
