@@ -39,11 +39,12 @@ from pipelines.config.loading import load_settings
 from pipelines.data import published
 from pipelines.evaluation.statistics import paired_differences
 from pipelines.tracking import log
-from pipelines.training import model, plans, selection
+from pipelines.training import model, plans
 from pipelines.training.devices import choose_device, describe_device, keep_freed_memory
 from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors
-from recsys import graph, spaces
+from pipelines.training.spectrum import widest
+from recsys import baselines, graph, spaces
 from recsys.epochs import epochs
 from recsys.files import write_text
 from recsys.graph import Matrix
@@ -108,7 +109,7 @@ def popular(task: Task, on_step: OnStep) -> None:
 def spectral(task: Task, on_step: OnStep) -> None:
     """A step is a setting: each dimension and item exponent of the configuration, all of one spectrum."""
     judge, settings = task.judge, task.config.spectral
-    spectrum = selection.widest_spectrum(task.config, judge)
+    spectrum = baselines.spectral(judge.data, widest(task.config, judge.data), 0.0, seed=task.config.seed)
 
     def vectors(dim: int, item_exponent: float) -> Vectors:
         choice = model.spectral_settings(dim, item_exponent, task.config.seed)

@@ -32,7 +32,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     seen = sampling.to_device(histories(arguments.users, arguments.items), device)
     all_users = torch.arange(arguments.users, device=device)  # (U,)
-    chunk = max(1, ranking.SCORES_AT_ONCE // arguments.items)
+    chunk = max(ranking.USERS_AT_ONCE, ranking.SCORES_AT_ONCE // arguments.items)
     print(f"{arguments.users:,} users, {arguments.items:,} items, chunks of {chunk}, {device}")
     for dim in arguments.dims:
         users = torch.randn(arguments.users, dim, generator=generator).to(device)  # (U, D)
@@ -48,7 +48,7 @@ def main() -> None:
         floor, ours = seconds(bare, device), seconds(ranked, device)
         print(
             f"{dim} dimensions: bare products {floor:.2f} s, top {K} {ours:.2f} s, ratio {ours / floor:.2f}; "
-            f"largest array {4 * chunk * arguments.items / 2**20:.0f} MiB of "
+            f"largest array {4 * min(chunk * arguments.items, ranking.SCORES_AT_ONCE) / 2**20:.0f} MiB of "
             f"{4 * arguments.users * arguments.items / 2**20:,.0f} for all"
         )
 

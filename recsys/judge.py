@@ -3,6 +3,7 @@
 Axes: U users, I items, Q users with targets, K ranks.
 """
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,6 +26,13 @@ class Targets(NamedTuple):
     offsets: NDArray[np.int64]  # (U + 1,): user u's are items[offsets[u] : offsets[u + 1]]
     items: NDArray[np.int32]  # (T,), ascending within a user
 
+    def of_some(self, n: int, seed: int) -> "Targets":
+        """The targets of `n` users at most who have any, drawn at random."""
+        counts = np.diff(self.offsets)  # (U,)
+        drawn = np.random.default_rng(seed).permutation(np.flatnonzero(counts))[:n]
+        kept = np.isin(np.arange(len(counts)), drawn)  # (U,)
+        return Targets(np.concatenate([[0], np.cumsum(counts * kept)]), self.items[np.repeat(kept, counts)])
+
 
 class Judge:
     """Ranks the catalogue for each user who has targets; computes metrics at each of `ks`."""
@@ -39,17 +47,28 @@ class Judge:
         exclude_seen: bool = True,
     ) -> None:
         """`exclude_seen` leaves out what a user has in `fit`. Raises ValueError if no user has a target."""
+        self._set_targets(targets)
+        self.data = sampling.to_device(fit, device)
+        self.ks = ks
+        self._exclude_seen = exclude_seen
+        self._fit = fit
+
+    def _set_targets(self, targets: Targets) -> None:
         counts = np.diff(targets.offsets)  # (U,)
         self.users = np.flatnonzero(counts)  # (Q,)
         if len(self.users) == 0:
             raise ValueError("no user of the window has a target: a longer window is needed")
-        self.data = sampling.to_device(fit, device)
         self.n_targets = counts[self.users]  # (Q,)
-        self.ks = ks
-        self._exclude_seen = exclude_seen
         self._targets = targets.items  # (T,): users without targets have none of them
         self._offsets = np.concatenate([[0], np.cumsum(self.n_targets)])  # (Q + 1,)
-        self._fit, self._all_targets = fit, targets
+        self._all_targets = targets
+
+    def sample(self, n: int, seed: int) -> "Judge":
+        """A judge of `n` of these users at most, drawn at random, on the same data."""
+        other = copy.copy(self)
+        other.__dict__.pop("held_out", None)
+        other._set_targets(self._all_targets.of_some(n, seed))
+        return other
 
     @functools.cached_property
     def held_out(self) -> sampling.DeviceInteractions:

@@ -14,6 +14,7 @@ from recsys import precision
 from recsys.sampling import DeviceInteractions, histories
 
 SCORES_AT_ONCE = 2**22  # 16 MiB, near the size of a CPU's cache
+USERS_AT_ONCE = 256  # at least: fewer read all items again and again
 
 
 @torch.no_grad()
@@ -27,18 +28,19 @@ def top_k(
 ) -> NDArray[np.int32]:
     """(U, D), (I, D), (Q,) users -> (Q, min(k, I)) int32, nearest first by Euclidean distance.
 
-    `chunk` users at a time, by default as many as SCORES_AT_ONCE allows; half as many from where memory does
-    not suffice. With `seen`, a user's own items are left out; where fewer than k remain the row ends in -1.
-    Raises ValueError on k < 1 and on vectors that are not finite.
+    `chunk` users at a time, by default as many as SCORES_AT_ONCE allows but USERS_AT_ONCE at least; their
+    scores are made for as many items as SCORES_AT_ONCE allows. With `seen`, a user's own items are left out;
+    where fewer than k remain the row ends in -1. Raises ValueError on k < 1 and on vectors that are not
+    finite.
     """
     if k < 1:
         raise ValueError(f"k = {k}, allowed >= 1")
-    for name, vectors in (("user vectors", user_vectors), ("item vectors", item_vectors)):
+    half_squares = 0.5 * item_vectors.square().sum(1)  # (I,)
+    for name, vectors in (("user vectors", user_vectors), ("item vectors", half_squares)):
         if not torch.isfinite(vectors).all():
             raise ValueError(f"{name} hold NaN or Inf, allowed finite values")
     k = min(k, len(item_vectors))
-    chunk = chunk or max(1, SCORES_AT_ONCE // len(item_vectors))
-    half_squares = 0.5 * item_vectors.square().sum(1)  # (I,)
+    chunk = chunk or max(USERS_AT_ONCE, SCORES_AT_ONCE // len(item_vectors))
     return _in_chunks(
         lambda part: _top_of(user_vectors[part], item_vectors, half_squares, part, k, seen), users, k, chunk
     )
@@ -96,18 +98,36 @@ def _top_of(
     k: int,
     seen: DeviceInteractions | None,
 ) -> NDArray[np.int32]:
-    """(Q, D), (I, D), (I,), (Q,) -> (Q, K)."""
-    # -(d^2 - |u|^2) / 2: a user's own square does not change their order.
-    with precision.full():
-        score = torch.addmm(half_squares, vectors, item_vectors.T, beta=-1)  # (Q, I)
-    return _best(score, users, k, seen)
+    """(Q, D), (I, D), (I,), (Q,) -> (Q, K), the items a block at a time."""
+    block = max(k, SCORES_AT_ONCE // len(users))
+    hidden = None if seen is None else histories(seen, users)  # (H,), (H,): rows and items
+    best = torch.empty(len(users), 0, device=vectors.device)  # (Q, K)
+    items = torch.empty(len(users), 0, dtype=torch.int64, device=vectors.device)
+    for first in range(0, len(item_vectors), block):
+        part = slice(first, first + block)
+        # -(d^2 - |u|^2) / 2: a user's own square does not change their order.
+        with precision.full():
+            score = torch.addmm(half_squares[part], vectors, item_vectors[part].T, beta=-1)  # (Q, B)
+        if hidden is not None:
+            row, item = hidden
+            here = (item >= first) & (item < first + block)
+            score[row[here], item[here] - first] = -torch.inf
+        found, place = score.topk(min(k, score.shape[1]), dim=1)
+        best, items = torch.cat([best, found], 1), torch.cat([items, place + first], 1)
+        best, place = best.topk(min(k, best.shape[1]), dim=1)
+        items = items.gather(1, place)
+    return _without_missing(best, items)
 
 
 def _best(score: Tensor, users: Tensor, k: int, seen: DeviceInteractions | None) -> NDArray[np.int32]:
     """(Q, I), (Q,) -> (Q, K), highest first; writes to the scores."""
     if seen is not None:
         score[histories(seen, users)] = -torch.inf
-    best, items = score.topk(k, dim=1)
+    return _without_missing(*score.topk(k, dim=1))
+
+
+def _without_missing(best: Tensor, items: Tensor) -> NDArray[np.int32]:
+    """(Q, K), (Q, K) -> (Q, K): -1 where no item is left."""
     return torch.where(best == -torch.inf, -1, items).to(torch.int32).cpu().numpy()
 
 

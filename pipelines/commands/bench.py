@@ -123,7 +123,7 @@ def _prepare_output(out: Path, train: Path, test: Path) -> None:
 
 
 def _chooser(config: Bench, split: PublishedSplit, clock: Clock) -> Chooser:
-    """The choice on the slice of train; the spectrum's seconds are reserved, as the fit computes it again."""
+    """The choice on the slice of train."""
     counts = split.counts
     if unknown := counts["items_of_test_alone"]:
         LOGGER.info(f"bench: {unknown:,} items of test are not in train: no model can recommend them")
@@ -138,16 +138,12 @@ def _chooser(config: Bench, split: PublishedSplit, clock: Clock) -> Chooser:
         lambda settings, spectrum: start_training(judge.data, settings, None, spectrum),
         refit_factor=len(split.train) / max(1, len(fitted)),
     )
-    started = clock.now()
-    chooser = Chooser(config, judge, clock, hooks)
-    clock.reserved = clock.now() - started
-    return chooser
+    return Chooser(config, judge, clock, hooks)
 
 
 def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen) -> Final:
     """Fit what was chosen on all of train, within what is left of the budget."""
     clock, trained = chooser.clock, chooser.selection.trained
-    clock.reserved = 0.0
     fold = split.fold(split.train, split.test)
     data = sampling.to_device(fold.fit, clock.device)
     fit = refit.FinalFit(

@@ -1,12 +1,19 @@
 """The judge of a fold, by the settings of the section evaluate."""
 
-import numpy as np
+import logging
+
 import torch
 
 from pipelines.config.errors import InputError
 from pipelines.config.training import Evaluate
 from pipelines.data.folds import Fold
+from pipelines.training.budget import Clock
 from recsys.judge import Judge, Targets
+from recsys.spaces import Space, euclidean_vectors
+
+LOGGER = logging.getLogger("recsys")
+SHARE = 0.02  # of the budget for judging a space once
+LEAST_USERS, PROBED_USERS = 500, 256
 
 
 def judge_fold(
@@ -16,14 +23,31 @@ def judge_fold(
 
     Raises InputError if none has.
     """
-    counts = np.diff(fold.target_offsets)  # (U,)
-    judged = np.flatnonzero(counts)
-    if most_users is not None and len(judged) > most_users:
-        judged = np.random.default_rng(seed).permutation(judged)[:most_users]
-    kept = np.isin(np.arange(len(counts)), judged)  # (U,)
-    items = fold.target_items[np.repeat(kept, counts)]
-    targets = Targets(np.concatenate([[0], np.cumsum(counts * kept)]), items)
+    targets = Targets(fold.target_offsets, fold.target_items)
+    if most_users is not None:
+        targets = targets.of_some(most_users, seed)
     try:
         return Judge(fold.fit, targets, device, ks=evaluate.ks, exclude_seen=evaluate.exclude_seen)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def affordable(judge: Judge, space: Space, clock: Clock, seed: int) -> Judge:
+    """The judge of as many users as are judged, on a space as wide as this, in a share of the clock's budget.
+
+    A log of many items takes seconds for a few hundred users, and each setting and epoch is judged.
+    """
+    if clock.budget is None or len(judge.users) <= LEAST_USERS:
+        return judge
+    few, vectors = judge.sample(PROBED_USERS, seed), euclidean_vectors(space)
+    started = clock.now()
+    few.rank(vectors)
+    seconds = (clock.now() - started) / len(few.users)  # a user
+    most = max(LEAST_USERS, int(SHARE * clock.budget / seconds)) if seconds > 0 else len(judge.users)
+    if most >= len(judge.users):
+        return judge
+    LOGGER.info(
+        f"train: validation judges {most:,} users of {len(judge.users):,}: all of them would take "
+        f"{seconds * len(judge.users):.0f} s each time"
+    )
+    return judge.sample(most, seed)

@@ -59,6 +59,7 @@ def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
     """The space of each part, fitted on all data."""
     data = fit.data
     fit.clock.settle_threads()
+    fit.clock.reserved = 0.0  # what was kept free is for the spectrum here
     dim = min(widest(parts), data.n_users, data.n_items)
     spectrum = baselines.spectral(data, dim, 0.0, seed=seed) if dim else None
     trained = [part for part in parts if part.is_trained and part.name not in fit.done]

@@ -8,28 +8,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from pipelines.config.config import Learning
-from pipelines.training import model, plans
-from pipelines.training.budget import Clock, StepTimer
+from pipelines.training import judging, model, plans, spectrum, trials
+from pipelines.training.budget import Clock
 from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
-from pipelines.training.search import Point, pattern_search
-from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together, is_more_than_noise
+from pipelines.training.search import Point
+from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
 from recsys import baselines
-from recsys.epochs import epochs
 from recsys.judge import Judge, Values
+from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 from recsys.spaces import Space, euclidean_vectors
 from recsys.training import Spectrum, Training
 
 LOGGER = logging.getLogger("recsys")
 
-SEARCH = 0.2  # largest share of the budget for short trainings
-LEAST_TRIALS = 3  # of another loss; where there is no room for them it takes what the first one found
 WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
 NO_ROOM = "no room in the budget"
@@ -46,6 +43,8 @@ class Selection:
     trial_seconds: float = 0.0  # of the latest trial
     step_seconds: tuple[int, float] | None = None  # dimensions and seconds of a step in the search
     dim: int | None = None  # of the graph spaces
+    spectrum_dim: int | None = None  # of the widest spectrum
+    judged: int | None = None  # users
     left_out: dict[str, str] = field(default_factory=dict)  # the plan's name, and why
     history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch
     points: list[dict[str, Any]] = field(default_factory=list)  # all validations: seconds, of, metrics
@@ -93,13 +92,35 @@ class Chooser:
     def __init__(
         self, config: Learning, judge: Judge, clock: Clock, hooks: Hooks, selection: Selection | None = None
     ) -> None:
-        self.config, self.judge, self.clock, self.hooks = config, judge, clock, hooks
+        self.config, self.clock, self.hooks = config, clock, hooks
         self.selection = selection or Selection()
         self.refit_factor = hooks.refit_factor
         self.select = config.evaluate.select
-        self.together = Together(judge, self.select, config.train, clock)
         clock.settle_threads()
-        self.spectrum = widest_spectrum(config, judge)
+        self.spectrum = self._spectrum(judge.data)
+        self.judge = self._judge(judge)
+        self.together = Together(self.judge, self.select, config.train, clock)
+
+    def _spectrum(self, data: DeviceInteractions) -> Spectrum:
+        """The widest spectrum; its seconds are reserved, as the fit computes it again."""
+        known, seed = self.selection, self.config.seed
+        if known.spectrum_dim is None:
+            dim = spectrum.affordable(self.config, data, self.clock)
+            known.spectrum_dim = max(dim, known.spectral.get("dim", 0))
+        started = self.clock.now()
+        found = baselines.spectral(data, known.spectrum_dim, 0.0, seed=seed)
+        self.clock.reserved = self.refit_factor * (self.clock.now() - started)
+        return found
+
+    def _judge(self, judge: Judge) -> Judge:
+        """The judge, of fewer users where the budget is short for so many items."""
+        if self.selection.judged is not None:
+            return judge.sample(self.selection.judged, self.config.seed)
+        settings = model.spectral_settings(self.spectrum[1].shape[1], 0.0, self.config.seed)
+        space = model.spectral_space(judge.data, settings, self.spectrum)
+        found = judging.affordable(judge, space, self.clock, self.config.seed)
+        self.selection.judged = len(found.users)
+        return found
 
     def choose(self, known: Sequence[Part] = ()) -> Chosen:
         """Choose all of it; the parts of the model in the order in which they joined.
@@ -123,6 +144,10 @@ class Chooser:
                 left_out[one.name] = NO_ROOM  # as another of its kind, which takes as long
                 continue
             part = one if isinstance(one, Part) else self._planned(one)
+            if one.name in self.selection.trained:  # by its first trial: there is no room for more
+                rest = [other.name for other in planned[number + 1 :]]
+                left_out |= dict.fromkeys(rest, NO_ROOM)
+                break
             self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
@@ -134,7 +159,7 @@ class Chooser:
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
 
-    def _spare_seconds(self) -> float:
+    def spare_seconds(self) -> float:
         """Seconds that the fit of the longest trainings leaves."""
         budget, trained = self.clock.budget, list(self.selection.trained.values())
         if budget is None or not trained:
@@ -145,14 +170,14 @@ class Chooser:
 
     def _judging_seconds(self) -> float:
         """Seconds for judging what stands together."""
-        return max(TOGETHER * (self.clock.budget or 0.0), self._spare_seconds())
+        return max(TOGETHER * (self.clock.budget or 0.0), self.spare_seconds())
 
     def _planned(self, plan: Plan) -> Part:
         """A planned space, with its settings."""
         if plan.kind == "metric":
             settings = plans.metric_settings(self.config, plan, self._item_exponent)
         else:
-            point = self.choose_point(plan)
+            point = trials.choose_point(self, plan)
             if self.selection.dim is None:  # by the time that is left: a resumed choice keeps it
                 self.selection.dim = min(self._dimensions(), self.config.train.max_dim - 1)
             settings = plans.graph_settings(self.config, plan, point, self.selection.dim)
@@ -161,7 +186,7 @@ class Chooser:
     def _dimensions(self) -> int:
         """Dimensions of graph spaces: fewer where the budget has no room for a fit of WANTED_CYCLES."""
         config, known = self.config, self.selection.step_seconds
-        wide = plans.dimensions(config, self.judge.data)
+        wide = min(plans.dimensions(config, self.judge.data), self.spectrum[1].shape[1])
         if config.graph.dim is not None or known is None or self.clock.budget is None:
             return wide
         steps = (2**WANTED_CYCLES - 1) * config.graph.cycle_steps
@@ -208,105 +233,20 @@ class Chooser:
         return [Part("spectral-narrow", "spectral", 1.0, settings | {"dim": room})]
 
     def choose_spectral(self) -> None:
-        """Choose the spectral baseline: its dimensions with the first exponent, then its exponent."""
+        """Choose the spectral baseline: its dimensions and its exponent."""
         if self.selection.spectral:
             return
-        config, limit = self.config.spectral, self.spectrum[1].shape[1]
-        scores = dict[tuple[int, float], float]()
-
-        def is_better(dim: int, exponent: float) -> bool:
-            settings = model.spectral_settings(dim, exponent, self.config.seed)
-            space = model.spectral_space(self.judge.data, settings, self.spectrum)
-            before = max(scores.values(), default=-1.0)
-            scores[dim, exponent] = float(self.judge_space(space, "spectral")[self.select].mean())
-            return scores[dim, exponent] > before
-
-        first, *others = config.item_exponents
-        for dim in sorted({min(dim, limit) for dim in config.dims}, reverse=True):
-            if not is_better(dim, first):  # fewer dimensions are worse from here on
-                break
-        dim = max(scores, key=lambda one: scores[one])[0]
-        for exponent in others:
-            is_better(dim, exponent)
-        best = max(scores, key=lambda one: scores[one])
-        self.selection.spectral = model.spectral_settings(*best, self.config.seed) | {"score": scores[best]}
-        LOGGER.info(
-            f"train: spectral baseline, validation {self.select} {scores[best]:.4f} at {best[0]} dimensions, "
-            f"item exponent {best[1]:g}"
+        found = spectrum.choose(
+            self.config,
+            self.judge.data,
+            self.spectrum,
+            lambda space: float(self.judge_space(space, "spectral")[self.select].mean()),
         )
-
-    def choose_point(self, plan: Plan) -> Point:
-        """The settings of graph spaces of the plan's loss: pattern search by trainings of one cycle.
-
-        The first loss searches all that the configuration leaves open; another one starts at what the first
-        found, and searches the temperature, which its margin follows. A point is left where another is better
-        by more than one standard error: what follows smaller differences ends where chance leads, and the
-        first point is an estimate from the log.
-        """
-        known, loss = self.selection.chosen, plan.space.loss or self.config.graph.loss
-        if loss in known:
-            return known[loss]
-        first = next(iter(known.values()), plans.first_point(self.config, self.judge.data))
-        first = first._replace(loss=loss)
-        axes = plans.searched(self.config, loss)
-        if known:
-            axes = tuple(axis for axis in axes if axis == "temperature")
-        share = SEARCH * self._spare_seconds()
-        has_trials = any(point.loss == loss for point in self.selection.trials)  # a resumed search
-        if not axes or (known and not has_trials and share < LEAST_TRIALS * self.selection.trial_seconds):
-            known[loss] = first
-            return first
-        plan = plan._replace(space=plan.space.model_copy(update={"sharper": 1.0, "more_hops": 0}))
-        dim = min(plans.dimensions(self.config, self.judge.data), self.config.graph.trial_dim)
-        deadline = self.clock.now() + share
-
-        def score(point: Point) -> Tensor:
-            if point not in self.selection.trials:
-                started = self.clock.now()
-                self.selection.trials[point] = self._trial(plan, point, dim)
-                self.selection.trial_seconds = self.clock.now() - started
-                self.clock_in()
-                self.hooks.on_trial()
-            return self.selection.trials[point]
-
-        def has_room() -> bool:
-            return self.clock.now() + self.selection.trial_seconds <= deadline
-
-        def is_better(one: Tensor, other: Tensor) -> bool:
-            return is_more_than_noise((one - other).numpy())
-
-        found = pattern_search(first, axes, score, has_room, is_better)
-        known[loss] = found.best
-        return found.best
-
-    def _trial(self, plan: Plan, point: Point, dim: int) -> Tensor:
-        """(Q,) the selection metric of each judged user after one cycle; -1 if it diverges."""
-        settings = plans.graph_settings(self.config, plan, point, dim)
-        self.clock.settle_threads()
-        training = self.hooks.start(settings, self.spectrum)
-        training.with_health = False
-        timer, before = StepTimer(self.clock), training.on_step
-
-        def on_step(interactions: int) -> None:
-            before(interactions)
-            if interactions:
-                timer.tick()
-
-        training.on_step = on_step
-        try:
-            for _ in epochs(training, 1):
-                pass
-            of_users = torch.from_numpy(self.judge_space(training.model.space(), "trial")[self.select])
-        except FloatingPointError as error:
-            LOGGER.info(f"train: {point.describe()}: {error}")
-            return torch.full((len(self.judge.users),), -1.0, dtype=torch.float64)
-        seconds = timer.seconds()
-        self.selection.step_seconds = None if seconds is None else (dim, seconds)
+        self.selection.spectral = found
         LOGGER.info(
-            f"train: {settings.cycle_steps} steps, {point.describe()}: validation {self.select} "
-            f"{of_users.mean():.4f}"
+            f"train: spectral baseline, validation {self.select} {found['score']:.4f} at {found['dim']} "
+            f"dimensions, item exponent {found['item_exponent']:g}"
         )
-        return of_users
 
     @property
     def _item_exponent(self) -> float:
@@ -341,10 +281,3 @@ class Chooser:
         means = {metric: float(value.mean()) for metric, value in values.items()}
         self.selection.points.append({"seconds": self.clock.now(), "of": name} | means)
         return values
-
-
-def widest_spectrum(config: Learning, judge: Judge) -> Spectrum:
-    """The widest spectrum that any setting needs; its leading dimensions serve the narrower ones."""
-    limit = min(judge.data.n_users, judge.data.n_items)
-    dim = min(max(*config.spectral.dims, plans.dimensions(config, judge.data)), limit)
-    return baselines.spectral(judge.data, dim, 0.0, seed=config.seed)

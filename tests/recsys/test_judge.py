@@ -62,3 +62,20 @@ def test_users_without_targets_are_left_out() -> None:
 def test_a_window_without_targets_is_refused() -> None:
     with pytest.raises(InputError, match="no user of the window has a target"):
         judge_fold(fold_of([[], []]), CPU, Evaluate())
+
+
+def test_a_sample_judges_some_of_the_users_as_the_whole_does() -> None:
+    judge = judge_fold(fold_of([[], [2], [1], [1, 3], [3]]), CPU, Evaluate(ks=(2,), select="ndcg@2"))
+    assert judge.held_out.item.tolist() == [2, 1, 1, 3, 3]
+    users, items = line(5, 4)
+    of_user = dict(zip(judge.users.tolist(), judge.values(judge.rank((users, items)))["ndcg@2"], strict=True))
+    for n, seed in ((1, 0), (2, 0), (2, 1), (9, 0)):
+        some = judge.sample(n, seed)
+        assert len(some.users) == min(n, 4)
+        assert some.users.tolist() == judge.sample(n, seed).users.tolist()
+        values = some.values(some.rank((users, items)))["ndcg@2"]
+        assert values.tolist() == [of_user[user] for user in some.users.tolist()]
+        assert set(some.held_out.user.tolist()) == set(some.users.tolist())
+        assert some.data is judge.data
+    assert judge.sample(9, 0).n_targets.tolist() == judge.n_targets.tolist()
+    assert judge.users.tolist() == [1, 2, 3, 4]

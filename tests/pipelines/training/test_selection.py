@@ -10,12 +10,14 @@ import torch
 from tastes import HELD_OUT, SetClock, planted
 
 from pipelines.config.bench import Bench
-from pipelines.training import cycles, model, plans, refit, selection
+from pipelines.training import cycles, judging, model, plans, refit, selection, spectrum, trials
 from pipelines.training.budget import Clock
 from pipelines.training.cycles import SpaceTraining
 from pipelines.training.search import pattern_search
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.together import Chosen
+from recsys import baselines
+from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 from recsys.spaces import Space, euclidean_vectors
@@ -146,7 +148,7 @@ def test_the_search_of_another_loss_has_a_deadline_where_nothing_is_trained() ->
     chooser.selection.chosen["history_softmax"] = plans.first_point(chooser.config, chooser.judge.data)
     clock.at = 50.0
     chooser.choose_spectral()
-    chooser.choose_point(plans.plans(chooser.config)[1])
+    trials.choose_point(chooser, plans.plans(chooser.config)[1])
     assert chooser.selection.trials
     assert clock.at <= 50 + 0.2 * 50
 
@@ -328,7 +330,7 @@ def test_a_search_ends_with_its_share_of_the_budget() -> None:
     clock = SetClock(200.0)
     chooser = chooser_of(configured(dict.fromkeys(OPEN)), clock, 1.0)
     chooser.choose_spectral()
-    chooser.choose_point(plans.plans(chooser.config)[0])
+    trials.choose_point(chooser, plans.plans(chooser.config)[0])
     assert len(chooser.selection.trials) > 1
     assert clock.at <= 0.2 * 0.96 * 200
 
@@ -476,3 +478,103 @@ def test_the_temperature_is_estimated_within_its_limits() -> None:
     assert plans.estimate_temperature(shorter) <= estimate
     few = np.arange(3)
     assert plans.estimate_temperature(data._replace(offsets=data.offsets[few])) == 0.6
+
+
+def test_a_trial_that_takes_too_long_is_the_only_training(said: list[str]) -> None:
+    """Its forty steps would take the whole budget: ten are made, and the rest of the time is the fit's."""
+    clock = SetClock(4000.0)
+    chooser = chooser_of(
+        configured({"temperature": None, "cycle_steps": 40}, spaces=[{}, SECOND]), clock, 100.0
+    )
+    chosen = chooser.choose()
+    trained = chooser.selection.trained["graph-1"]
+    assert len(chooser.selection.trials) == 1
+    assert trained.part.cycles == (10, 30)
+    assert chooser.selection.left_out == {"graph-2": selection.NO_ROOM}
+    assert clock.at == 1000.0
+    made, rows = final_fit(chooser, chosen, 100.0)
+    assert len(made) == len(chosen.parts)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert 3000.0 <= clock.at <= 4000.0
+
+
+def slow_spectrum(monkeypatch: pytest.MonkeyPatch, clock: SetClock, seconds: float) -> None:
+    """Each dimension of a spectrum takes so many seconds on the clock."""
+    make = baselines.spectral
+
+    def slow(data: DeviceInteractions, dim: int, *rest: Any, **named: Any) -> Spectrum:
+        clock.at += seconds * (dim + baselines.OVERSAMPLED)
+        return make(data, dim, *rest, **named)
+
+    monkeypatch.setattr(baselines, "spectral", slow)
+
+
+def test_the_spectrum_is_as_wide_as_the_budget_allows(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    config = configured()
+    config = config.model_copy(update={"spectral": config.spectral.model_copy(update={"dims": (8, 40, 60)})})
+    clock = SetClock()
+    slow_spectrum(monkeypatch, clock, 1.0)
+    data = planted().data
+    for budget, dim in ((None, 60), (760.0, 60), (750.0, 40), (300.0, 8), (100.0, 4)):
+        clock.budget = budget
+        assert spectrum.affordable(config, data, clock) == dim
+    assert "train: the spectrum has 40 dimensions at most: 60 would take 76 s" in said
+
+
+def test_a_spectral_start_has_all_its_dimensions_at_any_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SetClock(10.0)
+    slow_spectrum(monkeypatch, clock, 1.0)
+    for graph, spaces, dim in (
+        ({"dim": 24}, [{}], 24),
+        ({"dim": None}, [{}], 63),
+        ({}, [{"kind": "metric"}], 48),
+    ):
+        config = configured(graph, spaces=spaces)
+        config = config.model_copy(
+            update={
+                "spectral": config.spectral.model_copy(update={"dims": (80,)}),
+                "space": config.space.model_copy(update={"dim": 48}),
+            }
+        )
+        assert spectrum.affordable(config, planted().data, clock) == dim
+
+
+def test_the_seconds_of_the_spectrum_are_kept_free_for_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SetClock(1000.0)
+    slow_spectrum(monkeypatch, clock, 2.0)
+    chooser = chooser_of(configured(), clock)
+    dim = chooser.selection.spectrum_dim
+    assert dim == 4
+    assert clock.reserved == 2.0 * (4 + baselines.OVERSAMPLED) * chooser.refit_factor
+    chosen = chooser.choose()
+    final_fit(chooser, chosen)
+    assert clock.reserved == 0
+
+
+def test_a_short_budget_judges_fewer_users_and_a_resumed_choice_the_same(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    """A second a user: of a budget of 5,000 s a fiftieth is for judging a space once."""
+
+    class SlowJudge(Judge):
+        def rank(self, vectors: Any) -> Any:
+            clock.at += len(self.users)
+            return super().rank(vectors)
+
+    monkeypatch.setattr(judging, "LEAST_USERS", 20)
+    monkeypatch.setattr(judging, "PROBED_USERS", 10)
+    clock, judge = SetClock(5000.0), planted()
+    judge.__class__ = SlowJudge
+    start = slow_start(judge.data, clock, 1.0)
+    chooser = Chooser(configured(), judge, clock, Hooks(start))
+    assert len(chooser.judge.users) == 100
+    assert said[0].endswith("judges 100 users of 240: all of them would take 240 s each time")
+    chooser.choose()
+    resumed = Selection.of(chooser.selection.plain())
+    again = Chooser(configured(), judge, SetClock(50.0), Hooks(start), resumed)
+    np.testing.assert_array_equal(again.judge.users, chooser.judge.users)
+    clock.budget = 100.0
+    assert len(Chooser(configured(), judge, clock, Hooks(start)).judge.users) == 20
+    assert Chooser(configured(), judge, SetClock(), Hooks(start)).judge is judge
