@@ -37,7 +37,7 @@ from pipelines.training.judging import judge_fold
 from pipelines.training.model import popularity_vectors, spectral_settings, spectral_space
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point
-from recsys import baselines
+from recsys import baselines, histories
 from recsys.epochs import epochs
 from recsys.judge import Judge, Values
 from recsys.settings import HISTORY_LOSSES, LIST_LOSSES, TRIPLET_LOSSES, Settings
@@ -145,7 +145,7 @@ def write_validation(config: Bench, fold: Fold, path: Path, most: int) -> None:
     """A line a cell: its best epoch's metrics, and the 95 % interval of what is selected by."""
     judge = judge_fold(fold, torch.device("cpu"), config.evaluate, config.train.judged_users, config.seed)
     spectrum = baselines.spectral(judge.data, 64, 0.0, seed=config.seed)
-    temperature = plans.estimate_temperature(judge.data)
+    temperature = histories.estimate_temperature(judge.data)
     done = {tuple(row[name] for name in CELL) for row in read(path)}
     for cell in cells():
         if tuple(cell) in done:
@@ -189,7 +189,7 @@ def write_test(config: Bench, fold: Fold, whole: Fold, found: Path, path: Path) 
     vectors = euclidean_vectors(spectral_space(judge.data, chosen))
     name = f"spectral, 64 dimensions, exponent {chosen['exponent']:g}"
     append(path, {"loss": name} | with_intervals(values_of(judge, vectors), config.seed))
-    temperature = plans.estimate_temperature(slice_judge.data)
+    temperature = histories.estimate_temperature(slice_judge.data)
     for row in best.values():
         cell = Cell(*(row[name] for name in CELL))
         training = start_training(judge.data, settings_of(config, cell, temperature), None, spectrum)

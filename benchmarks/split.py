@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("log", type=Path)
+    parser.add_argument("log", type=Path, help="Parquet with columns user_id and item_id")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=0)
@@ -47,7 +47,8 @@ def main() -> None:
         try:
             con.execute(SPLIT, {"log": str(args.log), "share": args.share, "seed": args.seed})
         except duckdb.Error as error:
-            parser.error(f"'{args.log}': {str(error).splitlines()[0]}")
+            reason = str(error).splitlines()[0]
+            parser.error(f"'{args.log}', allowed: Parquet with columns user_id and item_id: {reason}")
         tables = {"train": con.sql(TRAIN).pl(), "test": con.sql(TEST).pl()}
     if tables["test"].is_empty():
         parser.error(f"--share {args.share}: no user has enough items to give one, or train has none of them")

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys import fold_in, spaces
+from recsys import fold_in, histories, spaces
 from recsys.bundle import BundleContent, IndexPlan, write_bundle
 from recsys.epochs import epochs
 from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
-from recsys.sampling import to_device
+from recsys.sampling import DeviceInteractions, to_device
 from recsys.settings import Settings, check_settings
 from recsys.training import start_training
 
 Id = int | str
 STEPS, LEAST_BATCH = 50, 32  # a small table has smaller batches, so that an epoch is not two or three steps
+DIM = 63
 LEAST_USERS = 8  # of a batch of whole histories
 
 
@@ -117,21 +118,21 @@ def fit(
 ) -> FittedSpace:
     """Learn a space of users and items from their interactions, under a progress bar.
 
-    With `held_out`, later interactions by the same numbers of users and items, training stops once their
-    NDCG@10 has not risen for `patience` epochs, and the best epoch is kept; without, all epochs are trained.
-    Batches of a small table are smaller than settings.batch_size, down to 32, for some 50 steps an epoch, and
-    so are settings.batch_users, down to 8.
+    Without `settings`, those of graph_settings. With `held_out`, later interactions by the same numbers of
+    users and items, training stops once their NDCG@10 has not risen for `patience` epochs, and the best epoch
+    is kept; without, all epochs are trained. Batches of a small table are smaller than settings.batch_size,
+    down to 32, for some 50 steps an epoch, and so are settings.batch_users, down to 8.
     Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
     held_out of other users or items; FloatingPointError: the training diverged.
     """
-    settings = settings or Settings()
+    data = to_device(interactions, torch.device(device))
+    settings = settings or graph_settings(data)
     check_settings(settings)
     if settings.miner == "offline":
         raise ValueError("miner = 'offline' needs triplets that were mined before, see start_training")
     for name, value in (("epochs_at_most", epochs_at_most), ("patience", patience)):
         if value < 1:
             raise ValueError(f"{name} = {value}, allowed >= 1")
-    data = to_device(interactions, torch.device(device))
     training = start_training(data, _with_small_batches(settings, interactions))
     training.with_health = False
     judge = None
@@ -155,6 +156,25 @@ def fit(
         training.restore_weights(best["weights"])
     users, items = (part.cpu().numpy() for part in spaces.euclidean_vectors(training.model.space()))
     return FittedSpace(interactions, users, items, best["scores"], history)
+
+
+def graph_settings(data: DeviceInteractions) -> Settings:
+    """Cosines on the graph of users and items: where the search of `recsys train` starts, without a search."""
+    temperature = histories.estimate_temperature(data)
+    return Settings(
+        dim=min(DIM, data.n_users, data.n_items),
+        tower="graph",
+        distance="cosine",
+        start="spectral",
+        offset="fixed",
+        offset_scale=0.8 * temperature,
+        loss="history_softmax",
+        temperature=temperature,
+        uniform_items=0,
+        popular_items=4096,
+        popularity_power=1.0,
+        learning_rate=0.012,
+    )
 
 
 def _with_small_batches(settings: Settings, interactions: Interactions) -> Settings:

@@ -88,6 +88,16 @@ def users_per_batch(data: DeviceInteractions, settings: Settings) -> int:
     return max(1, min(settings.batch_users, int(settings.batch_interactions / per_user)))
 
 
+def estimate_temperature(data: DeviceInteractions) -> float:
+    """A temperature of history_softmax to start from: softer for long histories, sharper for many users.
+
+    A power law through the best temperatures of four public logs: benchmarks/LOG.md, 2026-11-29.
+    """
+    users = max(1, int((data.offsets.diff() > 0).sum()))
+    found: float = 0.12 * (len(data.user) / users / 24.4) ** 0.265 * (users / 29_858) ** -0.22
+    return round(min(max(found, 0.05), 0.6), 3)
+
+
 def steps_per_round(data: DeviceInteractions, settings: Settings) -> int:
     """Number of batches that hold every user once."""
     active = int((data.offsets.diff() > 0).sum())

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from pipelines.config.config import Learning
 from pipelines.config.training import TrainedSpace
 from pipelines.training.search import Point
+from recsys import histories
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 
@@ -41,7 +42,7 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
     graph = config.graph
     return Point(
         loss=graph.loss,
-        temperature=graph.temperature or estimate_temperature(data),
+        temperature=graph.temperature or histories.estimate_temperature(data),
         popularity_power=0.8 if graph.popularity_power is None else graph.popularity_power,
         hops=graph.hops or 2,
     )
@@ -50,16 +51,6 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
 def dimensions(config: Learning, data: DeviceInteractions) -> int:
     """Dimensions of a graph space: those of the configuration, and no more than users or items."""
     return min(config.graph.dim or WIDE, data.n_users, data.n_items)
-
-
-def estimate_temperature(data: DeviceInteractions) -> float:
-    """Where to start: softer for long histories, sharper for many users.
-
-    A power law through the best temperatures of four public logs: benchmarks/LOG.md, 2026-11-29.
-    """
-    users = max(1, int((data.offsets.diff() > 0).sum()))
-    found: float = 0.12 * (len(data.user) / users / 24.4) ** 0.265 * (users / 29_858) ** -0.22
-    return round(min(max(found, 0.05), 0.6), 3)
 
 
 def searched(config: Learning, loss: str) -> tuple[str, ...]:

@@ -241,6 +241,7 @@ class Chooser:
             self.judge.data,
             self.spectrum,
             lambda space: float(self.judge_space(space, "spectral")[self.select].mean()),
+            self.clock,
         )
         self.selection.spectral = found
         LOGGER.info(

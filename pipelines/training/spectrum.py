@@ -13,7 +13,8 @@ from recsys.spaces import Space
 from recsys.training import Spectrum
 
 LOGGER = logging.getLogger("recsys")
-SHARE = 0.1  # of the budget for the widest spectrum
+SHARE = 0.1  # of the budget for the widest spectrum, and for the choice of its settings
+GROWTH = 1.2  # power of the dimensions by which the seconds grow
 PROBED = 16  # dimensions that tell what one takes
 
 
@@ -34,31 +35,43 @@ def affordable(config: Learning, data: DeviceInteractions, clock: Clock) -> int:
         return wide
     started = clock.now()
     baselines.spectral(data, PROBED, 0.0, seed=config.seed)
-    each = (clock.now() - started) / (PROBED + baselines.OVERSAMPLED)  # seconds of a dimension
-    room = SHARE * clock.budget
-    fitting = (dim for dim in {wide, *config.spectral.dims, plans.WIDE} if dim <= wide)
-    dim = max((dim for dim in fitting if (dim + baselines.OVERSAMPLED) * each <= room), default=0)
+    probed = clock.now() - started
+
+    def seconds(dim: int) -> float:
+        grown = (dim + baselines.OVERSAMPLED) / (PROBED + baselines.OVERSAMPLED)
+        return probed * float(grown**GROWTH)
+
+    dims = (dim for dim in {wide, *config.spectral.dims, plans.WIDE} if dim <= wide)
+    dim = max((dim for dim in dims if seconds(dim) <= SHARE * clock.budget), default=0)
     if dim < wide:
         LOGGER.info(
             f"train: the spectrum has {max(dim, least)} dimensions at most: {wide} would take "
-            f"{(wide + baselines.OVERSAMPLED) * each:.0f} s"
+            f"{seconds(wide):.0f} s"
         )
     return max(dim, least)
 
 
 def choose(
-    config: Learning, data: DeviceInteractions, spectrum: Spectrum, score: Callable[[Space], float]
+    config: Learning,
+    data: DeviceInteractions,
+    spectrum: Spectrum,
+    score: Callable[[Space], float],
+    clock: Clock,
 ) -> dict[str, Any]:
     """The settings of the spectral baseline, and its score.
 
-    First its dimensions, with the first item exponent, then its exponent.
+    First its dimensions, with the first item exponent, then its exponent, until a share of the clock's budget
+    is used up.
     """
     limit = spectrum[1].shape[1]
+    deadline = float("inf") if clock.budget is None else clock.now() + SHARE * clock.budget
     scores = dict[tuple[int, float], float]()
 
     def is_better(dim: int, exponent: float) -> bool:
-        settings = model.spectral_settings(dim, exponent, config.seed)
         before = max(scores.values(), default=-1.0)
+        if scores and clock.now() > deadline:
+            return False
+        settings = model.spectral_settings(dim, exponent, config.seed)
         scores[dim, exponent] = score(model.spectral_space(data, settings, spectrum))
         return scores[dim, exponent] > before
 

@@ -16,7 +16,7 @@ from pipelines.training.cycles import SpaceTraining
 from pipelines.training.search import pattern_search
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.together import Chosen
-from recsys import baselines
+from recsys import baselines, histories
 from recsys.judge import Judge
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -472,12 +472,12 @@ def test_a_choice_that_is_known_trains_nothing_again() -> None:
 
 def test_the_temperature_is_estimated_within_its_limits() -> None:
     data = planted().data
-    estimate = plans.estimate_temperature(data)
+    estimate = histories.estimate_temperature(data)
     assert 0.05 <= estimate <= 0.6
     shorter = planted(2).data
-    assert plans.estimate_temperature(shorter) <= estimate
+    assert histories.estimate_temperature(shorter) <= estimate
     few = np.arange(3)
-    assert plans.estimate_temperature(data._replace(offsets=data.offsets[few])) == 0.6
+    assert histories.estimate_temperature(data._replace(offsets=data.offsets[few])) == 0.6
 
 
 def test_a_trial_that_takes_too_long_is_the_only_training(said: list[str]) -> None:
@@ -517,10 +517,23 @@ def test_the_spectrum_is_as_wide_as_the_budget_allows(
     clock = SetClock()
     slow_spectrum(monkeypatch, clock, 1.0)
     data = planted().data
-    for budget, dim in ((None, 60), (760.0, 60), (750.0, 40), (300.0, 8), (100.0, 4)):
+    for budget, dim in ((None, 60), (910.0, 60), (890.0, 40), (300.0, 8), (100.0, 4)):
         clock.budget = budget
         assert spectrum.affordable(config, data, clock) == dim
-    assert "train: the spectrum has 40 dimensions at most: 60 would take 76 s" in said
+    assert "train: the spectrum has 40 dimensions at most: 60 would take 90 s" in said
+
+
+def test_the_spectrum_is_chosen_within_a_share_of_the_budget() -> None:
+    """Each judging takes 60 s: of 1,000 s two are begun, without a budget all four."""
+    for budget, n in ((1000.0, 2), (None, 4)):
+        config = configured()
+        config = config.model_copy(
+            update={"spectral": config.spectral.model_copy(update={"item_exponents": (0.4, 0.0, 0.2, 0.8)})}
+        )
+        config = config.model_copy(update={"spectral": config.spectral.model_copy(update={"dims": (3,)})})
+        chooser = chooser_of(config, SetClock(budget), judging=60.0)
+        chooser.choose_spectral()
+        assert len(chooser.selection.points) == n
 
 
 def test_a_spectral_start_has_all_its_dimensions_at_any_budget(monkeypatch: pytest.MonkeyPatch) -> None:
