@@ -159,7 +159,7 @@ def fit(
 
 
 def graph_settings(data: DeviceInteractions) -> Settings:
-    """Cosines on the graph of users and items: where the search of `recsys train` starts, without a search."""
+    """Cosines on the graph of users and items: where the search of `recsys train` starts."""
     temperature = histories.estimate_temperature(data)
     return Settings(
         dim=min(DIM, data.n_users, data.n_items),
