@@ -8,7 +8,10 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
+from tastes import planted
 
+from recsys import baselines, spaces
 from recsys.fitting import FittedSpace, fit
 from recsys.interactions import Interactions
 from recsys.settings import Settings
@@ -72,6 +75,28 @@ def test_held_out_interactions_choose_the_epoch() -> None:
     scores = [row["ndcg@10"] for row in space.history]
     assert space.scores["ndcg@10"] == max(scores)
     assert len(scores) == 30 or len(scores) == scores.index(max(scores)) + 3
+
+
+def test_without_settings_a_small_log_is_learned_better_than_by_popularity_and_spectrum() -> None:
+    """Users take what is near their tastes: eight items are fitted, four are asked for."""
+    judge = planted()
+    data = judge.data
+    table = Interactions.of({"user_id": data.user.numpy(), "item_id": data.item.numpy()})
+    assert (table.n_users, table.n_items) == (data.n_users, data.n_items)
+    space = fit(table)
+    found = judge.means((torch.from_numpy(space.users), torch.from_numpy(space.items)))["ndcg@10"]
+    popular = spaces.same_for_all(-baselines.popularity(data), data.n_users)
+    spectrum = baselines.spectral(data, 8)
+    assert found > 1.2 * judge.means(spaces.euclidean_vectors(popular))["ndcg@10"]
+    assert (
+        found > judge.means(spaces.euclidean_vectors(spaces.inner_product_as_distance(*spectrum)))["ndcg@10"]
+    )
+
+
+def test_three_users_are_fitted_without_settings() -> None:
+    space = fit(Interactions.of({"user_id": [1, 1, 2, 2, 3], "item_id": [10, 11, 10, 12, 11]}))
+    assert space.recommend(3, 5) != []
+    assert set(space.recommend(1, 5)) == {12}
 
 
 def test_same_seed_same_bits() -> None:
