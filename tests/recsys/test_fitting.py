@@ -81,9 +81,8 @@ def test_without_settings_a_small_log_is_learned_better_than_by_popularity_and_s
     """Users take what is near their tastes: eight items are fitted, four are asked for."""
     judge = planted()
     data = judge.data
-    table = Interactions.of({"user_id": data.user.numpy(), "item_id": data.item.numpy()})
-    assert (table.n_users, table.n_items) == (data.n_users, data.n_items)
-    space = fit(table)
+    parts = (data.user.numpy(), data.item.numpy(), data.weight.numpy(), data.time.numpy())
+    space = fit(Interactions(*parts, data.n_users, data.n_items))
     found = judge.means((torch.from_numpy(space.users), torch.from_numpy(space.items)))["ndcg@10"]
     popular = spaces.same_for_all(-baselines.popularity(data), data.n_users)
     spectrum = baselines.spectral(data, 8)
