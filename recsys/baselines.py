@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from recsys import precision
 from recsys.sampling import DeviceInteractions
 
 OVERSAMPLED = 16  # dimensions beyond those asked for, so that the last of these are accurate too
@@ -70,12 +71,13 @@ def _gram(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     By the small matrix of inner products: a fraction of the time of an SVD of a tall one.
     """
-    values, vectors = torch.linalg.eigh((rows.T @ rows).double())
+    with precision.full():
+        values, vectors = torch.linalg.eigh((rows.T @ rows).double())
     return values, vectors.to(rows.dtype)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
-    """(M, W) -> (M, W) of the same span: columns of length 1, near 0 where the span has fewer dimensions."""
+    """(M, W) -> (M, W) of the same span: orthonormal columns; beyond the span's dimensions they are noise."""
     for _ in range(2):  # the second time mends the rounding of the first
         values, vectors = _gram(rows)
         least = ROUNDING * values[-1].clamp_min(torch.finfo(rows.dtype).tiny)

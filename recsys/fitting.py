@@ -17,12 +17,18 @@ from recsys.epochs import epochs
 from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
 from recsys.sampling import DeviceInteractions, to_device
-from recsys.settings import Settings, check_settings
+from recsys.settings import (
+    GRAPH_CANDIDATES,
+    GRAPH_LEARNING_RATE,
+    GRAPH_POPULARITY_POWER,
+    Settings,
+    check_settings,
+)
 from recsys.training import start_training
 
 Id = int | str
 STEPS, LEAST_BATCH = 50, 32  # a small table has smaller batches, so that an epoch is not two or three steps
-DIM = 63
+DIM = 63  # of graph_settings, as of a training whose time is short
 LEAST_USERS = 8  # of a batch of whole histories
 
 
@@ -159,7 +165,10 @@ def fit(
 
 
 def graph_settings(data: DeviceInteractions) -> Settings:
-    """Cosines on the graph of users and items: where the search of `recsys train` starts."""
+    """Cosines on the graph of users and items: where the search of `recsys train` starts.
+
+    Its trainings have cycles in place of passes, a rate that falls within each, and up to 127 dimensions.
+    """
     temperature = histories.estimate_temperature(data)
     return Settings(
         dim=min(DIM, data.n_users, data.n_items),
@@ -167,13 +176,13 @@ def graph_settings(data: DeviceInteractions) -> Settings:
         distance="cosine",
         start="spectral",
         offset="fixed",
-        offset_scale=0.8 * temperature,
+        offset_scale=GRAPH_POPULARITY_POWER * temperature,
         loss="history_softmax",
         temperature=temperature,
         uniform_items=0,
-        popular_items=4096,
+        popular_items=GRAPH_CANDIDATES,
         popularity_power=1.0,
-        learning_rate=0.012,
+        learning_rate=GRAPH_LEARNING_RATE,
     )
 
 

@@ -27,7 +27,9 @@ class Targets(NamedTuple):
     items: NDArray[np.int32]  # (T,), ascending within a user
 
     def of_some(self, n: int, seed: int) -> "Targets":
-        """The targets of `n` users at most who have any, drawn at random."""
+        """The targets of `n` users at most who have any, drawn at random. Raises ValueError if n < 1."""
+        if n < 1:
+            raise ValueError(f"n = {n} users, allowed >= 1")
         counts = np.diff(self.offsets)  # (U,)
         drawn = np.random.default_rng(seed).permutation(np.flatnonzero(counts))[:n]
         kept = np.isin(np.arange(len(counts)), drawn)  # (U,)

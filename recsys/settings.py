@@ -22,6 +22,9 @@ LIST_LOSSES: tuple[str, ...] = get_args(ListLossName)  # of every candidate of a
 HISTORY_LOSSES: tuple[str, ...] = get_args(HistoryLossName)  # of users with all that they have
 
 
+GRAPH_LEARNING_RATE, GRAPH_CANDIDATES, GRAPH_POPULARITY_POWER = 0.012, 4096, 0.8  # of graph spaces
+
+
 class Settings(NamedTuple):
     """How a space is learned; pipelines/config/training.py says what each means and which values it takes."""
 

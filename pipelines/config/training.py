@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from pipelines.config.section import METRICS, Section, Share
 from recsys.settings import (
+    GRAPH_CANDIDATES,
+    GRAPH_LEARNING_RATE,
     AvailabilityName,
     DistanceName,
     LossName,
@@ -183,7 +185,9 @@ class Graph(Section):
         None, description="how far popular items are nearer to all users; 1: in proportion; none: searched"
     )
     hops: PositiveInt | None = Field(None, description="steps to neighbours; none: searched from 2")
-    learning_rate: PositiveFloat = Field(0.012, description="Adam's at the start of a cycle; falls within it")
+    learning_rate: PositiveFloat = Field(
+        GRAPH_LEARNING_RATE, description="Adam's at the start of a cycle; falls within it"
+    )
     margin: PositiveFloat | None = Field(
         None,
         description="of losses with one; where it is left out: 4 times the temperature for history_psl, 2.5 "
@@ -193,7 +197,7 @@ class Graph(Section):
     cycle_steps: PositiveInt = Field(
         40, description="steps of the first cycle; each one has twice as many as the one before"
     )
-    candidates: PositiveInt = Field(4096, description="items drawn per step")
+    candidates: PositiveInt = Field(GRAPH_CANDIDATES, description="items drawn per step")
     batch_users: PositiveInt = Field(2048, description="most users per step, each with all they have")
     batch_interactions: PositiveInt = Field(65_536, description="interactions per step, on average, at most")
 

@@ -84,19 +84,21 @@ class StepTimer:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.steps = 0
+        self._steps = 0
         self._marks = deque[tuple[int, float]](maxlen=TIMED_STEPS + 1)  # steps done, and when
 
     def tick(self) -> None:
         """Count a step; the time is read at each on CPU, at every eighth on a GPU."""
-        self.steps += 1
-        if self.steps >= COLD_STEPS and (self._clock.device.type == "cpu" or self.steps % CHECKED_STEPS == 0):
-            self._marks.append((self.steps, self._clock.now()))
+        self._steps += 1
+        if self._steps >= COLD_STEPS and (
+            self._clock.device.type == "cpu" or self._steps % CHECKED_STEPS == 0
+        ):
+            self._marks.append((self._steps, self._clock.now()))
 
     def pause(self) -> None:
         """Forget the time of the latest step: something else is done now."""
         self._marks.clear()
-        self.steps = COLD_STEPS - 1
+        self._steps = COLD_STEPS - 1
 
     def seconds(self) -> float | None:
         """Median seconds of the latest steps; None before two of them are timed."""

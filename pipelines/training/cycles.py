@@ -131,15 +131,21 @@ class SpaceTraining:
         fits = max(1, chooser.config.train.max_dim // (self._settings.dim + 1))
         before = sorted((one.seconds for one in chooser.selection.trained.values()), reverse=True)
         left = self._clock.remaining() - TOGETHER * budget + self._seconds - 2 * chooser.together.seconds
-        factor = chooser.refit_factor * (LONGER if self._settings.cycle_steps and self._rises else 1)
         step, wanted = self._timer.seconds(), (2**WANTED_CYCLES - 1) * self._settings.cycle_steps / LONGER
-        share = 0.0
-        for n in range(min(self._n_left, max(1, fits + 1 - len(before))), 0, -1):
+
+        def share_of(n: int, longer: float) -> float:
+            """With n trainings to come, this one included, whose fits take `longer` times their seconds."""
             refitted = min(fits, len(before) + n)
             old = chooser.refit_factor * sum(before[: max(0, refitted - n)])
-            share = (left - old) / (n + factor * min(n, refitted))
+            return (left - old) / (n + longer * chooser.refit_factor * min(n, refitted))
+
+        share, rises = 0.0, bool(self._settings.cycle_steps) and self._rises
+        for n in range(min(self._n_left, max(1, fits + 1 - len(before))), 0, -1):
+            share = share_of(n, LONGER if rises else 1)
             if step is None or share >= wanted * step or not self._rises:
                 break
+        if not before and step is not None and share < 2 * LEAST_STEPS * step:  # rather a short fit than none
+            share = share_of(1, 1)
         return share
 
     def _plan_cycle(self, epoch: int, step: int) -> int:

@@ -230,9 +230,10 @@ def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock)
         max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
     )
-    chooser = Chooser(config, judge, clock, hooks, selection)
+    known = warm_start.trained_parts(seeds) if seeds else ()
+    chooser = Chooser(config, judge, clock, hooks, selection, known)
     with run.checkpoint.defer_signals():
-        return chooser.choose(warm_start.trained_parts(seeds) if seeds else ())
+        return chooser.choose()
 
 
 def _by_name(fitted: Fitted) -> dict[str, Space]:

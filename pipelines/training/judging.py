@@ -13,7 +13,7 @@ from recsys.spaces import Space, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
 SHARE = 0.02  # of the budget for judging a space once
-LEAST_USERS, PROBED_USERS = 500, 256
+LEAST_USERS, PROBED_USERS = 1000, 256  # not below together.SMALL_WINDOW
 
 
 def judge_fold(

@@ -7,7 +7,7 @@ from pipelines.config.training import TrainedSpace
 from pipelines.training.search import Point
 from recsys import histories
 from recsys.sampling import DeviceInteractions
-from recsys.settings import Settings
+from recsys.settings import GRAPH_POPULARITY_POWER, Settings
 
 SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
 MARGIN, PSL_MARGIN = 2.5, 4.0  # times the temperature of the softmax: of any loss, of history_psl
@@ -43,7 +43,9 @@ def first_point(config: Learning, data: DeviceInteractions) -> Point:
     return Point(
         loss=graph.loss,
         temperature=graph.temperature or histories.estimate_temperature(data),
-        popularity_power=0.8 if graph.popularity_power is None else graph.popularity_power,
+        popularity_power=(
+            GRAPH_POPULARITY_POWER if graph.popularity_power is None else graph.popularity_power
+        ),
         hops=graph.hops or 2,
     )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pipelines.config.config import Learning
-from pipelines.training import judging, model, plans, spectrum, trials
+from pipelines.training import judging, model, plans, refit, spectrum, trials
 from pipelines.training.budget import Clock
 from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
@@ -90,9 +90,19 @@ class Chooser:
     """One choice on a validation fold: judge, spectrum, clock, and what was found so far."""
 
     def __init__(
-        self, config: Learning, judge: Judge, clock: Clock, hooks: Hooks, selection: Selection | None = None
+        self,
+        config: Learning,
+        judge: Judge,
+        clock: Clock,
+        hooks: Hooks,
+        selection: Selection | None = None,
+        known: Sequence[Part] = (),
     ) -> None:
-        self.config, self.clock, self.hooks = config, clock, hooks
+        """`known` are trained parts of an earlier model.
+
+        These are trained again, from where `watch` puts them, and no settings are searched.
+        """
+        self.config, self.clock, self.hooks, self.known = config, clock, hooks, known
         self.selection = selection or Selection()
         self.refit_factor = hooks.refit_factor
         self.select = config.evaluate.select
@@ -105,8 +115,8 @@ class Chooser:
         """The widest spectrum; its seconds are reserved, as the fit computes it again."""
         known, seed = self.selection, self.config.seed
         if known.spectrum_dim is None:
-            dim = spectrum.affordable(self.config, data, self.clock)
-            known.spectrum_dim = max(dim, known.spectral.get("dim", 0))
+            least = max(known.spectral.get("dim", 0), refit.widest(self.known))
+            known.spectrum_dim = spectrum.affordable(self.config, data, self.clock, least)
         started = self.clock.now()
         found = baselines.spectral(data, known.spectrum_dim, 0.0, seed=seed)
         self.clock.reserved = self.refit_factor * (self.clock.now() - started)
@@ -122,18 +132,14 @@ class Chooser:
         self.selection.judged = len(found.users)
         return found
 
-    def choose(self, known: Sequence[Part] = ()) -> Chosen:
-        """Choose all of it; the parts of the model in the order in which they joined.
-
-        `known` are trained parts of an earlier model: these are trained again, from where `watch` puts them,
-        and no settings are searched.
-        """
+    def choose(self) -> Chosen:
+        """Choose all of it; the parts of the model in the order in which they joined."""
         if len(self.judge.users) < SMALL_WINDOW:
             LOGGER.warning(
                 f"train: validation has {len(self.judge.users)} users only: small differences are noise"
             )
         self.choose_spectral()
-        planned: Sequence[Part | Plan] = known or plans.plans(self.config)
+        planned: Sequence[Part | Plan] = self.known or plans.plans(self.config)
         if not planned:
             LOGGER.info("train: train.spaces is empty: nothing is trained")
         for number, one in enumerate(planned):
@@ -144,10 +150,6 @@ class Chooser:
                 left_out[one.name] = NO_ROOM  # as another of its kind, which takes as long
                 continue
             part = one if isinstance(one, Part) else self._planned(one)
-            if one.name in self.selection.trained:  # by its first trial: there is no room for more
-                rest = [other.name for other in planned[number + 1 :]]
-                left_out |= dict.fromkeys(rest, NO_ROOM)
-                break
             self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())

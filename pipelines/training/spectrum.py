@@ -23,16 +23,18 @@ def widest(config: Learning, data: DeviceInteractions) -> int:
     return min(max(*config.spectral.dims, plans.dimensions(config, data)), data.n_users, data.n_items)
 
 
-def affordable(config: Learning, data: DeviceInteractions, clock: Clock) -> int:
-    """The widest dimensions that take a share of the clock's budget at most: those of the configuration.
+def affordable(config: Learning, data: DeviceInteractions, clock: Clock, least: int = 0) -> int:
+    """The widest dimensions of the configuration that take a share of the clock's budget at most.
 
-    At least what a space that starts at the spectrum needs.
+    Not fewer than `least`, and than a space needs that starts at the spectrum.
     """
-    wide, limit = widest(config, data), min(data.n_users, data.n_items)
     metric = [config.space.dim for space in config.train.spaces if space.kind == "metric"]
-    least = min(max(config.graph.dim or plans.NARROW, *metric, 1), limit)
+    least = max(config.graph.dim or plans.NARROW, *metric, least)
+    least, wide = min(least, data.n_users, data.n_items), max(widest(config, data), least)
+    wide = min(wide, data.n_users, data.n_items)
     if clock.budget is None or wide <= max(least, PROBED):
         return wide
+    baselines.spectral(data, PROBED, 0.0, seed=config.seed)  # the first time takes longer
     started = clock.now()
     baselines.spectral(data, PROBED, 0.0, seed=config.seed)
     probed = clock.now() - started
@@ -43,12 +45,13 @@ def affordable(config: Learning, data: DeviceInteractions, clock: Clock) -> int:
 
     dims = (dim for dim in {wide, *config.spectral.dims, plans.WIDE} if dim <= wide)
     dim = max((dim for dim in dims if seconds(dim) <= SHARE * clock.budget), default=0)
+    dim = max(dim, least)
     if dim < wide:
         LOGGER.info(
-            f"train: the spectrum has {max(dim, least)} dimensions at most: {wide} would take "
+            f"train: the spectrum has {dim} dimensions, for some {seconds(dim):.0f} s: {wide} would take "
             f"{seconds(wide):.0f} s"
         )
-    return max(dim, least)
+    return dim
 
 
 def choose(
@@ -67,20 +70,24 @@ def choose(
     deadline = float("inf") if clock.budget is None else clock.now() + SHARE * clock.budget
     scores = dict[tuple[int, float], float]()
 
-    def is_better(dim: int, exponent: float) -> bool:
-        before = max(scores.values(), default=-1.0)
-        if scores and clock.now() > deadline:
-            return False
+    def judge(dim: int, exponent: float) -> None:
         settings = model.spectral_settings(dim, exponent, config.seed)
         scores[dim, exponent] = score(model.spectral_space(data, settings, spectrum))
-        return scores[dim, exponent] > before
+
+    def best_of() -> tuple[int, float]:
+        return max(scores, key=lambda one: scores[one])
 
     first, *others = config.spectral.item_exponents
     for dim in sorted({min(dim, limit) for dim in config.spectral.dims}, reverse=True):
-        if not is_better(dim, first):  # fewer dimensions are worse from here on
+        if scores and clock.now() > deadline:
             break
-    dim = max(scores, key=lambda one: scores[one])[0]
+        judge(dim, first)
+        if best_of() != (dim, first):  # fewer dimensions are worse from here on
+            break
+    dim = best_of()[0]
     for exponent in others:
-        is_better(dim, exponent)
-    best = max(scores, key=lambda one: scores[one])
+        if clock.now() > deadline:
+            break
+        judge(dim, exponent)
+    best = best_of()
     return model.spectral_settings(*best, config.seed) | {"score": scores[best]}

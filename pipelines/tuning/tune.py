@@ -275,7 +275,8 @@ def _train(search: Search, trial: Trial, label: str) -> None:
             lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
             on_epoch=on_epoch,
         )
-        selection = Selection(spectral=search.spectral.get(config.spectral, {}))
+        everyone = len(judge.users)  # in all trials: other users would give other scores
+        selection = Selection(spectral=search.spectral.get(config.spectral, {}), judged=everyone)
         clock = Clock(config.train.seconds, judge.data.user.device)
         chosen = Chooser(config, judge, clock, hooks, selection).choose()
         search.spectral[config.spectral] = selection.spectral

@@ -130,3 +130,21 @@ def test_without_times_nothing_rises():
 def test_trend_refuses_a_half_life(half_life):
     with pytest.raises(ValueError, match=r"half_life = .* allowed > 0"):
         baselines.trend(on_device(clusters(0, 30, 20, 3)), half_life)
+
+
+@pytest.mark.parametrize("power", [0, 3])
+def test_columns_become_orthonormal_within_their_span(power):
+    """Also where their lengths differ a thousandfold."""
+    rows = torch.randn(500, 12, generator=torch.Generator().manual_seed(0))
+    rows = rows * torch.logspace(0, -power, 12)
+    found = baselines._orthonormal(rows)
+    torch.testing.assert_close(found.T @ found, torch.eye(12), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found @ (found.T @ rows), rows, atol=1e-4, rtol=0)
+
+
+def test_a_log_of_few_directions_keeps_its_scores_at_any_dimensions():
+    """Two groups that share nothing: rank 2, all other directions add nothing."""
+    assert baselines._orthonormal(torch.zeros(30, 4)).isfinite().all()
+    data = on_device(np.arange(40)[:, None] % 2 == np.arange(30)[None] % 2)
+    two, many = (baselines.spectral(data, dim) for dim in (2, 20))
+    torch.testing.assert_close(many[0] @ many[1].T, two[0] @ two[1].T, atol=1e-5, rtol=0)

@@ -79,3 +79,5 @@ def test_a_sample_judges_some_of_the_users_as_the_whole_does() -> None:
         assert some.data is judge.data
     assert judge.sample(9, 0).n_targets.tolist() == judge.n_targets.tolist()
     assert judge.users.tolist() == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="n = 0 users, allowed >= 1"):
+        judge.sample(0, 0)

@@ -55,8 +55,17 @@ def test_top_k_equals_the_exact_search(seed, users, k, chunk):
 
 
 def test_blocks_of_items_change_nothing(monkeypatch):
-    """Blocks smaller than the catalogue, smaller than k, and a last one of few items."""
-    users, items, seen = normal(0, N_USERS, 4), normal(1, N_ITEMS, 4), sampling.to_device(histories(0), CPU)
+    """Also with a last block of few items, and where a user has fewer than k items left in all of them."""
+    users, items = normal(0, N_USERS, 4), normal(1, N_ITEMS, 4)
+    most = Interactions(  # user 0 has everything, user 2 all but four
+        np.repeat(np.int32([0, 2]), [N_ITEMS, N_ITEMS - 4]),
+        np.append(np.arange(N_ITEMS), [item for item in range(N_ITEMS) if item % 8]).astype(np.int32),
+        *(np.zeros(2 * N_ITEMS - 4, kind) for kind in (np.float32, np.int64)),
+        N_USERS,
+        N_ITEMS,
+    )
+    seen = sampling.to_device(most, CPU)
+    assert top_k(users, items, torch.tensor([2]), 7, seen).tolist()[0][4:] == [-1, -1, -1]
     for k in (1, 7, N_ITEMS):
         whole = top_k(users, items, torch.arange(N_USERS), k, seen)
         for scores in (N_USERS, 4 * N_USERS, 29 * N_USERS):
