@@ -25,6 +25,7 @@ from pipelines.tracking import log
 DONE, FAILED, BAD_INPUT, BAD_DATA, NOT_PROMOTED, BUSY = 0, 1, 2, 3, 4, 5
 INTERRUPTED = 130  # typer's exit code for Ctrl-C
 TERMINATED = 143  # 128 + the number of SIGTERM
+RESUMABLE = "earlier results are kept; train and retrain continue from the last checkpoint"
 SERVING = ("uvicorn", "fastapi", "prometheus_client")  # in extra serve; all other packages in train
 
 app = typer.Typer(
@@ -404,16 +405,17 @@ def main() -> None:
     except SystemExit as done:
         if done.code != INTERRUPTED:
             raise
-        message = "earlier results are kept; train and retrain continue from the last checkpoint"
         if terminated:
-            stop(f"stopped by SIGTERM; {message}", TERMINATED)
-        stop(f"interrupted; {message}", FAILED)
+            stop(f"stopped by SIGTERM; {RESUMABLE}", TERMINATED)
+        stop(f"interrupted; {RESUMABLE}", FAILED)
     except ModuleNotFoundError as error:
         if error.name == "annoy":  # recsys/index.py says what to install
             stop(str(error), FAILED)
         extra = "serve" if error.name in SERVING else "train"
         stop(f"{error}: this needs pip install '.[{extra}]' in the repository", FAILED)
     except Exception as error:
+        if terminated:  # DuckDB ends a query that a signal interrupts with an error of its own
+            stop(f"stopped by SIGTERM; {RESUMABLE}", TERMINATED)
         if os.environ.get("RECSYS_TRACEBACK"):
             traceback.print_exc()
         first_line = (str(error).splitlines() or ["no message"])[0]

@@ -3,6 +3,8 @@
 Axes: U users, I items, N interactions, K dimensions, W dimensions while working (K and a few more).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
@@ -53,17 +55,38 @@ def spectral(
     order = data.item.argsort(stable=True)  # the interactions item by item, for the transpose
     by_item = torch.searchsorted(item[order], torch.arange(data.n_items + 1, device=item.device))  # (I + 1,)
     user, value_by_item = user[order], value[order]
-    generator = torch.Generator(device=value.device).manual_seed(seed)
-    width = min(dim + OVERSAMPLED, limit)
-    basis = torch.randn(data.n_items, width, generator=generator, device=value.device)  # (I, W)
-    for _ in range(iterations):
-        image = _sums_of_rows(basis, item, by_user, value)  # (U, W): N times the basis
-        basis = _orthonormal(_sums_of_rows(image, user, by_item, value_by_item))  # (I, W)
-    image = _sums_of_rows(basis, item, by_user, value)  # (U, W)
-    _, turn = _gram(image)
-    right = (basis @ turn.flip(1))[:, :dim]  # (I, K), the largest singular value first
+    right = leading_directions(
+        lambda basis: _sums_of_rows(basis, item, by_user, value),
+        lambda image: _sums_of_rows(image, user, by_item, value_by_item),
+        (data.n_users, data.n_items),
+        dim,
+        torch.Generator(device=value.device).manual_seed(seed),
+        iterations,
+    )  # (I, K)
     users = _sums_of_rows(degree_item.rsqrt()[:, None] * right, item, by_user, torch.ones_like(value))
     return users, degree_item.pow(item_exponent)[:, None] * right
+
+
+def leading_directions(
+    forward: Callable[[Tensor], Tensor],
+    backward: Callable[[Tensor], Tensor],
+    shape: tuple[int, int],
+    dim: int,
+    generator: torch.Generator,
+    iterations: int = 4,
+) -> Tensor:
+    """(N, K): leading right singular vectors of a matrix of shape (M, N), the largest singular value first.
+
+    `forward` maps (N, W) to the matrix times it (M, W), `backward` (M, W) to the transpose times it (N, W).
+    Subspace iteration from random vectors (randomised SVD, Halko et al. 2011) of a few more than `dim`
+    dimensions; `dim` is the smaller of M and N at most.
+    """
+    width = min(dim + OVERSAMPLED, *shape)
+    basis = torch.randn(shape[1], width, generator=generator, device=generator.device)  # (N, W)
+    for _ in range(iterations):
+        basis = _orthonormal(backward(forward(basis)))
+    _, turn = _gram(forward(basis))
+    return (basis @ turn.flip(1))[:, :dim]
 
 
 def _gram(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -164,7 +164,7 @@ def _learn(
     """Learn from a batch; the sums of it (3,), and its interactions."""
     if isinstance(batch, UserBatch):
         return _history_step(training, objective, batch), batch.total
-    with training.model.shared_sums():
+    with training.model.shared_sums(training.generator):
         return _step(training, objective, batch, importance), len(batch.users)
 
 

@@ -76,16 +76,25 @@ def edge_weights(data: DeviceInteractions, popularity: Tensor, users: Tensor, it
     return of_user.float().rsqrt() * popularity[items].rsqrt()
 
 
-def propagate(graph: Matrix, users: Tensor, items: Tensor, hops: int) -> tuple[Tensor, Tensor]:
+def propagate(
+    graph: Matrix, users: Tensor, items: Tensor, hops: int, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(U, D), (I, D) -> the sums over walks of 0 to `hops` edges: LightGCN, eq. 4, all weights 1.
 
-    Horner's rule: x_0 is a node's own row, x_{h+1} its own row plus its neighbours' x_h.
+    Horner's rule: x_0 is a node's own row, x_{h+1} its own row plus its neighbours' x_h. Items whose `kept`
+    (I,) is 0 go without their edges.
     """
     user, item = users, items
     back = Matrix(graph.columns, graph.rows)
     for _ in range(hops):
-        user, item = users + multiply(graph, item), items + multiply(back, user)
+        near, around = multiply(graph, keep(item, kept)), multiply(back, user)
+        user, item = users + near, items + keep(around, kept)
     return user, item
+
+
+def keep(items: Tensor, kept: Tensor | None) -> Tensor:
+    """(I, D), (I,) -> (I, D): rows times 0 or 1; all of them without `kept`."""
+    return items if kept is None else items * kept.to(items.dtype)[:, None]
 
 
 class _PairProducts(torch.autograd.Function):

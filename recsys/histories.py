@@ -152,7 +152,8 @@ def _unit_points(
     """(B, D) users and (I, D) items, each of length 1: once an item, not once a pair."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
-        users, items = model.tower.sums_of(model.items, batch.users, row, own)
+        placed, kept = model.item_rows(training.generator)
+        users, items = model.tower.sums_of(placed, batch.users, row, own, kept)
     else:
         users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
     return unit_rows(users), unit_rows(items)
@@ -164,7 +165,8 @@ def _points(
     """(B, D) users, (C, D) candidates, (H, D) own items."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
-        users, items = model.tower.sums_of(model.items, batch.users, row, own)  # (B, D), (I, D)
+        placed, kept = model.item_rows(training.generator)
+        users, items = model.tower.sums_of(placed, batch.users, row, own, kept)  # (B, D), (I, D)
         users, items = users.to(model.items.dtype), items.to(model.items.dtype)
         return users, rows(items, candidates), rows(items, own)
     users = model.anchors(batch.users, batch.users, training.generator)  # (B, D)
@@ -174,11 +176,15 @@ def _points(
 def _candidates(training: Training) -> tuple[Tensor, Tensor]:
     """(C,) items and their log_q (C,): drawn by the sampler, or all items if it would draw as many."""
     data, s = training.data, training.settings
+    known = None if training.model.content is None else training.model.content.known  # (I,)
     if s.uniform_items + s.popular_items >= data.n_items:
         every = torch.arange(data.n_items, device=data.user.device)  # (I,)
-        return every, torch.zeros_like(training.model.offset)
+        every = every if known is None else every[known]
+        return every, torch.zeros_like(every, dtype=training.model.offset.dtype)
     none = data.item.new_empty(0, dtype=torch.int64)
     drawn = training.sampler.draw(none, training.generator).sort().values  # (C,)
+    if known is not None:  # an item that nobody has would be a negative of everybody
+        drawn = drawn[known[drawn]]
     return drawn, training.sampler.log_q(drawn)
 
 

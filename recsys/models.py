@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from recsys import baselines, losses
+from recsys.content import ContentRows
 from recsys.distances import Distance, pairs, squared_euclidean
-from recsys.graph import Matrix, adjacency, edge_weights, matrix, multiply, propagate
+from recsys.graph import Matrix, adjacency, edge_weights, keep, matrix, multiply, propagate
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, euclidean_space
 
@@ -99,21 +100,23 @@ class GraphSums(nn.Module):
         self.hops, self.data, self.graph, self.dtype = hops, data, adjacency(data), dtype
         self._popularity = baselines.popularity(data)  # (I,)
 
-    def sums(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """(I, D) -> (U, D), (I, D)."""
-        return propagate(self.graph, self.table, items, self.hops)
+    def sums(self, items: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(I, D) -> (U, D), (I, D); items whose `kept` (I,) is 0 go without their edges."""
+        return propagate(self.graph, self.table, items, self.hops, kept)
 
-    def sums_of(self, items: Tensor, users: Tensor, row: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def sums_of(
+        self, items: Tensor, users: Tensor, row: Tensor, own: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(I, D), (B,) users, (H,) whose row and which item of theirs -> (B, D), (I, D): sums() of the users.
 
-        Sums of all users are expensive: the last hop has the batch alone.
+        Sums of all users are expensive: the last hop has the batch alone. `kept` is as in sums.
         """
         table, items = self.table.to(self.dtype), items.to(self.dtype)
-        around, near = propagate(self.graph, table, items, self.hops - 1)  # (U, D), (I, D)
-        item = items + multiply(Matrix(self.graph.columns, self.graph.rows), around)
+        around, near = propagate(self.graph, table, items, self.hops - 1, kept)  # (U, D), (I, D)
+        item = items + keep(multiply(Matrix(self.graph.columns, self.graph.rows), around), kept)
         weight = edge_weights(self.data, self._popularity, users[row], own)  # (H,)
         edges = matrix(row, own, weight, len(users), self.data.n_items)
-        return table.index_select(0, users) + multiply(edges, near), item
+        return table.index_select(0, users) + multiply(edges, keep(near, kept)), item
 
 
 class MetricSpace(nn.Module):
@@ -124,6 +127,7 @@ class MetricSpace(nn.Module):
     disagree, or an offset is not >= 0.
     """
 
+    # Many arguments: the parts of a space, all of which its start decides.
     def __init__(
         self,
         tower: UserTable | HistoryMean | GraphSums,
@@ -133,8 +137,9 @@ class MetricSpace(nn.Module):
         geometry: Geometry = SQUARED_EUCLIDEAN,
         learn_offset: bool = True,
         in_unit_ball: bool = True,
+        content: ContentRows | None = None,
     ) -> None:
-        """Starts at items (I, D) and offset (I,), copied."""
+        """Starts at items (I, D) and offset (I,), copied; `content` is added to the items' own rows."""
         super().__init__()
         if offset.shape != items.shape[:1]:
             shapes = [list(part.shape) for part in (items, offset)]
@@ -144,19 +149,30 @@ class MetricSpace(nn.Module):
         self.tower = tower
         self.items = nn.Parameter(items.detach().clone())
         self.offset = nn.Parameter(offset.detach().clone(), requires_grad=learn_offset)
+        self.content = content
         self.distance, self._to_space = geometry
         self._in_unit_ball = in_unit_ball
         self._sums: tuple[Tensor, Tensor] | None = None  # of the graph, inside shared_sums
 
     @contextlib.contextmanager
-    def shared_sums(self) -> Iterator[None]:
-        """Sum over the graph once for all that is read inside the block; other towers have nothing to sum."""
+    def shared_sums(self, generator: torch.Generator | None = None) -> Iterator[None]:
+        """Sum over the graph once for all that is read inside the block; other towers have nothing to sum.
+
+        With a generator the block is a step of training: see item_rows.
+        """
         if isinstance(self.tower, GraphSums):
-            self._sums = self.tower.sums(self.items)
+            self._sums = self.tower.sums(*self.item_rows(generator))
         try:
             yield
         finally:
             self._sums = None
+
+    def item_rows(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """(I, D) rows before any sum over a graph, and (I,) 0 for items without edges; None: all have theirs.
+
+        With content a generator draws which items go without their own row and edges in a step of training.
+        """
+        return (self.items, None) if self.content is None else self.content(self.items, generator)
 
     def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) users, (B,) their positive items, which a mean leaves out -> (B, D)."""
@@ -170,7 +186,7 @@ class MetricSpace(nn.Module):
         return rows(table, items), rows(self.offset, items)
 
     def _graph_sums(self, tower: GraphSums) -> tuple[Tensor, Tensor]:
-        return tower.sums(self.items) if self._sums is None else self._sums
+        return tower.sums(*self.item_rows()) if self._sums is None else self._sums
 
     def pair_distance(self, anchors: Tensor, items: Tensor) -> Tensor:
         """(B, D), (B, C) numbers -> (B, C), or (B,) -> (B,): each anchor to the items of its row."""
@@ -216,7 +232,7 @@ class MetricSpace(nn.Module):
     def space(self) -> Space:
         """The space as an index can search it."""
         if isinstance(self.tower, GraphSums):
-            return self._to_space(*self.tower.sums(self.items), self.offset)
+            return self._to_space(*self.tower.sums(*self.item_rows()), self.offset)
         return self._to_space(self.tower.all_users(self.items), self.items, self.offset)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys import baselines, distances, graph, models, negatives, precision, sampling, spaces
+from recsys.content import Content, ContentRows
 from recsys.distances import Mahalanobis
 from recsys.health import Health
 from recsys.models import SQUARED_EUCLIDEAN, Geometry, GraphSums, HistoryMean, MetricSpace, UserTable
@@ -138,15 +139,18 @@ def start_training(
     settings: Settings,
     triplets: NDArray[np.int32] | None = None,
     spectrum: Spectrum | None = None,
+    content: Content | None = None,
 ) -> Training:
     """Put a training together, before its first step.
 
     Triplets (T, 3) are for the miner `offline`; `spectrum`, if it is known already, for a spectral start.
+    With `content` the rows of users and items start at 0: what is known about the items is where they start.
+    Raises ValueError: content without a graph, or as ContentRows.
     """
     device = data.user.device
     data = _with_availability(data, settings.availability)
     generator = torch.Generator(device).manual_seed(settings.seed)
-    model = _start_space(data, settings, generator, spectrum)
+    model = _start_space(data, settings, generator, spectrum, content)
     beta = torch.full((data.n_items if settings.beta_per_item else 1,), settings.beta, device=device)
     groups = model.parameter_groups()
     if settings.loss == "margin":
@@ -191,10 +195,24 @@ def _is_fused(groups: list[dict[str, Any]]) -> bool:
 
 
 def _start_space(
-    data: DeviceInteractions, settings: Settings, generator: torch.Generator, spectrum: Spectrum | None
+    data: DeviceInteractions,
+    settings: Settings,
+    generator: torch.Generator,
+    spectrum: Spectrum | None,
+    content: Content | None,
 ) -> MetricSpace:
     """The space before its first step: its points, its tower and its distance."""
-    users, items, offset = _start_points(data, settings, generator, spectrum)
+    if content is not None and settings.tower != "graph":
+        raise ValueError(f"tower = '{settings.tower}' with content of items, allowed: graph")
+    on_content = None
+    if content is None:
+        users, items, offset = _start_points(data, settings, generator, spectrum)
+    else:
+        on_content = ContentRows(content, data, settings.dim, settings.seed)
+        users, items = (
+            torch.zeros(n, settings.dim, device=data.user.device) for n in (data.n_users, data.n_items)
+        )
+        offset = _popular(data, settings)
     if settings.offset == "none":
         offset = torch.zeros_like(offset)
     if settings.distance == "mahalanobis":
@@ -210,6 +228,7 @@ def _start_space(
         geometry=geometry,
         learn_offset=settings.offset == "learned",
         in_unit_ball=settings.unit_ball,
+        content=on_content,
     )
 
 
@@ -234,8 +253,7 @@ def _start_points(
 
     On a graph a spectral start has the spectrum's directions alone: rows of one length are turned alike.
     """
-    log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
-    popular = settings.offset_scale * (log_count.max() - log_count)  # (I,)
+    popular = _popular(data, settings)
     if settings.start == "random":
         size = data.n_users, data.n_items, settings.dim
         return *models.random_start(*size, settings.start_length, generator), popular
@@ -255,6 +273,12 @@ def _start_points(
     if settings.distance == "inner_product":
         return space.users, space.items, torch.zeros_like(space.offset)
     return space.users, space.items, space.offset
+
+
+def _popular(data: DeviceInteractions, settings: Settings) -> Tensor:
+    """(I,): offsets in proportion to how much less popular than the most popular item an item is."""
+    log_count = baselines.popularity(data).clamp_min(1).log()  # (I,)
+    return settings.offset_scale * (log_count.max() - log_count)
 
 
 def _with_availability(data: DeviceInteractions, availability: str) -> DeviceInteractions:

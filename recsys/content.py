@@ -1,0 +1,118 @@
+"""What is known about items beside who took them, and the rows that place an item by it.
+
+z(item) = length * unit(W' x) + kept * id: x are the item's features, W is learned, id is the item's own row.
+Items without interactions have no id. In each step a share of the others goes without theirs, and without
+their edges, as if nobody had them yet: so W learns to place an item alone. (DropoutNet, Volkovs et al. 2017,
+drops the same inputs of a given factorisation.)
+Axes: I items, F features, L entries, D dimensions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recsys import baselines
+from recsys.graph import Matrix, matrix, multiply
+from recsys.sampling import DeviceInteractions
+from recsys.spaces import unit_rows
+
+
+class Features(NamedTuple):
+    """A sparse matrix (I, F), row by row; an item about which nothing is known has an empty row."""
+
+    offsets: NDArray[np.int64]  # (I + 1,): row i's entries are columns[offsets[i] : offsets[i + 1]]
+    columns: NDArray[np.int32]  # (L,)
+    values: NDArray[np.float32]  # (L,)
+    n_features: int
+
+
+class ContentSettings(NamedTuple):
+    """How items are placed by their features."""
+
+    length: float = 0.1  # of an item's content row: how far a step of Adam turns it
+    cold_share: float = 0.2  # of the items that go without their id and edges in a step
+    dropout: float = 0.5  # of the features that are left out in a step: words of one text are alike
+
+
+class Content(NamedTuple):
+    """Features of all items of the data, in its order."""
+
+    features: Features
+    settings: ContentSettings = ContentSettings()
+
+
+class ContentRows(nn.Module):
+    """Rows of items from their features and their own rows."""
+
+    def __init__(self, content: Content, data: DeviceInteractions, dim: int, seed: int = 0) -> None:
+        """W starts at the leading directions of the features of items with interactions.
+
+        Raises ValueError: not as many rows as items, a value that is not finite, settings out of range.
+        """
+        super().__init__()
+        _check(content, data.n_items)
+        features, self.settings = content
+        device = data.user.device
+        known = baselines.popularity(data) > 0  # (I,)
+        offsets = torch.from_numpy(features.offsets).to(device)
+        row = torch.arange(data.n_items, device=device).repeat_interleave(offsets.diff())  # (L,)
+        column = torch.from_numpy(features.columns).to(device, torch.int64)
+        value = torch.from_numpy(features.values).to(device)
+        shape = data.n_items, features.n_features
+        self._matrix = matrix(row, column, value, *shape)
+        self._order = column.sort(stable=True).indices  # (L,): from row by row to column by column
+        self.known = known
+        mine = known[row]
+        directions = _directions(matrix(row[mine], column[mine], value[mine], *shape), shape, dim, seed)
+        self.weight = nn.Parameter(directions)  # (F, D)
+
+    def forward(self, items: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """(I, D) own rows -> (I, D) rows, and (I,): 1 for items with their own row and their edges, else 0.
+
+        With a generator some of them go without, and some features are left out: a step of training.
+        """
+        kept, bags = self.known.to(items.dtype), self._matrix
+        if generator is not None:
+            of_items, of_features = (
+                torch.rand(n, generator=generator, device=items.device) for n in (len(kept), len(self._order))
+            )
+            kept = kept * (of_items >= self.settings.cold_share)
+            some = (of_features >= self.settings.dropout).float()  # rows are made equally long below
+            rows, columns = bags
+            bags = Matrix(
+                rows._replace(value=rows.value * some),
+                columns._replace(value=columns.value * some[self._order]),
+            )
+        content = self.settings.length * unit_rows(multiply(bags, self.weight))  # (I, D)
+        return torch.addcmul(content, kept[:, None], items), kept
+
+
+def _check(content: Content, n_items: int) -> None:
+    features, settings = content
+    if len(features.offsets) != n_items + 1:
+        raise ValueError(f"features have {len(features.offsets) - 1} rows, allowed {n_items}: one an item")
+    if not np.isfinite(features.values).all():
+        raise ValueError("features hold NaN or Inf, allowed finite values")
+    if not settings.length > 0:
+        raise ValueError(f"length = {settings.length}, allowed > 0")
+    for name in ("cold_share", "dropout"):
+        value = getattr(settings, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} = {value}, allowed 0 <= {name} < 1")
+
+
+def _directions(sparse: Matrix, shape: tuple[int, int], dim: int, seed: int) -> Tensor:
+    """(I, F) -> (F, D): its leading right singular vectors; 0 beyond as many as there are."""
+    back = Matrix(sparse.columns, sparse.rows)
+    generator = torch.Generator(sparse.rows.value.device).manual_seed(seed)
+    found = baselines.leading_directions(
+        lambda rows: multiply(sparse, rows),
+        lambda rows: multiply(back, rows),
+        shape,
+        min(dim, *shape),
+        generator,
+    )
+    return nn.functional.pad(found, (0, dim - found.shape[1]))

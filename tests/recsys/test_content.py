@@ -1,0 +1,208 @@
+"""Rows of items from what is known about them, against dense formulas; and new items found by them."""
+
+import numpy as np
+import pytest
+import torch
+from tastes import AXES, CPU, ITEMS, KINDS, TASTES, USERS, planted
+
+from recsys import graph, histories
+from recsys.content import Content, ContentRows, ContentSettings, Features
+from recsys.epochs import epochs, train_epoch
+from recsys.fitting import graph_settings
+from recsys.interactions import Interactions
+from recsys.models import GraphSums
+from recsys.sampling import DeviceInteractions, to_device
+from recsys.settings import Settings
+from recsys.training import start_training
+
+DIM = 5
+KNOWN = np.arange(ITEMS) % 4 > 0  # the others are new: nobody has them
+
+
+def dense_features(seed: int = 0, n_features: int = 9) -> np.ndarray:
+    """(I, F), about half of it zeros; the last item has nothing."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(ITEMS, n_features)) * (rng.random((ITEMS, n_features)) < 0.5)
+    rows[-1] = 0
+    return rows.astype(np.float32)
+
+
+def features(dense: np.ndarray) -> Features:
+    row, column = np.nonzero(dense)
+    offsets = np.searchsorted(row, np.arange(len(dense) + 1)).astype(np.int64)
+    return Features(offsets, column.astype(np.int32), dense[row, column], dense.shape[1])
+
+
+def warm_data() -> DeviceInteractions:
+    """The planted log without the pairs of new items."""
+    data = planted().data
+    kept = KNOWN[data.item.numpy()]
+    parts = (part.numpy()[kept] for part in (data.user, data.item, data.weight, data.time))
+    return to_device(Interactions(*parts, USERS, ITEMS), CPU)
+
+
+def unit(rows: torch.Tensor) -> torch.Tensor:
+    length = rows.norm(dim=1, keepdim=True)
+    return torch.where(length > 0, rows / length, 0)
+
+
+def test_rows_are_the_content_and_the_own_row_of_items_with_interactions() -> None:
+    dense, data = dense_features(), warm_data()
+    rows = ContentRows(Content(features(dense), ContentSettings(length=0.3)), data, DIM)
+    own = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(1))
+    found, kept = rows(own)
+    known = torch.bincount(data.item, minlength=ITEMS) > 0
+    expected = 0.3 * unit(torch.from_numpy(dense) @ rows.weight) + known[:, None] * own
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(kept > 0, known)
+    assert found[-1].abs().sum() == known[-1] * own[-1].abs().sum()  # nothing is known about the last item
+
+
+def test_the_gradient_is_that_of_the_dense_product() -> None:
+    dense, weight = dense_features(), torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(2))
+    rows = ContentRows(Content(features(dense)), warm_data(), DIM)
+    own = torch.zeros(ITEMS, DIM)
+    (found,) = torch.autograd.grad((rows(own)[0] * weight).sum(), rows.weight)
+    content = torch.from_numpy(dense) @ rows.weight
+    length = content.norm(dim=1, keepdim=True)
+    expected = 0.1 * content / torch.where(length > 0, length, 1)
+    torch.testing.assert_close(found, torch.autograd.grad((expected * weight).sum(), rows.weight)[0])
+
+
+def test_the_start_is_the_leading_directions_of_known_items_alone() -> None:
+    dense, data = dense_features(), warm_data()
+    rows = ContentRows(Content(features(dense)), data, DIM)
+    known = (torch.bincount(data.item, minlength=ITEMS) > 0).numpy()
+    right = np.linalg.svd(dense[known].astype(np.float64))[2][:DIM].T  # (F, D)
+    cosines = np.linalg.svd(right.T @ rows.weight.detach().numpy())[1]
+    np.testing.assert_allclose(cosines, 1, atol=1e-4)
+    dense[~known] = 7.0  # what new items are like moves nothing
+    other = ContentRows(Content(features(dense)), data, DIM)
+    assert torch.equal(other.weight, rows.weight)
+
+
+def test_fewer_features_than_dimensions_leave_the_rest_at_0() -> None:
+    rows = ContentRows(Content(features(dense_features(n_features=3))), warm_data(), DIM)
+    assert rows.weight.shape == (3, DIM)
+    assert rows.weight[:, 3:].abs().sum() == 0
+
+
+def test_a_step_leaves_out_items_and_features_by_chance() -> None:
+    dense, data = np.abs(dense_features(n_features=64)), warm_data()
+    settings = ContentSettings(cold_share=0.3, dropout=0.5)
+    rows = ContentRows(Content(features(dense), settings), data, DIM)
+    own, draws = torch.ones(ITEMS, DIM), [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
+    (first, kept), (again, _), (other, _) = (rows(own, draw) for draw in draws)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    known = torch.bincount(data.item, minlength=ITEMS) > 0
+    assert not kept[~known].any()
+    draw = torch.Generator().manual_seed(2)
+    share = torch.stack([rows(own, draw)[1][known].mean() for _ in range(200)]).mean()
+    assert 0.67 < share < 0.73
+    lengths = (first - kept[:, None] * own).norm(dim=1)
+    assert (
+        (lengths - settings.length).abs() < 1e-6
+    ).float().mean() > 0.9  # of equal length, as few are empty
+
+
+@pytest.mark.parametrize("hops", [1, 2, 3])
+def test_items_that_are_not_kept_have_no_edges(hops: int) -> None:
+    """The sums are those of the graph without their edges, its weights as they were; also of a batch."""
+    data = warm_data()
+    generator = torch.Generator().manual_seed(0)
+    users, items = (torch.randn(n, DIM, generator=generator) for n in (USERS, ITEMS))
+    kept = (torch.rand(ITEMS, generator=generator) > 0.4).float()
+    adjacency = torch.zeros(USERS, ITEMS)
+    weight = graph.edge_weights(
+        data, torch.bincount(data.item, minlength=ITEMS).float(), data.user, data.item
+    )
+    adjacency[data.user, data.item] = weight
+    adjacency = adjacency * kept
+    user, item = users, items
+    for _ in range(hops):
+        user, item = users + adjacency @ item, items + adjacency.T @ user
+    tower = GraphSums(data, users, hops)
+    for found, expected in zip(tower.sums(items, kept), (user, item), strict=True):
+        torch.testing.assert_close(found, expected)
+    some = torch.tensor([3, 100, 17])
+    row = torch.arange(3).repeat_interleave(data.offsets.diff()[some])
+    own = torch.cat([data.item[data.offsets[one] : data.offsets[one + 1]] for one in some]).long()
+    of_some, every = tower.sums_of(items, some, row, own, kept)
+    torch.testing.assert_close(of_some, user[some])
+    torch.testing.assert_close(every, item)
+
+
+def small_settings(data: DeviceInteractions, **changes: object) -> Settings:
+    base = graph_settings(data)._replace(dim=AXES, batch_users=60, cycle_steps=60, learning_rate=0.01)
+    return base._replace(**changes)  # type: ignore[arg-type]
+
+
+def kinds() -> Content:
+    """What the planted users go by: each item's place among the tastes."""
+    return Content(features(KINDS.astype(np.float32)))
+
+
+@pytest.mark.parametrize("loss", ["history_softmax", "history_psl", "warp"])
+def test_new_items_are_found_by_what_they_are(loss: str) -> None:
+    """The two that a user would take are their nearest two more than twice as often as by chance."""
+    data = warm_data()
+    batches = {"batch_size": 256, "in_batch_items": 40, "uniform_items": 40}
+    settings = small_settings(data, loss=loss, margin=0.5, **(batches if loss == "warp" else {}))
+    training = start_training(data, settings, content=kinds())
+    for _ in epochs(training, 2):
+        pass
+    space = training.model.space()
+    new = np.flatnonzero(~KNOWN)
+    d = ((TASTES[:, None] - KINDS[None, new]) ** 2).sum(2)
+    mine = np.argsort(d, axis=1)[:, :2]  # (U, 2): which new items a user would take
+    score = (space.users @ space.items[new].T).numpy()
+    nearest = np.argsort(-score, axis=1)[:, :2]
+    found = np.mean([len(set(a) & set(b)) / 2 for a, b in zip(mine, nearest, strict=True)])
+    assert found > 2 * 2 / len(new)
+
+
+def test_candidates_are_items_that_somebody_has() -> None:
+    data = warm_data()
+    for popular in (4096, 30):
+        settings = small_settings(data, popular_items=popular - 10, uniform_items=10)
+        training = start_training(data, settings, content=kinds())
+        drawn, log_q = histories._candidates(training)
+        assert len(drawn) == len(log_q)
+        assert KNOWN[drawn.numpy()].all()
+
+
+def test_a_restored_training_goes_on_with_the_same_bits() -> None:
+    data = warm_data()
+    settings = small_settings(data, cycle_steps=6)
+    first, again = (start_training(data, settings, content=kinds()) for _ in range(2))
+    train_epoch(first, "random")
+    saved = first.state()
+    assert "content.weight" in saved["weights"]
+    again.restore(saved)
+    for training in (first, again):
+        train_epoch(training, "random")
+    for a, b in zip(first.model.space(), again.model.space(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": 3}, "features have 3 rows, allowed 80: one an item"),
+        ({"value": np.nan}, "features hold NaN or Inf"),
+        ({"length": 0.0}, "length = 0.0, allowed > 0"),
+        ({"cold_share": 1.0}, "cold_share = 1.0, allowed 0 <= cold_share < 1"),
+        ({"dropout": -0.1}, "dropout = -0.1, allowed 0 <= dropout < 1"),
+    ],
+)
+def test_bad_content_is_refused_by_name(change: dict[str, float], message: str) -> None:
+    dense = dense_features()[: int(change.pop("rows", ITEMS))]
+    dense[0, 0] = change.pop("value", 1.0)
+    with pytest.raises(ValueError, match=message):
+        ContentRows(Content(features(dense), ContentSettings(**change)), warm_data(), DIM)
+
+
+def test_content_needs_a_graph() -> None:
+    with pytest.raises(ValueError, match="tower = 'two_tables' with content of items, allowed: graph"):
+        start_training(warm_data(), Settings(), content=kinds())
