@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from recsys import fold_in, histories, spaces
 from recsys.bundle import BundleContent, IndexPlan, write_bundle
+from recsys.content import Content
 from recsys.epochs import epochs
 from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
@@ -32,7 +33,7 @@ DIM = 63  # of graph_settings, as of a training whose time is short
 LEAST_USERS = 8  # of a batch of whole histories
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FittedSpace:
     """Users and items as points: a smaller distance is a better recommendation."""
 
@@ -41,6 +42,10 @@ class FittedSpace:
     items: NDArray[np.float32]  # (I, D)
     scores: dict[str, float]  # of the epoch that was kept, on held-out interactions; empty without them
     history: list[dict[str, float]]  # an epoch a row: epoch, loss, mined, active, and the scores
+
+    def __repr__(self) -> str:
+        users, items = len(self.users), len(self.items)
+        return f"FittedSpace({users:,} users, {items:,} items, {self.items.shape[1]} coordinates)"
 
     def recommend(self, user: Id, k: int = 10) -> list[Id]:
         """The k items nearest to a user, without those they have.
@@ -113,21 +118,24 @@ class FittedSpace:
         return [ids[item] if isinstance(ids, list) else int(ids[item]) for item in best]
 
 
+# Many arguments: all but the first have a default.
 def fit(
     interactions: Interactions,
     settings: Settings | None = None,
     *,
     epochs_at_most: int = 10,
     held_out: Interactions | None = None,
+    content: Content | None = None,
     patience: int = 2,
     device: str = "cpu",
 ) -> FittedSpace:
     """Learn a space of users and items from their interactions, under a progress bar.
 
-    Without `settings`, those of graph_settings. With `held_out`, later interactions by the same numbers of
-    users and items, training stops once their NDCG@10 has not risen for `patience` epochs, and the best epoch
-    is kept; without, all epochs are trained. Batches of a small table are smaller than settings.batch_size,
-    down to 32, for some 50 steps an epoch, and so are settings.batch_users, down to 8.
+    Without `settings`, those of graph_settings. With `content`, what is known about each item, an item that
+    nobody has is placed by it. With `held_out`, later interactions by the same numbers of users and items,
+    training stops once their NDCG@10 has not risen for `patience` epochs, and the best epoch is kept;
+    without, all epochs are trained. Batches of a small table are smaller than settings.batch_size, down to
+    32, for some 50 steps an epoch, and so are settings.batch_users, down to 8.
     Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
     held_out of other users or items; FloatingPointError: the training diverged.
     """
@@ -139,16 +147,9 @@ def fit(
     for name, value in (("epochs_at_most", epochs_at_most), ("patience", patience)):
         if value < 1:
             raise ValueError(f"{name} = {value}, allowed >= 1")
-    training = start_training(data, _with_small_batches(settings, interactions))
+    training = start_training(data, _with_small_batches(settings, interactions), content=content)
     training.with_health = False
-    judge = None
-    if held_out is not None:
-        sizes = [(part.n_users, part.n_items) for part in (held_out, interactions)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"held_out has {sizes[0]} users and items, allowed {sizes[1]}: Interactions.of(like=)"
-            )
-        judge = Judge(interactions, Targets(held_out.offsets(), held_out.item), data.user.device)
+    judge = None if held_out is None else _judge(interactions, held_out, data.user.device)
     best: dict[str, Any] = {"epoch": 0, "scores": {}, "weights": None}
     history: list[dict[str, float]] = []
     for epoch in epochs(training, epochs_at_most):
@@ -162,6 +163,15 @@ def fit(
         training.restore_weights(best["weights"])
     users, items = (part.cpu().numpy() for part in spaces.euclidean_vectors(training.model.space()))
     return FittedSpace(interactions, users, items, best["scores"], history)
+
+
+def _judge(interactions: Interactions, held_out: Interactions, device: torch.device) -> Judge:
+    sizes = [(part.n_users, part.n_items) for part in (held_out, interactions)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"held_out has {sizes[0]} users and items, allowed {sizes[1]}: Interactions.of(like=)"
+        )
+    return Judge(interactions, Targets(held_out.offsets(), held_out.item), device)
 
 
 def graph_settings(data: DeviceInteractions) -> Settings:

@@ -37,6 +37,8 @@ class Interactions:
     user_ids: Ids | None = None  # (U,) external ids, ascending
     item_ids: Ids | None = None  # (I,)
 
+    # Many arguments: names of columns, each with a default.
+    # Long: half of it says what it takes.
     @classmethod
     def of(
         cls,
@@ -47,13 +49,15 @@ class Interactions:
         weight: str | None = None,
         time: str | None = None,
         like: "Interactions | None" = None,
+        new_items: Any = None,
     ) -> "Interactions":
         """Number the ids of a table's rows, and join rows of one pair: weights add up, the last time stays.
 
         frame: a polars or pandas DataFrame, an Arrow table, or a dictionary of arrays or lists. Ids are whole
         numbers or text; without `weight` each row weighs 1, without `time` (datetimes, or seconds since 1970)
         all is at 0. With `like`, ids keep the numbers they have there, and rows of other ids are left out.
-        Raises ValueError: no such column, no row, missing ids, ids of another type.
+        `new_items` are ids of items that nobody has yet: they need not be in the table. Raises ValueError: no
+        such column, no row, missing ids, ids of another type.
         """
         names = [name for name in (user, item, weight, time) if name is not None]
         columns = {name: _column(frame, name) for name in names}
@@ -61,7 +65,8 @@ class Interactions:
             if len(column) != len(columns[user]):
                 raise ValueError(f"column '{name}' has {len(column)} rows, '{user}' has {len(columns[user])}")
         user_ids, users = _numbered(columns[user], user)
-        item_ids, items = _numbered(columns[item], item)
+        item_ids, items = _numbered(_with_new(columns[item], new_items), item)
+        items = items[: len(columns[item])]
         if like is not None:
             users, items = (
                 _renumbered(ids, known)[rows]
@@ -164,6 +169,16 @@ def _column(frame: Any, name: str) -> NDArray[Any]:
     if array.ndim != 1 or len(array) == 0:
         raise ValueError(f"column '{name}' is {list(array.shape)}, allowed: one dimension, at least one row")
     return array
+
+
+def _with_new(column: NDArray[Any], new_items: Any) -> NDArray[Any]:
+    """The column, and below it the ids of new items."""
+    if new_items is None or len(new_items) == 0:
+        return column
+    new = np.asarray(new_items)
+    if {column.dtype.kind, new.dtype.kind} <= set("iu"):
+        return np.concatenate([column, new])
+    return np.concatenate([column.astype(object), new.astype(object)])
 
 
 def _numbered(column: NDArray[Any], name: str) -> tuple[Ids, NDArray[np.int64]]:

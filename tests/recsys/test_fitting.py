@@ -12,6 +12,7 @@ import torch
 from tastes import planted
 
 from recsys import baselines, spaces
+from recsys.content import Content, Features
 from recsys.fitting import FittedSpace, fit
 from recsys.interactions import Interactions
 from recsys.settings import Settings
@@ -94,6 +95,36 @@ def test_three_users_are_fitted_without_settings() -> None:
     space = fit(Interactions.of({"user_id": [1, 1, 2, 2, 3], "item_id": [10, 11, 10, 12, 11]}))
     assert set(space.recommend(3, 5)) == {10, 12}
     assert set(space.recommend(1, 5)) == {12}
+
+
+def test_new_items_are_recommended_by_what_is_known_about_them(tmp_path: Path) -> None:
+    """Nobody has the last ten of sixty items; even users take even items, and a feature says which."""
+    rows = pl.DataFrame(log()).filter(pl.col("item_id") < "item 50")
+    new = [f"item {item}" for item in range(50, 60)]
+    table = Interactions.of(rows, new_items=new)
+    assert table.n_items == 60
+    assert table.item_counts()[50:].tolist() == [0] * 10
+    even = np.array([int(item[-2:]) % 2 for item in table.item_ids or []])
+    features = Features(np.arange(61), even.astype(np.int32), np.ones(60, np.float32), 2)
+    space = fit(table, content=Content(features))
+    found = [(user, item) for user in (1000, 1001) for item in space.recommend(user, 60) if item in new]
+    for user in (1000, 1001):
+        mine = [int(str(item)[-2:]) % 2 for one, item in found if one == user]
+        assert mine[:5] == [user % 2] * 5  # of the new items those of their kind come first
+    assert {int(str(item)[-2:]) % 2 for item in space.similar_items("item 51", 5)} == {1}
+    space.write_bundle(tmp_path / "bundle")
+    shop = Recommender.open(tmp_path / "bundle")
+    assert [answer.item_id for answer in shop.recommend(1000, 50)] == space.recommend(1000, 50)
+    assert repr(space) == "FittedSpace(40 users, 60 items, 41 coordinates)"
+
+
+def test_new_items_have_ids_of_the_same_type() -> None:
+    table = {"user_id": [1, 2], "item_id": [10, 12]}
+    found = Interactions.of(table, new_items=[11, 10]).item_ids
+    assert found is not None
+    assert list(found) == [10, 11, 12]
+    with pytest.raises(ValueError, match="column 'item_id' holds 10, allowed: whole numbers or text"):
+        Interactions.of(table, new_items=["A"])
 
 
 def test_same_seed_same_bits() -> None:
