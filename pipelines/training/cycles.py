@@ -27,6 +27,7 @@ WANTED_CYCLES = 3  # of a fit before another space is trained too
 LONGER = 2  # times the seconds of a training are kept free for its fit, where time ended it as its score rose
 CYCLES_WITHOUT_GAIN = 2  # end a training
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
+SPARE = 1.1  # times their seconds, as steps differ
 TOGETHER = 0.07  # share of the budget kept free for judging what stands together
 
 
@@ -144,9 +145,8 @@ class SpaceTraining:
             share = share_of(n, LONGER if rises else 1)
             if step is None or share >= wanted * step or not self._rises:
                 break
-        if not before and step is not None and share < 2 * LEAST_STEPS * step:  # rather a short fit than none
-            share = share_of(1, 1)
-        return share
+        least = 0.0 if step is None or before else SPARE * LEAST_STEPS * step
+        return share if share >= least else min(least, share_of(1, 1))  # rather a short fit than none
 
     def _plan_cycle(self, epoch: int, step: int) -> int:
         """Steps of a cycle: twice as many as before, fewer where there is no room, more in the last one."""
