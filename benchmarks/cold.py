@@ -59,10 +59,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--final", action="store_true", help="score test, not validation")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.004)
-    parser.add_argument("--temperature", type=float, default=0.1)
     parser.add_argument("--warm-share", type=float, default=0.1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -71,8 +70,6 @@ def main() -> None:
     settings = fitting.graph_settings(task.cold_judge.data)._replace(
         dim=args.dim,
         seed=args.seed,
-        temperature=args.temperature,
-        offset_scale=0.8 * args.temperature,
         learning_rate=args.learning_rate,
         batch_users=1024,
         cycle_steps=args.steps,

@@ -93,6 +93,7 @@ def _trial(chooser: Chooser, plan: Plan, point: Point, dim: int, share: float) -
         if seconds is not None:
             chooser.selection.step_seconds = dim, seconds
             if is_first and settings.cycle_steps * seconds > 2 * share:
+                chooser.selection.trial_seconds = settings.cycle_steps * seconds  # as known for other losses
                 raise OutOfTime
 
     training.on_step = on_step

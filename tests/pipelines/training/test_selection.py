@@ -483,9 +483,11 @@ def test_the_temperature_is_estimated_within_its_limits() -> None:
 def test_a_trial_that_would_take_too_long_is_left_for_the_training(said: list[str]) -> None:
     """Forty steps would take the whole budget: after three the trial ends, and its point is the estimate."""
     clock = SetClock(4000.0)
-    config = configured({"temperature": None, "cycle_steps": 40}, spaces=[{"sharper": 2.0}, SECOND])
+    spaces = [{"sharper": 2.0}, {"loss": "history_psl"}, SECOND]
+    config = configured({"temperature": None, "cycle_steps": 40}, spaces=spaces)
     chooser = chooser_of(config, clock, 100.0)
     chosen = chooser.choose()
+    assert sum("no room for a trial" in line for line in said) == 1  # nor for one of another loss
     point = plans.first_point(config, chooser.judge.data)
     assert f"train: no room for a trial: {point.describe()} as estimated" in said
     assert chooser.selection.trials == {}
