@@ -79,11 +79,7 @@ def main() -> None:
     space = learn(task, settings, Content(encoders.features([task.words]), ContentSettings()))
     seconds = time.perf_counter() - started
     cosines = (space.users @ space.items[task.cold].T).numpy()  # (U, C)
-    rows["model"] = {
-        "cold": of_cold(task, cosines),
-        "warm": of_warm(task, space),
-        "seconds": round(seconds, 1),
-    }
+    rows["model"] = {"cold": of_cold(task, cosines), "warm": of_warm(task, space)}
     both = BLEND * cosines + BLEND * (words_of_users(task) @ task.words[task.cold].T).toarray()
     rows["model and words"] = {"cold": of_cold(task, both)}
     if task.warm_judge is not None:
@@ -91,10 +87,9 @@ def main() -> None:
         rows["model without content"] = {"warm": of_warm(task, learn(task, ids, None))}
     for name, row in rows.items():
         print(name, json.dumps(row))
+    print(f"trained for {seconds:.0f} s with {torch.get_num_threads()} threads")
     if args.out is not None:
-        args.out.write_text(
-            json.dumps({"settings": vars(args) | {"folder": "", "out": ""}, "rows": rows}, indent=1)
-        )
+        args.out.write_text(json.dumps(rows, indent=1))
 
 
 def read(folder: Path, final: bool, warm_share: float) -> Task:
