@@ -31,7 +31,7 @@ from recsys.epochs import epochs
 from recsys.interactions import Interactions
 from recsys.judge import Judge, Targets
 from recsys.sampling import DeviceInteractions, to_device
-from recsys.settings import Settings
+from recsys.settings import GRAPH_LEARNING_RATE, Settings
 from recsys.spaces import Space, euclidean_vectors
 from recsys.training import start_training
 
@@ -40,6 +40,7 @@ SHARE, SPLIT_SEED = 0.2, 0
 KS = 20, 100
 SHOWN = "recall@20", "ndcg@20", "recall@100"
 BLEND = 0.5
+BATCH_USERS, VOCABULARY = 1024, 20_000
 
 
 class Task(NamedTuple):
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=0.004)
+    parser.add_argument("--learning-rate", type=float, default=fitting.CONTENT_LEARNING_RATE)
     parser.add_argument("--warm-share", type=float, default=0.1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
         dim=args.dim,
         seed=args.seed,
         learning_rate=args.learning_rate,
-        batch_users=1024,
+        batch_users=BATCH_USERS,
         cycle_steps=args.steps,
     )
     rows = {"words": {"cold": of_cold(task, words_of_users(task) @ task.words[task.cold].T)}}
@@ -83,8 +84,8 @@ def main() -> None:
     both = BLEND * cosines + BLEND * (words_of_users(task) @ task.words[task.cold].T).toarray()
     rows["model and words"] = {"cold": of_cold(task, both)}
     if task.warm_judge is not None:
-        ids = settings._replace(learning_rate=fitting.graph_settings(task.cold_judge.data).learning_rate)
-        rows["model without content"] = {"warm": of_warm(task, learn(task, ids, None))}
+        plain = settings._replace(learning_rate=GRAPH_LEARNING_RATE)
+        rows["model without content"] = {"warm": of_warm(task, learn(task, plain, None))}
     for name, row in rows.items():
         print(name, json.dumps(row))
     print(f"trained for {seconds:.0f} s with {torch.get_num_threads()} threads")
@@ -113,7 +114,9 @@ def read(folder: Path, final: bool, warm_share: float) -> Task:
     is_asked = np.isin(item, asked)
     return Task(
         fit,
-        encoders.counted_words(scipy.sparse.csr_matrix(entries, (n_items, 20_000), dtype=np.float32), known),
+        encoders.counted_words(
+            scipy.sparse.csr_matrix(entries, (n_items, VOCABULARY), dtype=np.float32), known
+        ),
         np.sort(asked),
         Judge(fit, _targets(user[is_asked], item[is_asked], n_users), CPU, ks=KS),
         Judge(fit, _targets(user[is_warm], item[is_warm], n_users), CPU, ks=KS) if is_warm.any() else None,

@@ -414,10 +414,10 @@ def main() -> None:
         extra = "serve" if error.name in SERVING else "train"
         stop(f"{error}: this needs pip install '.[{extra}]' in the repository", FAILED)
     except Exception as error:
-        if terminated:  # DuckDB ends a query that a signal interrupts with an error of its own
-            stop(f"stopped by SIGTERM; {RESUMABLE}", TERMINATED)
         if os.environ.get("RECSYS_TRACEBACK"):
             traceback.print_exc()
+        if terminated:  # DuckDB ends a query that a signal interrupts with an error of its own
+            stop(f"stopped by SIGTERM; {RESUMABLE}", TERMINATED)
         first_line = (str(error).splitlines() or ["no message"])[0]
         stop(f"{type(error).__name__}: {first_line} (RECSYS_TRACEBACK=1 shows where)", FAILED)
 

@@ -32,9 +32,9 @@ class Features(NamedTuple):
 class ContentSettings(NamedTuple):
     """How items are placed by their features."""
 
-    length: float = 0.1  # of an item's content row: how far a step of Adam turns it
-    cold_share: float = 0.2  # of the items that go without their id and edges in a step
-    dropout: float = 0.5  # of the features that are left out in a step: words of one text are alike
+    length: float = 0.1  # of an item's content row; its own row starts at 0
+    cold_share: float = 0.2  # share of the items that go without their own row and edges in a step
+    dropout: float = 0.5  # share of the entries that are left out in a step
 
 
 class Content(NamedTuple):
@@ -50,13 +50,14 @@ class ContentRows(nn.Module):
     def __init__(self, content: Content, data: DeviceInteractions, dim: int, seed: int = 0) -> None:
         """W starts at the leading directions of the features of items with interactions.
 
-        Raises ValueError: not as many rows as items, a value that is not finite, settings out of range.
+        Raises ValueError: not as many rows as items, no feature of an item with interactions, a value that is
+        not finite, a column out of range, settings out of range.
         """
         super().__init__()
-        _check(content, data.n_items)
+        known = baselines.popularity(data) > 0  # (I,)
+        _check(content, known.cpu().numpy())
         features, self.settings = content
         device = data.user.device
-        known = baselines.popularity(data) > 0  # (I,)
         offsets = torch.from_numpy(features.offsets).to(device)
         row = torch.arange(data.n_items, device=device).repeat_interleave(offsets.diff())  # (L,)
         column = torch.from_numpy(features.columns).to(device, torch.int64)
@@ -64,7 +65,8 @@ class ContentRows(nn.Module):
         shape = data.n_items, features.n_features
         self._matrix = matrix(row, column, value, *shape)
         self._order = column.sort(stable=True).indices  # (L,): from row by row to column by column
-        self.known = known
+        self.known_items = known.nonzero()[:, 0]  # those that somebody has: candidates of a step
+        self._known = known.float()  # (I,)
         mine = known[row]
         directions = _directions(matrix(row[mine], column[mine], value[mine], *shape), shape, dim, seed)
         self.weight = nn.Parameter(directions)  # (F, D)
@@ -74,7 +76,7 @@ class ContentRows(nn.Module):
 
         With a generator some of them go without, and some features are left out: a step of training.
         """
-        kept, bags = self.known.to(items.dtype), self._matrix
+        kept, bags = self._known, self._matrix
         if generator is not None:
             of_items, of_features = (
                 torch.rand(n, generator=generator, device=items.device) for n in (len(kept), len(self._order))
@@ -90,12 +92,23 @@ class ContentRows(nn.Module):
         return torch.addcmul(content, kept[:, None], items), kept
 
 
-def _check(content: Content, n_items: int) -> None:
+def _check(content: Content, known: NDArray[np.bool_]) -> None:
     features, settings = content
-    if len(features.offsets) != n_items + 1:
-        raise ValueError(f"features have {len(features.offsets) - 1} rows, allowed {n_items}: one an item")
-    if not np.isfinite(features.values).all():
-        raise ValueError("features hold NaN or Inf, allowed finite values")
+    offsets, columns, values, n_features = features
+    if len(offsets) != len(known) + 1:
+        raise ValueError(f"features have {len(offsets) - 1} rows, allowed {len(known)}: one an item")
+    sizes = {"columns": len(columns), "values": len(values)}
+    for name, size in sizes.items():
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any() or size != offsets[-1]:
+            raise ValueError(f"features have {size} {name}, offsets rise from {offsets[0]} to {offsets[-1]}")
+    outside = np.flatnonzero((columns < 0) | (columns >= n_features))
+    if len(outside):
+        raise ValueError(f"columns[{outside[0]}] = {columns[outside[0]]}, allowed 0..{n_features - 1}")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise ValueError(f"values[{bad[0]}] = {values[bad[0]]}, allowed finite values")
+    if not np.diff(offsets)[known].any():  # rows and users start at 0: nothing would ever move
+        raise ValueError(f"{known.sum()} items with interactions have no feature, allowed: some have one")
     if not settings.length > 0:
         raise ValueError(f"length = {settings.length}, allowed > 0")
     for name in ("cold_share", "dropout"):

@@ -132,13 +132,14 @@ def fit(
 ) -> FittedSpace:
     """Learn a space of users and items from their interactions, under a progress bar.
 
-    Without `settings`, those of graph_settings. With `content`, what is known about each item, an item that
-    nobody has is placed by it. With `held_out`, later interactions by the same numbers of users and items,
-    training stops once their NDCG@10 has not risen for `patience` epochs, and the best epoch is kept;
-    without, all epochs are trained. Batches of a small table are smaller than settings.batch_size, down to
-    32, for some 50 steps an epoch, and so are settings.batch_users, down to 8.
+    Without `settings`, those of graph_settings(data, content). With `content`, what is known about each item,
+    an item that nobody has is placed by it. With `held_out`, later interactions by the same numbers of users
+    and items, training stops once their NDCG@10 has not risen for `patience` epochs, and the best epoch is
+    kept; without, all epochs are trained. Batches of a small table are smaller than settings.batch_size, down
+    to 32, for some 50 steps an epoch, and so are settings.batch_users, down to 8.
     Same data, settings and seed: same bits on CPU. Raises ValueError: settings that check_settings refuses,
-    held_out of other users or items; FloatingPointError: the training diverged.
+    held_out of other users or items, content as start_training refuses it; FloatingPointError: the training
+    diverged.
     """
     data = to_device(interactions, torch.device(device))
     settings = settings or graph_settings(data, content)

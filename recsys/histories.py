@@ -176,15 +176,13 @@ def _points(
 def _candidates(training: Training) -> tuple[Tensor, Tensor]:
     """(C,) items and their log_q (C,): drawn by the sampler, or all items if it would draw as many."""
     data, s = training.data, training.settings
-    known = None if training.model.content is None else training.model.content.known  # (I,)
+    content = training.model.content
     if s.uniform_items + s.popular_items >= data.n_items:
         every = torch.arange(data.n_items, device=data.user.device)  # (I,)
-        every = every if known is None else every[known]
+        every = every if content is None else content.known_items
         return every, torch.zeros_like(every, dtype=training.model.offset.dtype)
     none = data.item.new_empty(0, dtype=torch.int64)
     drawn = training.sampler.draw(none, training.generator).sort().values  # (C,)
-    if known is not None:  # an item that nobody has would be a negative of everybody
-        drawn = drawn[known[drawn]]
     return drawn, training.sampler.log_q(drawn)
 
 

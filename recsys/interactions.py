@@ -59,13 +59,15 @@ class Interactions:
         `new_items` are ids of items that nobody has yet: they need not be in the table. Raises ValueError: no
         such column, no row, missing ids, ids of another type.
         """
+        if like is not None and new_items is not None:
+            raise ValueError("new_items with like, allowed: one of them, as like numbers all items")
         names = [name for name in (user, item, weight, time) if name is not None]
         columns = {name: _column(frame, name) for name in names}
         for name, column in columns.items():
             if len(column) != len(columns[user]):
                 raise ValueError(f"column '{name}' has {len(column)} rows, '{user}' has {len(columns[user])}")
         user_ids, users = _numbered(columns[user], user)
-        item_ids, items = _numbered(_with_new(columns[item], new_items), item)
+        item_ids, items = _numbered(_with_new(columns[item], new_items, item), item)
         items = items[: len(columns[item])]
         if like is not None:
             users, items = (
@@ -171,14 +173,16 @@ def _column(frame: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _with_new(column: NDArray[Any], new_items: Any) -> NDArray[Any]:
+def _with_new(column: NDArray[Any], new_items: Any, name: str) -> NDArray[Any]:
     """The column, and below it the ids of new items."""
     if new_items is None or len(new_items) == 0:
         return column
-    new = np.asarray(new_items)
-    if {column.dtype.kind, new.dtype.kind} <= set("iu"):
-        return np.concatenate([column, new])
-    return np.concatenate([column.astype(object), new.astype(object)])
+    new = np.asarray(list(new_items) if not isinstance(new_items, str) else [new_items])
+    is_whole = column.dtype.kind in "iu"
+    if new.ndim != 1 or (new.dtype.kind in "iu") != is_whole:
+        kind = "whole numbers" if is_whole else "text"
+        raise ValueError(f"new_items holds {new.flat[0]!r}, allowed: {kind}, as column '{name}' has")
+    return np.concatenate([part.astype(np.int64 if is_whole else object) for part in (column, new)])
 
 
 def _numbered(column: NDArray[Any], name: str) -> tuple[Ids, NDArray[np.int64]]:

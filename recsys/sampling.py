@@ -175,10 +175,12 @@ class CandidateSampler:
         popularity_power: float,
         memory: int,
         weights: Tensor | None = None,
+        only: Tensor | None = None,
     ) -> None:
         """Set how many of each kind; popular ones in proportion to count^popularity_power (word2vec: .75).
 
         weights: those that batches() draws with, if any, as they say how often an item is in a batch.
+        only: (S,) int64 items that may be drawn, in place of all.
         Raises ValueError if a number is below 0, all are 0, the power is not in 0..1, or for bad weights.
         """
         numbers = {"in_batch": in_batch, "uniform": uniform, "popular": popular, "memory": memory}
@@ -194,14 +196,18 @@ class CandidateSampler:
         self._popular, self._memory = popular, memory
         self.recent = data.item.new_empty(0, dtype=torch.int64)  # (up to memory,), the newest last
 
-        popularity = _units(_item_counts(data).double().pow(power), data.n_items)  # (I,)
+        every = torch.arange(data.n_items, device=data.item.device)
+        self._only = every if only is None else only  # (S,)
+        allowed = torch.zeros(data.n_items, dtype=torch.float64, device=data.item.device)
+        allowed[self._only] = 1.0
+        popularity = _units(allowed * _item_counts(data).double().pow(power), data.n_items)  # (I,)
         self._cumulative = popularity.cumsum(0)  # (I,)
         if weights is None:
             taken = _item_counts(data)  # (I,)
         else:
             taken = torch.zeros_like(popularity).index_add_(0, data.item, _units(weights, len(data.item)))
         expected = (in_batch + memory) * (taken.double() / taken.sum())  # (I,)
-        expected += popular * (popularity.double() / popularity.sum()) + uniform / data.n_items
+        expected += popular * (popularity.double() / popularity.sum()) + allowed * (uniform / len(self._only))
         rarest = torch.where(expected > 0, expected, torch.inf).min()
         self._log_q = expected.clamp_min(rarest).log().float()  # (I,)
 
@@ -211,10 +217,12 @@ class CandidateSampler:
         Batches are shuffled, so the first are as good as any. Recent are the `memory` last items of earlier
         draws' batches, as many as there have been; `own` joins them for the next draw. Items may repeat.
         """
+        size = (self._uniform,)
+        uniform = torch.randint(len(self._only), size, generator=generator, device=self._only.device)
         drawn = torch.cat(
             [
                 own[: self._in_batch],
-                uniform_items(self._data, self._uniform, generator),
+                self._only.index_select(0, uniform),
                 _draw(self._cumulative, self._popular, generator),
                 self.recent,
             ]

@@ -145,7 +145,7 @@ def start_training(
 
     Triplets (T, 3) are for the miner `offline`; `spectrum`, if it is known already, for a spectral start.
     With `content` the rows of users and items start at 0: what is known about the items is where they start.
-    Raises ValueError: content without a graph, or as ContentRows.
+    Raises ValueError: content without a graph, under another distance than cosine, or as ContentRows.
     """
     device = data.user.device
     data = _with_availability(data, settings.availability)
@@ -169,6 +169,7 @@ def start_training(
         popularity_power=settings.popularity_power,
         memory=memory,
         weights=row_weights,
+        only=None if model.content is None else model.content.known_items,
     )
     return Training(
         settings,
@@ -202,8 +203,11 @@ def _start_space(
     content: Content | None,
 ) -> MetricSpace:
     """The space before its first step: its points, its tower and its distance."""
-    if content is not None and settings.tower != "graph":
-        raise ValueError(f"tower = '{settings.tower}' with content of items, allowed: graph")
+    for name, allowed in (("tower", "graph"), ("distance", "cosine")):
+        if content is not None and getattr(settings, name) != allowed:
+            raise ValueError(
+                f"{name} = '{getattr(settings, name)}' with content of items, allowed: {allowed}"
+            )
     on_content = None
     if content is None:
         users, items, offset = _start_points(data, settings, generator, spectrum)

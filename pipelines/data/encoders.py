@@ -23,6 +23,8 @@ MOST_CHARACTERS = 100_000  # of a text that are read
 
 def features(parts: Sequence[Rows]) -> Features:
     """(I, F) each -> the parts side by side, so that each counts alike. Raises ValueError: of other items."""
+    if not parts:
+        raise ValueError("parts of features = [], allowed: at least one")
     sizes = sorted({part.shape[0] for part in parts})
     if len(sizes) != 1:
         raise ValueError(f"parts of features have {sizes} rows, allowed: the same number, one an item")
@@ -60,7 +62,7 @@ def words(texts: Sequence[str | None], fitted: NDArray[np.bool_]) -> Rows:
 
 
 def counted_words(counts: Rows, fitted: NDArray[np.bool_]) -> Rows:
-    """(I, F) counts of words -> (I, F): their TF-IDF, as `words` makes it of texts."""
+    """(I, F) counts of words -> (I, F): their TF-IDF; unlike in `words`, a word in a single text stays."""
     _check_rows("counts", counts.shape[0], fitted)
     weights = TfidfTransformer(sublinear_tf=True).fit(counts[fitted])
     return scipy.sparse.csr_matrix(weights.transform(counts.astype(np.float32)))
@@ -71,6 +73,8 @@ def attributes(labels: Mapping[str, Sequence[Sequence[str]]], fitted: NDArray[np
 
     A rare value says more: columns are weighted like words. Raises ValueError: not as many rows as items.
     """
+    if not labels:
+        raise ValueError("attributes = {}, allowed: at least one")
     parts = []
     for name, of_items in labels.items():
         _check_rows(f"attribute '{name}'", len(of_items), fitted)

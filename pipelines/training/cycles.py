@@ -27,7 +27,7 @@ WANTED_CYCLES = 3  # of a fit before another space is trained too
 LONGER = 2  # times the seconds of a training are kept free for its fit, where time ended it as its score rose
 CYCLES_WITHOUT_GAIN = 2  # end a training
 LEAST_STEPS = 10  # of a first cycle: with fewer the training is left out
-SPARE = 1.1  # times their seconds, as steps differ
+SPARE = 1.1  # times the seconds of LEAST_STEPS are kept for them, as steps differ
 TOGETHER = 0.07  # share of the budget kept free for judging what stands together
 
 
@@ -124,7 +124,8 @@ class SpaceTraining:
 
         What is left is for the trainings still to come, for what is judged, and for the fit of those that
         stand together: each a little longer than its training, this one's LONGER times where its score still
-        rises. Then only as many trainings count as leave room for WANTED_CYCLES of each fit.
+        rises. Then only as many trainings count as leave room for WANTED_CYCLES of each fit. The first
+        training has the seconds of LEAST_STEPS if its fit can have as many.
         """
         chooser, budget = self._chooser, self._clock.budget
         if budget is None:

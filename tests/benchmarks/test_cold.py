@@ -39,6 +39,6 @@ def test_new_items_are_found_by_their_words(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(out.read_text())
     assert list(rows) == ["words", "model", "model and words", "model without content"]
-    assert rows["words"]["cold"]["recall@20"] > 0.8  # of 19 new items the four of a kind come first
-    assert rows["model"]["cold"]["ndcg@20"] > 0.8
+    for name in ("words", "model", "model and words"):  # four of 19 new items are of a user's kind
+        assert rows[name]["cold"]["ndcg@20"] > 0.8
     assert set(rows["model"]["warm"]) == {"recall@20", "ndcg@20", "recall@100"}

@@ -123,8 +123,14 @@ def test_new_items_have_ids_of_the_same_type() -> None:
     found = Interactions.of(table, new_items=[11, 10]).item_ids
     assert found is not None
     assert list(found) == [10, 11, 12]
-    with pytest.raises(ValueError, match="column 'item_id' holds 10, allowed: whole numbers or text"):
+    with pytest.raises(
+        ValueError, match="new_items holds 'A', allowed: whole numbers, as column 'item_id' has"
+    ):
         Interactions.of(table, new_items=["A"])
+    words = {"user_id": [1, 2], "item_id": ["A", "B"]}
+    assert Interactions.of(words, new_items={"C"}).item_ids == ["A", "B", "C"]
+    with pytest.raises(ValueError, match="new_items with like"):
+        Interactions.of(table, like=Interactions.of(table), new_items=[13])
 
 
 def test_same_seed_same_bits() -> None:

@@ -77,6 +77,13 @@ def test_bad_rows_are_refused_by_name() -> None:
             encode()
 
 
+def test_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"attributes = \{\}, allowed: at least one"):
+        encoders.attributes({}, EVERY)
+    with pytest.raises(ValueError, match=r"parts of features = \[\], allowed: at least one"):
+        encoders.features([])
+
+
 def test_parts_stand_side_by_side() -> None:
     words = encoders.words(["red wine", "red", "wine", ""], EVERY)
     labels = encoders.attributes({"brand": [["A"], ["A"], [], ["B"]]}, EVERY)
