@@ -114,8 +114,9 @@ def _top_of(
             score[row[here], item[here] - first] = -torch.inf
         found, place = score.topk(min(k, score.shape[1]), dim=1)
         best, items = torch.cat([best, found], 1), torch.cat([items, place + first], 1)
-        best, place = best.topk(min(k, best.shape[1]), dim=1)
-        items = items.gather(1, place)
+        if first:
+            best, place = best.topk(min(k, best.shape[1]), dim=1)
+            items = items.gather(1, place)
     return _without_missing(best, items)
 
 
