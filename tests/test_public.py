@@ -63,10 +63,10 @@ def test_public_functions_are_typed_and_documented(function: Callable[..., Any])
     assert inspect.getdoc(function)
 
 
-def test_fitting_defines_two_public_names() -> None:
+def test_fitting_defines_three_public_names() -> None:
     own = {
         name
         for name, value in vars(fitting).items()
         if name[0] != "_" and getattr(value, "__module__", "") == fitting.__name__
     }
-    assert own == {"fit", "FittedSpace"}
+    assert own == {"fit", "FittedSpace", "graph_settings"}
