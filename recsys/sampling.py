@@ -133,9 +133,13 @@ def labelled_batches(
         yield rows[start[group][:, None] + place].flatten()
 
 
-def uniform_items(data: DeviceInteractions, size: int, generator: torch.Generator) -> Tensor:
-    """(S,) int64 items, each as likely as any other."""
-    return torch.randint(data.n_items, (size,), generator=generator, device=data.user.device)
+def uniform_items(
+    data: DeviceInteractions, size: int, generator: torch.Generator, only: Tensor | None = None
+) -> Tensor:
+    """(S,) int64 items, each as likely as any other; of the items `only`, if they are given."""
+    n = data.n_items if only is None else len(only)
+    drawn = torch.randint(n, (size,), generator=generator, device=data.user.device)
+    return drawn if only is None else only.index_select(0, drawn)
 
 
 def histories(data: DeviceInteractions, users: Tensor, total: int | None = None) -> tuple[Tensor, Tensor]:
@@ -196,10 +200,10 @@ class CandidateSampler:
         self._popular, self._memory = popular, memory
         self.recent = data.item.new_empty(0, dtype=torch.int64)  # (up to memory,), the newest last
 
-        every = torch.arange(data.n_items, device=data.item.device)
-        self._only = every if only is None else only  # (S,)
-        allowed = torch.zeros(data.n_items, dtype=torch.float64, device=data.item.device)
-        allowed[self._only] = 1.0
+        self._only = only
+        allowed = torch.ones(data.n_items, dtype=torch.float64, device=data.item.device)  # (I,)
+        if only is not None:
+            allowed = torch.zeros_like(allowed).index_fill(0, only, 1.0)
         popularity = _units(allowed * _item_counts(data).double().pow(power), data.n_items)  # (I,)
         self._cumulative = popularity.cumsum(0)  # (I,)
         if weights is None:
@@ -207,7 +211,7 @@ class CandidateSampler:
         else:
             taken = torch.zeros_like(popularity).index_add_(0, data.item, _units(weights, len(data.item)))
         expected = (in_batch + memory) * (taken.double() / taken.sum())  # (I,)
-        expected += popular * (popularity.double() / popularity.sum()) + allowed * (uniform / len(self._only))
+        expected += popular * (popularity.double() / popularity.sum()) + allowed * (uniform / allowed.sum())
         rarest = torch.where(expected > 0, expected, torch.inf).min()
         self._log_q = expected.clamp_min(rarest).log().float()  # (I,)
 
@@ -217,12 +221,10 @@ class CandidateSampler:
         Batches are shuffled, so the first are as good as any. Recent are the `memory` last items of earlier
         draws' batches, as many as there have been; `own` joins them for the next draw. Items may repeat.
         """
-        size = (self._uniform,)
-        uniform = torch.randint(len(self._only), size, generator=generator, device=self._only.device)
         drawn = torch.cat(
             [
                 own[: self._in_batch],
-                self._only.index_select(0, uniform),
+                uniform_items(self._data, self._uniform, generator, self._only),
                 _draw(self._cumulative, self._popular, generator),
                 self.recent,
             ]

@@ -16,7 +16,7 @@ NEEDED = {  # packages for each purpose, as in pyproject.toml, and their extra
         "train",
         (
             *("numpy", "annoy", "duckdb", "matplotlib", "jinja2", "mlflow", "optuna", "polars", "pyarrow"),
-            *("pydantic", "rich", "scipy", "torch", "typer"),
+            *("pydantic", "rich", "scikit-learn", "scipy", "torch", "typer"),
         ),
     ),
 }

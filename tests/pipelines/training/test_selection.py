@@ -539,7 +539,7 @@ def test_the_spectrum_is_as_wide_as_the_budget_allows(
 
 
 def test_the_spectrum_is_chosen_within_a_share_of_the_budget() -> None:
-    """Each judging takes 60 s: of 1,000 s two are begun, without a budget all four."""
+    """Each judging takes 60 s: two start within a share of 1,000 s, all four without a budget."""
     config = with_spectral(configured(), dims=(3,), item_exponents=(0.4, 0.0, 0.2, 0.8))
     for budget, n in ((1000.0, 2), (None, 4)):
         chooser = chooser_of(config, SetClock(budget), judging=60.0)
