@@ -144,7 +144,10 @@ def test_columns_become_orthonormal_within_their_span(power):
 
 def test_a_log_of_few_directions_keeps_its_scores_at_any_dimensions():
     """Two groups that share nothing: rank 2, all other directions add nothing."""
-    assert baselines._orthonormal(torch.zeros(30, 4)).isfinite().all()
+    nothing = baselines._orthonormal(torch.zeros(30, 4))
+    torch.testing.assert_close(nothing.T @ nothing, torch.eye(4))
     data = on_device(np.arange(40)[:, None] % 2 == np.arange(30)[None] % 2)
     two, many = (baselines.spectral(data, dim) for dim in (2, 20))
+    _, right = baselines.spectral(data, 20, item_exponent=0.0)
+    torch.testing.assert_close(right.T @ right, torch.eye(20), atol=1e-4, rtol=0)
     torch.testing.assert_close(many[0] @ many[1].T, two[0] @ two[1].T, atol=1e-5, rtol=0)
