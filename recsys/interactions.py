@@ -181,7 +181,7 @@ def _with_new(column: NDArray[Any], new_items: Any, name: str) -> NDArray[Any]:
     is_whole = column.dtype.kind in "iu"
     if new.ndim != 1 or (new.dtype.kind in "iu") != is_whole:
         kind = "whole numbers" if is_whole else "text"
-        raise ValueError(f"new_items holds {new.flat[0]!r}, allowed: {kind}, as column '{name}' has")
+        raise ValueError(f"new_items holds {new.tolist()[0]!r}, allowed: {kind}, as column '{name}' has")
     return np.concatenate([part.astype(np.int64 if is_whole else object) for part in (column, new)])
 
 
