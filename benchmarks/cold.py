@@ -31,7 +31,7 @@ from recsys.epochs import epochs
 from recsys.interactions import Interactions
 from recsys.judge import Judge, Targets
 from recsys.sampling import DeviceInteractions, to_device
-from recsys.settings import GRAPH_LEARNING_RATE, Settings
+from recsys.settings import CONTENT_LEARNING_RATE, GRAPH_LEARNING_RATE, Settings
 from recsys.spaces import Space, euclidean_vectors
 from recsys.training import start_training
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=fitting.CONTENT_LEARNING_RATE)
+    parser.add_argument("--learning-rate", type=float, default=CONTENT_LEARNING_RATE)
     parser.add_argument("--warm-share", type=float, default=0.1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()

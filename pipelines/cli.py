@@ -232,6 +232,29 @@ def retrain(
 
 
 @app.command()
+def refresh(
+    config: ConfigFile,
+    set_: Overrides = None,
+    log_json: Annotated[
+        bool, Option("--log-json", help="log JSON lines to standard error, without progress bars")
+    ] = False,
+) -> None:
+    """Release the champion's model with today's users and items, in minutes: nothing is trained.
+
+    New items are placed by items.attributes, text and vectors (items.place_new), new users by what they have;
+    lists leave out what users have bought since. Exit codes are those of retrain.
+    """
+    from pipelines.commands.refresh import refresh
+
+    log.to_standard_error(as_json=log_json)
+    done = refresh(load_config(config, set_))
+    if not done.holds:
+        broken = "; ".join(f"{rail.name}: {rail.words}" for rail in done.guardrails if not rail.holds)
+        stop(f"not promoted: {broken}; the champion stays", NOT_PROMOTED)
+    print(done.version)
+
+
+@app.command()
 def report(config: ConfigFile, set_: Overrides = None, run: RunName = None) -> None:
     """Write report.html, a run on one page, from the files in the run's folder."""
     from pipelines.commands.runs import find_run

@@ -48,6 +48,7 @@ class BundleContent(NamedTuple):
     titles: Sequence[str] | None = None
     attributes: Mapping[str, Sequence[Sequence[str]]] | None = None  # (I,) values to filter by, each
     fold_in: NDArray[np.float32] | None = None  # (D + 1, D), see recsys/fold_in.py
+    new_items: NDArray[np.int32] | None = None  # ascending; nobody has them, what is known places them
 
 
 class IndexPlan(NamedTuple):
@@ -78,6 +79,7 @@ class Bundle:
     attributes: dict[str, Attribute]
     fold_in: NDArray[np.float32] | None  # see recsys/fold_in.py
     search: Search
+    new_items: NDArray[np.int32]  # ascending; of a bundle that does not say so none
 
     def seen(self, user: int) -> NDArray[np.int32]:
         """The items that a user took before, ascending."""
@@ -117,6 +119,7 @@ def write_bundle(folder: Path, content: BundleContent, plan: IndexPlan, info: di
                 "n_users": len(content.user_vectors),
                 "n_items": len(content.item_vectors),
                 "n_seen": len(content.seen[1]),
+                "n_new": 0 if content.new_items is None else len(content.new_items),
                 "trees": plan.trees,
                 "search_k": plan.search_k,
                 "attributes": list(content.attributes or ()),
@@ -144,6 +147,8 @@ def _save(folder: Path, content: BundleContent) -> None:
     }
     if content.fold_in is not None:
         arrays["fold_in"] = content.fold_in
+    if content.new_items is not None and len(content.new_items):
+        arrays["new_items"] = content.new_items
     IdMap.of(content.user_ids).save(folder / "user_ids")
     IdMap.of(content.item_ids).save(folder / "item_ids")
     if content.titles is not None:
@@ -232,6 +237,8 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
     scans_many = bool(manifest.get("measured", {}).get("scans_many", False))
     has_fold_in = "fold_in.npy" in manifest["files"]
     fold_in = _map(folder, "fold_in", np.float32, (dim + 1, dim)) if has_fold_in else None
+    n_new = int(manifest.get("n_new", 0))
+    new_items = _map(folder, "new_items", np.int32, (n_new,)) if n_new else np.empty(0, np.int32)
     return Bundle(
         folder,
         version or folder.name,
@@ -241,6 +248,7 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
         titles=titles,
         attributes=attributes,
         fold_in=fold_in,
+        new_items=new_items,
         search=Search(arrays["item_vectors"], _index(folder, manifest), manifest["search_k"], scans_many),
         **arrays,
     )
@@ -303,6 +311,10 @@ def _check_values(bundle: Bundle) -> None:
             pairs = np.repeat(np.arange(len(counts)), counts) * n_items + attribute.items  # (L,)
             if np.any(np.diff(pairs) <= 0) or np.any((attribute.items < 0) | (attribute.items >= n_items)):
                 raise ValueError(f"expected 0..{n_items - 1}, ascending for each value without repeats")
+    with errors_name(bundle.folder / "new_items.npy"):
+        new = bundle.new_items
+        if np.any(np.diff(new) <= 0) or np.any((new < 0) | (new >= n_items)):
+            raise ValueError(f"expected 0..{n_items - 1}, ascending without repeats")
     if bundle.fold_in is not None:
         with errors_name(bundle.folder / "fold_in.npy"):
             check_vectors("weights", bundle.fold_in)

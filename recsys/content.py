@@ -92,6 +92,28 @@ class ContentRows(nn.Module):
         return torch.addcmul(content, kept[:, None], items), kept
 
 
+@torch.no_grad()
+def place(features: Features, weight: Tensor) -> Tensor:
+    """Features (C, F) and W (F, D) -> (C, D) points of length 1, of 0 where no feature is known.
+
+    Where the rows of a trained space put items that nobody has. Raises ValueError: another number of features.
+    """
+    if features.n_features != len(weight):
+        raise ValueError(f"features have {features.n_features} columns, allowed {len(weight)}, as W has rows")
+    columns, offsets, values = (
+        torch.from_numpy(part).to(weight.device, dtype)
+        for part, dtype in (
+            (features.columns, torch.int64),
+            (features.offsets, torch.int64),
+            (features.values, weight.dtype),
+        )
+    )
+    sums = nn.functional.embedding_bag(
+        columns, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
+    )
+    return unit_rows(sums)
+
+
 def _check(content: Content, known: NDArray[np.bool_]) -> None:
     features, settings = content
     offsets, columns, values, n_features = features

@@ -19,6 +19,7 @@ from recsys.interactions import Ids, Interactions, popularity_order
 from recsys.judge import Judge, Targets
 from recsys.sampling import DeviceInteractions, to_device
 from recsys.settings import (
+    CONTENT_LEARNING_RATE,
     GRAPH_CANDIDATES,
     GRAPH_LEARNING_RATE,
     GRAPH_POPULARITY_POWER,
@@ -29,7 +30,6 @@ from recsys.training import start_training
 
 Id = int | str
 STEPS, LEAST_BATCH = 50, 32  # a small table has smaller batches, so that an epoch is not two or three steps
-CONTENT_LEARNING_RATE = 0.004  # faster, features fit the items that train them too closely
 DIM = 63  # of graph_settings, as of a training whose time is short
 LEAST_USERS = 8  # of a batch of whole histories
 
@@ -186,7 +186,7 @@ def graph_settings(data: DeviceInteractions, content: Content | None = None) -> 
         dim=min(DIM, data.n_users, data.n_items),
         tower="graph",
         distance="cosine",
-        start="spectral",
+        start="spectral" if content is None else "content",
         offset="fixed",
         offset_scale=GRAPH_POPULARITY_POWER * temperature,
         loss="history_softmax",

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 TowerName = Literal["two_tables", "siamese", "graph"]
 DistanceName = Literal["euclidean", "squared_euclidean", "cosine", "inner_product", "mahalanobis"]
 MahalanobisForm = Literal["diagonal", "low_rank", "full"]
-StartName = Literal["random", "spectral"]
+StartName = Literal["random", "spectral", "content"]
 OffsetName = Literal["learned", "fixed", "none"]
 TripletLossName = Literal[
     "contrastive", "triplet_margin", "triplet_soft_margin", "margin", "manifold", "warp", "bpr"
@@ -22,6 +22,7 @@ LIST_LOSSES: tuple[str, ...] = get_args(ListLossName)  # of every candidate of a
 HISTORY_LOSSES: tuple[str, ...] = get_args(HistoryLossName)  # of users with all that they have
 
 
+CONTENT_LEARNING_RATE = 0.004  # of graph spaces with content: faster, features fit their items too closely
 GRAPH_LEARNING_RATE, GRAPH_CANDIDATES, GRAPH_POPULARITY_POWER = 0.012, 4096, 0.8  # of graph spaces
 
 
@@ -106,6 +107,8 @@ NAMES: dict[str, Any] = {
 def conflicts(settings: Settings) -> Iterator[str]:
     """What does not go together, with {key} in place of each key's name."""
     s = settings
+    if s.start == "content" and (s.tower != "graph" or s.distance != "cosine"):
+        yield "{start} = 'content' needs {tower} = 'graph' and {distance} = 'cosine'"
     if s.mines_triplets and s.miner == "distance_weighted" and s.distance != "cosine":
         yield (
             "{miner} = 'distance_weighted' needs {distance} = 'cosine': it uses the density of distances on "

@@ -81,6 +81,43 @@ def add_distances(first: Space, second: Space, weight: float) -> Space:
     )
 
 
+class Nowhere(NamedTuple):
+    """Where a space has an item of which it knows nothing: at each user's mean distance from its items."""
+
+    point: Tensor  # (D,)
+    offset: float
+    farthest: float  # offset of the least popular item: that of an item whose point is known, but no user
+
+
+@torch.no_grad()
+def nowhere(space: Space) -> Nowhere:
+    """The mean over items of |u - i|^2 + offset_i, which is |u - mean|^2 and a constant."""
+    mean = space.items.mean(0)
+    constant = space.items.square().sum(1).mean() - mean.square().sum() + space.offset.mean()
+    return Nowhere(mean, float(constant), float(space.offset.max()))
+
+
+@torch.no_grad()
+def place(points: Tensor | None, n: int, unknown: Nowhere) -> tuple[Tensor, Tensor]:
+    """Points (N, D) of new items, rows of zeros where nothing is known -> (N, D) and offsets (N,).
+
+    Without points all of the items are nowhere.
+    """
+    items, offset = unknown.point.expand(n, -1), unknown.point.new_full((n,), unknown.offset)
+    if points is None:
+        return items, offset
+    known = (points != 0).any(1)  # (N,)
+    return torch.where(known[:, None], points, items), torch.where(known, unknown.farthest, offset)
+
+
+def with_new_items(space: Space, n: int, points: Tensor | None = None) -> Space:
+    """The space with N more items, placed as `place` does."""
+    if n == 0:
+        return space
+    items, offset = place(points, n, nowhere(space))
+    return Space(space.users, torch.cat([space.items, items]), torch.cat([space.offset, offset]))
+
+
 def euclidean_vectors(space: Space) -> tuple[Tensor, Tensor]:
     """(U, D + 1), (I, D + 1) whose plain Euclidean distance ranks as the space does.
 

@@ -144,9 +144,12 @@ def start_training(
     """Put a training together, before its first step.
 
     Triplets (T, 3) are for the miner `offline`; `spectrum`, if it is known already, for a spectral start.
-    With `content` the rows of users and items start at 0: what is known about the items is where they start.
-    Raises ValueError: content without a graph, under another distance than cosine, or as ContentRows.
+    With `content` the rows of users and items start at 0, whatever settings.start says: what is known about
+    the items is where they start. Raises ValueError: start = 'content' without content; content without a
+    graph, under another distance than cosine, or as ContentRows.
     """
+    if settings.start == "content" and content is None:
+        raise ValueError("start = 'content' without content, allowed: features of the items")
     device = data.user.device
     data = _with_availability(data, settings.availability)
     generator = torch.Generator(device).manual_seed(settings.seed)

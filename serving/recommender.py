@@ -23,14 +23,15 @@ from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_n
 
 
 class Recommendation(NamedTuple):
-    """An item: its external id, its title if the bundle has titles, and -distance as the score.
+    """An item: its external id, its title if the bundle has titles, -distance as the score, whether it is new.
 
-    Popular items, which unknown users get, have no score.
+    Popular items, which unknown users get, have no score. A new item had no user yet when the model was fitted.
     """
 
     item_id: Id
     title: str | None
     score: float | None
+    is_new: bool = False
 
 
 class UnknownId(LookupError):
@@ -312,7 +313,7 @@ class Recommender:
         titles, scores = self._bundle.titles, (0.0 - distances.astype(np.float64)).tolist()
         return [
             [
-                Recommendation(item_id, None if titles is None else titles[item], score)
+                Recommendation(item_id, None if titles is None else titles[item], score, self._is_new(item))
                 for item, item_id, score in zip(row, ids, row_scores, strict=True)
                 if item >= 0
             ]
@@ -321,9 +322,18 @@ class Recommender:
 
     def _describe(self, item: int, score: float | None) -> Recommendation:
         titles = self._bundle.titles
-        return Recommendation(
-            self._bundle.items.external(item), None if titles is None else titles[item], score
-        )
+        title = None if titles is None else titles[item]
+        return Recommendation(self._bundle.items.external(item), title, score, self._is_new(item))
+
+    def _is_new(self, item: int) -> bool:
+        return len(self._bundle.new_items) > 0 and bool(self._new[item])
+
+    @cached_property
+    def _new(self) -> NDArray[np.bool_]:
+        """(I,): whether an item is new."""
+        found = np.zeros(self.n_items, bool)
+        found[self._bundle.new_items] = True
+        return found
 
 
 def _known_number(ids: IdMap, name: str, external: Id) -> int:

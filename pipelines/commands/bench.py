@@ -146,6 +146,7 @@ def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen)
     clock, trained = chooser.clock, chooser.selection.trained
     fold = split.fold(split.train, split.test)
     data = sampling.to_device(fold.fit, clock.device)
+    ids = warm_start.RowIds(fold.user_ids, fold.item_ids)
     fit = refit.FinalFit(
         clock,
         data,
@@ -155,7 +156,7 @@ def _fit(config: Bench, split: PublishedSplit, chooser: Chooser, chosen: Chosen)
         keep_states=False,
         seconds={} if clock.budget is None else {name: one.seconds for name, one in trained.items()},
         continue_from=lambda training, name: warm_start.continue_from(
-            training, fold, fold, trained[name].state, name
+            training, ids, ids, trained[name].state, name
         ),
     )
     made = refit.fit_parts(chosen.parts, fit, config.seed)

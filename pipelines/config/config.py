@@ -1,7 +1,7 @@
 """The whole configuration of a run: its sections, and the rules between them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +11,7 @@ from pipelines.config.release import Export, Gate, Tracking
 from pipelines.config.section import METRICS, Place, Section
 from pipelines.config.training import (
     MOST_TRIPLETS,
+    NEW_ITEMS_SPACES,
     Evaluate,
     Graph,
     Loss,
@@ -91,6 +92,16 @@ class Config(Learning):
     warm: Warm = Warm()
     tracking: Tracking = Tracking()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _spaces_of_new_items(cls, given: Any) -> Any:
+        """The default of train.spaces with items.place_new."""
+        items, train = (given.get(name) for name in ("items", "train"))
+        places_new = items.get("place_new") if isinstance(items, dict) else getattr(items, "place_new", False)
+        if places_new and (train is None or (isinstance(train, dict) and "spaces" not in train)):
+            return given | {"train": (train or {}) | {"spaces": NEW_ITEMS_SPACES}}
+        return given
+
     @model_validator(mode="after")
     def _require_columns(self) -> "Config":
         if self.split.kind == "predefined" and self.source.split is None:
@@ -104,6 +115,23 @@ class Config(Learning):
         if self.contracts.max_age_hours is not None and self.source.time is None:
             raise ValueError("contracts.max_age_hours needs source.time, the column with the time")
         return self
+
+    @model_validator(mode="after")
+    def _require_content(self) -> "Config":
+        has_content = any(space.start == "content" for space in self.train.spaces)
+        if has_content and not self.places_new:
+            raise ValueError("train.spaces with start = 'content' needs items.place_new = true")
+        if self.places_new and not has_content:
+            raise ValueError(
+                "items.place_new = true needs a space with start = 'content' in train.spaces, as nothing else "
+                "places new items"
+            )
+        return self
+
+    @property
+    def places_new(self) -> bool:
+        """Whether items that nobody has are placed by what is known about them."""
+        return self.items is not None and self.items.place_new
 
     @model_validator(mode="after")
     def _require_mined_negatives(self) -> "Config":

@@ -107,11 +107,37 @@ class Source(Relation):
 
 
 class Items(Relation):
-    """Item metadata, optional: titles and attributes."""
+    """Item metadata, optional: titles, attributes, and what places an item that nobody has yet."""
 
     item: str = Field("item_id", description="column: the item id, as in the log")
     title: str | None = Field(None, description="column: the title that is shown")
     attributes: tuple[str, ...] = Field((), description="columns kept as attributes of the item")
+    text: tuple[str, ...] = Field((), description="columns of words about the item, for place_new")
+    vectors: str | None = Field(
+        None, description="column: the shop's own vector of the item, a list of numbers, for place_new"
+    )
+    place_new: bool = Field(
+        False,
+        description="learn from attributes, text and vectors where an item belongs, and recommend described "
+        "items that no fitted user has",
+    )
+    listed: str | None = Field(
+        None,
+        description="column: since when the item can be bought; default: all described items can be bought",
+    )
+    new_days: PositiveFloat = Field(
+        90, description="with listed: an item that nobody has is recommended for so many days"
+    )
+
+    @model_validator(mode="after")
+    def _place_new_needs_content(self) -> "Items":
+        known = [key for key in ("attributes", "text", "vectors") if getattr(self, key)]
+        if self.place_new and not known:
+            raise ValueError("place_new = true needs attributes, text or vectors, to place new items by")
+        unused = [key for key in ("text", "vectors", "listed") if getattr(self, key)]
+        if unused and not self.place_new:
+            raise ValueError(f"{', '.join(unused)} without place_new = true, allowed: with it")
+        return self
 
 
 class Split(Section):

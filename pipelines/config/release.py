@@ -10,6 +10,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    model_validator,
 )
 
 from pipelines.config import places
@@ -58,6 +59,21 @@ class Gate(Section):
     )
     max_overlap: Share = Field(0.9, description="average share of a list that two users have in common")
     max_latency: PositiveFloat = Field(3.0, description="milliseconds per query, relative to the champion's")
+    min_new_share: Share = Field(
+        0.0, description="items.place_new: share of recommendations that new items take at least"
+    )
+    max_new_share: Share = Field(0.3, description="the same, at most")
+    max_content_drift: Share = Field(
+        0.2, description="refresh: share of fitted items that are described otherwise than in training"
+    )
+
+    @model_validator(mode="after")
+    def _new_share_has_room(self) -> "Gate":
+        if self.min_new_share > self.max_new_share:
+            raise ValueError(
+                f"min_new_share = {self.min_new_share}, allowed <= max_new_share = {self.max_new_share}"
+            )
+        return self
 
 
 def _check_model_name(name: str) -> str:

@@ -210,7 +210,9 @@ class TrainedSpace(Section):
         description="graph: the section graph; metric: the sections space, loss, mining and train",
     )
     start: StartName | None = Field(
-        None, description="the spectrum or random vectors; none: as its kind does"
+        None,
+        description="the spectrum, random vectors, or content: what is known about the items "
+        "(items.place_new); none: as its kind does",
     )
     loss: LossName | None = Field(None, description="another loss than its section's")
     sharper: PositiveFloat = Field(1.0, description="divides the temperature, and a margin that follows it")
@@ -225,6 +227,9 @@ DEFAULT_SPACES = (
     TrainedSpace(start="random", more_hops=-1),
     TrainedSpace(loss="history_psl", start="random", more_hops=1),
 )
+
+
+NEW_ITEMS_SPACES = (TrainedSpace(start="content"), *DEFAULT_SPACES)  # with items.place_new
 
 
 class Train(Section):

@@ -1,6 +1,6 @@
-"""The folds as arrays: fitted interactions, and targets.
+"""The folds as arrays: fitted interactions, targets, and items that nobody has yet.
 
-Axes: U users, I items, N interactions, T targets or triplets.
+Axes: U users, I items, C new items, N interactions, T targets or triplets.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
 Ids = NDArray[np.int64] | list[str]
-ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # all others are attributes
+ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at", "listed_at"}  # others are attributes
 
 TRIPLES = """
 select "user", item, cast(weight as float) as weight, coalesce(epoch_us(event_at), 0) as microseconds
@@ -39,6 +39,16 @@ where items.fold = $fold
 """
 
 
+class NewItems(NamedTuple):
+    """Items of a fold that nobody has yet; their numbers go on after those of its items, and ids ascend."""
+
+    item_ids: Ids  # (C,)
+    titles: list[str]  # (C,)
+    item_table: pl.DataFrame  # (C, columns): item_id, title, attributes, listed_at
+    target_offsets: NDArray[np.int64]  # (U + 1,)
+    target_items: NDArray[np.int32]  # (T,): numbers from I on, ascending within a user
+
+
 class Fold(NamedTuple):
     """One fold as arrays; the position of an id is its internal number, and ids ascend."""
 
@@ -50,6 +60,11 @@ class Fold(NamedTuple):
     titles: list[str]  # (I,)
     item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
     target_times: NDArray[np.int64] | None = None  # (T,): of the last event in the window
+    new: NewItems | None = None  # where items.place_new asks for them, and there are some
+
+    @property
+    def n_new(self) -> int:
+        return 0 if self.new is None else len(self.new.titles)
 
 
 def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold:
@@ -65,18 +80,34 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
+        added = _rows(con, name, "select * exclude (fold, item) from new_items where fold = $fold order by item")
+        held_out = _rows(con, name, 'select * from new_targets where fold = $fold order by "user", item')
     fit = to_interactions(triples, len(users), items)
-    offsets = np.searchsorted(np.array(targets["user"]), np.arange(len(users) + 1))  # (U + 1,)
+    offsets = _offsets(targets, len(users))
     return Fold(
         fit=fit,
-        target_offsets=offsets.astype(np.int64),
+        target_offsets=offsets,
         target_items=np.array(targets["item"], np.int32),
         user_ids=as_ids(users),
         item_ids=as_ids(items["item_id"]),
         titles=items["title"].to_list(),
         item_table=items,
         target_times=_seconds(targets["event_at"]),
+        new=NewItems(
+            item_ids=as_ids(added["item_id"]),
+            titles=added["title"].to_list(),
+            item_table=added,
+            target_offsets=_offsets(held_out, len(users)),
+            target_items=np.array(held_out["item"], np.int32),
+        )
+        if len(added)
+        else None,
     )
+
+
+def _offsets(targets: pl.DataFrame, n_users: int) -> NDArray[np.int64]:
+    """(U + 1,): where each user's rows start and end."""
+    return np.searchsorted(np.array(targets["user"]), np.arange(n_users + 1)).astype(np.int64)
 
 
 def item_attributes(items: pl.DataFrame) -> dict[str, list[list[str]]]:
@@ -84,11 +115,16 @@ def item_attributes(items: pl.DataFrame) -> dict[str, list[list[str]]]:
     found = dict[str, list[list[str]]]()
     for name in items.columns:
         if name not in ITEM_COLUMNS:
-            rows = (value if isinstance(value, list) else [value] for value in items[name].to_list())
-            labels = [[str(value) for value in row if value is not None] for row in rows]
+            labels = label_lists(items[name])
             if any(labels):
                 found[name] = labels
     return found
+
+
+def label_lists(column: pl.Series) -> list[list[str]]:
+    """(I,) values, or lists of them, as lists of text; NULL is no value."""
+    rows = (value if isinstance(value, list) else [value] for value in column.to_list())
+    return [[str(value) for value in row if value is not None] for row in rows]
 
 
 def to_interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:

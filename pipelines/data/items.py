@@ -1,17 +1,24 @@
-"""Read item metadata: a relation of its own, or titles in the log."""
+"""Read item metadata: a relation of its own, or titles in the log; and what places new items."""
 
 from typing import NamedTuple
 
 import duckdb
 
 from pipelines.config.data import Items
-from pipelines.config.errors import InputError
-from pipelines.data import columns
+from pipelines.config.errors import ColumnError, InputError
+from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
-from pipelines.data.relation import OpenRelation, open_relation
+from pipelines.data.relation import JSON_VALUE, OpenRelation, open_relation
 
 # columns of tables stg_items and items that are not attributes
-ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
+ITEM_COLUMNS = {
+    "fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row",
+    "text", "vector", "listed_at",
+}  # fmt: skip
+
+
+MOST_CHARACTERS = 100_000  # of an item's text that are read
+CONTENT = {"text": "varchar", "vector": "float[]", "listed_at": "timestamp"}  # columns of source_content
 
 
 class ItemIds(NamedTuple):
@@ -22,7 +29,7 @@ class ItemIds(NamedTuple):
 
 
 def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -> ItemIds:
-    """Make temp table source_items (item_id, title, attributes).
+    """Make temp table source_items (item_id, title, attributes, and the columns of CONTENT that are named).
 
     Raises InputError as for the log, or if an attribute has the name of one of our columns.
     """
@@ -31,6 +38,8 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -
         raise InputError(f"items.attributes: {', '.join(taken)} are our own names: rename them in a query")
     wanted = {"items.item": items.item} | ({"items.title": items.title} if items.title else {})
     wanted |= {f"items.attributes[{place}]": name for place, name in enumerate(items.attributes)}
+    wanted |= {f"items.text[{place}]": name for place, name in enumerate(items.text)}
+    wanted |= {f"items.{key}": name for key in ("vectors", "listed") if (name := getattr(items, key))}
     with open_relation(con, "items", items, wanted) as opened:
         notes += opened.notes
         ids = columns.find_id_column("items.item", items.item, opened.types)
@@ -42,6 +51,8 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -
         listed = f"{read['title'].text if items.title else 'cast(null as varchar)'} as title" + "".join(
             f", {columns.attribute_sql(read[name])} as {read[name].sql}" for name in items.attributes
         )
+        content = _content_sql(items, opened)
+        listed += "".join(f", {sql} as {name}" for name, sql in content.items())
         is_text = False
         while True:
             try:
@@ -57,6 +68,9 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -
                 if is_text or f"{NO_INTEGER}{ids.key}: " not in str(error):
                     raise
                 is_text = True
+        _check_listed(con, items, opened)
+    for name in content:
+        con.execute("insert into source_columns values (?, ?)", [f"items.{name}", CONTENT[name].upper()])
     for name, one in read.items():
         con.execute(
             "insert into source_columns values (?, ?)",
@@ -64,6 +78,51 @@ def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -
         )
     type_ = con.table("source_items").types[0].id
     return ItemIds(ids, type_ == "varchar")
+
+
+def _content_sql(items: Items, opened: OpenRelation) -> dict[str, str]:
+    """{column of CONTENT: SQL} of those that the configuration names. Raises ColumnError."""
+    found = dict[str, str]()
+    if items.text:
+        parts = [columns.find_column("items.text", name, opened.types).text for name in items.text]
+        found["text"] = f"left(concat_ws(' ', {', '.join(parts)}), {MOST_CHARACTERS})"
+    if items.vectors:
+        one = columns.find_column("items.vectors", items.vectors, opened.types, {"list", "array", JSON_VALUE})
+        numbers = f"from_json({one.sql}, '[\"FLOAT\"]')" if one.type == JSON_VALUE else one.sql
+        found["vector"] = f"cast({numbers} as float[])"
+    if items.listed:
+        allowed = columns.INSTANTS | columns.WORDS
+        one = columns.find_column("items.listed", items.listed, opened.types, allowed)
+        found["listed_at"] = columns.time_sql(one, times.ISO)
+    return found
+
+
+def _check_listed(con: duckdb.DuckDBPyConnection, items: Items, opened: OpenRelation) -> None:
+    """Raise ColumnError on a time of items.listed that cannot be read."""
+    if not items.listed:
+        return
+    one = columns.find_column("items.listed", items.listed, opened.types)
+    unread = con.execute(
+        f"select {one.text} from {opened.text} where {one.text} is not null "
+        f"and ({columns.time_sql(one, times.ISO)}) is null limit 1"
+    ).fetchone()
+    if unread is not None:
+        raise ColumnError(
+            f"items.listed = '{items.listed}' holds {unread[0]!r}, allowed: times as in ISO 8601, or NULL "
+            "where the item cannot be bought yet"
+        )
+
+
+def split_content(con: duckdb.DuckDBPyConnection) -> None:
+    """Move the columns of CONTENT from source_items to temp table source_content, which has all of them."""
+    known = con.table("source_items").columns
+    listed = ", ".join(
+        f"{name if name in known else 'null'}::{type_} as {name}" for name, type_ in CONTENT.items()
+    )
+    con.execute(f"create temp table source_content as select item_id, {listed} from source_items")
+    for name in CONTENT:
+        if name in known:
+            con.execute(f"alter table source_items drop column {name}")
 
 
 def match_id_types(con: duckdb.DuckDBPyConnection, described: ItemIds, log: Column) -> None:

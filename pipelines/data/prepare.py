@@ -101,7 +101,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         con.execute(
             f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
         ).fetchall()[0]
-        for table in ("source_rows", "source_items")
+        for table in ("source_rows", "source_items", "source_content")
     ]
     return rows[0][0], sha256(repr(rows).encode())
 
@@ -142,6 +142,9 @@ def sql_variables(
         "min_users_per_item": split.min_users_per_item,
         "min_items_per_user": split.min_items_per_user,
         "mined_negatives": config.prepare.mined_negatives,
+        "place_new": config.items is not None and config.items.place_new,
+        "has_listed": config.items is not None and config.items.listed is not None,
+        "new_days": config.items.new_days if config.items is not None else None,
     }
 
 

@@ -8,7 +8,7 @@ import duckdb
 from pipelines.config.data import Items, Source
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
-from pipelines.data.items import make_titles_from_log, match_id_types, read_items
+from pipelines.data.items import make_titles_from_log, match_id_types, read_items, split_content
 from pipelines.data.relation import OpenRelation, open_relation
 
 IDS = ("user_id", "item_id")
@@ -51,6 +51,7 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
         )
     if described is not None:
         match_id_types(con, described, reader.found["item_id"])
+    split_content(con)
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
-from pipelines.data import folds
+from pipelines.data import content, folds
+from pipelines.data.catalogue import catalogue
 from pipelines.data.database import open_database
-from pipelines.data.folds import Fold, FoldName, item_attributes
+from pipelines.data.folds import Fold, FoldName
 from pipelines.data.prepared import read_prepared
 from pipelines.data.sql import read_sql
 from pipelines.training import model, refit
@@ -29,8 +30,9 @@ from pipelines.training.devices import choose_device
 from recsys import baselines, sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle
+from recsys.content import place
 from recsys.ids import IdMap
-from recsys.interactions import Interactions, popularity_order
+from recsys.interactions import Interactions
 from recsys.spaces import Space, Vectors
 
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
@@ -48,7 +50,8 @@ RUN = {  # statements about a run
     "warm_start": "The runs of the warm start were fitted before the same fold's window.",
     "additions": "The spectral and trend coordinates of the model are computed from these arrays.",
     "bundle": "The bundle's ids, seen and popular items are of these arrays, its vectors are the run's.",
-    "attributes": "The bundle's attributes are those of fitted items.",
+    "attributes": "The bundle's attributes are those of its items.",
+    "new_items": "What places new items was learned from fitted items alone.",
 }
 LEAKS = {
     "time": "none: the test window is later than all fitted events",
@@ -108,9 +111,10 @@ def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> l
     bundle = open_bundle(bundle_folder)
     made, served = model.load(run, choose_device(config.train.device))
     statements += [
-        _additions(run, done, fold.fit, made, served),
+        _additions(run, done, fold, made, served),
         _bundle(fold, served, bundle),
         _attributes(fold, bundle),
+        _new_items(config, run, fold, made),
     ]
     return _raise_if_broken(statements)
 
@@ -248,7 +252,7 @@ def _utc(seconds: int) -> str:
 
 
 def _additions(
-    run: Path, done: dict[str, Any], fit: Interactions, made: dict[str, Space], served: Vectors
+    run: Path, done: dict[str, Any], fold: Fold, made: dict[str, Space], served: Vectors
 ) -> Statement:
     """Compare distances: served = each part's times its scale; untrained parts are made anew."""
     parts = model.read_choice(run)["parts"]
@@ -258,13 +262,15 @@ def _additions(
     ):
         evidence = f"the spectrum was computed on {done['device']}; {device} has other random numbers"
         return Statement("additions", RUN["additions"], None, evidence, [])
-    data = sampling.to_device(fit, device)
+    data = sampling.to_device(fold.fit, device)
     dim = refit.widest(parts)
     spectrum = baselines.spectral(data, dim, 0.0, seed=done["seed"]) if dim else None
     found = _distances(served)
     expected = torch.zeros_like(found)
     for part in parts:
-        space = made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum)
+        space = (
+            made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum, fold.n_new)
+        )
         expected += part.scale * _distances(spaces.euclidean_vectors(space))
     error = float((found - expected).square().mean().sqrt() / found.square().mean().sqrt().clamp_min(1e-12))
     weights = ", ".join(f"{part.name} {part.weight:g}" for part in parts)
@@ -279,6 +285,29 @@ def _distances(vectors: Vectors) -> torch.Tensor:
     return squared - squared.mean(1, keepdim=True)
 
 
+def _new_items(config: Config, run: Path, fold: Fold, made: dict[str, Space]) -> Statement:
+    """Fit the encoders again on fitted items alone, and place the new ones again by the learned weights."""
+    known = content.load_content(config, "test", fold)
+    if known is None:
+        return Statement("new_items", RUN["new_items"], None, "no new items are placed", [])
+    used = content.load(run)
+    wrong = [
+        {"encoder": other.name, "columns": len(other.columns), "of_fitted_items": len(right.columns)}
+        for other, right in zip(used, known.encoders, strict=False)
+        if other != right
+    ]
+    if len(used) != len(known.encoders):
+        wrong.append({"encoders": len(used), "of_fitted_items": len(known.encoders)})
+    for name, weight in model.load_weights(run, torch.device("cpu")).items() if not wrong else ():
+        if known.new is not None:
+            points = place(known.new, weight)  # (C, D)
+            placed = (points != 0).any(1)
+            moved = (made[name].items[fold.fit.n_items :].cpu() - points)[placed].abs()
+            if moved.numel() and float(moved.max()) > CLOSE:
+                wrong.append({"space": name, "moved": float(moved.max()), "allowed": CLOSE})
+    return _statement("new_items", f"{fold.n_new:,} new items by {len(known.columns):,} features", wrong)
+
+
 def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
     found: Arrays = {
         "seen_offsets": bundle.seen_offsets,
@@ -287,16 +316,17 @@ def _bundle(fold: Fold, served: Vectors, bundle: Bundle) -> Statement:
     }
     found |= {"user_vectors": bundle.user_vectors, "item_vectors": bundle.item_vectors}
     found |= _arrays("user_ids", bundle.users) | _arrays("item_ids", bundle.items)
-    right: Arrays = {"seen_offsets": fold.fit.offsets(), "seen_items": fold.fit.item}
-    right |= {"popular": popularity_order(fold.fit.item_counts())}
-    right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()}
-    right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(fold.item_ids))
+    listed = catalogue(fold)
+    right: Arrays = {"seen_offsets": listed.seen[0], "seen_items": listed.seen[1], "popular": listed.popular}
+    right |= {"user_vectors": served[0].cpu().numpy(), "item_vectors": served[1].cpu().numpy()[listed.order]}
+    right |= _arrays("user_ids", IdMap.of(fold.user_ids)) | _arrays("item_ids", IdMap.of(listed.item_ids))
+    found["new_items"], right["new_items"] = bundle.new_items, listed.new
     evidence = f"{len(bundle.users):,} users, {len(bundle.items):,} items, {len(fold.fit):,} seen pairs"
     return _statement("bundle", evidence, _differing(found, right))
 
 
 def _attributes(fold: Fold, bundle: Bundle) -> Statement:
-    known = {name: Attribute.of(labels) for name, labels in item_attributes(fold.item_table).items()}
+    known = {name: Attribute.of(labels) for name, labels in catalogue(fold).attributes.items()}
     found, right = (
         {
             f"{name}.{part}": array

@@ -17,8 +17,9 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds
+from pipelines.data.content import load_content
 from pipelines.data.prepared import read_prepared
-from pipelines.evaluation import certificate, evidence
+from pipelines.evaluation import certificate, evidence, new_items
 from pipelines.evaluation.statistics import bootstrap_intervals, paired_differences
 from pipelines.training import model as models
 from pipelines.training.devices import choose_device
@@ -31,6 +32,7 @@ from recsys.measured import describe_search, search_settings
 from recsys.metrics import item_coverage
 from recsys.progress import progress
 from recsys.spaces import Vectors, euclidean_vectors
+from serving.arguments import Id
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -71,6 +73,17 @@ def evaluate(
     judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
     recommender = Recommender.open(bundle_folder)
     model, ranked = _rank(config, run, fold, judge, recommender)
+    content = load_content(config, "test", fold)
+    spectral = models.spectral_space(judge.data, models.read_choice(run)["spectral"])
+    about_new = content and new_items.score(
+        config,
+        fold,
+        content,
+        model,
+        spectral,
+        lambda one: rank_with_bundle(recommender, fold, one, config.evaluate.exclude_seen, with_new=True),
+    )
+    model = model[0], model[1][: fold.fit.n_items]
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result = {
         "key": key,
@@ -83,6 +96,7 @@ def evaluate(
         "users": len(judge.users),
         "counts": read_prepared(config).counts,
         **_figures(config, judge, ranked, values),
+        **({"new_items": about_new} if about_new else {}),
     }
     try:
         path.unlink(missing_ok=True)  # written last: it marks the results as complete
@@ -100,8 +114,11 @@ def _rank(
     choice = models.read_choice(run)
     made, model = models.load(run, judge.data.user.device)
     learned = models.learned_space(choice["parts"], made)
+    n_items = fold.fit.n_items  # those that somebody has; new items are judged apart
+    if learned is not None:
+        learned = learned._replace(items=learned.items[:n_items], offset=learned.offset[:n_items])
     ranked = {
-        "model": judge.rank(model),
+        "model": judge.rank((model[0], model[1][:n_items])),
         "served": rank_with_bundle(recommender, fold, judge, config.evaluate.exclude_seen),
         "spectral": judge.rank(euclidean_vectors(models.spectral_space(judge.data, choice["spectral"]))),
         "popularity": judge.rank(models.popularity_vectors(judge.data)),
@@ -125,26 +142,39 @@ def write_results(run: Path, result: dict[str, Any]) -> None:
 
 
 def rank_with_bundle(
-    recommender: Recommender, fold: folds.Fold, judge: Judge, exclude_seen: bool
+    recommender: Recommender, fold: folds.Fold, judge: Judge, exclude_seen: bool, with_new: bool = False
 ) -> NDArray[np.int32]:
     """(Q, K) items that a bundle recommends to the judged users, asked one by one through its index.
 
     exclude_seen leaves out the fold's interactions of a user, whatever the bundle itself lists as seen, so
-    that bundles of different data can be compared. An item unknown to the fold keeps its place, with a number
-    from I on.
+    that bundles of different data can be compared. The fold's new items are left out too unless `with_new`.
+    An item unknown to the fold keeps its place, with a number from I + C on.
     """
     items, users, offsets = folds.as_list(fold.item_ids), folds.as_list(fold.user_ids), fold.fit.offsets()
-    numbers = {item_id: item for item, item_id in enumerate(items)}
+    new = [] if fold.new is None else folds.as_list(fold.new.item_ids)
+    numbers = {item_id: item for item, item_id in enumerate([*items, *new])}
+    left_out = set() if with_new else set(new)
     ranked = np.full((len(judge.users), max(judge.ks)), -1, np.int32)  # (Q, K)
     with progress(f"asking bundle {recommender.version}", len(ranked)) as tick:
         for row, user in enumerate(judge.users):
             seen = fold.fit.item[offsets[user] : offsets[user + 1]].tolist() if exclude_seen else ()
-            answer = recommender.recommend(
-                users[user], ranked.shape[1], exclude_seen=False, exclude=[items[item] for item in seen]
-            )
-            ranked[row, : len(answer)] = [numbers.setdefault(one.item_id, len(numbers)) for one in answer]
+            found = _ask(recommender, users[user], ranked.shape[1], [items[item] for item in seen], left_out)
+            ranked[row, : len(found)] = [numbers.setdefault(one, len(numbers)) for one in found]
             tick(1)
     return ranked
+
+
+def _ask(
+    recommender: Recommender, user_id: Id, k: int, exclude: list[Id], left_out: set[Id]
+) -> list[Id]:
+    """The k best items for a user without those of two lists; the second, a long one, is dropped afterwards."""
+    asked = k
+    while True:
+        answer = recommender.recommend(user_id, asked, exclude_seen=False, exclude=exclude)
+        kept = [one.item_id for one in answer if one.item_id not in left_out]
+        if len(kept) >= k or len(answer) < asked:
+            return kept[:k]
+        asked *= 2
 
 
 def _key(config: Config, run: Path, manifest: Manifest) -> str:

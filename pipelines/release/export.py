@@ -1,6 +1,6 @@
 """export: write a run's model as a bundle with a tuned index; promotion makes it current.
 
-Axes: U users, I items, D dimensions.
+Axes: U users, I items, C new items, D dimensions.
 """
 
 import logging
@@ -15,13 +15,12 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds
-from pipelines.data.folds import item_attributes
+from pipelines.data.catalogue import catalogue
 from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tune_index
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
-from recsys.interactions import popularity_order
 from recsys.manifest import BundleError
 from recsys.spaces import Vectors
 
@@ -66,22 +65,23 @@ def stage(config: Config, run: Path) -> Path:
 
 def _write(config: Config, run_name: str, folder: Path, fold: folds.Fold, served: Vectors) -> None:
     """Tune the index and write the bundle. Raises OSError."""
-    users, items = (part.numpy() for part in served)  # (U, D), (I, D)
-    seen = fold.fit.offsets(), fold.fit.item
+    listed = catalogue(fold)
+    users, items = served[0].numpy(), served[1].numpy()[listed.order]  # (U, D), (I + C, D)
     nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
-    hidden = seen if config.evaluate.exclude_seen else nothing
+    hidden = listed.seen if config.evaluate.exclude_seen else nothing
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
     plan = tune_index(config.export, (users, items), hidden, held_out, config.seed, config.bundles)
     content = bundle.BundleContent(
         user_vectors=users,
         item_vectors=items,
         user_ids=fold.user_ids,
-        item_ids=fold.item_ids,
-        seen=seen,
-        popular=popularity_order(fold.fit.item_counts()),
-        titles=fold.titles,
-        attributes=item_attributes(fold.item_table),
-        fold_in=fold_in.fit(users, items, seen),
+        item_ids=listed.item_ids,
+        seen=listed.seen,
+        popular=listed.popular,
+        titles=listed.titles,
+        attributes=listed.attributes,
+        fold_in=fold_in.fit(users, items, listed.seen),
+        new_items=listed.new,
     )
     info = {
         "run": run_name,

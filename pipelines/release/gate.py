@@ -18,7 +18,7 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, as_list
-from pipelines.evaluation.evaluate import rank_with_bundle
+from pipelines.evaluation.evaluate import rank_with_bundle, read_results
 from pipelines.evaluation.statistics import Comparison, compare
 from pipelines.release import guardrails, promotion
 from pipelines.release.bundles import current
@@ -158,11 +158,13 @@ def _compare_bundles(
     ours = _answers(config, challenger, fold, judge)
     if champion is None:
         means = judge.means(popularity_vectors(judge.data))
-        rails = _first_guardrails(config, fold, ours, means[config.gate_metric])
+        rails = _first_guardrails(
+            config, fold, ours, means[config.gate_metric], _new_rails(config, run)
+        )
         return _with_outcome(verdict._replace(guardrails=rails, notes=notes)), None
     theirs = _answers(config, opened, fold, judge)
     pair = ours.values[config.gate_metric], theirs.values[config.gate_metric]
-    rails = _guardrails(config, fold, judge, ours, theirs)
+    rails = [*_guardrails(config, fold, judge, ours, theirs), *_new_rails(config, run)]
     verdict = verdict._replace(comparison=_compare(config, *pair), guardrails=rails, notes=notes)
     users = as_list(fold.user_ids)
     columns = {"user_id": [users[user] for user in judge.users], "champion": pair[1], "challenger": pair[0]}
@@ -188,7 +190,9 @@ def find_leak(challenger: Manifest, champion: Manifest) -> tuple[str | None, lis
     ), []
 
 
-def _first_guardrails(config: Config, fold: Fold, ours: Answers, popularity: float) -> list[Guardrail]:
+def _first_guardrails(
+    config: Config, fold: Fold, ours: Answers, popularity: float, new_rails: list[Guardrail]
+) -> list[Guardrail]:
     """Guardrails of a first release."""
     metric, k = config.gate_metric, _k(config)
     mean = float(ours.values[metric].mean())
@@ -196,7 +200,17 @@ def _first_guardrails(config: Config, fold: Fold, ours: Answers, popularity: flo
         guardrails.above_popularity(metric, mean, popularity, config.gate.margin),
         guardrails.overlap(ours.ranked[:, :k], fold.fit.n_items, config.gate.max_overlap),
         guardrails.index_recall(ours.manifest),
+        *new_rails,
     ]
+
+
+def _new_rails(config: Config, run: Path) -> list[Guardrail]:
+    """The bounds on new items, where the run's evaluation has some."""
+    known = (read_results(run) or {}).get("new_items")
+    if known is None:
+        return []
+    gate = config.gate
+    return [guardrails.new_share(known["share_of_lists"], gate.min_new_share, gate.max_new_share)]
 
 
 def _guardrails(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:

@@ -145,6 +145,12 @@ def latency(challenger: Manifest, champion: Manifest, most: float) -> Guardrail:
     return Guardrail("latency", ours.p50_ms, allowed, ours.p50_ms <= allowed, words)
 
 
+def new_share(value: float, least: float, most: float) -> Guardrail:
+    """Share of the lists that new items take; allowed: from `least` to `most`."""
+    words = f"new items take {_share(value)} of the lists, allowed from {_share(least)} to {_share(most)}"
+    return Guardrail("new items", value, most, least <= value <= most, words)
+
+
 def above_popularity(metric: str, mean: float, popularity: float, margin: float) -> Guardrail:
     """Mean metric; allowed: at least that of popular items, less the margin."""
     allowed = (1 - margin) * popularity

@@ -34,12 +34,17 @@ def promote(config: Config, run: Path) -> str:
     If MLflow cannot be reached, the alias is set later, by finish. Raises InputError, with nothing moved: the
     bundle is missing or damaged, or `current` cannot be moved.
     """
-    finish(config)
     version = bundle_folder(config, run).name
-    _withdraw(config, [name for name in withdrawn(config) if name != version])
-    _move(config, version, run.name)
-    prune(config)
+    promote_version(config, version, run.name)
     return version
+
+
+def promote_version(config: Config, version: str, run: str) -> None:
+    """Make a bundle of a run the champion, as promote does."""
+    finish(config)
+    _withdraw(config, [name for name in withdrawn(config) if name != version])
+    _move(config, version, run)
+    prune(config)
 
 
 def rollback(config: Config, to: str | None) -> tuple[str | None, str]:

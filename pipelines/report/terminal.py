@@ -1,6 +1,7 @@
 """The end of a run on the terminal: results, examples and places."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,30 @@ def results_tables(result: dict[str, Any]) -> list[Table]:
     return tables
 
 
+def new_items_lines(result: dict[str, Any]) -> Iterator[Table | str]:
+    """How well new items are recommended, and whom the first of them would be shown to."""
+    known = result.get("new_items")
+    if known is None:
+        return
+    titles = {
+        "new": f"{known['items']:,} new items, ranked among themselves, {known['users']['new']:,} users",
+        "all": f"All items in one ranking, {known['users']['all']:,} users, "
+        f"{known['share_of_targets']:.1%} of what they take is new",
+    }
+    k = min(int(name.split("@")[1]) for name in result["intervals"]["model"])
+    names = [f"{metric}@{k}" for metric in SHOWN_METRICS]
+    for among, title in titles.items():
+        table = Table("", *names, title=f"{title}: mean [95 % interval]", title_justify="left")
+        for system, means in known["test"][among].items():
+            intervals = known["intervals"][among][system]
+            table.add_row(system, *(_cell(means[n], *intervals[n]) for n in names))
+        yield table
+    yield f"new items take {known['share_of_lists']:.1%} of the lists; the three that most lists hold:"
+    for one in known["shown"]:
+        users = ", ".join(map(str, one["user_ids"]))
+        yield f"  {one['title']} ({one['item_id']}): in {one['lists']:,} lists, highest for users {users}"
+
+
 def differences(result: dict[str, Any]) -> list[str]:
     """A line for each baseline: the model's lead, user by user, with its interval."""
     names = [name for name in result["intervals"]["model"] if name.split("@")[0] in ("hit_rate", "ndcg")]
@@ -51,6 +76,8 @@ def differences(result: dict[str, Any]) -> list[str]:
 def show_results(result: dict[str, Any], console: Console) -> None:
     """Print the tables, the leads and the certificate. Raises InputError if there is no certificate."""
     console.print(*results_tables(result), sep="\n")
+    for part in new_items_lines(result):
+        console.print(part, markup=False, highlight=False, soft_wrap=True)
     for line in [*differences(result), *certificate.lines(result)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

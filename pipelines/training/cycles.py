@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.training.budget import OutOfTime, StepTimer
-from pipelines.training.model import Part, Trained
+from pipelines.training.model import Part, Trained, trained_space
 from pipelines.training.together import is_more_than_noise
 from recsys.epochs import Epoch, epochs, steps_per_pass
 from recsys.settings import Settings
@@ -167,7 +167,7 @@ class SpaceTraining:
     def _judge(self, training: Training, epoch: Epoch) -> bool:
         """Judge an epoch; whether another one may be better."""
         chooser, name = self._chooser, self.part.name
-        space = training.model.space()
+        space = trained_space(training, chooser.hooks.new)
         values = chooser.judge_space(space, name)
         means = {metric: float(value.mean()) for metric, value in values.items()}
         score = means[chooser.select]

@@ -13,21 +13,27 @@ import torch
 from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.secrets import mask_secrets
+from pipelines.data import content as item_content
 from pipelines.data import folds
+from pipelines.data.content import load_content
 from pipelines.data.folds import FoldName
 from pipelines.tracking import live_run
-from pipelines.training import model, refit, warm_start
+from pipelines.training import model, placement, refit, warm_start
 from pipelines.training.budget import Clock
 from pipelines.training.checkpoints import Checkpoint
-from pipelines.training.judging import judge_fold
+from pipelines.training.judging import all_targets, judge_targets
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
 from pipelines.training.together import Chosen
+from pipelines.training.warm_start import RowIds
 from recsys import sampling, spaces
+from recsys.content import Features
 from recsys.files import write_text
+from recsys.sampling import DeviceInteractions
+from recsys.settings import Settings
 from recsys.spaces import Space, Vectors
-from recsys.training import Training, TrainingProgress
+from recsys.training import Spectrum, Training, TrainingProgress
 
 LOGGER = logging.getLogger("recsys")
 CHECKPOINT = "checkpoint.pt"  # of a run that has not finished
@@ -41,7 +47,7 @@ class Fitted(NamedTuple):
     chosen: Chosen
     parts: list[Part]  # of the choice, with what the final fit found out
     made: list[Space]  # a space a part
-    states: dict[str, Any]  # of the trainings of the final fit, by the part's name; None unless kept
+    done: dict[str, refit.Done]  # the trainings of the final fit, by the part's name
     rows: list[dict[str, Any]]  # an epoch of the final fit
     served: Vectors
 
@@ -60,6 +66,7 @@ class Run:
         self.config, self.device, self.folder, self.source = config, device, folder, source
         self.tracked = tracked
         self.folds = {name: folds.load_fold(config, name, config.evaluate.exclude_seen) for name in FOLDS}
+        self.content = {name: load_content(config, name, fold) for name, fold in self.folds.items()}
         self.checkpoint = Checkpoint(folder / CHECKPOINT, config.train.checkpoint_seconds)
         self.checkpoint.about = {"device": str(device), "source": source.run.name if source else None}
         state = self.checkpoint.load(device)
@@ -69,6 +76,22 @@ class Run:
         if state is not None:
             LOGGER.info(f"train: going on from the checkpoint in '{folder}'")
         self.checkpoint_state = state or {}
+
+    def start(
+        self, data: DeviceInteractions, settings: Settings, fold: FoldName, spectrum: Spectrum | None
+    ) -> Training:
+        """The training of a fold's interactions before its first step."""
+        return start(self.config, data, settings, fold, spectrum, self.content[fold])
+
+    def ids(self, fold: FoldName) -> RowIds:
+        """What the rows of a training's tables are of."""
+        known, content = self.folds[fold], self.content[fold]
+        return RowIds(known.user_ids, known.item_ids, () if content is None else content.columns)
+
+    def new_items(self, fold: FoldName) -> Features | None:
+        """(C, F) of the fold's items that nobody has."""
+        known = self.content[fold]
+        return None if known is None else known.new
 
     def watch(self, training: Training, phase: str, name: str, **also: Any) -> None:
         """Take a training to where the checkpoint has it; offer checkpoints before each epoch and step."""
@@ -167,8 +190,7 @@ def _fit(run: Run, seeds: dict[str, Any]) -> Fitted:
         part._replace(hardest_until=fit.done[part.name].hardest_until) if part.is_trained else part
         for part in parts
     ]
-    states = {name: one.state for name, one in fit.done.items()}
-    return Fitted(selection, chosen, parts, made, states, fit.rows, spaces.euclidean_vectors(space))
+    return Fitted(selection, chosen, parts, made, fit.done, fit.rows, spaces.euclidean_vectors(space))
 
 
 def _final_fit(
@@ -178,11 +200,11 @@ def _final_fit(
     data = sampling.to_device(run.folds["test"].fit, run.device)
     state, rows = run.checkpoint_state, list[dict[str, Any]](run.checkpoint_state.get("rows", []))
     known = state.get("done", {}).items()
-    done = {name: refit.Done(Space(*space), until, kept) for name, (space, until, kept) in known}
+    done = {name: refit.Done(Space(*space), *rest) for name, (space, *rest) in known}
 
     def watch(training: Training, name: str) -> None:
         if seeds:
-            warm_start.carry_over(training, run.folds["test"], seeds["test"], name)
+            warm_start.carry_over(training, run.ids("test"), seeds["test"], name)
         run.watch(
             training,
             "fit",
@@ -195,11 +217,11 @@ def _final_fit(
             done=lambda: {name: (tuple(one.space), *one[1:]) for name, one in done.items()},
         )
 
-    folds_of = run.folds["test"], run.folds["validation"]
+    ids = run.ids("test"), run.ids("validation")
     return refit.FinalFit(
         clock,
         data,
-        lambda settings, spectrum: start(run.config, data, settings, "test", spectrum),
+        lambda settings, spectrum: run.start(data, settings, "test", spectrum),
         watch=watch,
         on_epoch=run.tracked.log_metrics,
         rows=rows,
@@ -207,28 +229,31 @@ def _final_fit(
         keep_states=run.config.warm.start,
         seconds={} if clock.budget is None else {n: one.seconds for n, one in selection.trained.items()},
         continue_from=lambda training, name: warm_start.continue_from(
-            training, *folds_of, selection.trained[name].state, name
+            training, *ids, selection.trained[name].state, name
         ),
+        new=run.new_items("test"),
     )
 
 
 def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock) -> Chosen:
     """Choose on the validation fold, from where the checkpoint is."""
     config, fold = run.config, run.folds["validation"]
-    judge = judge_fold(fold, run.device, config.evaluate, config.train.judged_users, config.seed)
+    targets = all_targets(fold).of_some(config.train.judged_users, config.seed)
+    judge = judge_targets(fold, targets, run.device, config.evaluate)
 
     def watch(training: Training, name: str) -> None:
         if seeds:
-            warm_start.carry_over(training, fold, seeds["validation"], name)
+            warm_start.carry_over(training, run.ids("validation"), seeds["validation"], name)
         run.watch(training, "choose", name, selection=selection.plain)
 
     hooks = Hooks(
-        lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
+        lambda settings, spectrum: run.start(judge.data, settings, "validation", spectrum),
         watch,
         run.tracked.log_metrics,
         lambda: run.checkpoint.offer(lambda: {"selection": selection.plain(), **run.checkpoint.about}),
         max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
+        new=run.new_items("validation"),
     )
     known = warm_start.trained_parts(seeds) if seeds else ()
     chooser = Chooser(config, judge, clock, hooks, selection, known)
@@ -243,9 +268,18 @@ def _by_name(fitted: Fitted) -> dict[str, Space]:
 def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     """Write the run's files; return what train.json says of the weights and of what they were fitted on."""
     config, folder, source = run.config, run.folder, run.source
-    known: dict[str, Any] = {"weights_sha256": model.save(folder, fitted.parts, fitted.made, fitted.served)}
+    weights = {name: one.weight for name, one in fitted.done.items() if one.weight is not None}
+    digest = model.save(folder, fitted.parts, fitted.made, fitted.served, weights)
+    known: dict[str, Any] = {"weights_sha256": digest}
+    if (content := run.content["test"]) is not None:
+        item_content.save(folder, content.encoders)
+        item_content.save_digests(folder, run.folds["test"].item_ids, content.fitted)
+        n_items = run.folds["test"].fit.n_items
+        placement.save(folder, placement.of(fitted.parts, fitted.made, n_items))
     if config.warm.start:
-        warm_start.save(folder, run.folds, fitted.parts, fitted.selection, fitted.states)
+        ids = {name: run.ids(name) for name in FOLDS}
+        states = {name: one.state for name, one in fitted.done.items()}
+        warm_start.save(folder, ids, fitted.parts, fitted.selection, states)
     write_choice(folder, fitted.chosen, fitted.parts, fitted.selection)
     settings = mask_secrets(config.model_dump(mode="json"))
     (folder / "config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import torch
 
 from pipelines.config.errors import InputError
@@ -16,16 +17,31 @@ SHARE = 0.02  # of the budget for judging a space once
 LEAST_USERS, PROBED_USERS = 1000, 256  # not below together.SMALL_WINDOW
 
 
+def all_targets(fold: Fold) -> Targets:
+    """The targets among fitted and new items."""
+    if fold.new is None:
+        return Targets(fold.target_offsets, fold.target_items)
+    known = (fold.target_offsets, fold.target_items), (fold.new.target_offsets, fold.new.target_items)
+    users = np.concatenate([np.repeat(np.arange(fold.fit.n_users), np.diff(part[0])) for part in known])
+    items = np.concatenate([part[1] for part in known])
+    return Targets(fold.target_offsets + fold.new.target_offsets, items[np.lexsort((items, users))])
+
+
 def judge_fold(
     fold: Fold, device: torch.device, evaluate: Evaluate, most_users: int | None = None, seed: int = 0
 ) -> Judge:
-    """The judge of the fold's users who have targets, of `most_users` random ones at most.
+    """The judge of the fold's users who have targets among fitted items, of `most_users` random ones at most.
 
     Raises InputError if none has.
     """
     targets = Targets(fold.target_offsets, fold.target_items)
     if most_users is not None:
         targets = targets.of_some(most_users, seed)
+    return judge_targets(fold, targets, device, evaluate)
+
+
+def judge_targets(fold: Fold, targets: Targets, device: torch.device, evaluate: Evaluate) -> Judge:
+    """The judge of these targets; a ranking without new items misses them. Raises InputError: no target."""
     try:
         return Judge(fold.fit, targets, device, ks=evaluate.ks, exclude_seen=evaluate.exclude_seen)
     except ValueError as error:

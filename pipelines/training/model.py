@@ -5,8 +5,9 @@ Axes: U users, I items, D dimensions.
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,23 +16,26 @@ from torch import Tensor
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from recsys import baselines, spaces
+from recsys.content import Features, place
 from recsys.distances import squared_euclidean
 from recsys.files import sha256
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, Vectors
-from recsys.training import Spectrum
+from recsys.training import Spectrum, Training
 
 WEIGHTS, CHOICE = "model.pt", "choice.json"
+WEIGHT = "content"  # ending of a tensor's name
 SECONDS_PER_DAY = 86_400
 SPREAD_USERS = 100
 TRAINED = ("graph", "metric")
+NEW = "new"  # kind of a part that shifts new items
 
 
 class Part(NamedTuple):
     """One space of the model: how it is made, and how much it counts."""
 
     name: str
-    kind: str  # graph, metric, spectral, trend, rarity
+    kind: str  # graph, metric, spectral, trend, rarity, new
     weight: float  # at 1 it spreads the items as far as the first part does
     settings: dict[str, Any]  # of recsys.Settings; of the spectrum and the trend their own
     cycles: tuple[int, ...] = ()  # steps of each epoch; 0: a pass over the data
@@ -62,6 +66,16 @@ class Trained(NamedTuple):
         return Trained(**(plain | {"part": Part(**plain["part"]), "space": Space(*plain["space"])}))
 
 
+def trained_space(training: Training, new: Features | None = None) -> Space:
+    """The space of a training; new items are placed by their features (C, F), if it learned from features."""
+    space = training.model.space()
+    if new is None:
+        return space
+    rows = training.model.content
+    points = None if rows is None else place(new, rows.weight.detach())
+    return spaces.with_new_items(space, len(new.offsets) - 1, points)
+
+
 def with_settings_of_run(config: Config, run: Path) -> Config:
     """The configuration with the run's own seed, and with what it held for available."""
     own = json.loads((run / "config.json").read_text())
@@ -74,8 +88,22 @@ def spectral_settings(dim: int, item_exponent: float, seed: int) -> dict[str, An
     return {"dim": dim, "item_exponent": item_exponent, "seed": seed}
 
 
-def untrained_space(part: Part, data: DeviceInteractions, spectrum: Spectrum | None = None) -> Space:
-    """The space of a part that needs no training; `spectrum`, if a wide enough one is known."""
+def untrained_space(
+    part: Part, data: DeviceInteractions, spectrum: Spectrum | None = None, n_new: int = 0
+) -> Space:
+    """The space of a part that needs no training; `spectrum`, if a wide enough one is known.
+
+    It puts `n_new` more items at each user's mean distance, and those of kind `new` nearer or farther.
+    """
+    settings = part.settings
+    if part.kind == NEW:
+        offset = torch.zeros(data.n_items + n_new, device=data.user.device)
+        offset[data.n_items :] = -1.0 if settings["nearer"] else 1.0
+        return spaces.same_for_all(offset, data.n_users)
+    return spaces.with_new_items(_space_of_known_items(part, data, spectrum), n_new)
+
+
+def _space_of_known_items(part: Part, data: DeviceInteractions, spectrum: Spectrum | None) -> Space:
     settings = part.settings
     if part.kind == "spectral":
         return spectral_space(data, settings, spectrum)
@@ -83,7 +111,7 @@ def untrained_space(part: Part, data: DeviceInteractions, spectrum: Spectrum | N
         return spaces.same_for_all(-baselines.trend(data, settings["half_life"]), data.n_users)
     if part.kind == "rarity":  # nearer the fewer users an item has
         return spaces.same_for_all(baselines.popularity(data).clamp_min(1).log(), data.n_users)
-    raise ValueError(f"kind = '{part.kind}', allowed: spectral, trend, rarity")
+    raise ValueError(f"kind = '{part.kind}', allowed: spectral, trend, rarity, new")
 
 
 def spectral_space(
@@ -113,7 +141,7 @@ def side_by_side(parts: Sequence[Part], made: Sequence[Space]) -> tuple[list[Par
     first = float(spread(made[0]))
     scaled = list[Part]()
     for part, space in zip(parts, made, strict=True):
-        own = float(spread(space))
+        own = 1.0 if part.kind == NEW else float(spread(space))  # its spread is a count of new items
         scale = part.weight * (first / own if own > 0 and first > 0 else 1.0)
         scaled.append(part._replace(scale=scale))
     return scaled, add_up(scaled, made)
@@ -145,14 +173,24 @@ def read_choice(folder: Path) -> dict[str, Any]:
     return content | {"parts": parts}
 
 
-def save(folder: Path, parts: Sequence[Part], made: Sequence[Space], served: Vectors) -> str:
-    """Write the trained spaces and the served vectors to the run's folder; the file's SHA-256."""
+def save(
+    folder: Path,
+    parts: Sequence[Part],
+    made: Sequence[Space],
+    served: Vectors,
+    weights: Mapping[str, Tensor] = MappingProxyType({}),
+) -> str:
+    """Write the trained spaces and the served vectors to the run's folder; the file's SHA-256.
+
+    `weights` (F, D) by which features place items, by the part's name.
+    """
     tensors = {
         f"{part.name}.{name}": tensor
         for part, space in zip(parts, made, strict=True)
         if part.is_trained
         for name, tensor in space._asdict().items()
     }
+    tensors |= {f"{name}.{WEIGHT}": weight for name, weight in weights.items()}
     tensors |= {"user_vectors": served[0], "item_vectors": served[1]}
     buffer = io.BytesIO()  # torch would not report a full disk
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
@@ -162,6 +200,21 @@ def save(folder: Path, parts: Sequence[Part], made: Sequence[Space], served: Vec
 
 def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]:
     """The trained spaces by their part's name, and the served vectors. Raises InputError: a damaged file."""
+    tensors = _read(folder, device)
+    served = tensors.pop("user_vectors"), tensors.pop("item_vectors")
+    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    made = {name: Space(*(tensors[f"{name}.{part}"] for part in Space._fields)) for name in names}
+    return made, served
+
+
+def load_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
+    """(F, D) by which features place items, by the part's name. Raises InputError: a damaged file."""
+    tensors = _read(folder, device)
+    ending = f".{WEIGHT}"
+    return {name.removesuffix(ending): one for name, one in tensors.items() if name.endswith(ending)}
+
+
+def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
         content = path.read_bytes()
@@ -170,11 +223,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]
     written = json.loads((folder / "train.json").read_text())["weights_sha256"]
     if sha256(content) != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
-    tensors = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    served = tensors.pop("user_vectors"), tensors.pop("item_vectors")
-    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
-    made = {name: Space(*(tensors[f"{name}.{part}"] for part in Space._fields)) for name in names}
-    return made, served
+    return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
 
 
 def learned_space(parts: Sequence[Part], made: dict[str, Space]) -> Space | None:

@@ -7,12 +7,13 @@ from pipelines.config.training import TrainedSpace
 from pipelines.training.search import Point
 from recsys import histories
 from recsys.sampling import DeviceInteractions
-from recsys.settings import GRAPH_POPULARITY_POWER, Settings
+from recsys.settings import CONTENT_LEARNING_RATE, GRAPH_LEARNING_RATE, GRAPH_POPULARITY_POWER, Settings
 
 SPECTRAL_LENGTH, RANDOM_LENGTH = 0.3, 0.1  # of a graph's rows at the start
 MARGIN, PSL_MARGIN = 2.5, 4.0  # times the temperature of the softmax: of any loss, of history_psl
 PSL_POWER = 2.5  # its margin over its own temperature
 NARROW, WIDE = 63, 127  # dimensions
+CONTENT_SLOWER = CONTENT_LEARNING_RATE / GRAPH_LEARNING_RATE
 
 
 class Plan(NamedTuple):
@@ -95,7 +96,7 @@ def graph_settings(config: Learning, plan: Plan, point: Point, dim: int) -> Sett
         loss=loss,
         margin=margin,
         temperature=margin / PSL_POWER if is_psl else temperature,
-        learning_rate=graph.learning_rate,
+        learning_rate=graph.learning_rate * (CONTENT_SLOWER if start == "content" else 1),
         cycle_steps=graph.cycle_steps,
         batch_users=graph.batch_users,
         batch_interactions=graph.batch_interactions,

@@ -4,11 +4,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from pipelines.training import model
 from pipelines.training.budget import Clock, StepTimer
 from pipelines.training.cycles import OnEpoch, figures, now_ms
 from pipelines.training.model import Part
 from recsys import baselines
+from recsys.content import Features
 from recsys.epochs import epochs
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -26,6 +29,7 @@ class Done(NamedTuple):
     space: Space
     hardest_until: int | None  # epochs before semi_hard replaced a miner that collapsed
     state: dict[str, Any] | None  # of the training, where a later run may start there
+    weight: Tensor | None = None  # (F, D) by which features place an item, where it learned from them
 
 
 class FinalFit(NamedTuple):
@@ -41,6 +45,7 @@ class FinalFit(NamedTuple):
     continue_from: Callable[[Training, str], None]  # puts a training where it was on validation
     watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
     on_epoch: OnEpoch = lambda row, number: None
+    new: Features | None = None  # (C, F) of items that nobody has
 
 
 def widest(parts: Sequence[Part]) -> int:
@@ -67,8 +72,9 @@ def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
         later = sum(fit.seconds.get(one.name, 0.0) for one in trained[number:])
         share = fit.seconds.get(part.name, 0.0) / later if later > 0 else 1.0
         fit.done[part.name] = _fit_part(part, fit, spectrum, share)
+    n_new = 0 if fit.new is None else len(fit.new.offsets) - 1
     return [
-        fit.done[part.name].space if part.is_trained else model.untrained_space(part, data, spectrum)
+        fit.done[part.name].space if part.is_trained else model.untrained_space(part, data, spectrum, n_new)
         for part in parts
     ]
 
@@ -112,4 +118,10 @@ def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float
         fit.on_epoch({f"fit.{name}": value for name, value in row.items()}, len(fit.rows))
         timer.pause()
     state = training.state() if fit.keep_states else None
-    return Done(training.model.space(), training.progress.hardest_until, state)
+    content = training.model.content
+    return Done(
+        model.trained_space(training, fit.new),
+        training.progress.hardest_until,
+        state,
+        None if content is None else content.weight.detach().clone(),
+    )

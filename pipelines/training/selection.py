@@ -19,6 +19,7 @@ from pipelines.training.plans import Plan
 from pipelines.training.search import Point
 from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
 from recsys import baselines
+from recsys.content import Features
 from recsys.judge import Judge, Values
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -84,6 +85,7 @@ class Hooks(NamedTuple):
     on_trial: Callable[[], None] = lambda: None  # after each training of the search; saves checkpoints
     max_epochs: int | None = None  # of each training; None: train.max_epochs
     refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
+    new: Features | None = None  # (C, F) of items that nobody has, which are ranked too
 
 
 class Chooser:
@@ -153,13 +155,32 @@ class Chooser:
             self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
+        if self.n_new:
+            shifts = self._shifts()
+            chosen = self.together.shift_new_items(chosen, candidates, shifts)
+            candidates += shifts
         if self.config.train.coverage_price > 0:
             rarity = Part("rarity", "rarity", 1.0, {})
-            space = model.untrained_space(rarity, self.judge.data)
-            chosen = self.together.widen(chosen, candidates, Candidate(rarity, space))
+            chosen = self.together.widen(chosen, candidates, self._untrained_candidate(rarity))
         self.clock_in()
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
+
+    @property
+    def n_new(self) -> int:
+        """Items that nobody has, which are ranked too."""
+        return 0 if self.hooks.new is None else len(self.hooks.new.offsets) - 1
+
+    def _shifts(self) -> list[Candidate]:
+        """What brings new items nearer to all users, and what takes them farther away."""
+        parts = (
+            Part(f"new items {where}", model.NEW, 1.0, {"nearer": where == "nearer"})
+            for where in ("nearer", "farther")
+        )
+        return [self._untrained_candidate(part) for part in parts]
+
+    def _untrained_candidate(self, part: Part) -> Candidate:
+        return Candidate(part, model.untrained_space(part, self.judge.data, self.spectrum, self.n_new))
 
     def spare_seconds(self) -> float:
         """Seconds that the fit of the longest trainings leaves."""
@@ -207,9 +228,9 @@ class Chooser:
         """All spaces that may stand in the model."""
         found = [Candidate(one.part, one.space) for one in self.selection.trained.values()]
         for part in self._untrained():
-            space = model.untrained_space(part, self.judge.data, self.spectrum)
-            if float(model.spread(space)) > 0:
-                found.append(Candidate(part, space))
+            one = self._untrained_candidate(part)
+            if float(model.spread(one.space)) > 0:
+                found.append(one)
         return found
 
     def _untrained(self) -> list[Part]:

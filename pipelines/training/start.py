@@ -1,20 +1,25 @@
-"""A training by the settings of the configuration, with the offline triplets of its fold."""
+"""A training by the settings of the configuration, with the offline triplets and the content of its fold."""
 
 from pipelines.config.config import Config
 from pipelines.data import folds
+from pipelines.data.content import ItemContent
 from pipelines.data.folds import FoldName
+from recsys.content import Content
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
 from recsys.training import Spectrum, Training, start_training
 
 
+# Many arguments: a fold's data, and what is known of it already.
 def start(
     config: Config,
     data: DeviceInteractions,
     settings: Settings,
     fold: FoldName,
     spectrum: Spectrum | None = None,
+    content: ItemContent | None = None,
 ) -> Training:
     """The training of a fold's interactions before its first step."""
     offline = folds.load_mined_triplets(config, fold) if settings.miner == "offline" else None
-    return start_training(data, settings, offline, spectrum)
+    known = Content(content.fitted) if content is not None and settings.start == "content" else None
+    return start_training(data, settings, offline, spectrum, known)

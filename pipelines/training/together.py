@@ -16,6 +16,7 @@ from recsys.spaces import Space, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
 SMALL_WINDOW = 1000  # judged users below which differences of several per cent are noise
+SHIFTS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # weights tried for new items, nearer or farther
 RARITY = tuple(n / 20 for n in range(1, 21))  # weights tried for wider lists
 
 
@@ -51,7 +52,8 @@ class Together:
     """Forward selection (Caruana et al. 2004) of spaces whose distances are added.
 
     The best space comes first. Another joins, at the weight that helps most, where its gain exceeds one
-    standard error of the paired difference: a smaller gain may be noise, and costs coordinates.
+    standard error of the paired difference: a smaller gain may be noise, and costs coordinates. What costs none
+    joins wherever it helps: its best weight is the best guess there is.
     """
 
     def __init__(self, judge: Judge, select: str, settings: Train, clock: Clock) -> None:
@@ -112,7 +114,7 @@ class Together:
     def _best_addition(
         self, kept: list[Candidate], candidates: list[Candidate], best: NDArray[np.float64], deadline: float
     ) -> tuple[Candidate, NDArray[np.float64]] | None:
-        """The space and weight that add most to those kept, if that is more than noise."""
+        """The space and weight that add most to those kept, of those whose gain counts."""
         names = {one.part.name for one in kept}
         room = self._settings.max_dim - 1 - sum(one.dim for one in kept)
         found: tuple[Candidate, NDArray[np.float64]] | None = None
@@ -125,19 +127,39 @@ class Together:
                     break
                 added = one._replace(part=one.part._replace(weight=weight))
                 value = self.score([*kept, added])
-                if found is None or value.mean() > found[1].mean():
+                gain = value - best
+                counts = is_more_than_noise(gain) if one.dim else bool(gain.mean() > 0)
+                if counts and (found is None or value.mean() > found[1].mean()):
                     found = added, value
                 if value.mean() < last:  # a smaller weight helps less from here on
                     break
                 last = float(value.mean())
-        if found is None:
-            return None
-        return found if is_more_than_noise(found[1] - best) else None
+        return found
+
+    def shift_new_items(
+        self, chosen: Chosen, candidates: list[Candidate], shifts: list[Candidate]
+    ) -> Chosen:
+        """The model with new items nearer to all users, or farther away, as far as validation rises.
+
+        A space says which new items suit a user, not how many of them a list should hold.
+        """
+        kept = self._kept(chosen, candidates)
+        best, result = float(self._values(kept)[self._select].mean()), chosen
+        for shift in shifts:
+            for weight in SHIFTS:
+                added = shift._replace(part=shift.part._replace(weight=weight))
+                score = float(self._values([*kept, added])[self._select].mean())
+                if score > best:
+                    best, result = score, Chosen((*chosen.parts, added.part), score, chosen.alone)
+        return result
+
+    def _kept(self, chosen: Chosen, candidates: list[Candidate]) -> list[Candidate]:
+        made = {one.part.name: one for one in candidates}
+        return [made[part.name]._replace(part=part) for part in chosen.parts]
 
     def widen(self, chosen: Chosen, candidates: list[Candidate], rarity: Candidate) -> Chosen:
         """The model with rare items as near as coverage_price of the metric and of the hit rate allows."""
-        made = {one.part.name: one for one in candidates}
-        kept = [made[part.name]._replace(part=part) for part in chosen.parts]
+        kept = self._kept(chosen, candidates)
         metrics = self._select, f"hit_rate@{self._select.partition('@')[2]}"
         before, result = self._values(kept), chosen
         for weight in RARITY:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipelines.training import plans
 from pipelines.training.budget import OutOfTime, StepTimer
+from pipelines.training.model import trained_space
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point, pattern_search
 from pipelines.training.together import is_more_than_noise
@@ -100,7 +101,8 @@ def _trial(chooser: Chooser, plan: Plan, point: Point, dim: int, share: float) -
     try:
         for _ in epochs(training, 1):
             pass
-        of_users = torch.from_numpy(chooser.judge_space(training.model.space(), "trial")[chooser.select])
+        space = trained_space(training, chooser.hooks.new)
+        of_users = torch.from_numpy(chooser.judge_space(space, "trial")[chooser.select])
     except FloatingPointError as error:
         LOGGER.info(f"train: {point.describe()}: {error}")
         return torch.full((len(chooser.judge.users),), -1.0, dtype=torch.float64)

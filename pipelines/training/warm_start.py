@@ -32,7 +32,8 @@ from recsys.manifest import BundleError, read_manifest
 from recsys.spaces import Space, Vectors
 from recsys.training import Training
 
-TABLES = ("tower.table", "items", "offset")  # which have a row an id
+FEATURES = "content.weight"  # has a row a feature
+TABLES = ("tower.table", "items", "offset", FEATURES)  # which have a row an id, or a feature
 STATE, FILE = "state.pt", "warm.json"  # what the next run is seeded by, and what a warm start did
 NEIGHBOURS, LIST = 10, 10
 COMPARED = 2000  # users, or items, that are compared
@@ -53,6 +54,14 @@ class Match(NamedTuple):
     there: NDArray[np.int64]  # (S,)
     new: NDArray[np.int64]  # (R - S,): rows of here alone
     gone: int
+
+
+class RowIds(NamedTuple):
+    """What the rows of a training's tables are of: ids, and names of features."""
+
+    user_ids: Ids
+    item_ids: Ids
+    columns: Sequence[str] = ()  # of the items' features; none without content
 
 
 def find_source(config: Config, prepared: Prepared) -> Source | None:
@@ -90,7 +99,7 @@ def find_source(config: Config, prepared: Prepared) -> Source | None:
 
 def save(
     folder: Path,
-    kept: dict[FoldName, Fold],
+    kept: dict[FoldName, RowIds],
     parts: Sequence[Part],
     selection: Selection,
     fitted: dict[str, Any],
@@ -102,8 +111,7 @@ def save(
         "test": {part.name: fitted[part.name] for part in trained},
     }
     content: dict[str, Any] = {
-        name: {"states": states[name], "users": _storable(fold.user_ids), "items": _storable(fold.item_ids)}
-        for name, fold in kept.items()
+        name: {"states": states[name], **_stored_ids(ids)} for name, ids in kept.items()
     }
     content["parts"] = [part._asdict() for part in trained]
     Checkpoint(folder / STATE, 0).offer(lambda: content)
@@ -132,7 +140,7 @@ def match_ids(here: Ids, there: Any) -> Match:
     return Match(np.flatnonzero(known), rows[known], np.flatnonzero(~known), len(before) - int(known.sum()))
 
 
-def carry_over(training: Training, fold: Fold, saved: dict[str, Any], name: str) -> None:
+def carry_over(training: Training, ids: RowIds, saved: dict[str, Any], name: str) -> None:
     """Copy a part's saved rows, and the optimizer's, to the rows of the same ids; fold in new rows.
 
     A new item starts at the mean of the known users who took it, a new user at the mean of their known items;
@@ -141,8 +149,10 @@ def carry_over(training: Training, fold: Fold, saved: dict[str, Any], name: str)
     before = saved["states"].get(name)
     if before is None or not _fits(training, before):
         return
-    users, items = match_ids(fold.user_ids, saved["users"]), match_ids(fold.item_ids, saved["items"])
+    users, items = match_ids(ids.user_ids, saved["users"]), match_ids(ids.item_ids, saved["items"])
     moves = {"tower.table": users, "items": items, "offset": items, "beta": items}
+    if ids.columns:
+        moves[FEATURES] = match_ids(list(ids.columns), saved.get("columns", []))
     now = training.state()
     for name, part in now["weights"].items():
         now["weights"][name] = _carry_rows(part, before["weights"][name], moves.get(name))
@@ -158,16 +168,11 @@ def carry_over(training: Training, fold: Fold, saved: dict[str, Any], name: str)
 
 
 def continue_from(
-    training: Training, fold: Fold, before: Fold, state: dict[str, Any] | None, name: str
+    training: Training, ids: RowIds, before: RowIds, state: dict[str, Any] | None, name: str
 ) -> None:
     """Put a training of one fold where a training of another fold ended."""
     if state is not None:
-        saved = {
-            "states": {name: state},
-            "users": _storable(before.user_ids),
-            "items": _storable(before.item_ids),
-        }
-        carry_over(training, fold, saved, name)
+        carry_over(training, ids, {"states": {name: state}, **_stored_ids(before)}, name)
 
 
 def _fits(training: Training, saved: dict[str, Any]) -> bool:
@@ -316,6 +321,10 @@ def _without_self(rows: NDArray[np.int32], own: NDArray[np.int64]) -> NDArray[np
 
 def _index(rows: NDArray[np.int64], like: Tensor) -> Tensor:
     return torch.from_numpy(rows).to(like.device)
+
+
+def _stored_ids(ids: RowIds) -> dict[str, Any]:
+    return {"users": _storable(ids.user_ids), "items": _storable(ids.item_ids), "columns": list(ids.columns)}
 
 
 def _storable(ids: Ids) -> Any:

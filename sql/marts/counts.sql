@@ -35,6 +35,18 @@ fold_counts as (
     from sales
     union all
     select
+        fold || '.new_items' as name,
+        count(*) as value
+    from new_items
+    group by fold
+    union all
+    select
+        fold || '.new_item_targets' as name,
+        count(*) as value
+    from new_targets
+    group by fold
+    union all
+    select
         fold || '.mined_triplets' as name,
         count(*) as value
     from mined_triplets

@@ -99,6 +99,36 @@ def test_a_gain_within_one_standard_error_is_left_out(monkeypatch: pytest.Monkey
         assert names(chooser.choose([LEFT, RIGHT])) == (["left", "right"] if joins else ["left"])
 
 
+def test_a_noisy_best_weight_does_not_hide_one_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weight 1 the gain is within one standard error, of weight .5 it is certain."""
+    alternating = np.tile([1.0, -1.0], 50)
+    values = {1.0: 5.09 + alternating, 0.5: 5.09 + 0.1 * alternating}
+
+    def score(some: list[Candidate]) -> NDArray[np.float64]:
+        if len(some) == 1:
+            return np.full(100, {"left": 5.0, "right": 1.0}[some[0].part.name])
+        return values[some[1].part.weight]
+
+    chooser = together(weights=(0.5, 1.0))
+    monkeypatch.setattr(chooser, "score", score)
+    found = chooser.choose([LEFT, RIGHT])
+    assert [(part.name, part.weight) for part in found.parts] == [("left", 1.0), ("right", 0.5)]
+
+
+def test_what_costs_no_coordinates_joins_wherever_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    alternating = np.tile([1.0, -1.0], 50)
+    offset = Space(LEFT.space.users[:, :0], LEFT.space.items[:, :0], torch.arange(ITEMS).float())
+    free = Candidate(Part("offset", "trend", 1.0, {}), offset)
+    for gain, joins in ((0.01, True), (-0.01, False)):
+        values = {("left",): np.full(100, 5.0), ("offset",): np.full(100, 1.0)}
+        values["left", "offset"] = 5.0 + gain + alternating
+        chooser = together(weights=(1.0,))
+        monkeypatch.setattr(
+            chooser, "score", lambda some, known=values: known[tuple(one.part.name for one in some)]
+        )
+        assert names(chooser.choose([LEFT, free])) == (["left", "offset"] if joins else ["left"])
+
+
 def test_there_are_never_more_coordinates_than_allowed() -> None:
     """left has 4, right 2, and the offset takes one."""
     for max_dim, expected in ((7, ["left", "right"]), (6, ["left"]), (4, ["right"])):

@@ -1,0 +1,60 @@
+"""What a fold's model can recommend, as a bundle numbers it: fitted and new items together, by ascending id.
+
+Axes: U users, I fitted items, C new items, N interactions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.data import folds
+from pipelines.data.folds import Fold, Ids
+from recsys.interactions import popularity_order
+
+
+class Catalogue(NamedTuple):
+    """The items of a bundle."""
+
+    order: NDArray[np.int64]  # (I + C,): their numbers in the fold, where new items come last
+    item_ids: Ids  # (I + C,), ascending
+    titles: list[str]  # (I + C,)
+    attributes: dict[str, list[list[str]]]  # (I + C,) values of each
+    seen: tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets (U + 1,), items (N,)
+    popular: NDArray[np.int32]  # (I + C,), from most to least popular, new items last
+    new: NDArray[np.int32]  # (C,), ascending
+
+
+def catalogue(fold: Fold) -> Catalogue:
+    """The items of the fold as its bundle numbers them."""
+    seen = fold.fit.offsets(), fold.fit.item
+    if fold.new is None:
+        return Catalogue(
+            np.arange(fold.fit.n_items),
+            fold.item_ids,
+            fold.titles,
+            folds.item_attributes(fold.item_table),
+            seen,
+            popularity_order(fold.fit.item_counts()),
+            np.empty(0, np.int32),
+        )
+    ids = folds.as_list(fold.item_ids) + folds.as_list(fold.new.item_ids)
+    order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)  # code points sort as UTF-8 does
+    place = np.empty(len(ids), np.int32)  # (I + C,): from a number of the fold to one of the bundle
+    place[order] = np.arange(len(ids))
+    counts = np.concatenate([fold.fit.item_counts(), np.zeros(len(fold.new.titles), np.int64)])
+    titles = fold.titles + fold.new.titles
+    known, new = (folds.item_attributes(table) for table in (fold.item_table, fold.new.item_table))
+    joined = {
+        name: known.get(name, [[]] * len(fold.titles)) + new.get(name, [[]] * len(fold.new.titles))
+        for name in dict.fromkeys([*known, *new])
+    }
+    return Catalogue(
+        order,
+        np.array(ids, np.int64)[order] if isinstance(fold.item_ids, np.ndarray) else [ids[i] for i in order],
+        [titles[item] for item in order],
+        {name: [labels[item] for item in order] for name, labels in joined.items()},
+        (seen[0], place[seen[1]]),
+        popularity_order(counts[order]),
+        np.sort(place[fold.fit.n_items :]),
+    )

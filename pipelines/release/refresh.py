@@ -1,0 +1,337 @@
+"""refresh: a release of the champion's model with today's users and items; nothing is trained.
+
+New items are placed by what is known about them, new users by what they have. Who the model knows keeps its
+point. Axes: U users, I items of the champion, N items of the release, S coordinates.
+"""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from pipelines.config.config import Config
+from pipelines.config.digests import code_digest
+from pipelines.config.errors import InputError
+from pipelines.data import content, folds
+from pipelines.data.content import Described
+from pipelines.data.encoders import Encoder
+from pipelines.data.today import Today, read_today
+from pipelines.release import guardrails, promotion
+from pipelines.release.bundles import current
+from pipelines.release.export import SEARCH
+from pipelines.release.guardrails import Guardrail
+from pipelines.release.index_search import tune_index
+from pipelines.tracking import upload
+from pipelines.training import model, placement
+from recsys import fold_in
+from recsys.bundle import Bundle, BundleContent, open_bundle, verify, write_bundle
+from recsys.manifest import BundleError, read_manifest
+from serving.recommender import Recommender
+
+LOGGER = logging.getLogger("recsys")
+
+CPU = torch.device("cpu")
+COMPARED = 300  # users whose lists are compared
+LIST, LEAST_KEPT = 10, 0.8  # items of a list, and the share of them that is found again among twice as many
+Ids = list[Any]
+
+
+class Refreshed(NamedTuple):
+    """What a refresh did."""
+
+    version: str
+    champion: str  # before
+    new_items: int  # placed
+    new_users: int  # folded in
+    guardrails: list[Guardrail]
+
+    @property
+    def holds(self) -> bool:
+        return all(rail.holds for rail in self.guardrails)
+
+
+class Items(NamedTuple):
+    """The items of a release."""
+
+    ids: Ids  # (N,), ascending
+    vectors: NDArray[np.float32]  # (N, S)
+    known: NDArray[np.int64]  # (N,): their number in the champion's bundle, -1 for those it lacks
+    new: NDArray[np.int32]  # those that the model was not fitted on
+
+
+def refresh(config: Config) -> Refreshed:
+    """Write the release, compare it with the champion, and make it current unless it is damaged.
+
+    The caller holds the retrain's lock. Raises InputError: no champion, its run is gone or places no items;
+    DataError: the log breaks a check or a contract.
+    """
+    promotion.finish(config)
+    champion, run = _champion(config)
+    LOGGER.info(f"refresh: of {champion}")
+    today = read_today(config)
+    bundle = open_bundle(config.bundles / champion)
+    folder = config.bundles / _name(config, run, bundle, today)
+    items = _items(config, run, bundle, today)
+    drift = _drift(config, run, today)
+    n_users = _stage(config, run, folder, bundle, today, items)
+    upload.upload_run(config, run)  # registers it
+    rails = [drift, *_compare(config, folder, config.bundles / champion)]
+    result = Refreshed(folder.name, champion, int((items.known < 0).sum()), n_users, rails)
+    for rail in rails:
+        LOGGER.info(f"refresh: {rail.name}: {rail.words}")
+    if result.holds and folder.name != champion:
+        promotion.promote_version(config, folder.name, run.name)
+    return result
+
+
+def _champion(config: Config) -> tuple[str, Path]:
+    """The current version and the folder of its run. Raises InputError."""
+    champion = current(config.bundles)
+    if champion is None:
+        raise InputError(f"'{config.bundles}' has no champion to refresh: run retrain first")
+    try:
+        name = read_manifest(config.bundles / champion)["info"].get("run")
+    except BundleError as error:
+        raise InputError(f"the champion cannot be opened: {error}") from None
+    run = config.runs / str(name)
+    if not (run / "train.json").exists():
+        raise InputError(f"the champion's run '{run}' is gone: run retrain")
+    return champion, run
+
+
+def _name(config: Config, run: Path, bundle: Bundle, today: Today) -> str:
+    """Of the run, and a digest of the model, the data, the settings and the code: a second call reuses it."""
+    settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "items": True})
+    settings += f"{today.fingerprint} {_origin(bundle)}"
+    return f"{run.name}-refresh-{code_digest(settings, 'recsys', 'pipelines/data', 'pipelines/release')[:6]}"
+
+
+def _origin(bundle: Bundle) -> str:
+    """The version that training wrote, however often it was refreshed since."""
+    return str(bundle.manifest["info"].get("refreshed") or bundle.version)
+
+
+def _items(config: Config, run: Path, bundle: Bundle, today: Today) -> Items:
+    """The items that the model was fitted on, and those that are offered today."""
+    old = [bundle.items.external(number) for number in range(len(bundle.items))]
+    is_new = np.zeros(len(old), bool)
+    is_new[bundle.new_items] = True
+    fitted = {item_id for item_id, new in zip(old, is_new.tolist(), strict=True) if not new}
+    offered = today.items.filter(pl.col("is_offered") & ~pl.col("item_id").is_in(list(fitted)))
+    number = {item_id: at for at, item_id in enumerate(old)}
+    if offered.is_empty():
+        placed = np.empty((0, bundle.item_vectors.shape[1]), np.float32)
+    else:
+        features = content.encode(content.load(run), _described(config, offered))
+        weights = model.load_weights(run, CPU)
+        placed = placement.vectors(placement.load(run), weights, features)
+    if placed.shape[1] != bundle.item_vectors.shape[1]:
+        raise InputError(f"run '{run}' and bundle '{bundle.version}' have other coordinates: run retrain")
+    added = offered["item_id"].to_list()
+    rows = dict(zip(added, placed, strict=True))
+    ids = sorted([*fitted, *added])
+    vectors = np.stack([rows[one] if one in rows else bundle.item_vectors[number[one]] for one in ids])
+    known = np.array([number.get(one, -1) for one in ids], np.int64)
+    new = np.array([at for at, one in enumerate(ids) if one in rows], np.int32)
+    return Items(ids, vectors, known, new)
+
+
+def _described(config: Config, rows: pl.DataFrame) -> Described:
+    assert config.items is not None
+    attributes = {name: folds.label_lists(rows[name]) for name in config.items.attributes}
+    return Described(attributes, rows["text"].to_list(), rows["vector"])
+
+
+def _drift(config: Config, run: Path, today: Today) -> Guardrail:
+    """Share of fitted items about which something else is known now than when the model was fitted."""
+    most, encoders = config.gate.max_content_drift, content.load(run)
+    if not encoders or today.items.is_empty():
+        return Guardrail("content drift", 0.0, None, True, "nothing places new items")
+    before = pl.read_parquet(run / content.DIGESTS)
+    both = today.items.join(before, on="item_id", how="inner")
+    changed = _changed(config, encoders, both)
+    share = changed / max(len(both), 1)
+    words = (
+        f"of {len(both):,} fitted items {changed:,} are described otherwise than in training, "
+        f"{share:.1%}, allowed <= {most:.1%}"
+    )
+    return Guardrail("content drift", share, most, share <= most, words)
+
+
+def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) -> int:
+    if both.is_empty():
+        return 0
+    now = content.digests(content.encode(encoders, _described(config, both)))
+    return sum(one != other for one, other in zip(now, both["digest"].to_list(), strict=True))
+
+
+# Many arguments: what the bundle is made of.
+def _stage(
+    config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: Items
+) -> int:
+    """Write the bundle unless it is there and whole; the number of users that were folded in."""
+    users = [bundle.users.external(number) for number in range(len(bundle.users))]
+    number = {item_id: at for at, item_id in enumerate(items.ids)}
+    histories = _histories(today.pairs, number)
+    known = set(users)
+    added = [user for user in histories if user not in known]
+    if folder.exists():
+        try:
+            verify(folder)
+        except BundleError as error:
+            raise InputError(f"'{folder}' is damaged: {error}; remove it") from None
+        LOGGER.info(f"refresh: {folder} is valid: reused")
+        return len(added)
+    points = dict(zip(users, bundle.user_vectors, strict=True))
+    if bundle.fold_in is None:
+        added = []
+    else:
+        radius = fold_in.radius(bundle.user_vectors)
+        points |= {
+            user: fold_in.place(bundle.fold_in, radius, items.vectors, histories[user]) for user in added
+        }
+    ids = sorted(points)
+    vectors = np.stack([points[user] for user in ids])
+    seen = _seen(ids, histories)
+    try:
+        plan = tune_index(
+            config.export,
+            (vectors, items.vectors),
+            seen,
+            np.arange(len(ids)),
+            config.seed,
+            config.bundles,
+        )
+        write_bundle(
+            folder,
+            BundleContent(
+                user_vectors=vectors,
+                item_vectors=items.vectors,
+                user_ids=_typed(ids),
+                item_ids=_typed(items.ids),
+                seen=seen,
+                popular=_popular(bundle, items),
+                titles=_titles(bundle, today, items),
+                attributes=_attributes(config, bundle, today, items),
+                fold_in=bundle.fold_in,
+                new_items=items.new,
+            ),
+            plan,
+            info=_info(bundle, run, today),
+        )
+    except OSError as error:
+        raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
+    LOGGER.info(f"refresh: wrote {folder}")
+    return len(added)
+
+
+def _info(bundle: Bundle, run: Path, today: Today) -> dict[str, Any]:
+    """What the manifest says: the model is as old as it was, but the lists know today's log."""
+    return dict(bundle.manifest["info"]) | {
+        "run": run.name,
+        "data_fingerprint": today.fingerprint,
+        "refreshed": _origin(bundle),
+        "refreshed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _histories(pairs: pl.DataFrame, number: dict[Any, int]) -> dict[Any, NDArray[np.int32]]:
+    """{user id: items that are in the release, ascending}, of users who have one."""
+    numbers = pl.DataFrame(
+        {"item_id": list(number), "item": list(number.values())}, schema_overrides={"item": pl.Int32}
+    )
+    joined = pairs.join(numbers, on="item_id", how="inner").sort("user_id", "item")
+    grouped = joined.group_by("user_id", maintain_order=True).agg(pl.col("item"))
+    return {
+        user: np.array(items, np.int32)
+        for user, items in zip(grouped["user_id"].to_list(), grouped["item"].to_list(), strict=True)
+    }
+
+
+def _seen(
+    ids: Ids, histories: dict[Any, NDArray[np.int32]]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    nothing = np.empty(0, np.int32)
+    rows = [histories.get(user, nothing) for user in ids]
+    return np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64), np.concatenate(rows)
+
+
+def _typed(ids: Ids) -> Any:
+    return np.array(ids, np.int64) if isinstance(ids[0], int) else ids
+
+
+def _popular(bundle: Bundle, items: Items) -> NDArray[np.int32]:
+    """(N,): the champion's order, new items last."""
+    place = np.full(len(bundle.items), len(bundle.items), np.int64)  # (I,)
+    place[bundle.popular] = np.arange(len(bundle.items))
+    ranks = np.where(items.known < 0, len(bundle.items), place[items.known])
+    ranks[items.new] = len(bundle.items)
+    return np.argsort(ranks, kind="stable").astype(np.int32)
+
+
+def _titles(bundle: Bundle, today: Today, items: Items) -> list[str] | None:
+    """(N,): today's titles; the champion's where an item is no longer described."""
+    if bundle.titles is None:
+        return None
+    now = dict(zip(today.items["item_id"].to_list(), today.items["title"].to_list(), strict=True))
+    before = (bundle.titles[number] if number >= 0 else None for number in items.known.tolist())
+    return [now.get(item) or old or str(item) for item, old in zip(items.ids, before, strict=True)]
+
+
+def _attributes(
+    config: Config, bundle: Bundle, today: Today, items: Items
+) -> dict[str, list[list[str]]]:
+    """(N,) values of each attribute: today's; the champion's where an item is no longer described."""
+    found = dict[str, list[list[str]]]()
+    names = () if config.items is None or today.items.is_empty() else config.items.attributes
+    for name in dict.fromkeys([*bundle.attributes, *names]):
+        old: list[list[str]] = [[] for _ in range(len(bundle.items))]
+        attribute = bundle.attributes.get(name)
+        for value in range(len(attribute.values)) if attribute else ():
+            for item in attribute.items[attribute.offsets[value] : attribute.offsets[value + 1]].tolist():
+                old[item].append(str(attribute.values.external(value)))
+        now = {}
+        if name in names:
+            now = dict(zip(today.items["item_id"], folds.label_lists(today.items[name]), strict=True))
+        rows = [
+            now.get(item, old[number] if number >= 0 else [])
+            for item, number in zip(items.ids, items.known.tolist(), strict=True)
+        ]
+        if any(rows):
+            found[name] = rows
+    return found
+
+
+def _compare(config: Config, folder: Path, champion: Path) -> list[Guardrail]:
+    """Whether the release is damaged: what it knows, what it finds, and its lists beside the champion's."""
+    before, now = Recommender.open(champion), Recommender.open(folder)
+    gate = config.gate
+    return [
+        guardrails.reach(now.manifest, before.manifest, gate.min_reach),
+        guardrails.index_recall(now.manifest),
+        guardrails.latency(now.manifest, before.manifest, gate.max_latency),
+        *_lists(before, now, gate.max_new_share),
+    ]
+
+
+def _lists(before: Recommender, now: Recommender, most_new: float) -> list[Guardrail]:
+    """How much of known users' lists is as it was, new items aside; how much of them is new."""
+    kept, new, shown = list[float](), 0, 0
+    for user in before.some_users(COMPARED):
+        old = [one.item_id for one in before.recommend(user, LIST, exclude_seen=False) if not one.is_new]
+        found = now.recommend(user, LIST, exclude_seen=False)
+        new, shown = new + sum(one.is_new for one in found), shown + len(found)
+        same = {one.item_id for one in now.recommend(user, 2 * LIST, exclude_seen=False)}
+        kept.append(sum(item in same for item in old) / max(len(old), 1))
+    share = float(np.mean(kept))
+    words = f"{share:.1%} of known users' lists are found again, allowed >= {LEAST_KEPT:.0%}"
+    return [
+        Guardrail("kept lists", share, LEAST_KEPT, share >= LEAST_KEPT, words),
+        guardrails.new_share(new / max(shown, 1), 0.0, most_new),
+    ]
+
