@@ -114,6 +114,25 @@ def place(features: Features, weight: Tensor) -> Tensor:
     return unit_rows(sums)
 
 
+def likeness(features: Features, data: DeviceInteractions, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """W (F, D) and users (U, D) of a space without training: a user is near to what is like their items.
+
+    Features are those of the data's items, (I, F), alone; W are the leading directions of them, so that cosines
+    of rows are nearly those of features. A user is the mean of their items' rows, of length 1.
+    """
+    device = data.user.device
+    row = torch.from_numpy(np.repeat(np.arange(data.n_items), np.diff(features.offsets))).to(device)
+    column = torch.from_numpy(features.columns).to(device, torch.int64)
+    shape = data.n_items, features.n_features
+    bags = matrix(row, column, torch.from_numpy(features.values).to(device), *shape)
+    weight = _directions(bags, shape, dim, seed)
+    items = place(features, weight)  # (I, D)
+    sums = nn.functional.embedding_bag(
+        data.item.long(), items, data.offsets, mode="sum", include_last_offset=True
+    )
+    return weight, unit_rows(sums)
+
+
 def _check(content: Content, known: NDArray[np.bool_]) -> None:
     features, settings = content
     offsets, columns, values, n_features = features

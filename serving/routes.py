@@ -228,8 +228,8 @@ def _find_or_404(
 
 def _as_json_items(items: Sequence[Recommendation], ids_as_text: bool) -> list[dict[str, Any]]:
     return [
-        {"item_id": _id(item_id, ids_as_text), "title": title, "score": score}
-        for item_id, title, score in items
+        {"item_id": _id(item_id, ids_as_text), "title": title, "score": score, "is_new": is_new}
+        for item_id, title, score, is_new in items
     ]
 
 

@@ -259,6 +259,16 @@ class Train(Section):
         description="share of the validation metric, and of the hit rate, that may be given for wider lists: "
         "rare items come nearer as far as it lasts",
     )
+    new_dim: PositiveInt = Field(
+        128, description="items.place_new: most coordinates besides max_dim that rank new items alone"
+    )
+    new_items_price: float = Field(
+        0.01,
+        ge=0,
+        lt=1,
+        description="items.place_new: share of the validation metric, and of the hit rate, that may be given for "
+        "new items to be shown: they come nearer as far as it lasts",
+    )
     weight_power: float = Field(
         DEFAULT.weight_power,
         ge=0,

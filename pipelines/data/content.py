@@ -42,6 +42,10 @@ class ItemContent(NamedTuple):
     new: Features | None  # (C, F); None without new items
 
     @property
+    def n_new(self) -> int:
+        return 0 if self.new is None else len(self.new.offsets) - 1
+
+    @property
     def columns(self) -> list[str]:
         """(F,) a name for each feature."""
         return [name for encoder in self.encoders for name in encoder.columns]

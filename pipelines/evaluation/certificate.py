@@ -21,6 +21,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
 from pipelines.data import content, folds
 from pipelines.data.catalogue import catalogue
+from pipelines.data.content import ItemContent
 from pipelines.data.database import open_database
 from pipelines.data.folds import Fold, FoldName
 from pipelines.data.prepared import read_prepared
@@ -58,6 +59,7 @@ LEAKS = {
     "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
     "predefined": "unknown: the split came with the data; for comparison with papers, not for a release",
 }
+CPU = torch.device("cpu")
 SHOWN = 5  # offending rows in a message
 SAMPLED = 500  # users, and items, whose distances are recomputed
 CLOSE = 0.01  # relative RMS error; other threads give 6e-5, a leak of 0.1 % of the pairs 0.06
@@ -110,11 +112,12 @@ def certify_run(config: Config, run: Path, fold: Fold, bundle_folder: Path) -> l
     _raise_if_broken(statements)  # the other checks rely on fold.fit
     bundle = open_bundle(bundle_folder)
     made, served = model.load(run, choose_device(config.train.device))
+    known = content.load_content(config, "test", fold)
     statements += [
-        _additions(run, done, fold, made, served),
+        _additions(run, done, fold, (made, served), known),
         _bundle(fold, served, bundle),
         _attributes(fold, bundle),
-        _new_items(config, run, fold, made),
+        _new_items(run, fold, made, known),
     ]
     return _raise_if_broken(statements)
 
@@ -252,9 +255,14 @@ def _utc(seconds: int) -> str:
 
 
 def _additions(
-    run: Path, done: dict[str, Any], fold: Fold, made: dict[str, Space], served: Vectors
+    run: Path,
+    done: dict[str, Any],
+    fold: Fold,
+    model_of_run: tuple[dict[str, Space], Vectors],
+    known: ItemContent | None,
 ) -> Statement:
     """Compare distances: served = each part's times its scale; untrained parts are made anew."""
+    made, served = model_of_run
     parts = model.read_choice(run)["parts"]
     device = served[0].device
     if device.type != str(done["device"]).partition(":")[0] and any(
@@ -269,7 +277,7 @@ def _additions(
     expected = torch.zeros_like(found)
     for part in parts:
         space = (
-            made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum, fold.n_new)
+            made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum, known)
         )
         expected += part.scale * _distances(spaces.euclidean_vectors(space))
     error = float((found - expected).square().mean().sqrt() / found.square().mean().sqrt().clamp_min(1e-12))
@@ -285,9 +293,8 @@ def _distances(vectors: Vectors) -> torch.Tensor:
     return squared - squared.mean(1, keepdim=True)
 
 
-def _new_items(config: Config, run: Path, fold: Fold, made: dict[str, Space]) -> Statement:
+def _new_items(run: Path, fold: Fold, made: dict[str, Space], known: ItemContent | None) -> Statement:
     """Fit the encoders again on fitted items alone, and place the new ones again by the learned weights."""
-    known = content.load_content(config, "test", fold)
     if known is None:
         return Statement("new_items", RUN["new_items"], None, "no new items are placed", [])
     used = content.load(run)
@@ -298,7 +305,8 @@ def _new_items(config: Config, run: Path, fold: Fold, made: dict[str, Space]) ->
     ]
     if len(used) != len(known.encoders):
         wrong.append({"encoders": len(used), "of_fitted_items": len(known.encoders)})
-    for name, weight in model.load_weights(run, torch.device("cpu")).items() if not wrong else ():
+    trained = {name: one for name, one in model.load_weights(run, CPU).items() if name in made}
+    for name, weight in trained.items() if not wrong else ():
         if known.new is not None:
             points = place(known.new, weight)  # (C, D)
             placed = (points != 0).any(1)

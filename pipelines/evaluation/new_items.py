@@ -19,10 +19,10 @@ from pipelines.config.config import Config
 from pipelines.data.content import ItemContent
 from pipelines.data.folds import Fold, as_list, item_attributes
 from pipelines.evaluation.statistics import bootstrap_intervals
-from pipelines.training.judging import all_targets, judge_targets
+from pipelines.training.judging import all_targets, judge_new_items, judge_targets
 from pipelines.training.model import popularity_vectors
 from recsys.content import Features
-from recsys.judge import Judge, Targets, Values
+from recsys.judge import Judge, Values
 from recsys.spaces import Space, Vectors, euclidean_vectors
 
 Sparse = Any  # a matrix of scipy, row by row
@@ -62,11 +62,10 @@ def score(
     `model` has I + C item vectors, those of new items last; `spectral` has fitted items alone, as popularity
     does, and misses the targets among new ones. `served` ranks for a judge through the bundle.
     """
-    if fold.new is None or content.new is None or not len(fold.new.target_items):
-        return None
     device = model[1].device
-    alone = Targets(fold.new.target_offsets, fold.new.target_items - fold.fit.n_items)
-    among_new = judge_targets(fold, alone, device, config.evaluate.model_copy(update={"exclude_seen": False}))
+    among_new = judge_new_items(fold, device, config.evaluate)
+    if fold.new is None or among_new is None:
+        return None
     among_all = judge_targets(fold, all_targets(fold), device, config.evaluate)
     lists = among_all.rank(model)
     listed = lists[lists >= 0]

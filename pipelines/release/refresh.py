@@ -292,9 +292,11 @@ def _attributes(
     for name in dict.fromkeys([*bundle.attributes, *names]):
         old: list[list[str]] = [[] for _ in range(len(bundle.items))]
         attribute = bundle.attributes.get(name)
-        for value in range(len(attribute.values)) if attribute else ():
-            for item in attribute.items[attribute.offsets[value] : attribute.offsets[value + 1]].tolist():
-                old[item].append(str(attribute.values.external(value)))
+        if attribute is not None:
+            for place in range(len(attribute.values)):
+                value = str(attribute.values.external(place))
+                for item in attribute.carriers(value).tolist():
+                    old[item].append(value)
         now = {}
         if name in names:
             now = dict(zip(today.items["item_id"], folds.label_lists(today.items[name]), strict=True))

@@ -167,7 +167,7 @@ class SpaceTraining:
     def _judge(self, training: Training, epoch: Epoch) -> bool:
         """Judge an epoch; whether another one may be better."""
         chooser, name = self._chooser, self.part.name
-        space = trained_space(training, chooser.hooks.new)
+        space = trained_space(training, chooser.hooks.content)
         values = chooser.judge_space(space, name)
         means = {metric: float(value.mean()) for metric, value in values.items()}
         score = means[chooser.select]

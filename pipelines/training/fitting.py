@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from pipelines.config import files
 from pipelines.config.config import Config
@@ -21,14 +22,14 @@ from pipelines.tracking import live_run
 from pipelines.training import model, placement, refit, warm_start
 from pipelines.training.budget import Clock
 from pipelines.training.checkpoints import Checkpoint
-from pipelines.training.judging import all_targets, judge_targets
+from pipelines.training.judging import all_targets, judge_new_items, judge_targets
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
 from pipelines.training.together import Chosen
 from pipelines.training.warm_start import RowIds
 from recsys import sampling, spaces
-from recsys.content import Features
+from recsys.content import likeness
 from recsys.files import write_text
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -87,11 +88,6 @@ class Run:
         """What the rows of a training's tables are of."""
         known, content = self.folds[fold], self.content[fold]
         return RowIds(known.user_ids, known.item_ids, () if content is None else content.columns)
-
-    def new_items(self, fold: FoldName) -> Features | None:
-        """(C, F) of the fold's items that nobody has."""
-        known = self.content[fold]
-        return None if known is None else known.new
 
     def watch(self, training: Training, phase: str, name: str, **also: Any) -> None:
         """Take a training to where the checkpoint has it; offer checkpoints before each epoch and step."""
@@ -185,7 +181,7 @@ def _fit(run: Run, seeds: dict[str, Any]) -> Fitted:
     fit = _final_fit(run, seeds, clock, selection, chosen)
     with run.checkpoint.defer_signals():
         made = refit.fit_parts(chosen.parts, fit, config.seed)
-    parts, space = model.side_by_side(chosen.parts, made)
+    parts, space = model.side_by_side(chosen.parts, made, fit.data.n_items)
     parts = [
         part._replace(hardest_until=fit.done[part.name].hardest_until) if part.is_trained else part
         for part in parts
@@ -231,7 +227,7 @@ def _final_fit(
         continue_from=lambda training, name: warm_start.continue_from(
             training, *ids, selection.trained[name].state, name
         ),
-        new=run.new_items("test"),
+        content=run.content["test"],
     )
 
 
@@ -253,7 +249,8 @@ def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock)
         lambda: run.checkpoint.offer(lambda: {"selection": selection.plain(), **run.checkpoint.about}),
         max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
-        new=run.new_items("validation"),
+        content=run.content["validation"],
+        judge_new=judge_new_items(fold, run.device, config.evaluate),
     )
     known = warm_start.trained_parts(seeds) if seeds else ()
     chooser = Chooser(config, judge, clock, hooks, selection, known)
@@ -269,6 +266,7 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     """Write the run's files; return what train.json says of the weights and of what they were fitted on."""
     config, folder, source = run.config, run.folder, run.source
     weights = {name: one.weight for name, one in fitted.done.items() if one.weight is not None}
+    weights |= _untrained_weights(run, fitted.parts)
     digest = model.save(folder, fitted.parts, fitted.made, fitted.served, weights)
     known: dict[str, Any] = {"weights_sha256": digest}
     if (content := run.content["test"]) is not None:
@@ -293,6 +291,17 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
         until = datetime.fromtimestamp(source.latest["test"], UTC).isoformat()
         known["warm_from"] = {"run": source.run.name, "fitted_until": until}
     return known
+
+
+def _untrained_weights(run: Run, parts: Sequence[Part]) -> dict[str, Tensor]:
+    """(F, D) of the spaces that place new items without training."""
+    content = run.content["test"]
+    data = sampling.to_device(run.folds["test"].fit, run.device)
+    return {
+        part.name: likeness(content.fitted, data, part.settings["dim"], part.settings["seed"])[0]
+        for part in parts
+        if content is not None and part.kind == model.LIKENESS
+    }
 
 
 def write_choice(folder: Path, chosen: Chosen, parts: Sequence[Part], selection: Selection) -> None:

@@ -48,6 +48,14 @@ def judge_targets(fold: Fold, targets: Targets, device: torch.device, evaluate: 
         raise InputError(str(error)) from None
 
 
+def judge_new_items(fold: Fold, device: torch.device, evaluate: Evaluate) -> Judge | None:
+    """The judge of new items among themselves, numbered from 0; None where nobody takes one."""
+    if fold.new is None or len(fold.new.target_items) == 0:
+        return None
+    targets = Targets(fold.new.target_offsets, fold.new.target_items - fold.fit.n_items)
+    return judge_targets(fold, targets, device, evaluate.model_copy(update={"exclude_seen": False}))
+
+
 def affordable(judge: Judge, space: Space, clock: Clock, seed: int) -> Judge:
     """The judge of as many users as are judged, on a space as wide as this, in a share of the clock's budget.
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from pipelines.config.config import Config
 from pipelines.config.errors import InputError
+from pipelines.data.content import ItemContent
 from recsys import baselines, spaces
-from recsys.content import Features, place
+from recsys.content import Features, likeness, place
 from recsys.distances import squared_euclidean
 from recsys.files import sha256
 from recsys.sampling import DeviceInteractions
@@ -28,23 +29,29 @@ WEIGHT = "content"  # ending of a tensor's name
 SECONDS_PER_DAY = 86_400
 SPREAD_USERS = 100
 TRAINED = ("graph", "metric")
-NEW = "new"  # kind of a part that shifts new items
+NEW, LIKENESS = "new", "likeness"  # kinds that shift new items, and that rank them without training
 
 
 class Part(NamedTuple):
     """One space of the model: how it is made, and how much it counts."""
 
     name: str
-    kind: str  # graph, metric, spectral, trend, rarity, new
+    kind: str  # graph, metric, spectral, trend, rarity, likeness, new
     weight: float  # at 1 it spreads the items as far as the first part does
     settings: dict[str, Any]  # of recsys.Settings; of the spectrum and the trend their own
     cycles: tuple[int, ...] = ()  # steps of each epoch; 0: a pass over the data
     hardest_until: int | None = None  # epochs before semi_hard replaced a miner that collapsed
     scale: float = 1.0  # on its squared distances, as it was fitted
+    for_new: bool = False  # it ranks new items alone: see for_new_alone
 
     @property
     def is_trained(self) -> bool:
         return self.kind in TRAINED
+
+    @property
+    def learns_from_features(self) -> bool:
+        """Whether it is a training that places new items."""
+        return self.is_trained and self.settings["start"] == "content"
 
 
 class Trained(NamedTuple):
@@ -66,14 +73,27 @@ class Trained(NamedTuple):
         return Trained(**(plain | {"part": Part(**plain["part"]), "space": Space(*plain["space"])}))
 
 
-def trained_space(training: Training, new: Features | None = None) -> Space:
-    """The space of a training; new items are placed by their features (C, F), if it learned from features."""
+def trained_space(training: Training, content: ItemContent | None = None) -> Space:
+    """The space of a training; new items are placed by their features, if it learned from features."""
     space = training.model.space()
-    if new is None:
+    if content is None or content.new is None:
         return space
     rows = training.model.content
-    points = None if rows is None else place(new, rows.weight.detach())
-    return spaces.with_new_items(space, len(new.offsets) - 1, points)
+    points = None if rows is None else place(content.new, rows.weight.detach())
+    return spaces.with_new_items(space, content.n_new, points)
+
+
+def for_new_alone(space: Space, n_items: int) -> Space:
+    """A space of cosines in which fitted items, and new ones without a point, are at a right angle to all.
+
+    So it ranks new items, and leaves the order of all others as it is.
+    """
+    items, offset = torch.zeros_like(space.items), torch.ones_like(space.offset)
+    points = space.items[n_items:]
+    known = space.offset[n_items:] == space.offset[:n_items].max()  # those that are placed, not nowhere
+    items[n_items:] = torch.where(known[:, None], points, 0.0)
+    offset[n_items:] = torch.where(known, 0.0, 1.0)
+    return Space(space.users, items, offset)
 
 
 def with_settings_of_run(config: Config, run: Path) -> Config:
@@ -89,18 +109,31 @@ def spectral_settings(dim: int, item_exponent: float, seed: int) -> dict[str, An
 
 
 def untrained_space(
-    part: Part, data: DeviceInteractions, spectrum: Spectrum | None = None, n_new: int = 0
+    part: Part,
+    data: DeviceInteractions,
+    spectrum: Spectrum | None = None,
+    content: ItemContent | None = None,
 ) -> Space:
     """The space of a part that needs no training; `spectrum`, if a wide enough one is known.
 
-    It puts `n_new` more items at each user's mean distance, and those of kind `new` nearer or farther.
+    New items are at each user's mean distance, but in those of kind `likeness` and `new`.
     """
-    settings = part.settings
+    n_new = 0 if content is None else content.n_new
     if part.kind == NEW:
         offset = torch.zeros(data.n_items + n_new, device=data.user.device)
-        offset[data.n_items :] = -1.0 if settings["nearer"] else 1.0
+        offset[data.n_items :] = -1.0 if part.settings["nearer"] else 1.0
         return spaces.same_for_all(offset, data.n_users)
+    if part.kind == LIKENESS and content is not None and content.new is not None:
+        return _likeness_space(part, data, content.fitted, content.new)
     return spaces.with_new_items(_space_of_known_items(part, data, spectrum), n_new)
+
+
+def _likeness_space(part: Part, data: DeviceInteractions, fitted: Features, new: Features) -> Space:
+    """New items by the cosine of their features with those of what a user has; nothing about fitted ones."""
+    weight, users = likeness(fitted, data, part.settings["dim"], part.settings["seed"])
+    points = place(new, weight)  # (C, D)
+    items = torch.cat([points.new_zeros(data.n_items, points.shape[1]), points])
+    return Space(users, items, (items == 0).all(1).to(items.dtype))
 
 
 def _space_of_known_items(part: Part, data: DeviceInteractions, spectrum: Spectrum | None) -> Space:
@@ -111,7 +144,7 @@ def _space_of_known_items(part: Part, data: DeviceInteractions, spectrum: Spectr
         return spaces.same_for_all(-baselines.trend(data, settings["half_life"]), data.n_users)
     if part.kind == "rarity":  # nearer the fewer users an item has
         return spaces.same_for_all(baselines.popularity(data).clamp_min(1).log(), data.n_users)
-    raise ValueError(f"kind = '{part.kind}', allowed: spectral, trend, rarity, new")
+    raise ValueError(f"kind = '{part.kind}', allowed: spectral, trend, rarity, likeness, new")
 
 
 def spectral_space(
@@ -126,22 +159,26 @@ def spectral_space(
     return spaces.inner_product_as_distance(users, degree.pow(settings["item_exponent"]) * items)
 
 
-def spread(space: Space) -> Tensor:
+def spread(space: Space, items: slice = slice(None)) -> Tensor:
     """(): standard deviation of the items' distances from a user, averaged over SPREAD_USERS users."""
     n = len(space.users)
     some = torch.arange(0, n, max(1, n // SPREAD_USERS), device=space.users.device)
-    return squared_euclidean(space.users[some], space.items, space.offset).std(1).mean()
+    return squared_euclidean(space.users[some], space.items[items], space.offset[items]).std(1).mean()
 
 
-def side_by_side(parts: Sequence[Part], made: Sequence[Space]) -> tuple[list[Part], Space]:
+def side_by_side(
+    parts: Sequence[Part], made: Sequence[Space], n_items: int | None = None
+) -> tuple[list[Part], Space]:
     """The parts with the scale of each in one space, whose distances are the sum of theirs.
 
-    At equal weights all parts spread the items equally far. A part that spreads nothing is left as it is.
+    At equal weights all parts spread the `n_items` fitted items (none: all) equally far, and parts for new
+    items alone the new ones. A part that spreads nothing is left as it is.
     """
-    first = float(spread(made[0]))
+    first = float(spread(made[0], slice(n_items)))
     scaled = list[Part]()
     for part, space in zip(parts, made, strict=True):
-        own = 1.0 if part.kind == NEW else float(spread(space))  # its spread is a count of new items
+        spread_by_it = slice(n_items, None) if part.for_new else slice(n_items)
+        own = 1.0 if part.kind == NEW else float(spread(space, spread_by_it))
         scale = part.weight * (first / own if own > 0 and first > 0 else 1.0)
         scaled.append(part._replace(scale=scale))
     return scaled, add_up(scaled, made)
@@ -202,7 +239,7 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]
     """The trained spaces by their part's name, and the served vectors. Raises InputError: a damaged file."""
     tensors = _read(folder, device)
     served = tensors.pop("user_vectors"), tensors.pop("item_vectors")
-    names = dict.fromkeys(name.rpartition(".")[0] for name in tensors)
+    names = [name.removesuffix(".users") for name in tensors if name.endswith(".users")]
     made = {name: Space(*(tensors[f"{name}.{part}"] for part in Space._fields)) for name in names}
     return made, served
 

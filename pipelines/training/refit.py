@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from pipelines.data.content import ItemContent
 from pipelines.training import model
 from pipelines.training.budget import Clock, StepTimer
 from pipelines.training.cycles import OnEpoch, figures, now_ms
 from pipelines.training.model import Part
 from recsys import baselines
-from recsys.content import Features
 from recsys.epochs import epochs
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -45,7 +45,7 @@ class FinalFit(NamedTuple):
     continue_from: Callable[[Training, str], None]  # puts a training where it was on validation
     watch: Callable[[Training, str], None] = lambda training, name: None  # resumes it, saves checkpoints
     on_epoch: OnEpoch = lambda row, number: None
-    new: Features | None = None  # (C, F) of items that nobody has
+    content: ItemContent | None = None  # of items
 
 
 def widest(parts: Sequence[Part]) -> int:
@@ -72,11 +72,14 @@ def fit_parts(parts: Sequence[Part], fit: FinalFit, seed: int) -> list[Space]:
         later = sum(fit.seconds.get(one.name, 0.0) for one in trained[number:])
         share = fit.seconds.get(part.name, 0.0) / later if later > 0 else 1.0
         fit.done[part.name] = _fit_part(part, fit, spectrum, share)
-    n_new = 0 if fit.new is None else len(fit.new.offsets) - 1
-    return [
-        fit.done[part.name].space if part.is_trained else model.untrained_space(part, data, spectrum, n_new)
-        for part in parts
-    ]
+    return [_space(part, fit, spectrum) for part in parts]
+
+
+def _space(part: Part, fit: FinalFit, spectrum: Spectrum | None) -> Space:
+    if not part.is_trained:
+        return model.untrained_space(part, fit.data, spectrum, fit.content)
+    space = fit.done[part.name].space
+    return model.for_new_alone(space, fit.data.n_items) if part.for_new else space
 
 
 def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float) -> Done:
@@ -120,7 +123,7 @@ def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float
     state = training.state() if fit.keep_states else None
     content = training.model.content
     return Done(
-        model.trained_space(training, fit.new),
+        model.trained_space(training, fit.content),
         training.progress.hardest_until,
         state,
         None if content is None else content.weight.detach().clone(),

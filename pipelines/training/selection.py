@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from pipelines.config.config import Learning
-from pipelines.training import judging, model, plans, refit, spectrum, trials
+from pipelines.data.content import ItemContent
+from pipelines.training import judging, model, new_items, plans, refit, spectrum, trials
 from pipelines.training.budget import Clock
 from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
 from pipelines.training.model import Part, Trained
@@ -19,7 +20,6 @@ from pipelines.training.plans import Plan
 from pipelines.training.search import Point
 from pipelines.training.together import SMALL_WINDOW, Candidate, Chosen, Together
 from recsys import baselines
-from recsys.content import Features
 from recsys.judge import Judge, Values
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -28,6 +28,7 @@ from recsys.training import Spectrum, Training
 
 LOGGER = logging.getLogger("recsys")
 
+LIKENESS_DIM = 128
 WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
 NO_ROOM = "no room in the budget"
@@ -85,7 +86,8 @@ class Hooks(NamedTuple):
     on_trial: Callable[[], None] = lambda: None  # after each training of the search; saves checkpoints
     max_epochs: int | None = None  # of each training; None: train.max_epochs
     refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
-    new: Features | None = None  # (C, F) of items that nobody has, which are ranked too
+    content: ItemContent | None = None  # of items; new ones are ranked too
+    judge_new: Judge | None = None  # of new items among themselves; None where too few are taken
 
 
 class Chooser:
@@ -156,8 +158,10 @@ class Chooser:
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
         if self.n_new:
+            candidates += self._ranking_new_items()
+            chosen = new_items.add(self.together, chosen, candidates, self.hooks.judge_new)
             shifts = self._shifts()
-            chosen = self.together.shift_new_items(chosen, candidates, shifts)
+            chosen = new_items.shift(self.together, chosen, candidates, shifts)
             candidates += shifts
         if self.config.train.coverage_price > 0:
             rarity = Part("rarity", "rarity", 1.0, {})
@@ -169,18 +173,32 @@ class Chooser:
     @property
     def n_new(self) -> int:
         """Items that nobody has, which are ranked too."""
-        return 0 if self.hooks.new is None else len(self.hooks.new.offsets) - 1
+        return 0 if self.hooks.content is None else self.hooks.content.n_new
 
-    def _shifts(self) -> list[Candidate]:
+    def _ranking_new_items(self) -> list[Candidate]:
+        """What may rank new items alone: trainings that learned from features, and likeness."""
+        n_items, dim = self.judge.data.n_items, min(self.config.train.new_dim, LIKENESS_DIM)
+        found = [
+            Candidate(one.part._replace(for_new=True), model.for_new_alone(one.space, n_items))
+            for one in self.selection.trained.values()
+            if one.part.learns_from_features
+        ]
+        settings = {"dim": dim, "seed": self.config.seed}
+        likeness = Part(model.LIKENESS, model.LIKENESS, 1.0, settings, for_new=True)
+        return [*found, self._untrained_candidate(likeness)]
+
+    def _shifts(self) -> tuple[Candidate, Candidate]:
         """What brings new items nearer to all users, and what takes them farther away."""
-        parts = (
+        nearer, farther = (
             Part(f"new items {where}", model.NEW, 1.0, {"nearer": where == "nearer"})
             for where in ("nearer", "farther")
         )
-        return [self._untrained_candidate(part) for part in parts]
+        return self._untrained_candidate(nearer), self._untrained_candidate(farther)
 
     def _untrained_candidate(self, part: Part) -> Candidate:
-        return Candidate(part, model.untrained_space(part, self.judge.data, self.spectrum, self.n_new))
+        return Candidate(
+            part, model.untrained_space(part, self.judge.data, self.spectrum, self.hooks.content)
+        )
 
     def spare_seconds(self) -> float:
         """Seconds that the fit of the longest trainings leaves."""

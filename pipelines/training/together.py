@@ -12,11 +12,10 @@ from pipelines.training import model
 from pipelines.training.budget import Clock
 from pipelines.training.model import Part
 from recsys.judge import Judge, Values
-from recsys.spaces import Space, euclidean_vectors
+from recsys.spaces import Space, Vectors, euclidean_vectors
 
 LOGGER = logging.getLogger("recsys")
 SMALL_WINDOW = 1000  # judged users below which differences of several per cent are noise
-SHIFTS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)  # weights tried for new items, nearer or farther
 RARITY = tuple(n / 20 for n in range(1, 21))  # weights tried for wider lists
 
 
@@ -39,8 +38,11 @@ class Chosen(NamedTuple):
     alone: dict[str, float]  # each candidate by itself
 
 
-def _key(parts: Sequence[Part]) -> tuple[tuple[str, float], ...]:
-    return tuple((part.name, part.weight) for part in parts)
+Key = tuple[tuple[str, bool, float], ...]
+
+
+def _key(parts: Sequence[Part]) -> Key:
+    return tuple((part.name, part.for_new, part.weight) for part in parts)
 
 
 def is_more_than_noise(gains: NDArray[np.float64]) -> bool:
@@ -57,30 +59,36 @@ class Together:
     """
 
     def __init__(self, judge: Judge, select: str, settings: Train, clock: Clock) -> None:
-        self._judge, self._select, self._settings, self._clock = judge, select, settings, clock
-        self._known: dict[tuple[tuple[str, float], ...], Values] = {}
+        self._judge, self._clock = judge, clock
+        self.select, self.settings, self.n_items = select, settings, judge.data.n_items
+        self._known: dict[Key, Values] = {}
         self.seconds = 0.0  # that judging one of them took last
 
     def score(self, candidates: list[Candidate]) -> NDArray[np.float64]:
         """(Q,) the selection metric of each judged user, of these spaces side by side."""
-        return self._values(candidates)[self._select]
+        return self.values(candidates)[self.select]
 
     def remember(self, part: Part, values: Values) -> None:
         """Keep what a space by itself scores, which then is not judged again."""
         self._known[_key([part])] = values
 
-    def _values(self, candidates: list[Candidate]) -> Values:
+    def values(self, candidates: list[Candidate]) -> Values:
+        """The metrics of each judged user, of these spaces side by side."""
         key = _key([one.part for one in candidates])
         if key not in self._known:
             started = self._clock.now()
-            _, space = model.side_by_side([c.part for c in candidates], [c.space for c in candidates])
-            self._known[key] = self._judge.values(self._judge.rank(euclidean_vectors(space)))
+            self._known[key] = self._judge.values(self._judge.rank(self.vectors(candidates)))
             self.seconds = self._clock.now() - started
         return self._known[key]
 
+    def vectors(self, candidates: list[Candidate]) -> Vectors:
+        """Spaces side by side, as they would be served."""
+        parts, made = [one.part for one in candidates], [one.space for one in candidates]
+        return euclidean_vectors(model.side_by_side(parts, made, self.n_items)[1])
+
     def choose(self, candidates: list[Candidate], deadline: float = float("inf")) -> Chosen:
         """The best spaces side by side, within max_dim coordinates and until the clock's `deadline`."""
-        fitting = [one for one in candidates if one.dim < self._settings.max_dim]
+        fitting = [one for one in candidates if one.dim < self.settings.max_dim]
         values = {one.part.name: self.score([one]) for one in fitting}
         alone = {name: float(value.mean()) for name, value in values.items()}
         # where time is short, what costs no coordinates comes first, then the best
@@ -92,7 +100,7 @@ class Together:
             kept, best = [*kept, added], value
             LOGGER.info(
                 f"train: {added.part.name} beside {len(kept) - 1}, weight {added.part.weight:g}: "
-                f"validation {self._select} {best.mean():.4f}"
+                f"validation {self.select} {best.mean():.4f}"
             )
         return Chosen(tuple(one.part for one in kept), float(best.mean()), alone)
 
@@ -116,13 +124,13 @@ class Together:
     ) -> tuple[Candidate, NDArray[np.float64]] | None:
         """The space and weight that add most to those kept, of those whose gain counts."""
         names = {one.part.name for one in kept}
-        room = self._settings.max_dim - 1 - sum(one.dim for one in kept)
+        room = self.settings.max_dim - 1 - sum(one.dim for one in kept)
         found: tuple[Candidate, NDArray[np.float64]] | None = None
         for one in candidates:
             if one.part.name in names or one.dim > room:
                 continue
             last = -1.0
-            for weight in sorted(self._settings.weights, reverse=True):
+            for weight in sorted(self.settings.weights, reverse=True):
                 if self._clock.now() + self.seconds > deadline:
                     break
                 added = one._replace(part=one.part._replace(weight=weight))
@@ -136,37 +144,21 @@ class Together:
                 last = float(value.mean())
         return found
 
-    def shift_new_items(
-        self, chosen: Chosen, candidates: list[Candidate], shifts: list[Candidate]
-    ) -> Chosen:
-        """The model with new items nearer to all users, or farther away, as far as validation rises.
-
-        A space says which new items suit a user, not how many of them a list should hold.
-        """
-        kept = self._kept(chosen, candidates)
-        best, result = float(self._values(kept)[self._select].mean()), chosen
-        for shift in shifts:
-            for weight in SHIFTS:
-                added = shift._replace(part=shift.part._replace(weight=weight))
-                score = float(self._values([*kept, added])[self._select].mean())
-                if score > best:
-                    best, result = score, Chosen((*chosen.parts, added.part), score, chosen.alone)
-        return result
-
-    def _kept(self, chosen: Chosen, candidates: list[Candidate]) -> list[Candidate]:
-        made = {one.part.name: one for one in candidates}
-        return [made[part.name]._replace(part=part) for part in chosen.parts]
+    def kept(self, chosen: Chosen, candidates: list[Candidate]) -> list[Candidate]:
+        """The candidates that were chosen, with their weights."""
+        made = {(one.part.name, one.part.for_new): one for one in candidates}
+        return [made[part.name, part.for_new]._replace(part=part) for part in chosen.parts]
 
     def widen(self, chosen: Chosen, candidates: list[Candidate], rarity: Candidate) -> Chosen:
         """The model with rare items as near as coverage_price of the metric and of the hit rate allows."""
-        kept = self._kept(chosen, candidates)
-        metrics = self._select, f"hit_rate@{self._select.partition('@')[2]}"
-        before, result = self._values(kept), chosen
+        kept = self.kept(chosen, candidates)
+        metrics = self.select, f"hit_rate@{self.select.partition('@')[2]}"
+        before, result = self.values(kept), chosen
         for weight in RARITY:
             added = rarity._replace(part=rarity.part._replace(weight=weight))
-            now = self._values([*kept, added])
+            now = self.values([*kept, added])
             left = min(now[name].mean() / max(before[name].mean(), 1e-12) for name in metrics)
-            if left < 1 - self._settings.coverage_price:
+            if left < 1 - self.settings.coverage_price:
                 break
-            result = Chosen((*chosen.parts, added.part), float(now[self._select].mean()), chosen.alone)
+            result = Chosen((*chosen.parts, added.part), float(now[self.select].mean()), chosen.alone)
         return result

@@ -101,7 +101,7 @@ def _trial(chooser: Chooser, plan: Plan, point: Point, dim: int, share: float) -
     try:
         for _ in epochs(training, 1):
             pass
-        space = trained_space(training, chooser.hooks.new)
+        space = trained_space(training, chooser.hooks.content)
         of_users = torch.from_numpy(chooser.judge_space(space, "trial")[chooser.select])
     except FloatingPointError as error:
         LOGGER.info(f"train: {point.describe()}: {error}")
