@@ -128,6 +128,19 @@ class Config(Learning):
             )
         return self
 
+    @model_validator(mode="after")
+    def _require_cold_items(self) -> "Config":
+        if self.split.cold_items == 0:
+            return self
+        if self.split.kind != "predefined":
+            raise ValueError(
+                f"split.cold_items = {self.split.cold_items:g} with split.kind = '{self.split.kind}', allowed: "
+                "predefined; a split by time has new items of its own"
+            )
+        if not self.places_new:
+            raise ValueError("split.cold_items needs items.place_new = true, as nothing else ranks them")
+        return self
+
     @property
     def places_new(self) -> bool:
         """Whether items that nobody has are placed by what is known about them."""

@@ -155,6 +155,13 @@ class Split(Section):
     )
     min_users_per_item: int = Field(1, ge=1, description="k-core: least users per item, in the fitted part")
     min_items_per_user: int = Field(1, ge=1, description="k-core: least items per user, in the fitted part")
+    cold_items: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="kind = predefined, for logs without times: share of the described items that are held out "
+        "for test with all of their events, and the same share of the others for validation",
+    )
 
 
 class Prepare(Section):

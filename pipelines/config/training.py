@@ -229,7 +229,7 @@ DEFAULT_SPACES = (
 )
 
 
-NEW_ITEMS_SPACES = (TrainedSpace(start="content"), *DEFAULT_SPACES)  # with items.place_new
+NEW_ITEMS_SPACES = (DEFAULT_SPACES[0], TrainedSpace(start="content"), *DEFAULT_SPACES[1:])  # items.place_new
 
 
 class Train(Section):
@@ -260,7 +260,7 @@ class Train(Section):
         "rare items come nearer as far as it lasts",
     )
     new_dim: PositiveInt = Field(
-        128, description="items.place_new: most coordinates besides max_dim that rank new items alone"
+        256, description="items.place_new: most coordinates besides max_dim that rank new items alone"
     )
     new_items_price: float = Field(
         0.01,

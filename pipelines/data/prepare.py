@@ -144,6 +144,7 @@ def sql_variables(
         "mined_negatives": config.prepare.mined_negatives,
         "place_new": config.items is not None and config.items.place_new,
         "has_listed": config.items is not None and config.items.listed is not None,
+        "cold_items": split.cold_items,
         "new_days": config.items.new_days if config.items is not None else None,
     }
 

@@ -29,6 +29,7 @@ STAGING = (  # in order, as the log is read; a check stops the run if it selects
     "checks/bad_vectors",
     "marts/duplicate_share",
     "marts/windows",
+    "marts/cold_items",
     "marts/split_events",
     "marts/net_events",
     "marts/recency",

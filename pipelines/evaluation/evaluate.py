@@ -174,7 +174,7 @@ def _ask(
         kept = [one.item_id for one in answer if one.item_id not in left_out]
         if len(kept) >= k or len(answer) < asked:
             return kept[:k]
-        asked *= 2
+        asked = max(2 * asked, 2 * k * asked // max(len(kept), 1))
 
 
 def _key(config: Config, run: Path, manifest: Manifest) -> str:

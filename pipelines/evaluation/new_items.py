@@ -19,7 +19,7 @@ from pipelines.config.config import Config
 from pipelines.data.content import ItemContent
 from pipelines.data.folds import Fold, as_list, item_attributes
 from pipelines.evaluation.statistics import bootstrap_intervals
-from pipelines.training.judging import all_targets, judge_new_items, judge_targets
+from pipelines.training.judging import all_targets, judges_of_new_items
 from pipelines.training.model import popularity_vectors
 from recsys.content import Features
 from recsys.judge import Judge, Values
@@ -62,11 +62,10 @@ def score(
     `model` has I + C item vectors, those of new items last; `spectral` has fitted items alone, as popularity
     does, and misses the targets among new ones. `served` ranks for a judge through the bundle.
     """
-    device = model[1].device
-    among_new = judge_new_items(fold, device, config.evaluate)
-    if fold.new is None or among_new is None:
+    judges = judges_of_new_items(fold, model[1].device, config.evaluate)
+    if fold.new is None or judges is None:
         return None
-    among_all = judge_targets(fold, all_targets(fold), device, config.evaluate)
+    among_new, among_all = judges
     lists = among_all.rank(model)
     listed = lists[lists >= 0]
     values = {

@@ -22,7 +22,7 @@ from pipelines.tracking import live_run
 from pipelines.training import model, placement, refit, warm_start
 from pipelines.training.budget import Clock
 from pipelines.training.checkpoints import Checkpoint
-from pipelines.training.judging import all_targets, judge_new_items, judge_targets
+from pipelines.training.judging import judge_fold, judges_of_new_items
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
@@ -234,8 +234,7 @@ def _final_fit(
 def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock) -> Chosen:
     """Choose on the validation fold, from where the checkpoint is."""
     config, fold = run.config, run.folds["validation"]
-    targets = all_targets(fold).of_some(config.train.judged_users, config.seed)
-    judge = judge_targets(fold, targets, run.device, config.evaluate)
+    judge = judge_fold(fold, run.device, config.evaluate, config.train.judged_users, config.seed)
 
     def watch(training: Training, name: str) -> None:
         if seeds:
@@ -250,7 +249,7 @@ def _choose(run: Run, seeds: dict[str, Any], selection: Selection, clock: Clock)
         max_epochs=config.warm.max_epochs if seeds else None,
         refit_factor=max(1.0, len(run.folds["test"].fit) / max(1, len(fold.fit))),
         content=run.content["validation"],
-        judge_new=judge_new_items(fold, run.device, config.evaluate),
+        judges=judges_of_new_items(fold, run.device, config.evaluate, config.train.judged_users, config.seed),
     )
     known = warm_start.trained_parts(seeds) if seeds else ()
     chooser = Chooser(config, judge, clock, hooks, selection, known)

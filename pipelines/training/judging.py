@@ -1,6 +1,7 @@
 """The judge of a fold, by the settings of the section evaluate."""
 
 import logging
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -48,12 +49,27 @@ def judge_targets(fold: Fold, targets: Targets, device: torch.device, evaluate: 
         raise InputError(str(error)) from None
 
 
-def judge_new_items(fold: Fold, device: torch.device, evaluate: Evaluate) -> Judge | None:
-    """The judge of new items among themselves, numbered from 0; None where nobody takes one."""
+class NewItemJudges(NamedTuple):
+    """Judges where some users take items that nobody had."""
+
+    alone: Judge  # of new items among themselves, numbered from 0
+    together: Judge  # of all items in one ranking
+
+
+def judges_of_new_items(
+    fold: Fold, device: torch.device, evaluate: Evaluate, most_users: int | None = None, seed: int = 0
+) -> NewItemJudges | None:
+    """Judges of `most_users` random users each; None where nobody takes a new item."""
     if fold.new is None or len(fold.new.target_items) == 0:
         return None
-    targets = Targets(fold.new.target_offsets, fold.new.target_items - fold.fit.n_items)
-    return judge_targets(fold, targets, device, evaluate.model_copy(update={"exclude_seen": False}))
+    alone = Targets(fold.new.target_offsets, fold.new.target_items - fold.fit.n_items)
+    together = all_targets(fold)
+    if most_users is not None:
+        alone, together = alone.of_some(most_users, seed), together.of_some(most_users, seed)
+    unseen = evaluate.model_copy(update={"exclude_seen": False})  # nobody has one
+    return NewItemJudges(
+        judge_targets(fold, alone, device, unseen), judge_targets(fold, together, device, evaluate)
+    )
 
 
 def affordable(judge: Judge, space: Space, clock: Clock, seed: int) -> Judge:

@@ -8,8 +8,9 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.training.judging import NewItemJudges
 from pipelines.training.together import Candidate, Chosen, Together, is_more_than_noise
-from recsys.judge import Judge, Values
+from recsys.judge import Values
 
 LOGGER = logging.getLogger("recsys")
 
@@ -19,7 +20,9 @@ SHIFTS = (0.0, 0.5, 1.0, 2.0, -0.5, -1.0, -2.0)  # nearer by so many spreads of 
 NEAREST, BISECTIONS = 4.0, 6
 
 
-def add(together: Together, chosen: Chosen, candidates: list[Candidate], judge: Judge | None) -> Chosen:
+def add(
+    together: Together, chosen: Chosen, candidates: list[Candidate], judges: NewItemJudges | None
+) -> Chosen:
     """The model with those candidates that rank new items alone, by how these are ranked among themselves.
 
     Forward selection as in Together, within new_dim coordinates. If no space of the model places new items, the
@@ -30,14 +33,15 @@ def add(together: Together, chosen: Chosen, candidates: list[Candidate], judge: 
     extra = [one for one in candidates if one.part.for_new and one.part.name not in names]
     room = together.settings.new_dim
     is_placed = any(one.part.learns_from_features for one in kept)
-    if judge is None or len(judge.users) < LEAST_USERS:
+    if judges is None or len(judges.alone.users) < LEAST_USERS:
         if not is_placed and extra:
             kept.append(next((one for one in extra if one.dim <= room), extra[-1]))
         return chosen._replace(parts=tuple(one.part for one in kept))
 
     def score(some: list[Candidate]) -> NDArray[np.float64]:
         users, items = together.vectors(some)
-        return judge.values(judge.rank((users, items[together.n_items :])))[together.select]
+        alone = judges.alone
+        return alone.values(alone.rank((users, items[together.n_items :])))[together.select]
 
     best = score(kept) if is_placed else None
     while True:
@@ -63,7 +67,11 @@ def add(together: Together, chosen: Chosen, candidates: list[Candidate], judge: 
 
 
 def shift(
-    together: Together, chosen: Chosen, candidates: list[Candidate], shifts: tuple[Candidate, Candidate]
+    together: Together,
+    chosen: Chosen,
+    candidates: list[Candidate],
+    shifts: tuple[Candidate, Candidate],
+    judges: NewItemJudges,
 ) -> Chosen:
     """The model with new items nearer to all users, as far as new_items_price allows, or farther away.
 
@@ -72,7 +80,7 @@ def shift(
     """
     kept, (nearer, farther) = together.kept(chosen, candidates), shifts
     metrics = together.select, f"hit_rate@{together.select.partition('@')[2]}"
-    known = {0.0: together.values(kept)}
+    judge, known = judges.together, dict[float, Values]()
 
     def shifted(weight: float) -> Candidate:
         one = nearer if weight > 0 else farther
@@ -80,7 +88,7 @@ def shift(
 
     def values(weight: float) -> Values:
         if weight not in known:
-            known[weight] = together.values([*kept, shifted(weight)])
+            known[weight] = judge.values(judge.rank(together.vectors([*kept, shifted(weight)])))
         return known[weight]
 
     def left(weight: float, best: float) -> float:
@@ -96,9 +104,9 @@ def shift(
             low = middle
         else:
             high = middle
-    score = float(values(low)[together.select].mean())
+    now, most = (float(values(weight)[together.select].mean()) for weight in (low, best))
     LOGGER.info(
         f"train: new items {abs(low):.2f} spreads {'nearer' if low >= 0 else 'farther'}: validation "
-        f"{together.select} {score:.4f}, {values(best)[together.select].mean():.4f} at best"
+        f"{together.select} of all items {now:.4f}, {most:.4f} at best"
     )
-    return Chosen((*chosen.parts, *([shifted(low).part] if low else [])), score, chosen.alone)
+    return chosen._replace(parts=(*chosen.parts, shifted(low).part))

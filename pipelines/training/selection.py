@@ -15,6 +15,7 @@ from pipelines.data.content import ItemContent
 from pipelines.training import judging, model, new_items, plans, refit, spectrum, trials
 from pipelines.training.budget import Clock
 from pipelines.training.cycles import LONGER, TOGETHER, WANTED_CYCLES, OnEpoch, SpaceTraining
+from pipelines.training.judging import NewItemJudges
 from pipelines.training.model import Part, Trained
 from pipelines.training.plans import Plan
 from pipelines.training.search import Point
@@ -87,7 +88,7 @@ class Hooks(NamedTuple):
     max_epochs: int | None = None  # of each training; None: train.max_epochs
     refit_factor: float = 1.1  # seconds of a step in the final fit per second on validation
     content: ItemContent | None = None  # of items; new ones are ranked too
-    judge_new: Judge | None = None  # of new items among themselves; None where too few are taken
+    judges: NewItemJudges | None = None  # of new items; None where nobody takes one
 
 
 class Chooser:
@@ -159,10 +160,11 @@ class Chooser:
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
         if self.n_new:
             candidates += self._ranking_new_items()
-            chosen = new_items.add(self.together, chosen, candidates, self.hooks.judge_new)
-            shifts = self._shifts()
-            chosen = new_items.shift(self.together, chosen, candidates, shifts)
-            candidates += shifts
+            chosen = new_items.add(self.together, chosen, candidates, self.hooks.judges)
+            if self.hooks.judges is not None:
+                shifts = self._shifts()
+                chosen = new_items.shift(self.together, chosen, candidates, shifts, self.hooks.judges)
+                candidates += shifts
         if self.config.train.coverage_price > 0:
             rarity = Part("rarity", "rarity", 1.0, {})
             chosen = self.together.widen(chosen, candidates, self._untrained_candidate(rarity))
@@ -318,7 +320,8 @@ class Chooser:
     def judge_space(self, space: Space, name: str) -> Values:
         """The metrics of a space by itself, of each judged user; their means are a point of this name."""
         started = self.clock.now()
-        values = self.judge.values(self.judge.rank(euclidean_vectors(space)))
+        users, items = euclidean_vectors(space)
+        values = self.judge.values(self.judge.rank((users, items[: self.judge.data.n_items])))
         self.together.seconds = self.clock.now() - started
         means = {metric: float(value.mean()) for metric, value in values.items()}
         self.selection.points.append({"seconds": self.clock.now(), "of": name} | means)

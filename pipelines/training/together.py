@@ -73,11 +73,12 @@ class Together:
         self._known[_key([part])] = values
 
     def values(self, candidates: list[Candidate]) -> Values:
-        """The metrics of each judged user, of these spaces side by side."""
+        """The metrics of each judged user, of these spaces side by side, among fitted items."""
         key = _key([one.part for one in candidates])
         if key not in self._known:
             started = self._clock.now()
-            self._known[key] = self._judge.values(self._judge.rank(self.vectors(candidates)))
+            users, items = self.vectors(candidates)
+            self._known[key] = self._judge.values(self._judge.rank((users, items[: self.n_items])))
             self.seconds = self._clock.now() - started
         return self._known[key]
 

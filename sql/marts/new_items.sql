@@ -50,6 +50,9 @@ unfitted as (
     select offered.*
     from offered
     anti join items on offered.fold = items.fold and offered.item_id = items.item_id
+    -- what is held out for test is no candidate before
+    anti join cold_items
+        on offered.item_id = cold_items.item_id and offered.fold = 'validation' and cold_items.part = 'test'
 )
 
 select

@@ -15,6 +15,7 @@ select
     kept_events.event_at,
     kept_events.weight,
     case
+        when cold_items.part is not null then cold_items.part
         -- time: the starts are NULL under other kinds
         when kept_events.event_at >= windows.test_start then cast('test' as part)
         when kept_events.event_at >= windows.validation_start then cast('validation' as part)
@@ -28,3 +29,4 @@ select
     end as part
 from kept_events
 cross join windows
+left join cold_items on kept_events.item_id = cold_items.item_id
