@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
 
 from pipelines.config import files
@@ -83,6 +84,13 @@ def evaluate(
         spectral,
         lambda one: rank_with_bundle(recommender, fold, one, config.evaluate.exclude_seen, with_new=True),
     )
+    if about_new and content:
+        trained = {
+            name: weight
+            for name, weight in models.load_weights(run, torch.device("cpu")).items()
+            if name != models.LIKENESS
+        }
+        about_new["shares_of_features"] = new_items.shares_of_features(content, trained)
     model = model[0], model[1][: fold.fit.n_items]
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result = {

@@ -23,6 +23,7 @@ from pipelines.training.judging import all_targets, judges_of_new_items
 from pipelines.training.model import popularity_vectors
 from recsys.content import Features
 from recsys.judge import Judge, Values
+from recsys.metrics import item_coverage
 from recsys.spaces import Space, Vectors, euclidean_vectors
 
 Sparse = Any  # a matrix of scipy, row by row
@@ -84,6 +85,9 @@ def score(
         "targets": len(fold.new.target_items),
         "share_of_targets": len(fold.new.target_items) / len(all_targets(fold).items),
         "share_of_lists": float((listed >= fold.fit.n_items).mean()),
+        "coverage": {
+            f"coverage@{k}": item_coverage(lists, len(model[1]), k) for k in config.evaluate.ks
+        },
         "shown": [one._asdict() for one in most_shown(fold, among_all.users, lists)],
         "test": {among: _means(of) for among, of in values.items()},
         "intervals": {
@@ -115,6 +119,25 @@ def most_shown(fold: Fold, users: NDArray[np.int64], lists: NDArray[np.int32]) -
             )
         )
     return found
+
+
+def shares_of_features(content: ItemContent, weights: dict[str, Tensor]) -> dict[str, float]:
+    """How much of a fitted item's place each kind of feature decides: mean squared lengths, of sum 1.
+
+    Over the spaces that learned from features, each part of W' x by itself (content.py).
+    """
+    matrix, found, first = _matrix(content.fitted), dict[str, float](), 0
+    for encoder in content.encoders:
+        width = len(encoder.columns)
+        part = matrix[:, first : first + width]
+        lengths = [
+            np.square(part @ weight[first : first + width].cpu().numpy()).sum(axis=1).mean()
+            for weight in weights.values()
+        ]
+        found[encoder.name] = float(np.sum(lengths))
+        first += width
+    whole = sum(found.values())
+    return {name: value / whole for name, value in found.items()} if whole > 0 else found
 
 
 def _means(systems: dict[str, Values]) -> dict[str, dict[str, float]]:

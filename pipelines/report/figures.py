@@ -124,6 +124,18 @@ def forest(leads: Sequence[Lead], metric: str) -> Drawing:
 
 
 @STYLED
+def shares_of_features(shares: dict[str, float]) -> Drawing:
+    """Bars: how much of an item's place each kind of feature decides, the most first."""
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+    figure, axes = _axes(0.9 + 0.3 * len(ordered))
+    axes.barh(range(len(ordered)), [share for _, share in ordered], color=MODEL)
+    _label_rows(axes, [name for name, _ in ordered])
+    axes.set_xlabel("share of the squared length of an item's place")
+    description = ", ".join(f"{name} {share:.2f}" for name, share in ordered)
+    return to_drawing(figure, "features", "What places a new item", description)
+
+
+@STYLED
 def results(metrics: dict[str, Any]) -> Drawing:
     """Means of the systems with their 95 % intervals: a row of panels for each cut-off."""
     systems = list(metrics["test"])

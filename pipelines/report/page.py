@@ -60,6 +60,8 @@ def render(run: Path) -> str:
     points = _frame(run / "map.parquet")
     select = _select(metrics, read["config"])
     certified = metrics if metrics is not None and certificate.is_complete(metrics) else None
+    new = certified.get("new_items") if certified else None
+    features = new["shares_of_features"] if new else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,6 +78,9 @@ def render(run: Path) -> str:
             "certified": certified is not None,
             "results": figures.results(certified) if certified else None,
             "result_tables": list(result_tables(certified)),
+            "new_items": new,
+            "new_items_tables": list(new_items_tables(new)),
+            "features": figures.shares_of_features(features) if features else None,
             "slicings": list(slicing_figures(run, certified, select)),
             "curves": None if history is None else figures.curves(history, read["choice"], select),
             "mining": list(mining_figures(history)),
@@ -137,6 +142,33 @@ def result_tables(metrics: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
             for system, means in metrics["test"].items()
         ]
         yield {"columns": [*columns, f"coverage@{k}"], "rows": rows}
+
+
+class NewItemsTable(NamedTuple):
+    """New items among themselves, or all items in one ranking."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+def new_items_tables(known: dict[str, Any] | None) -> Iterator[NewItemsTable]:
+    """The rankings of new items, by the smallest cut-off."""
+    if known is None:
+        return
+    titles = {
+        "new": f"{known['items']:,} new items ranked among themselves, {known['users']['new']:,} users",
+        "all": f"All items in one ranking, {known['users']['all']:,} users",
+    }
+    for among, title in titles.items():
+        means, intervals = known["test"][among], known["intervals"][among]
+        names = list(means["model"])
+        columns = [name for name in names if name.endswith(f"@{names[0].partition('@')[2]}")]
+        rows = [
+            [system, *(_format_mean(of[name], intervals[system][name]) for name in columns)]
+            for system, of in means.items()
+        ]
+        yield NewItemsTable(title, columns, rows)
 
 
 def slicing_figures(run: Path, metrics: dict[str, Any] | None, select: str) -> Iterator[SlicingFigure]:

@@ -57,10 +57,13 @@ def new_items_lines(result: dict[str, Any]) -> Iterator[Table | str]:
             intervals = known["intervals"][among][system]
             table.add_row(system, *(_cell(means[n], *intervals[n]) for n in names))
         yield table
-    yield f"new items take {known['share_of_lists']:.1%} of the lists; the three that most lists hold:"
+    yield f"new items take {known['share_of_lists']:.1%} of the lists; those that most lists hold:"
     for one in known["shown"]:
         users = ", ".join(map(str, one["user_ids"]))
         yield f"  {one['title']} ({one['item_id']}): in {one['lists']:,} lists, highest for users {users}"
+    if known["shares_of_features"]:
+        shares = sorted(known["shares_of_features"].items(), key=lambda pair: -pair[1])
+        yield "what places them: " + ", ".join(f"{name} {share:.0%}" for name, share in shares)
 
 
 def differences(result: dict[str, Any]) -> list[str]:

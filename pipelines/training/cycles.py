@@ -15,7 +15,7 @@ from pipelines.training.model import Part, Trained, trained_space
 from pipelines.training.together import is_more_than_noise
 from recsys.epochs import Epoch, epochs, steps_per_pass
 from recsys.settings import Settings
-from recsys.spaces import Space
+from recsys.spaces import Space, euclidean_vectors
 from recsys.training import Training
 
 if TYPE_CHECKING:
@@ -180,17 +180,47 @@ class SpaceTraining:
             f"active {epoch.stats.active:.3f}, validation {chooser.select} {score:.4f}"
         )
         of_users = torch.from_numpy(values[chooser.select])  # (Q,)
-        if not self._best or score > self._best["trained"].score:
+        of_new = self._judge_new_items(space)
+        fell = of_new is not None and self._fell(of_new)
+        if not self._best or (score > self._best["trained"].score and not fell):
             rises = not self._best or is_more_than_noise((of_users - self._best["of_users"]).numpy())
             trained = self._trained(training, epoch, space, score)
             chooser.together.remember(trained.part, values)
-            self._best = {"epoch": epoch.number, "trained": trained, "of_users": of_users, "rises": rises}
-        elif self._is_over(epoch.number, of_users):
+            self._best = {
+                "epoch": epoch.number,
+                "trained": trained,
+                "of_users": of_users,
+                "of_new": of_new,
+                "rises": rises,
+            }
+        elif fell or self._is_over(epoch.number, of_users):
             LOGGER.info(f"train: {name}: validation no longer rises, keeping epoch {self._best['epoch']}")
             return False
         else:  # level: time that ends the training now gives its fit no further cycle
             self._best = self._best | {"rises": False}
         return True
+
+    def _judge_new_items(self, space: Space) -> Tensor | None:
+        """(Q,) the score of new items among themselves, of a space that places them by features."""
+        judges = self._chooser.hooks.judges
+        if judges is None or not self.part.learns_from_features:
+            return None
+        users, items = euclidean_vectors(space)
+        alone, n_items = judges.alone, self._chooser.judge.data.n_items
+        of_new = torch.from_numpy(alone.values(alone.rank((users, items[n_items:])))[self._chooser.select])
+        LOGGER.info(
+            f"train: {self.part.name}: new items among themselves, validation {self._chooser.select} "
+            f"{of_new.mean():.4f}"
+        )
+        return of_new
+
+    def _fell(self, of_new: Tensor) -> bool:
+        """Whether new items are ranked worse than at the best epoch, by more than noise.
+
+        Fitted items go on to gain from their own rows when features fit them too closely already.
+        """
+        best = self._best.get("of_new")
+        return best is not None and is_more_than_noise((best - of_new).numpy())
 
     def _is_over(self, epoch: int, of_users: Tensor) -> bool:
         """Whether an epoch that is no better than the best was the last; (Q,) its score of each judged user.

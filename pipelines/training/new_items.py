@@ -15,7 +15,6 @@ from recsys.judge import Values
 LOGGER = logging.getLogger("recsys")
 
 LEAST_USERS = 30  # who take new items; with fewer there is no choice among spaces
-WEIGHTS = (1.0, 0.5, 0.25)  # of a space beside others that rank new items
 SHIFTS = (0.0, 0.5, 1.0, 2.0, -0.5, -1.0, -2.0)  # nearer by so many spreads of the first space, or farther
 NEAREST, BISECTIONS = 4.0, 6
 
@@ -31,7 +30,7 @@ def add(
     kept = together.kept(chosen, candidates)
     names = {one.part.name for one in kept}
     extra = [one for one in candidates if one.part.for_new and one.part.name not in names]
-    room = together.settings.new_dim
+    room, weights = together.settings.new_dim, sorted(together.settings.weights, reverse=True)
     is_placed = any(one.part.learns_from_features for one in kept)
     if judges is None or len(judges.alone.users) < LEAST_USERS:
         if not is_placed and extra:
@@ -49,9 +48,13 @@ def add(
         for one in extra:
             if one.dim > room:
                 continue
-            for weight in WEIGHTS if best is not None else WEIGHTS[:1]:
+            last = -1.0
+            for weight in weights if best is not None else (1.0,):
                 added = one._replace(part=one.part._replace(weight=weight))
                 value = score([*kept, added])
+                if value.mean() < last:  # a smaller weight helps less from here on
+                    break
+                last = float(value.mean())
                 counts = best is None or is_more_than_noise(value - best)
                 if counts and (found is None or value.mean() > found[1].mean()):
                     found = added, value

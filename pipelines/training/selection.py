@@ -73,7 +73,12 @@ class Selection:
         running = dict(plain["running"])
         if best := running.get("best"):
             of_users = best["of_users"].cpu()
-            running["best"] = best | {"trained": Trained.of(best["trained"]), "of_users": of_users}
+            of_new = best.get("of_new")
+            running["best"] = best | {
+                "trained": Trained.of(best["trained"]),
+                "of_users": of_users,
+                "of_new": None if of_new is None else of_new.cpu(),
+            }
         found = {"trained": trained, "trials": trials, "chosen": chosen, "running": running}
         return Selection(**(plain | found))
 

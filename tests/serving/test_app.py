@@ -53,7 +53,7 @@ def guarded(tmp_path_factory):
 
 
 def rows(items):
-    return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
+    return [one._asdict() for one in items]
 
 
 def test_a_user_gets_the_answer_of_the_recommender(server: Server, shop):

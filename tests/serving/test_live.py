@@ -166,7 +166,7 @@ def questions(shop: Recommender) -> dict[str, object]:
 
 
 def as_json(items) -> list[dict[str, object]]:
-    return [{"item_id": item_id, "title": title, "score": score} for item_id, title, score in items]
+    return [one._asdict() for one in items]
 
 
 def write_broken(bundles: Path) -> list[str]:
