@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,14 +50,13 @@ def opened(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> S
 
 
 @pytest.fixture
-def own(opened: Shop, tmp_path: Path) -> Shop:
-    """A copy to go on with."""
-    folder = tmp_path / "own"
-    shutil.copytree(opened.config_file.parent, folder, symlinks=True)
-    path = folder / "shop.toml"
-    path.write_text(path.read_text().replace(str(opened.config_file.parent), str(folder)))
-    config = load_config(path)
-    return Shop(path, config, find_run(config, None), opened.ran)
+def own(opened: Shop, tmp_path: Path) -> Iterator[Shop]:
+    """The finished retrain to go on with; its folder is put back afterwards."""
+    folder = opened.config_file.parent
+    shutil.copytree(folder, tmp_path / "kept", symlinks=True)
+    yield opened
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / "kept", folder, symlinks=True)
 
 
 def new_ids() -> set[int]:
