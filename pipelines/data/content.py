@@ -71,9 +71,7 @@ def load_content(config: Config, name: FoldName, fold: Fold) -> ItemContent | No
     return ItemContent(fitted, encode(fitted, known), new)
 
 
-def read(
-    config: Config, items: Items, fold: FoldName, rows: pl.DataFrame, table: str = "items"
-) -> Described:
+def read(config: Config, items: Items, fold: FoldName, rows: pl.DataFrame, table: str = "items") -> Described:
     """What is known about the items of a table, items or new_items, whose rows are given in their order."""
     with open_database(config) as con:
         found = con.sql(KNOWN.format(table=table), params={"fold": fold}).pl()
@@ -135,9 +133,9 @@ def digests(features: Features) -> list[bytes]:
     """(I,): SHA-256 of each item's features, the first 8 bytes."""
     bounds = features.offsets.tolist()
     return [
-        hashlib.sha256(
-            features.columns[start:end].tobytes() + features.values[start:end].tobytes()
-        ).digest()[:8]
+        hashlib.sha256(features.columns[start:end].tobytes() + features.values[start:end].tobytes()).digest()[
+            :8
+        ]
         for start, end in itertools.pairwise(bounds)
     ]
 
@@ -148,4 +146,6 @@ def load(folder: Path) -> tuple[Encoder, ...]:
     if not path.exists():
         return ()
     rows = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(Encoder(row["kind"], row["name"], tuple(row["vocabulary"]), tuple(row["weights"])) for row in rows)
+    return tuple(
+        Encoder(row["kind"], row["name"], tuple(row["vocabulary"]), tuple(row["weights"])) for row in rows
+    )

@@ -80,7 +80,9 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         items = _rows(con, name, "select * exclude (fold, item) from items where fold = $fold order by item")
         triples = _rows(con, name, TRIPLES.format(which="fold = $fold"))
         targets = _rows(con, name, f'select * from targets where fold = $fold {new} order by "user", item')
-        added = _rows(con, name, "select * exclude (fold, item) from new_items where fold = $fold order by item")
+        added = _rows(
+            con, name, "select * exclude (fold, item) from new_items where fold = $fold order by item"
+        )
         held_out = _rows(con, name, 'select * from new_targets where fold = $fold order by "user", item')
     fit = to_interactions(triples, len(users), items)
     offsets = _offsets(targets, len(users))

@@ -276,9 +276,7 @@ def _additions(
     found = _distances(served)
     expected = torch.zeros_like(found)
     for part in parts:
-        space = (
-            made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum, known)
-        )
+        space = made[part.name] if part.is_trained else model.untrained_space(part, data, spectrum, known)
         expected += part.scale * _distances(spaces.euclidean_vectors(space))
     error = float((found - expected).square().mean().sqrt() / found.square().mean().sqrt().clamp_min(1e-12))
     weights = ", ".join(f"{part.name} {part.weight:g}" for part in parts)

@@ -172,9 +172,7 @@ def rank_with_bundle(
     return ranked
 
 
-def _ask(
-    recommender: Recommender, user_id: Id, k: int, exclude: list[Id], left_out: set[Id]
-) -> list[Id]:
+def _ask(recommender: Recommender, user_id: Id, k: int, exclude: list[Id], left_out: set[Id]) -> list[Id]:
     """The k best items for a user without those of two lists; the second, a long one, is dropped afterwards."""
     asked = k
     while True:

@@ -85,9 +85,7 @@ def score(
         "targets": len(fold.new.target_items),
         "share_of_targets": len(fold.new.target_items) / len(all_targets(fold).items),
         "share_of_lists": float((listed >= fold.fit.n_items).mean()),
-        "coverage": {
-            f"coverage@{k}": item_coverage(lists, len(model[1]), k) for k in config.evaluate.ks
-        },
+        "coverage": {f"coverage@{k}": item_coverage(lists, len(model[1]), k) for k in config.evaluate.ks},
         "shown": [one._asdict() for one in most_shown(fold, among_all.users, lists)],
         "test": {among: _means(of) for among, of in values.items()},
         "intervals": {

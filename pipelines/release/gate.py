@@ -89,7 +89,7 @@ def decide(config: Config, run: Path) -> Verdict:
     if found is not None and found.key == key:
         LOGGER.info(f"gate: {run / 'gate.json'} is of these two bundles: reused")
         return found
-    if champion == folder.name:
+    if champion is not None and folder.name in (champion, _origin(config, champion)):
         LOGGER.info(f"gate: {champion} is the champion already")
         unchanged = _verdict(config, key, champion, champion)._replace(verdict="unchanged")
         if found is None or found.challenger != folder.name:  # else keep why it was promoted
@@ -100,6 +100,18 @@ def decide(config: Config, run: Path) -> Verdict:
     for line in lines(verdict):
         LOGGER.info(f"gate: {line}")
     return verdict
+
+
+def _origin(config: Config, champion: str) -> str:
+    """The version that was fitted, if the champion is a refresh of it and it is still there.
+
+    A refresh places new users by all that they have, which may be in the test window.
+    """
+    try:
+        origin = read_manifest(config.bundles / champion)["info"].get("refreshed")
+    except BundleError:
+        return champion
+    return str(origin) if origin and (config.bundles / str(origin)).exists() else champion
 
 
 def read(run: Path) -> Verdict | None:
@@ -142,7 +154,7 @@ def _compare_bundles(
         return verdict._replace(verdict="fail", reasons=[reason]), None
     if champion is not None:
         try:
-            opened = Recommender.open(config.bundles / champion)
+            opened = Recommender.open(config.bundles / _origin(config, champion))
         except BundleError as error:
             reason = f"the champion cannot be opened: {error}; roll back to a valid one, or use --force"
             return verdict._replace(verdict="fail", reasons=[reason]), None
@@ -158,9 +170,7 @@ def _compare_bundles(
     ours = _answers(config, challenger, fold, judge)
     if champion is None:
         means = judge.means(popularity_vectors(judge.data))
-        rails = _first_guardrails(
-            config, fold, ours, means[config.gate_metric], _new_rails(config, run)
-        )
+        rails = _first_guardrails(config, fold, ours, means[config.gate_metric], _new_rails(config, run))
         return _with_outcome(verdict._replace(guardrails=rails, notes=notes)), None
     theirs = _answers(config, opened, fold, judge)
     pair = ours.values[config.gate_metric], theirs.values[config.gate_metric]

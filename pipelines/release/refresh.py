@@ -171,9 +171,7 @@ def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) 
 
 
 # Many arguments: what the bundle is made of.
-def _stage(
-    config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: Items
-) -> int:
+def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: Items) -> int:
     """Write the bundle unless it is there and whole; the number of users that were folded in."""
     users = [bundle.users.external(number) for number in range(len(bundle.users))]
     number = {item_id: at for at, item_id in enumerate(items.ids)}
@@ -253,9 +251,7 @@ def _histories(pairs: pl.DataFrame, number: dict[Any, int]) -> dict[Any, NDArray
     }
 
 
-def _seen(
-    ids: Ids, histories: dict[Any, NDArray[np.int32]]
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _seen(ids: Ids, histories: dict[Any, NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     nothing = np.empty(0, np.int32)
     rows = [histories.get(user, nothing) for user in ids]
     return np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64), np.concatenate(rows)
@@ -283,9 +279,7 @@ def _titles(bundle: Bundle, today: Today, items: Items) -> list[str] | None:
     return [now.get(item) or old or str(item) for item, old in zip(items.ids, before, strict=True)]
 
 
-def _attributes(
-    config: Config, bundle: Bundle, today: Today, items: Items
-) -> dict[str, list[list[str]]]:
+def _attributes(config: Config, bundle: Bundle, today: Today, items: Items) -> dict[str, list[list[str]]]:
     """(N,) values of each attribute: today's; the champion's where an item is no longer described."""
     found = dict[str, list[list[str]]]()
     names = () if config.items is None or today.items.is_empty() else config.items.attributes
@@ -336,4 +330,3 @@ def _lists(before: Recommender, now: Recommender, most_new: float) -> list[Guard
         Guardrail("kept lists", share, LEAST_KEPT, share >= LEAST_KEPT, words),
         guardrails.new_share(new / max(shown, 1), 0.0, most_new),
     ]
-

@@ -101,6 +101,8 @@ def load(folder: Path) -> Placement:
         )
         return Placement(parts, float(held["lowest"]))
     except FileNotFoundError:
-        raise InputError(f"run '{folder}' places no new items: train again with items.place_new = true") from None
+        raise InputError(
+            f"run '{folder}' places no new items: train again with items.place_new = true"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"'{path}' is damaged: {error}") from None

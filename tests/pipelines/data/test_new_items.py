@@ -132,7 +132,10 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
 
     for values, message in (
         ({"vector": [1.0]}, "bad_vectors failed. Allowed: vectors of the same length"),
-        ({"vector": [1.0, float("nan")]}, r"item_id = 11, length = 2, usual_length = 2, not_finite = \[nan\]"),
+        (
+            {"vector": [1.0, float("nan")]},
+            r"item_id = 11, length = 2, usual_length = 2, not_finite = \[nan\]",
+        ),
     ):
         with pytest.raises(DataError, match=message):
             prepare(described(tmp_path, changed(**values)))
@@ -153,7 +156,10 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
 
 def test_keys_that_need_each_other_are_refused(tmp_path: Path) -> None:
     for change, message in (
-        ({"attributes": [], "text": [], "vectors": None}, "place_new = true needs attributes, text or vectors"),
+        (
+            {"attributes": [], "text": [], "vectors": None},
+            "place_new = true needs attributes, text or vectors",
+        ),
         ({"place_new": False}, "text, vectors, listed without place_new = true"),
     ):
         with pytest.raises(ValueError, match=message):
