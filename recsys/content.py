@@ -96,7 +96,7 @@ class ContentRows(nn.Module):
 def place(features: Features, weight: Tensor) -> Tensor:
     """Features (C, F) and W (F, D) -> (C, D) points of length 1, of 0 where no feature is known.
 
-    Where the rows of a trained space put items that nobody has. Raises ValueError: another number of features.
+    Where the rows of a trained space put items that nobody has. Raises ValueError: other features than W has.
     """
     if features.n_features != len(weight):
         raise ValueError(f"features have {features.n_features} columns, allowed {len(weight)}, as W has rows")
@@ -117,8 +117,8 @@ def place(features: Features, weight: Tensor) -> Tensor:
 def likeness(features: Features, data: DeviceInteractions, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """W (F, D) and users (U, D) of a space without training: a user is near to what is like their items.
 
-    Features are those of the data's items, (I, F), alone; W are the leading directions of them, so that cosines
-    of rows are nearly those of features. A user is the mean of their items' rows, of length 1.
+    Features are those of the data's items, (I, F), alone; W are their leading directions, so that cosines of
+    rows are nearly those of features. A user is the mean of their items' rows, of length 1.
     """
     device = data.user.device
     row = torch.from_numpy(np.repeat(np.arange(data.n_items), np.diff(features.offsets))).to(device)

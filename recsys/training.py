@@ -134,6 +134,7 @@ class Training:
         return [part for group in self.optimizer.param_groups for part in group["params"]]
 
 
+# Long: half of it says what it takes.
 def start_training(
     data: DeviceInteractions,
     settings: Settings,

@@ -23,9 +23,9 @@ from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_n
 
 
 class Recommendation(NamedTuple):
-    """An item: its external id, its title if the bundle has titles, -distance as the score, whether it is new.
+    """An item: its external id, its title if the bundle has titles, and -distance as the score.
 
-    Popular items, which unknown users get, have no score. A new item had no user yet when the model was fitted.
+    Popular items, which unknown users get, have none. Nobody had a new item when the model was fitted.
     """
 
     item_id: Id
@@ -321,8 +321,7 @@ class Recommender:
         ]
 
     def _describe(self, item: int, score: float | None) -> Recommendation:
-        titles = self._bundle.titles
-        title = None if titles is None else titles[item]
+        title = None if self._bundle.titles is None else self._bundle.titles[item]
         return Recommendation(self._bundle.items.external(item), title, score, self._is_new(item))
 
     def _is_new(self, item: int) -> bool:
@@ -331,9 +330,7 @@ class Recommender:
     @cached_property
     def _new(self) -> NDArray[np.bool_]:
         """(I,): whether an item is new."""
-        found = np.zeros(self.n_items, bool)
-        found[self._bundle.new_items] = True
-        return found
+        return np.isin(np.arange(self.n_items), self._bundle.new_items)
 
 
 def _known_number(ids: IdMap, name: str, external: Id) -> int:

@@ -123,8 +123,8 @@ class Config(Learning):
             raise ValueError("train.spaces with start = 'content' needs items.place_new = true")
         if self.places_new and not has_content:
             raise ValueError(
-                "items.place_new = true needs a space with start = 'content' in train.spaces, as nothing else "
-                "places new items"
+                "items.place_new = true needs a space with start = 'content' in train.spaces, which learns "
+                "where new items belong"
             )
         return self
 
@@ -134,8 +134,8 @@ class Config(Learning):
             return self
         if self.split.kind != "predefined":
             raise ValueError(
-                f"split.cold_items = {self.split.cold_items:g} with split.kind = '{self.split.kind}', allowed: "
-                "predefined; a split by time has new items of its own"
+                f"split.cold_items = {self.split.cold_items:g} with split.kind = '{self.split.kind}', "
+                "allowed: predefined; a split by time has new items of its own"
             )
         if not self.places_new:
             raise ValueError("split.cold_items needs items.place_new = true, as nothing else ranks them")

@@ -159,8 +159,8 @@ class Split(Section):
         0.0,
         ge=0,
         lt=1,
-        description="kind = predefined, for logs without times: share of the described items that are held out "
-        "for test with all of their events, and the same share of the others for validation",
+        description="kind = predefined, for logs without times: share of the described items that are held "
+        "out for test with all of their events, and the same share of the others for validation",
     )
 
 

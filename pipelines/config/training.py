@@ -266,8 +266,8 @@ class Train(Section):
         0.01,
         ge=0,
         lt=1,
-        description="items.place_new: share of the validation metric, and of the hit rate, that may be given for "
-        "new items to be shown: they come nearer as far as it lasts",
+        description="items.place_new: share of the validation metric, and of the hit rate, that may be given "
+        "for new items to be shown: they come nearer as far as it lasts",
     )
     weight_power: float = Field(
         DEFAULT.weight_power,

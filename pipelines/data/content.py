@@ -26,7 +26,7 @@ from recsys.files import replace_atomically, write_text
 
 FILE, DIGESTS = "encoders.json", "content.parquet"  # of a run
 KNOWN = """
-select stg_content.text, stg_content.vector
+select stg_content.words, stg_content.vector
 from {table} as numbered
 left join stg_content on numbered.item_id = stg_content.item_id
 where numbered.fold = $fold
@@ -76,7 +76,7 @@ def read(config: Config, items: Items, fold: FoldName, rows: pl.DataFrame, table
     with open_database(config) as con:
         found = con.sql(KNOWN.format(table=table), params={"fold": fold}).pl()
     attributes = {name: folds.label_lists(rows[name]) for name in items.attributes}
-    return Described(attributes, found["text"].to_list(), found["vector"])
+    return Described(attributes, found["words"].to_list(), found["vector"])
 
 
 def fit(items: Items, known: Described) -> tuple[Encoder, ...]:

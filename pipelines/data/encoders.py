@@ -70,7 +70,7 @@ def fit_text(texts: Sequence[str | None]) -> Encoder:
 
 
 def fit_attribute(name: str, labels: Sequence[Sequence[str]]) -> Encoder:
-    """A column a value of two items or more, and one for all others; a rare value says more, as a word does."""
+    """A column a value of two items or more, and one for all others; a rare value says more, as words do."""
     carriers = Counter(value for row in labels for value in set(row))
     known = tuple(sorted(value for value, n in carriers.items() if n >= LEAST_TEXTS))
     counts = _one_hot(known, labels)

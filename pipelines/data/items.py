@@ -13,12 +13,12 @@ from pipelines.data.relation import JSON_VALUE, OpenRelation, open_relation
 # columns of tables stg_items and items that are not attributes
 ITEM_COLUMNS = {
     "fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row",
-    "text", "vector", "listed_at",
+    "words", "vector", "listed_at",
 }  # fmt: skip
 
 
 MOST_CHARACTERS = 100_000  # of an item's text that are read
-CONTENT = {"text": "varchar", "vector": "float[]", "listed_at": "timestamp"}  # columns of source_content
+CONTENT = {"words": "varchar", "vector": "float[]", "listed_at": "timestamp"}  # columns of source_content
 
 
 class ItemIds(NamedTuple):
@@ -85,7 +85,7 @@ def _content_sql(items: Items, opened: OpenRelation) -> dict[str, str]:
     found = dict[str, str]()
     if items.text:
         parts = [columns.find_column("items.text", name, opened.types).text for name in items.text]
-        found["text"] = f"left(concat_ws(' ', {', '.join(parts)}), {MOST_CHARACTERS})"
+        found["words"] = f"left(concat_ws(' ', {', '.join(parts)}), {MOST_CHARACTERS})"
     if items.vectors:
         one = columns.find_column("items.vectors", items.vectors, opened.types, {"list", "array", JSON_VALUE})
         numbers = f"from_json({one.sql}, '[\"FLOAT\"]')" if one.type == JSON_VALUE else one.sql

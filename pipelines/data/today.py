@@ -16,7 +16,7 @@ class Today(NamedTuple):
     """What users have, and what is known about items."""
 
     pairs: pl.DataFrame  # user_id, item_id; ascending
-    items: pl.DataFrame  # item_id, title, attributes, text, vector, is_offered; empty unless items.place_new
+    items: pl.DataFrame  # item_id, title, attributes, words, vector, is_offered; empty unless items.place_new
     fingerprint: str
 
 
@@ -25,7 +25,7 @@ class _Stop(Exception):
 
 
 def read_today(config: Config) -> Today:
-    """Read the log and the items. Raises DataError: a check or a contract is broken; InputError as prepare."""
+    """Read the log and the items. Raises DataError: a broken check or contract; InputError as prepare."""
     found = list[Today]()
 
     def examine(con: duckdb.DuckDBPyConnection) -> None:

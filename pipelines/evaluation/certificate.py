@@ -26,12 +26,12 @@ from pipelines.data.database import open_database
 from pipelines.data.folds import Fold, FoldName
 from pipelines.data.prepared import read_prepared
 from pipelines.data.sql import read_sql
+from pipelines.evaluation import new_items
 from pipelines.training import model, refit
 from pipelines.training.devices import choose_device
 from recsys import baselines, sampling, spaces
 from recsys.attributes import Attribute
 from recsys.bundle import Bundle, open_bundle
-from recsys.content import place
 from recsys.ids import IdMap
 from recsys.interactions import Interactions
 from recsys.spaces import Space, Vectors
@@ -59,7 +59,6 @@ LEAKS = {
     "leave_last_out": "other users' later events were fitted; for comparison with papers, not for a release",
     "predefined": "unknown: the split came with the data; for comparison with papers, not for a release",
 }
-CPU = torch.device("cpu")
 SHOWN = 5  # offending rows in a message
 SAMPLED = 500  # users, and items, whose distances are recomputed
 CLOSE = 0.01  # relative RMS error; other threads give 6e-5, a leak of 0.1 % of the pairs 0.06
@@ -292,25 +291,9 @@ def _distances(vectors: Vectors) -> torch.Tensor:
 
 
 def _new_items(run: Path, fold: Fold, made: dict[str, Space], known: ItemContent | None) -> Statement:
-    """Fit the encoders again on fitted items alone, and place the new ones again by the learned weights."""
     if known is None:
         return Statement("new_items", RUN["new_items"], None, "no new items are placed", [])
-    used = content.load(run)
-    wrong = [
-        {"encoder": other.name, "columns": len(other.columns), "of_fitted_items": len(right.columns)}
-        for other, right in zip(used, known.encoders, strict=False)
-        if other != right
-    ]
-    if len(used) != len(known.encoders):
-        wrong.append({"encoders": len(used), "of_fitted_items": len(known.encoders)})
-    trained = {name: one for name, one in model.load_weights(run, CPU).items() if name in made}
-    for name, weight in trained.items() if not wrong else ():
-        if known.new is not None:
-            points = place(known.new, weight)  # (C, D)
-            placed = (points != 0).any(1)
-            moved = (made[name].items[fold.fit.n_items :].cpu() - points)[placed].abs()
-            if moved.numel() and float(moved.max()) > CLOSE:
-                wrong.append({"space": name, "moved": float(moved.max()), "allowed": CLOSE})
+    wrong = new_items.differing(run, fold.fit.n_items, made, known)
     return _statement("new_items", f"{fold.n_new:,} new items by {len(known.columns):,} features", wrong)
 
 

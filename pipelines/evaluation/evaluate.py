@@ -33,7 +33,6 @@ from recsys.measured import describe_search, search_settings
 from recsys.metrics import item_coverage
 from recsys.progress import progress
 from recsys.spaces import Vectors, euclidean_vectors
-from serving.arguments import Id
 from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
@@ -49,6 +48,7 @@ CODE = (
 RESULTS = "metrics.json"
 SERVED_WITHIN = 0.01  # relative difference between the model and the model as served
 
+Id = int | str
 Ranked = dict[str, NDArray[np.int32]]  # system: (Q, K)
 
 
@@ -74,23 +74,7 @@ def evaluate(
     judge = judge_fold(fold, choose_device(config.train.device), config.evaluate)
     recommender = Recommender.open(bundle_folder)
     model, ranked = _rank(config, run, fold, judge, recommender)
-    content = load_content(config, "test", fold)
-    spectral = models.spectral_space(judge.data, models.read_choice(run)["spectral"])
-    about_new = content and new_items.score(
-        config,
-        fold,
-        content,
-        model,
-        spectral,
-        lambda one: rank_with_bundle(recommender, fold, one, config.evaluate.exclude_seen, with_new=True),
-    )
-    if about_new and content:
-        trained = {
-            name: weight
-            for name, weight in models.load_weights(run, torch.device("cpu")).items()
-            if name != models.LIKENESS
-        }
-        about_new["shares_of_features"] = new_items.shares_of_features(content, trained)
+    about_new = _about_new_items(config, run, fold, judge, model, recommender)
     model = model[0], model[1][: fold.fit.n_items]
     values = {system: judge.values(ranks) for system, ranks in ranked.items()}
     result = {
@@ -113,6 +97,27 @@ def evaluate(
     except (OSError, pl.exceptions.ComputeError) as error:
         raise InputError(f"results in '{run}' cannot be written: {error}") from None
     return result
+
+
+# Many arguments: all that is ranked.
+def _about_new_items(
+    config: Config, run: Path, fold: folds.Fold, judge: Judge, model: Vectors, recommender: Recommender
+) -> dict[str, Any] | None:
+    """What metrics.json says of new items; None without any."""
+    content = load_content(config, "test", fold)
+    if content is None:
+        return None
+
+    def served(one: Judge) -> NDArray[np.int32]:
+        return rank_with_bundle(recommender, fold, one, config.evaluate.exclude_seen, with_new=True)
+
+    spectral = models.spectral_space(judge.data, models.read_choice(run)["spectral"])
+    found = new_items.score(config, fold, content, model, spectral, served)
+    if found is None:
+        return None
+    weights = models.load_weights(run, torch.device("cpu"))
+    weights.pop(models.LIKENESS, None)  # it weighs nothing
+    return found | {"shares_of_features": new_items.shares_of_features(content, weights)}
 
 
 def _rank(
@@ -173,7 +178,7 @@ def rank_with_bundle(
 
 
 def _ask(recommender: Recommender, user_id: Id, k: int, exclude: list[Id], left_out: set[Id]) -> list[Id]:
-    """The k best items for a user without those of two lists; the second, a long one, is dropped afterwards."""
+    """The k best items for a user without those of two lists; the second, a long one, is dropped after."""
     asked = k
     while True:
         answer = recommender.recommend(user_id, asked, exclude_seen=False, exclude=exclude)

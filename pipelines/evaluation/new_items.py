@@ -1,10 +1,11 @@
 """How well items that nobody has are recommended: among themselves, and in one ranking with all others.
 
-Beside the model stand rankings that need no training: of the kind that is most popular, and of items like those
-that a user has. Axes: U users, I fitted items, C new items, F features, D dimensions, B users at once.
+Beside the model stand rankings that need no training: of the kinds that are most popular, and of items like
+those that a user has. Axes: U users, I fitted items, C new items, F features, D dimensions, B users at once.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,18 +17,20 @@ from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from pipelines.config.config import Config
+from pipelines.data import content as item_content
 from pipelines.data.content import ItemContent
 from pipelines.data.folds import Fold, as_list, item_attributes
 from pipelines.evaluation.statistics import bootstrap_intervals
 from pipelines.training.judging import all_targets, judges_of_new_items
-from pipelines.training.model import popularity_vectors
-from recsys.content import Features
+from pipelines.training.model import load_weights, popularity_vectors
+from recsys.content import Features, place
 from recsys.judge import Judge, Values
 from recsys.metrics import item_coverage
 from recsys.spaces import Space, Vectors, euclidean_vectors
 
 Sparse = Any  # a matrix of scipy, row by row
 RIDGE = 1.0
+CLOSE = 1e-3  # difference of a coordinate that other threads may make
 BLEND = 0.5
 AMONG_NEW, AMONG_ALL = "new", "all"
 SHOWN, SHOWN_TO = 3, 3  # new items in the report, and users of each
@@ -98,21 +101,45 @@ def score(
     }
 
 
+def differing(run: Path, n_items: int, made: dict[str, Space], known: ItemContent) -> list[dict[str, Any]]:
+    """What of a run's placing of new items is not by its fitted items alone; `made` are its trained spaces.
+
+    `known` has encoders that were fitted on these items again; the learned weights place new items again.
+    """
+    used = item_content.load(run)
+    if len(used) != len(known.encoders):
+        return [{"encoders": len(used), "of_fitted_items": len(known.encoders)}]
+    wrong = [
+        {"encoder": other.name, "columns": len(other.columns), "of_fitted_items": len(right.columns)}
+        for other, right in zip(used, known.encoders, strict=True)
+        if other != right
+    ]
+    weights = {} if wrong or known.new is None else load_weights(run, torch.device("cpu"))
+    for name, weight in weights.items():
+        if name in made and known.new is not None:
+            points = place(known.new, weight)  # (C, D)
+            placed = (points != 0).any(1)
+            moved = (made[name].items[n_items:].cpu() - points)[placed].abs()
+            if moved.numel() and float(moved.max()) > CLOSE:
+                wrong.append({"space": name, "moved": float(moved.max()), "allowed": CLOSE})
+    return wrong
+
+
 def most_shown(fold: Fold, users: NDArray[np.int64], lists: NDArray[np.int32]) -> list[Shown]:
     """The SHOWN new items that most lists (Q, K) of the users (Q,) hold, and who has them highest."""
     assert fold.new is not None
     n_items = fold.fit.n_items
     items, counts = np.unique(lists[lists >= n_items], return_counts=True)
     found = []
-    for place in np.argsort(-counts, kind="stable")[:SHOWN]:
-        row, rank = np.nonzero(lists == items[place])
+    for most in np.argsort(-counts, kind="stable")[:SHOWN]:
+        row, rank = np.nonzero(lists == items[most])
         first = row[np.argsort(rank, kind="stable")][:SHOWN_TO]
-        item, ids = int(items[place]) - n_items, as_list(fold.user_ids)
+        item, ids = int(items[most]) - n_items, as_list(fold.user_ids)
         found.append(
             Shown(
                 as_list(fold.new.item_ids)[item],
                 fold.new.titles[item],
-                int(counts[place]),
+                int(counts[most]),
                 [ids[user] for user in users[first]],
             )
         )

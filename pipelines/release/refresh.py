@@ -144,7 +144,7 @@ def _items(config: Config, run: Path, bundle: Bundle, today: Today) -> Items:
 def _described(config: Config, rows: pl.DataFrame) -> Described:
     assert config.items is not None
     attributes = {name: folds.label_lists(rows[name]) for name in config.items.attributes}
-    return Described(attributes, rows["text"].to_list(), rows["vector"])
+    return Described(attributes, rows["words"].to_list(), rows["vector"])
 
 
 def _drift(config: Config, run: Path, today: Today) -> Guardrail:
@@ -173,59 +173,56 @@ def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) 
 # Many arguments: what the bundle is made of.
 def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: Items) -> int:
     """Write the bundle unless it is there and whole; the number of users that were folded in."""
-    users = [bundle.users.external(number) for number in range(len(bundle.users))]
-    number = {item_id: at for at, item_id in enumerate(items.ids)}
-    histories = _histories(today.pairs, number)
-    known = set(users)
-    added = [user for user in histories if user not in known]
+    histories = _histories(today.pairs, {item_id: at for at, item_id in enumerate(items.ids)})
+    points, n_added = _users(bundle, items, histories)
     if folder.exists():
         try:
             verify(folder)
         except BundleError as error:
             raise InputError(f"'{folder}' is damaged: {error}; remove it") from None
         LOGGER.info(f"refresh: {folder} is valid: reused")
-        return len(added)
-    points = dict(zip(users, bundle.user_vectors, strict=True))
-    if bundle.fold_in is None:
-        added = []
-    else:
-        radius = fold_in.radius(bundle.user_vectors)
-        points |= {
-            user: fold_in.place(bundle.fold_in, radius, items.vectors, histories[user]) for user in added
-        }
+        return n_added
     ids = sorted(points)
-    vectors = np.stack([points[user] for user in ids])
-    seen = _seen(ids, histories)
+    vectors, seen = np.stack([points[user] for user in ids]), _seen(ids, histories)
     try:
+        everybody = np.arange(len(ids))
         plan = tune_index(
-            config.export,
-            (vectors, items.vectors),
-            seen,
-            np.arange(len(ids)),
-            config.seed,
-            config.bundles,
+            config.export, (vectors, items.vectors), seen, everybody, config.seed, config.bundles
         )
-        write_bundle(
-            folder,
-            BundleContent(
-                user_vectors=vectors,
-                item_vectors=items.vectors,
-                user_ids=_typed(ids),
-                item_ids=_typed(items.ids),
-                seen=seen,
-                popular=_popular(bundle, items),
-                titles=_titles(bundle, today, items),
-                attributes=_attributes(config, bundle, today, items),
-                fold_in=bundle.fold_in,
-                new_items=items.new,
-            ),
-            plan,
-            info=_info(bundle, run, today),
+        found = BundleContent(
+            user_vectors=vectors,
+            item_vectors=items.vectors,
+            user_ids=_typed(ids),
+            item_ids=_typed(items.ids),
+            seen=seen,
+            popular=_popular(bundle, items),
+            titles=_titles(bundle, today, items),
+            attributes=_attributes(config, bundle, today, items),
+            fold_in=bundle.fold_in,
+            new_items=items.new,
         )
+        write_bundle(folder, found, plan, info=_info(bundle, run, today))
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     LOGGER.info(f"refresh: wrote {folder}")
-    return len(added)
+    return n_added
+
+
+def _users(
+    bundle: Bundle, items: Items, histories: dict[Any, NDArray[np.int32]]
+) -> tuple[dict[Any, NDArray[np.float32]], int]:
+    """{user id: (S,)}: those of the champion as they were, others by what they have; and how many others."""
+    users = [bundle.users.external(number) for number in range(len(bundle.users))]
+    points = dict(zip(users, bundle.user_vectors, strict=True))
+    if bundle.fold_in is None:
+        return points, 0
+    radius = fold_in.radius(bundle.user_vectors)
+    added = {
+        user: fold_in.place(bundle.fold_in, radius, items.vectors, history)
+        for user, history in histories.items()
+        if user not in points
+    }
+    return points | added, len(added)
 
 
 def _info(bundle: Bundle, run: Path, today: Today) -> dict[str, Any]:

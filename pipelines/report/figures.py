@@ -3,6 +3,7 @@
 They are drawn in dark colours for a white background; a dark page inverts them.
 Axes: E epochs, S items shown.
 """
+# Long: a function a figure.
 
 import html
 import io

@@ -24,8 +24,8 @@ def add(
 ) -> Chosen:
     """The model with those candidates that rank new items alone, by how these are ranked among themselves.
 
-    Forward selection as in Together, within new_dim coordinates. If no space of the model places new items, the
-    best candidate does in any case; by the order of the candidates where too few users take new items.
+    Forward selection as in Together, within new_dim coordinates. If no space of the model places new items,
+    the best candidate does in any case; by the order of the candidates where too few users take new items.
     """
     kept = together.kept(chosen, candidates)
     names = {one.part.name for one in kept}
@@ -78,8 +78,8 @@ def shift(
 ) -> Chosen:
     """The model with new items nearer to all users, as far as new_items_price allows, or farther away.
 
-    A space says which new items suit a user, not how many of them a list should hold. First they are where the
-    metric of all items is best, then as much nearer as the price lasts: by bisection, as the metric falls.
+    A space says which new items suit a user, not how many of them a list should hold. First they are where
+    the metric of all items is best, then as much nearer as the price lasts: by bisection, as it falls.
     """
     kept, (nearer, farther) = together.kept(chosen, candidates), shifts
     metrics = together.select, f"hit_rate@{together.select.partition('@')[2]}"

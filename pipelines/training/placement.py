@@ -57,8 +57,8 @@ def of(parts: Sequence[Part], made: Sequence[Space], n_items: int) -> Placement:
 def vectors(placement: Placement, weights: Mapping[str, Tensor], features: Features) -> NDArray[np.float32]:
     """Features (C, F) -> (C, S) as served, by the weights (F, D) of the spaces that learned from features.
 
-    An item without a known feature is nowhere in all of them. A model fitted without new items may serve a new
-    one as near as its nearest offset at most.
+    An item without a known feature is nowhere in all of them. A model fitted without new items may serve one
+    as near as its nearest offset at most.
     """
     n = len(features.offsets) - 1
     total, coordinates = torch.zeros(n), list[Tensor]()

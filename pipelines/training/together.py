@@ -54,8 +54,8 @@ class Together:
     """Forward selection (Caruana et al. 2004) of spaces whose distances are added.
 
     The best space comes first. Another joins, at the weight that helps most, where its gain exceeds one
-    standard error of the paired difference: a smaller gain may be noise, and costs coordinates. What costs none
-    joins wherever it helps: its best weight is the best guess there is.
+    standard error of the paired difference: a smaller gain may be noise, and costs coordinates. What costs
+    none joins wherever it helps: its best weight is the best guess there is.
     """
 
     def __init__(self, judge: Judge, select: str, settings: Train, clock: Clock) -> None:

@@ -5,19 +5,31 @@ with
 lengths as (
     select mode(len(vector)) as usual_length
     from stg_content
+),
+
+numbers as (
+    select
+        item_id,
+        unnest(vector) as number
+    from stg_content
+),
+
+not_finite as (
+    select
+        item_id,
+        count(*) as numbers
+    from numbers
+    where number is null or not isfinite(number)
+    group by item_id
 )
 
 select
     stg_content.item_id,
     len(stg_content.vector) as length,
     lengths.usual_length,
-    list_filter(stg_content.vector, lambda number : number is null or not isfinite(number)) as not_finite
+    coalesce(not_finite.numbers, 0) as not_finite
 from stg_content
 cross join lengths
-where
-    stg_content.vector is not null
-    and (
-        len(stg_content.vector) <> lengths.usual_length
-        or len(list_filter(stg_content.vector, lambda number : number is null or not isfinite(number))) > 0
-    )
+left join not_finite on stg_content.item_id = not_finite.item_id
+where len(stg_content.vector) <> lengths.usual_length or not_finite.numbers > 0
 order by stg_content.item_id

@@ -7,8 +7,8 @@ log_ends as (
 )
 
 select
-    stg_items.* exclude (source_row),
-    stg_content.text,
+    stg_items.* exclude (source_row), -- noqa: RF02
+    stg_content.words,
     stg_content.vector,
     coalesce(
         not getvariable('has_listed')

@@ -1,7 +1,8 @@
--- Grain: one row per item of the metadata, if new items are placed: its words, its vector, when it was listed.
+-- Grain: one row per item of the metadata, if new items are placed: its words, its vector, since when it is
+-- listed.
 select
     item_id,
-    nullif(trim(text), '') as text,
+    nullif(trim(words), '') as words,
     vector,
     listed_at
 from source_content

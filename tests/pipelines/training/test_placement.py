@@ -129,7 +129,7 @@ def test_spaces_for_new_items_leave_the_order_of_fitted_ones(
 
 
 def test_a_run_without_a_placement_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="places no new items: train again with items.place_new = true"):
+    with pytest.raises(InputError, match=r"places no new items: train again with items\.place_new = true"):
         placement.load(tmp_path)
     (tmp_path / placement.FILE).write_text('{"parts": [{}]')
     with pytest.raises(InputError, match=r"placement.json' is damaged"):
