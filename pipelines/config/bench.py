@@ -56,3 +56,11 @@ class Bench(Learning):
     train: BenchTrain = BenchTrain()
     evaluate: BenchEvaluate = BenchEvaluate()
     export: BenchExport = BenchExport()
+
+    @model_validator(mode="after")
+    def _has_no_content(self) -> "Bench":
+        if any(space.start == "content" for space in self.train.spaces):
+            raise ValueError(
+                "train.spaces with start = 'content', allowed: random, spectral; bench has no items"
+            )
+        return self

@@ -23,11 +23,12 @@ from pipelines.config.errors import InputError
 from pipelines.config.loading import with_settings
 from pipelines.config.training import Spectral
 from pipelines.data import folds
+from pipelines.data.content import ItemContent, load_content
 from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import live_run, log
 from pipelines.training.budget import Clock
 from pipelines.training.devices import choose_device, keep_freed_memory
-from pipelines.training.judging import judge_fold
+from pipelines.training.judging import NewItemJudges, judge_fold, judges_of_new_items
 from pipelines.training.selection import Chooser, Hooks, Selection
 from pipelines.training.start import start
 from pipelines.tuning import plots, trials
@@ -57,6 +58,8 @@ class Search(NamedTuple):
     judge: Judge
     deadline: float  # of time.monotonic
     spectral: dict[Spectral, dict[str, Any]]  # what validation chose for each section `spectral`
+    content: ItemContent | None  # of items
+    judges: NewItemJudges | None  # of new items
 
 
 def tune(
@@ -88,10 +91,11 @@ def tune(
         _study(config, name) as study,
         live_run.LiveRun(config, folder, f"tune-{name}"),
     ):
-        judge = judge_fold(
-            folds.load_fold(config, "validation", config.evaluate.exclude_seen), device, config.evaluate
-        )
-        search = Search(config, space, study, folder, judge, deadline, {})
+        fold = folds.load_fold(config, "validation", config.evaluate.exclude_seen)
+        judge = judge_fold(fold, device, config.evaluate)
+        content = load_content(config, "validation", fold)
+        judges = judges_of_new_items(fold, device, config.evaluate)
+        search = Search(config, space, study, folder, judge, deadline, {}, content, judges)
         _start_or_resume(search)
         while _count_ended(study) < wanted and time.monotonic() < deadline:
             _run_trial(search)
@@ -272,8 +276,12 @@ def _train(search: Search, trial: Trial, label: str) -> None:
 
         judge = search.judge
         hooks = Hooks(
-            lambda settings, spectrum: start(config, judge.data, settings, "validation", spectrum),
+            lambda settings, spectrum: start(
+                config, judge.data, settings, "validation", spectrum, search.content
+            ),
             on_epoch=on_epoch,
+            content=search.content,
+            judges=search.judges,
         )
         everyone = len(judge.users)  # in all trials: other users would give other scores
         selection = Selection(spectral=search.spectral.get(config.spectral, {}), judged=everyone)

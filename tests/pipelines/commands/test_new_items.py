@@ -203,3 +203,11 @@ def test_spaces_and_content_go_together(shop_file: Callable[..., Path]) -> None:
         ran = recsys("retrain", "--config", shop_file(name=name, **(SETTINGS | changes)))
         assert ran.code == 2
         assert words in ran.err
+
+
+def test_tune_searches_with_content(own: Shop, tmp_path: Path) -> None:
+    space = tmp_path / "space.toml"
+    space.write_text("[graph.temperature]\nchoices = [0.2, 0.4]\n")
+    ran = recsys("tune", "--config", own.config_file, "--space", space, "--trials", "2")
+    assert ran.code == 0, ran.err
+    assert "new items among themselves, validation ndcg@10" in ran.err

@@ -227,7 +227,7 @@ def test_a_trial_whose_epoch_ends_late_is_tried_again(bench: Callable[..., Bench
     folder.mkdir(parents=True)
     judge = judge_fold(load_fold(config, "validation", True), torch.device("cpu"), config.evaluate)
     with tune._study(config, "late") as study:
-        search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {})
+        search = tune.Search(config, read_space(shop.space), study, folder, judge, 0.0, {}, None, None)
         tune._start_or_resume(search)
         tune._run_trial(search)  # the clock is past 0
         assert [row.outcome for row in tune.trial_rows(study)] == ["out of time"]
