@@ -129,6 +129,12 @@ class Config(Learning):
         return self
 
     @model_validator(mode="after")
+    def _require_times_of_listing(self) -> "Config":
+        if self.items is not None and self.items.listed is not None and self.source.time is None:
+            raise ValueError("items.listed needs source.time: an item is new by when the log ends")
+        return self
+
+    @model_validator(mode="after")
     def _require_cold_items(self) -> "Config":
         if self.split.cold_items == 0:
             return self

@@ -64,7 +64,7 @@ class Gate(Section):
     )
     max_new_share: Share = Field(0.3, description="the same, at most")
     max_content_drift: Share = Field(
-        0.2, description="refresh: share of fitted items that are described otherwise than in training"
+        0.2, description="refresh: share of fitted items whose descriptions are not those of training"
     )
 
     @model_validator(mode="after")

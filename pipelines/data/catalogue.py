@@ -54,7 +54,20 @@ def catalogue(fold: Fold) -> Catalogue:
         np.array(ids, np.int64)[order] if isinstance(fold.item_ids, np.ndarray) else [ids[i] for i in order],
         [titles[item] for item in order],
         {name: [labels[item] for item in order] for name, labels in joined.items()},
-        (seen[0], place[seen[1]]),
+        _joined(seen, (fold.new.seen_offsets, fold.new.seen_items), place),
         popularity_order(counts[order]),
         np.sort(place[fold.fit.n_items :]),
     )
+
+
+def _joined(
+    seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+    of_new: tuple[NDArray[np.int64], NDArray[np.int32]],
+    place: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """What users have of fitted and of new items, in the bundle's numbers, ascending for each user."""
+    users = np.concatenate(
+        [np.repeat(np.arange(len(part[0]) - 1), np.diff(part[0])) for part in (seen, of_new)]
+    )
+    items = place[np.concatenate([seen[1], of_new[1]])]
+    return seen[0] + of_new[0], items[np.lexsort((items, users))]

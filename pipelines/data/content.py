@@ -89,7 +89,8 @@ def fit(items: Items, known: Described) -> tuple[Encoder, ...]:
         if items.vectors:
             found.append(encoders.fit_vectors(_matrix(known.vectors)))
     except ValueError as error:
-        raise DataError(f"items.place_new: {error}") from None
+        columns = ", ".join(items.text)
+        raise DataError(f"items.text = {columns}, of fitted items: {error}") from None
     return tuple(found)
 
 

@@ -17,7 +17,7 @@ from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
 Ids = NDArray[np.int64] | list[str]
-ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at", "listed_at"}  # others are attributes
+ITEM_COLUMNS = {"item_id", "title", "user_count", "first_at", "last_at"}  # all others are attributes
 
 TRIPLES = """
 select "user", item, cast(weight as float) as weight, coalesce(epoch_us(event_at), 0) as microseconds
@@ -44,9 +44,11 @@ class NewItems(NamedTuple):
 
     item_ids: Ids  # (C,)
     titles: list[str]  # (C,)
-    item_table: pl.DataFrame  # (C, columns): item_id, title, attributes, listed_at
+    item_table: pl.DataFrame  # (C, columns): item_id, title, attributes
     target_offsets: NDArray[np.int64]  # (U + 1,)
     target_items: NDArray[np.int32]  # (T,): numbers from I on, ascending within a user
+    seen_offsets: NDArray[np.int64]  # (U + 1,)
+    seen_items: NDArray[np.int32]  # numbers from I on: what users had that too few had for a fit
 
 
 class Fold(NamedTuple):
@@ -83,6 +85,7 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         added = _rows(
             con, name, "select * exclude (fold, item) from new_items where fold = $fold order by item"
         )
+        had = _rows(con, name, 'select * from new_pairs where fold = $fold order by "user", item')
         held_out = _rows(con, name, 'select * from new_targets where fold = $fold order by "user", item')
     fit = to_interactions(triples, len(users), items)
     offsets = _offsets(targets, len(users))
@@ -101,6 +104,8 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
             item_table=added,
             target_offsets=_offsets(held_out, len(users)),
             target_items=np.array(held_out["item"], np.int32),
+            seen_offsets=_offsets(had, len(users)),
+            seen_items=np.array(had["item"], np.int32),
         )
         if len(added)
         else None,

@@ -11,10 +11,8 @@ from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.relation import JSON_VALUE, OpenRelation, open_relation
 
 # columns of tables stg_items and items that are not attributes
-ITEM_COLUMNS = {
-    "fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row",
-    "words", "vector", "listed_at",
-}  # fmt: skip
+ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
+NEW_ITEM_COLUMNS = {"words", "vector", "listed_at", "is_offered", "digest"}  # with place_new
 
 
 MOST_CHARACTERS = 100_000  # of an item's text that are read
@@ -28,12 +26,14 @@ class ItemIds(NamedTuple):
     is_text: bool
 
 
+# Long: ids, titles, attributes and content are read in one pass.
 def read_items(con: duckdb.DuckDBPyConnection, items: Items, notes: list[str]) -> ItemIds:
     """Make temp table source_items (item_id, title, attributes, and the columns of CONTENT that are named).
 
     Raises InputError as for the log, or if an attribute has the name of one of our columns.
     """
-    taken = [name for name in items.attributes if name.lower() in ITEM_COLUMNS]
+    ours = ITEM_COLUMNS | (NEW_ITEM_COLUMNS if items.place_new else set())
+    taken = [name for name in items.attributes if name.lower() in ours]
     if taken:
         raise InputError(f"items.attributes: {', '.join(taken)} are our own names: rename them in a query")
     wanted = {"items.item": items.item} | ({"items.title": items.title} if items.title else {})

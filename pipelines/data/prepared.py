@@ -41,7 +41,7 @@ def find_prepared(config: Config) -> Prepared | None:
     with open_database(config) as con:
         try:
             con.execute("select is_repeat from numbered_pairs limit 0")
-            con.execute("select item from new_targets limit 0")
+            con.execute("select item from new_pairs limit 0")
             row = con.execute("select key, source_query, fingerprint, settings from prepared").fetchone()
             counts = read_counts(con)
         except (duckdb.CatalogException, duckdb.BinderException):

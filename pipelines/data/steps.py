@@ -61,6 +61,7 @@ MARTS = (  # in order; each is made from those above it
     "marts/targets",
     "marts/new_items",
     "marts/new_targets",
+    "marts/new_pairs",
     "marts/mined_triplets",
     "marts/counts",
     "checks/no_targets",

@@ -21,7 +21,7 @@ from pipelines.data import content as item_content
 from pipelines.data.content import ItemContent
 from pipelines.data.folds import Fold, as_list, item_attributes
 from pipelines.evaluation.statistics import bootstrap_intervals
-from pipelines.training.judging import all_targets, judges_of_new_items
+from pipelines.training.judging import all_targets, judge_targets, judges_of_new_items
 from pipelines.training.model import load_weights, popularity_vectors
 from recsys.content import Features, place
 from recsys.judge import Judge, Values
@@ -52,6 +52,7 @@ class Parts(NamedTuple):
     new: Sparse  # (C, F)
 
 
+# Long: the entries of metrics.json.
 # Many arguments: all that is ranked.
 def score(
     config: Config,
@@ -61,17 +62,30 @@ def score(
     spectral: Space,
     served: Callable[[Judge], NDArray[np.int32]],
 ) -> dict[str, Any] | None:
-    """What metrics.json says of new items; None without any, or where no user of the window took one.
+    """What metrics.json says of new items; None without any, only their share where no user took one.
 
     `model` has I + C item vectors, those of new items last; `spectral` has fitted items alone, as popularity
     does, and misses the targets among new ones. `served` ranks for a judge through the bundle.
     """
     judges = judges_of_new_items(fold, model[1].device, config.evaluate)
-    if fold.new is None or judges is None:
+    if fold.new is None:
         return None
-    among_new, among_all = judges
-    lists = among_all.rank(model)
+    judge = (
+        judges.together
+        if judges
+        else judge_targets(fold, all_targets(fold), model[1].device, config.evaluate)
+    )
+    lists = judge.rank(model)
     listed = lists[lists >= 0]
+    about: dict[str, Any] = {
+        "items": len(fold.new.titles),
+        "targets": len(fold.new.target_items),
+        "share_of_lists": float((listed >= fold.fit.n_items).mean()),
+        "shown": [one._asdict() for one in most_shown(fold, judge.users, lists)],
+    }
+    if judges is None:
+        return about
+    among_new, among_all = judges
     values = {
         AMONG_NEW: {"model": among_new.values(among_new.rank((model[0], model[1][fold.fit.n_items :])))}
         | without_training(fold, content, among_new, spectral),
@@ -82,14 +96,10 @@ def score(
             "popularity": among_all.values(among_all.rank(popularity_vectors(among_all.data))),
         },
     }
-    return {
-        "items": len(fold.new.titles),
+    return about | {
         "users": {AMONG_NEW: len(among_new.users), AMONG_ALL: len(among_all.users)},
-        "targets": len(fold.new.target_items),
         "share_of_targets": len(fold.new.target_items) / len(all_targets(fold).items),
-        "share_of_lists": float((listed >= fold.fit.n_items).mean()),
         "coverage": {f"coverage@{k}": item_coverage(lists, len(model[1]), k) for k in config.evaluate.ks},
-        "shown": [one._asdict() for one in most_shown(fold, among_all.users, lists)],
         "test": {among: _means(of) for among, of in values.items()},
         "intervals": {
             among: {
@@ -151,6 +161,8 @@ def shares_of_features(content: ItemContent, weights: dict[str, Tensor]) -> dict
 
     Over the spaces that learned from features, each part of W' x by itself (content.py).
     """
+    if not weights:
+        return {}
     matrix, found, first = _matrix(content.fitted), dict[str, float](), 0
     for encoder in content.encoders:
         width = len(encoder.columns)
@@ -240,8 +252,13 @@ def _cosines(fold: Fold, parts: Parts) -> Any:
     taken = scipy.sparse.csr_matrix(
         (np.ones(len(fit), np.float32), fit.item, fit.offsets()), (fit.n_users, fit.n_items)
     )
-    users, items = normalize(taken @ parts.fitted), normalize(parts.new).T.tocsc()
-    return lambda some: torch.from_numpy((users[some.cpu().numpy()] @ items).toarray().astype(np.float32))
+    items = normalize(parts.new).T.tocsc()
+
+    def cosines(some: Tensor) -> Tensor:
+        users = normalize(taken[some.cpu().numpy()] @ parts.fitted)
+        return torch.from_numpy((users @ items).toarray().astype(np.float32))
+
+    return cosines
 
 
 def _spectral_cosines(parts: Parts, spectral: Space) -> Any:

@@ -4,6 +4,7 @@ Order: write the intent, set the alias, set the link, remove the intent. Each st
 after a crash the next process finds the intent and completes it: see finish.
 """
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipelines.tracking import store, upload
 from pipelines.tracking.model_registry import CHAMPION
 from recsys import releases
 from recsys.files import flush, write_text
-from recsys.manifest import BundleError
+from recsys.manifest import BundleError, read_manifest
 
 LOGGER = logging.getLogger("recsys")
 
@@ -103,12 +104,23 @@ def prune(config: Config) -> None:
     """Remove all versions but the newest and the last champions, `export.keep` of each."""
     keep = config.export.keep
     try:
-        removed = releases.prune(config.bundles, keep, champions(config)[-keep:])
+        kept = champions(config)[-keep:]
+        removed = releases.prune(config.bundles, keep, [*kept, *_refreshed(config, kept)])
     except (BundleError, OSError) as error:
         LOGGER.warning(f"promotion: old versions could not be removed: {error}")
         return
     if removed:
         LOGGER.info(f"promotion: removed versions older than the newest {keep}: {', '.join(removed)}")
+
+
+def _refreshed(config: Config, versions: list[str]) -> list[str]:
+    """The versions that training wrote and of which these are refreshes."""
+    found = []
+    for version in versions:
+        with contextlib.suppress(BundleError):
+            origin = read_manifest(config.bundles / version)["info"].get("refreshed")
+            found += [str(origin)] if origin else []
+    return found
 
 
 def champions(config: Config) -> list[str]:

@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import content, folds
-from pipelines.data.content import Described
+from pipelines.data import content
 from pipelines.data.encoders import Encoder
 from pipelines.data.today import Today, read_today
-from pipelines.release import guardrails, promotion
+from pipelines.release import guardrails, promotion, todays_items
 from pipelines.release.bundles import current
 from pipelines.release.export import SEARCH
 from pipelines.release.guardrails import Guardrail
 from pipelines.release.index_search import tune_index
+from pipelines.release.todays_items import TodaysItems
 from pipelines.tracking import upload
-from pipelines.training import model, placement
 from recsys import fold_in
 from recsys.bundle import Bundle, BundleContent, open_bundle, verify, write_bundle
 from recsys.manifest import BundleError, read_manifest
@@ -35,6 +34,7 @@ from serving.recommender import Recommender
 
 LOGGER = logging.getLogger("recsys")
 
+CODE = ("recsys", "pipelines/data", "pipelines/training", "pipelines/release")
 CPU = torch.device("cpu")
 COMPARED = 300  # users whose lists are compared
 LIST, LEAST_KEPT = 10, 0.8  # items of a list, and the share of them that is found again among twice as many
@@ -55,15 +55,6 @@ class Refreshed(NamedTuple):
         return all(rail.holds for rail in self.guardrails)
 
 
-class Items(NamedTuple):
-    """The items of a release."""
-
-    ids: Ids  # (N,), ascending
-    vectors: NDArray[np.float32]  # (N, S)
-    known: NDArray[np.int64]  # (N,): their number in the champion's bundle, -1 for those it lacks
-    new: NDArray[np.int32]  # those that the model was not fitted on
-
-
 def refresh(config: Config) -> Refreshed:
     """Write the release, compare it with the champion, and make it current unless it is damaged.
 
@@ -71,16 +62,17 @@ def refresh(config: Config) -> Refreshed:
     DataError: the log breaks a check or a contract.
     """
     promotion.finish(config)
-    champion, run = _champion(config)
-    LOGGER.info(f"refresh: of {champion}")
+    champion, run, bundle = _champion(config)
+    LOGGER.info(f"refresh: of {bundle.version}")
+    _check_encoders(config, run)
     today = read_today(config)
-    bundle = open_bundle(config.bundles / champion)
+    _check_ids(bundle, today)
     folder = config.bundles / _name(config, run, bundle, today)
-    items = _items(config, run, bundle, today)
+    items = todays_items.todays_items(config, run, bundle, today)
     drift = _drift(config, run, today)
     n_users = _stage(config, run, folder, bundle, today, items)
     upload.upload_run(config, run)  # registers it
-    rails = [drift, *_compare(config, folder, config.bundles / champion)]
+    rails = [drift, *_compare(config, folder, config.bundles / champion), _not_withdrawn(config, folder.name)]
     result = Refreshed(folder.name, champion, int((items.known < 0).sum()), n_users, rails)
     for rail in rails:
         LOGGER.info(f"refresh: {rail.name}: {rail.words}")
@@ -89,76 +81,76 @@ def refresh(config: Config) -> Refreshed:
     return result
 
 
-def _champion(config: Config) -> tuple[str, Path]:
-    """The current version and the folder of its run. Raises InputError."""
+def _champion(config: Config) -> tuple[str, Path, Bundle]:
+    """The current version, its run, and the bundle that training wrote, however often it was refreshed since.
+
+    Raises InputError: none, one that is damaged or gone.
+    """
     champion = current(config.bundles)
     if champion is None:
         raise InputError(f"'{config.bundles}' has no champion to refresh: run retrain first")
     try:
-        name = read_manifest(config.bundles / champion)["info"].get("run")
+        info = read_manifest(config.bundles / champion)["info"]
+        bundle = open_bundle(config.bundles / str(info.get("refreshed") or champion))
     except BundleError as error:
         raise InputError(f"the champion cannot be opened: {error}") from None
-    run = config.runs / str(name)
+    run = config.runs / str(info.get("run"))
     if not (run / "train.json").exists():
         raise InputError(f"the champion's run '{run}' is gone: run retrain")
-    return champion, run
+    return champion, run, bundle
+
+
+def _check_encoders(config: Config, run: Path) -> None:
+    """Raise InputError unless the run's encoders are of the content that the configuration names."""
+    used = {"text" if one.kind == "text" else one.name for one in content.load(run)}
+    items = config.items if config.places_new else None
+    named = set()
+    if items is not None:
+        named |= set(items.attributes) | ({"text"} if items.text else set())
+        named |= {"vectors"} if items.vectors else set()
+    if used != named:
+        raise InputError(
+            f"run '{run.name}' learned from {', '.join(sorted(used)) or 'no content'}, [items] now has "
+            f"{', '.join(sorted(named)) or 'none that places new items'}: run retrain"
+        )
+
+
+def _check_ids(bundle: Bundle, today: Today) -> None:
+    """Raise InputError if ids are text now and were integers, or the other way round."""
+    for name, ids in (("user_id", bundle.users.ids), ("item_id", bundle.items.ids)):
+        before = "whole numbers" if isinstance(ids, np.ndarray) else "text"
+        now = "whole numbers" if today.pairs[name].dtype == pl.Int64 else "text"
+        if before != now:
+            raise InputError(f"{name}s are {now} today, {before} in the champion: run retrain")
+
+
+def _not_withdrawn(config: Config, version: str) -> Guardrail:
+    """A version that was rolled back stays so."""
+    is_withdrawn = version in promotion.withdrawn(config)
+    words = f"{version} was {'promoted before and' if is_withdrawn else 'not'} rolled back"
+    return Guardrail("rollback", float(is_withdrawn), 0.0, not is_withdrawn, words)
 
 
 def _name(config: Config, run: Path, bundle: Bundle, today: Today) -> str:
     """Of the run, and a digest of the model, the data, the settings and the code: a second call reuses it."""
+    offered = today.items.filter("is_offered")["item_id"].to_list()
     settings = config.model_dump_json(include={"seed": True, "export": SEARCH, "items": True})
-    settings += f"{today.fingerprint} {_origin(bundle)}"
-    return f"{run.name}-refresh-{code_digest(settings, 'recsys', 'pipelines/data', 'pipelines/release')[:6]}"
-
-
-def _origin(bundle: Bundle) -> str:
-    """The version that training wrote, however often it was refreshed since."""
-    return str(bundle.manifest["info"].get("refreshed") or bundle.version)
-
-
-def _items(config: Config, run: Path, bundle: Bundle, today: Today) -> Items:
-    """The items that the model was fitted on, and those that are offered today."""
-    old = [bundle.items.external(number) for number in range(len(bundle.items))]
-    is_new = np.zeros(len(old), bool)
-    is_new[bundle.new_items] = True
-    fitted = {item_id for item_id, new in zip(old, is_new.tolist(), strict=True) if not new}
-    offered = today.items.filter(pl.col("is_offered") & ~pl.col("item_id").is_in(list(fitted)))
-    number = {item_id: at for at, item_id in enumerate(old)}
-    if offered.is_empty():
-        placed = np.empty((0, bundle.item_vectors.shape[1]), np.float32)
-    else:
-        features = content.encode(content.load(run), _described(config, offered))
-        weights = model.load_weights(run, CPU)
-        placed = placement.vectors(placement.load(run), weights, features)
-    if placed.shape[1] != bundle.item_vectors.shape[1]:
-        raise InputError(f"run '{run}' and bundle '{bundle.version}' have other coordinates: run retrain")
-    added = offered["item_id"].to_list()
-    rows = dict(zip(added, placed, strict=True))
-    ids = sorted([*fitted, *added])
-    vectors = np.stack([rows[one] if one in rows else bundle.item_vectors[number[one]] for one in ids])
-    known = np.array([number.get(one, -1) for one in ids], np.int64)
-    new = np.array([at for at, one in enumerate(ids) if one in rows], np.int32)
-    return Items(ids, vectors, known, new)
-
-
-def _described(config: Config, rows: pl.DataFrame) -> Described:
-    assert config.items is not None
-    attributes = {name: folds.label_lists(rows[name]) for name in config.items.attributes}
-    return Described(attributes, rows["words"].to_list(), rows["vector"])
+    settings += f"{today.fingerprint} {bundle.version} {offered}"
+    return f"{run.name}-refresh-{code_digest(settings, *CODE)[:6]}"
 
 
 def _drift(config: Config, run: Path, today: Today) -> Guardrail:
     """Share of fitted items about which something else is known now than when the model was fitted."""
     most, encoders = config.gate.max_content_drift, content.load(run)
-    if not encoders or today.items.is_empty():
+    if not encoders:
         return Guardrail("content drift", 0.0, None, True, "nothing places new items")
     before = pl.read_parquet(run / content.DIGESTS)
-    both = today.items.join(before, on="item_id", how="inner")
+    both = before.join(today.items, on="item_id", how="left")
     changed = _changed(config, encoders, both)
     share = changed / max(len(both), 1)
     words = (
-        f"of {len(both):,} fitted items {changed:,} are described otherwise than in training, "
-        f"{share:.1%}, allowed <= {most:.1%}"
+        f"of {len(both):,} fitted items {changed:,} have other descriptions than in training, or "
+        f"none, {share:.1%}, allowed <= {most:.1%}"
     )
     return Guardrail("content drift", share, most, share <= most, words)
 
@@ -166,12 +158,12 @@ def _drift(config: Config, run: Path, today: Today) -> Guardrail:
 def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) -> int:
     if both.is_empty():
         return 0
-    now = content.digests(content.encode(encoders, _described(config, both)))
+    now = content.digests(content.encode(encoders, todays_items.described(config, both)))
     return sum(one != other for one, other in zip(now, both["digest"].to_list(), strict=True))
 
 
 # Many arguments: what the bundle is made of.
-def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: Items) -> int:
+def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: TodaysItems) -> int:
     """Write the bundle unless it is there and whole; the number of users that were folded in."""
     histories = _histories(today.pairs, {item_id: at for at, item_id in enumerate(items.ids)})
     points, n_added = _users(bundle, items, histories)
@@ -195,9 +187,9 @@ def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today
             user_ids=_typed(ids),
             item_ids=_typed(items.ids),
             seen=seen,
-            popular=_popular(bundle, items),
-            titles=_titles(bundle, today, items),
-            attributes=_attributes(config, bundle, today, items),
+            popular=todays_items.popular(bundle, items),
+            titles=todays_items.titles(bundle, today, items),
+            attributes=todays_items.attributes(config, bundle, today, items),
             fold_in=bundle.fold_in,
             new_items=items.new,
         )
@@ -209,7 +201,7 @@ def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today
 
 
 def _users(
-    bundle: Bundle, items: Items, histories: dict[Any, NDArray[np.int32]]
+    bundle: Bundle, items: TodaysItems, histories: dict[Any, NDArray[np.int32]]
 ) -> tuple[dict[Any, NDArray[np.float32]], int]:
     """{user id: (S,)}: those of the champion as they were, others by what they have; and how many others."""
     users = [bundle.users.external(number) for number in range(len(bundle.users))]
@@ -230,7 +222,7 @@ def _info(bundle: Bundle, run: Path, today: Today) -> dict[str, Any]:
     return dict(bundle.manifest["info"]) | {
         "run": run.name,
         "data_fingerprint": today.fingerprint,
-        "refreshed": _origin(bundle),
+        "refreshed": bundle.version,
         "refreshed_at": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
@@ -258,48 +250,6 @@ def _typed(ids: Ids) -> Any:
     return np.array(ids, np.int64) if isinstance(ids[0], int) else ids
 
 
-def _popular(bundle: Bundle, items: Items) -> NDArray[np.int32]:
-    """(N,): the champion's order, new items last."""
-    place = np.full(len(bundle.items), len(bundle.items), np.int64)  # (I,)
-    place[bundle.popular] = np.arange(len(bundle.items))
-    ranks = np.where(items.known < 0, len(bundle.items), place[items.known])
-    ranks[items.new] = len(bundle.items)
-    return np.argsort(ranks, kind="stable").astype(np.int32)
-
-
-def _titles(bundle: Bundle, today: Today, items: Items) -> list[str] | None:
-    """(N,): today's titles; the champion's where an item is no longer described."""
-    if bundle.titles is None:
-        return None
-    now = dict(zip(today.items["item_id"].to_list(), today.items["title"].to_list(), strict=True))
-    before = (bundle.titles[number] if number >= 0 else None for number in items.known.tolist())
-    return [now.get(item) or old or str(item) for item, old in zip(items.ids, before, strict=True)]
-
-
-def _attributes(config: Config, bundle: Bundle, today: Today, items: Items) -> dict[str, list[list[str]]]:
-    """(N,) values of each attribute: today's; the champion's where an item is no longer described."""
-    found = dict[str, list[list[str]]]()
-    names = () if config.items is None or today.items.is_empty() else config.items.attributes
-    for name in dict.fromkeys([*bundle.attributes, *names]):
-        old: list[list[str]] = [[] for _ in range(len(bundle.items))]
-        attribute = bundle.attributes.get(name)
-        if attribute is not None:
-            for place in range(len(attribute.values)):
-                value = str(attribute.values.external(place))
-                for item in attribute.carriers(value).tolist():
-                    old[item].append(value)
-        now = {}
-        if name in names:
-            now = dict(zip(today.items["item_id"], folds.label_lists(today.items[name]), strict=True))
-        rows = [
-            now.get(item, old[number] if number >= 0 else [])
-            for item, number in zip(items.ids, items.known.tolist(), strict=True)
-        ]
-        if any(rows):
-            found[name] = rows
-    return found
-
-
 def _compare(config: Config, folder: Path, champion: Path) -> list[Guardrail]:
     """Whether the release is damaged: what it knows, what it finds, and its lists beside the champion's."""
     before, now = Recommender.open(champion), Recommender.open(folder)
@@ -317,11 +267,12 @@ def _lists(before: Recommender, now: Recommender, most_new: float) -> list[Guard
     kept, new, shown = list[float](), 0, 0
     for user in before.some_users(COMPARED):
         old = [one.item_id for one in before.recommend(user, LIST, exclude_seen=False) if not one.is_new]
-        found = now.recommend(user, LIST, exclude_seen=False)
+        found = now.recommend(user, LIST)
         new, shown = new + sum(one.is_new for one in found), shown + len(found)
         same = {one.item_id for one in now.recommend(user, 2 * LIST, exclude_seen=False)}
-        kept.append(sum(item in same for item in old) / max(len(old), 1))
-    share = float(np.mean(kept))
+        if old:
+            kept.append(sum(item in same for item in old) / len(old))
+    share = float(np.mean(kept)) if kept else 1.0
     words = f"{share:.1%} of known users' lists are found again, allowed >= {LEAST_KEPT:.0%}"
     return [
         Guardrail("kept lists", share, LEAST_KEPT, share >= LEAST_KEPT, words),

@@ -44,6 +44,9 @@ def new_items_lines(result: dict[str, Any]) -> Iterator[Table | str]:
     known = result.get("new_items")
     if known is None:
         return
+    if "test" not in known:
+        yield f"{known['items']:,} new items take {known['share_of_lists']:.1%} of lists; no user took one"
+        return
     titles = {
         "new": f"{known['items']:,} new items, ranked among themselves, {known['users']['new']:,} users",
         "all": f"All items in one ranking, {known['users']['all']:,} users, "

@@ -75,6 +75,8 @@ def _tags(run: Path, bundle: Path) -> dict[str, str]:
     tags = {"bundle": bundle.name, "run": run.name}
     tags["data_fingerprint"] = str(read_manifest(bundle)["info"]["data_fingerprint"])
     results = files.read_json(run / "metrics.json")
+    if "refreshed" in read_manifest(bundle)["info"]:
+        results = None  # other users and items than those that were judged
     means = results["test"]["served"] if results else {}  # the bundle's own results
     return tags | {f"test.{name.replace('@', '_at_')}": f"{mean:.6f}" for name, mean in means.items()}
 

@@ -202,7 +202,7 @@ class SpaceTraining:
 
     def _judge_new_items(self, space: Space) -> Tensor | None:
         """(Q,) the score of new items among themselves, of a space that places them by features."""
-        judges = self._chooser.hooks.judges
+        judges = self._chooser.judges
         if judges is None or not self.part.learns_from_features:
             return None
         users, items = euclidean_vectors(space)

@@ -17,7 +17,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.data.content import ItemContent
 from recsys import baselines, spaces
-from recsys.content import Features, likeness, place
+from recsys.content import likeness, place
 from recsys.distances import squared_euclidean
 from recsys.files import sha256
 from recsys.sampling import DeviceInteractions
@@ -28,6 +28,7 @@ WEIGHTS, CHOICE = "model.pt", "choice.json"
 WEIGHT = "content"  # ending of a tensor's name
 SECONDS_PER_DAY = 86_400
 SPREAD_USERS = 100
+FEW = 30  # new items, whose own spread is chance
 TRAINED = ("graph", "metric")
 NEW, LIKENESS = "new", "likeness"  # kinds that shift new items, and that rank them without training
 
@@ -123,16 +124,17 @@ def untrained_space(
         offset = torch.zeros(data.n_items + n_new, device=data.user.device)
         offset[data.n_items :] = -1.0 if part.settings["nearer"] else 1.0
         return spaces.same_for_all(offset, data.n_users)
-    if part.kind == LIKENESS and content is not None and content.new is not None:
-        return _likeness_space(part, data, content.fitted, content.new)
+    if part.kind == LIKENESS and content is not None:
+        return _likeness_space(part, data, content)
     return spaces.with_new_items(_space_of_known_items(part, data, spectrum), n_new)
 
 
-def _likeness_space(part: Part, data: DeviceInteractions, fitted: Features, new: Features) -> Space:
+def _likeness_space(part: Part, data: DeviceInteractions, content: ItemContent) -> Space:
     """New items by the cosine of their features with those of what a user has; nothing about fitted ones."""
-    weight, users = likeness(fitted, data, part.settings["dim"], part.settings["seed"])
-    points = place(new, weight)  # (C, D)
-    items = torch.cat([points.new_zeros(data.n_items, points.shape[1]), points])
+    weight, users = likeness(content.fitted, data, part.settings["dim"], part.settings["seed"])
+    items = weight.new_zeros(data.n_items + content.n_new, weight.shape[1])
+    if content.new is not None:
+        items[data.n_items :] = place(content.new, weight)
     return Space(users, items, (items == 0).all(1).to(items.dtype))
 
 
@@ -177,8 +179,12 @@ def side_by_side(
     first = float(spread(made[0], slice(n_items)))
     scaled = list[Part]()
     for part, space in zip(parts, made, strict=True):
-        spread_by_it = slice(n_items, None) if part.for_new else slice(n_items)
-        own = 1.0 if part.kind == NEW else float(spread(space, spread_by_it))
+        if part.kind == NEW:
+            own = 1.0
+        elif part.for_new and len(space.items) - (n_items or 0) < FEW:  # as points all over a sphere
+            own = 2 / max(1, space.items.shape[1]) ** 0.5
+        else:
+            own = float(spread(space, slice(n_items, None) if part.for_new else slice(n_items)))
         scale = part.weight * (first / own if own > 0 and first > 0 else 1.0)
         scaled.append(part._replace(scale=scale))
     return scaled, add_up(scaled, made)
@@ -264,6 +270,6 @@ def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
 
 
 def learned_space(parts: Sequence[Part], made: dict[str, Space]) -> Space | None:
-    """The trained parts alone, side by side as in the model; None if the model has none."""
-    trained = [part for part in parts if part.is_trained]
+    """The trained parts of fitted items alone, side by side as in the model; None if the model has none."""
+    trained = [part for part in parts if part.is_trained and not part.for_new]
     return add_up(trained, [made[part.name] for part in trained]) if trained else None

@@ -19,13 +19,19 @@ SHIFTS = (0.0, 0.5, 1.0, 2.0, -0.5, -1.0, -2.0)  # nearer by so many spreads of 
 NEAREST, BISECTIONS = 4.0, 6
 
 
+# Long: a search in one loop.
 def add(
-    together: Together, chosen: Chosen, candidates: list[Candidate], judges: NewItemJudges | None
+    together: Together,
+    chosen: Chosen,
+    candidates: list[Candidate],
+    judges: NewItemJudges | None,
+    deadline: float = float("inf"),
 ) -> Chosen:
     """The model with those candidates that rank new items alone, by how these are ranked among themselves.
 
-    Forward selection as in Together, within new_dim coordinates. If no space of the model places new items,
-    the best candidate does in any case; by the order of the candidates where too few users take new items.
+    Forward selection as in Together, within new_dim coordinates and until the clock's `deadline`. If no space
+    of the model places new items, the best candidate does in any case; the first one where too few users take
+    new items.
     """
     kept = together.kept(chosen, candidates)
     names = {one.part.name for one in kept}
@@ -34,7 +40,7 @@ def add(
     is_placed = any(one.part.learns_from_features for one in kept)
     if judges is None or len(judges.alone.users) < LEAST_USERS:
         if not is_placed and extra:
-            kept.append(next((one for one in extra if one.dim <= room), extra[-1]))
+            kept.append(extra[0])
         return chosen._replace(parts=tuple(one.part for one in kept))
 
     def score(some: list[Candidate]) -> NDArray[np.float64]:
@@ -50,6 +56,8 @@ def add(
                 continue
             last = -1.0
             for weight in weights if best is not None else (1.0,):
+                if best is not None and together.is_after(deadline):
+                    break
                 added = one._replace(part=one.part._replace(weight=weight))
                 value = score([*kept, added])
                 if value.mean() < last:  # a smaller weight helps less from here on
@@ -110,6 +118,6 @@ def shift(
     now, most = (float(values(weight)[together.select].mean()) for weight in (low, best))
     LOGGER.info(
         f"train: new items {abs(low):.2f} spreads {'nearer' if low >= 0 else 'farther'}: validation "
-        f"{together.select} of all items {now:.4f}, {most:.4f} at best"
+        f"{together.select} of all items {now:.4f}, {most:.4f} before new_items_price was spent"
     )
     return chosen._replace(parts=(*chosen.parts, shifted(low).part))

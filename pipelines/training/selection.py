@@ -29,7 +29,6 @@ from recsys.training import Spectrum, Training
 
 LOGGER = logging.getLogger("recsys")
 
-LIKENESS_DIM = 128
 WIDER = 0.55  # longer step for twice the dimensions
 SECONDS_PER_DAY = 86_400
 NO_ROOM = "no room in the budget"
@@ -119,6 +118,7 @@ class Chooser:
         clock.settle_threads()
         self.spectrum = self._spectrum(judge.data)
         self.judge = self._judge(judge)
+        self.judges = self._judges_of_new_items()
         self.together = Together(self.judge, self.select, config.train, clock)
 
     def _spectrum(self, data: DeviceInteractions) -> Spectrum:
@@ -142,6 +142,13 @@ class Chooser:
         self.selection.judged = len(found.users)
         return found
 
+    def _judges_of_new_items(self) -> NewItemJudges | None:
+        """The judges of new items, of as many users as the judge has."""
+        given = self.hooks.judges
+        if given is None:
+            return None
+        return NewItemJudges(*(one.sample(len(self.judge.users), self.config.seed) for one in given))
+
     def choose(self) -> Chosen:
         """Choose all of it; the parts of the model in the order in which they joined."""
         if len(self.judge.users) < SMALL_WINDOW:
@@ -163,16 +170,17 @@ class Chooser:
             self._train(SpaceTraining(self, part, len(planned) - number))
         candidates = self.candidates()
         chosen = self.together.choose(candidates, self.clock.now() + self._judging_seconds())
-        if self.n_new:
-            candidates += self._ranking_new_items()
-            chosen = new_items.add(self.together, chosen, candidates, self.hooks.judges)
-            if self.hooks.judges is not None:
-                shifts = self._shifts()
-                chosen = new_items.shift(self.together, chosen, candidates, shifts, self.hooks.judges)
-                candidates += shifts
         if self.config.train.coverage_price > 0:
-            rarity = Part("rarity", "rarity", 1.0, {})
-            chosen = self.together.widen(chosen, candidates, self._untrained_candidate(rarity))
+            rarity = self._untrained_candidate(Part("rarity", "rarity", 1.0, {}))
+            chosen = self.together.widen(chosen, candidates, rarity)
+            candidates.append(rarity)
+        if self.hooks.content is not None:
+            deadline = self.clock.now() + self._judging_seconds()
+            candidates += self._ranking_new_items()
+            chosen = new_items.add(self.together, chosen, candidates, self.judges, deadline)
+            if self.judges is not None:
+                shifts = self._shifts()
+                chosen = new_items.shift(self.together, chosen, candidates, shifts, self.judges)
         self.clock_in()
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
@@ -184,13 +192,14 @@ class Chooser:
 
     def _ranking_new_items(self) -> list[Candidate]:
         """What may rank new items alone: trainings that learned from features, and likeness."""
-        n_items, dim = self.judge.data.n_items, min(self.config.train.new_dim, LIKENESS_DIM)
+        n_items = self.judge.data.n_items
         found = [
             Candidate(one.part._replace(for_new=True), model.for_new_alone(one.space, n_items))
             for one in self.selection.trained.values()
             if one.part.learns_from_features
         ]
-        settings = {"dim": dim, "seed": self.config.seed}
+        dim = self.config.train.new_dim - max((one.dim for one in found), default=0)  # so that both have room
+        settings = {"dim": max(1, dim), "seed": self.config.seed}
         likeness = Part(model.LIKENESS, model.LIKENESS, 1.0, settings, for_new=True)
         return [*found, self._untrained_candidate(likeness)]
 

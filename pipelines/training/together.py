@@ -64,6 +64,10 @@ class Together:
         self._known: dict[Key, Values] = {}
         self.seconds = 0.0  # that judging one of them took last
 
+    def is_after(self, deadline: float) -> bool:
+        """Whether judging one more model would end after a time of the clock."""
+        return self._clock.now() + self.seconds > deadline
+
     def score(self, candidates: list[Candidate]) -> NDArray[np.float64]:
         """(Q,) the selection metric of each judged user, of these spaces side by side."""
         return self.values(candidates)[self.select]
@@ -132,7 +136,7 @@ class Together:
                 continue
             last = -1.0
             for weight in sorted(self.settings.weights, reverse=True):
-                if self._clock.now() + self.seconds > deadline:
+                if self.is_after(deadline):
                     break
                 added = one._replace(part=one.part._replace(weight=weight))
                 value = self.score([*kept, added])

@@ -118,8 +118,8 @@ def save(
 
 
 def trained_parts(saved: dict[str, Any]) -> list[Part]:
-    """The trained parts of the source."""
-    return [Part(**part) for part in saved["parts"]]
+    """The trained parts of the source; what they are for is chosen again."""
+    return [Part(**(part | {"weight": 1.0, "scale": 1.0, "for_new": False})) for part in saved["parts"]]
 
 
 def load(source: Source, device: torch.device) -> dict[str, Any] | None:

@@ -34,8 +34,7 @@ fold_sizes as (
 offered as (
     select
         windows_of_folds.fold,
-        stg_content.item_id,
-        stg_content.listed_at
+        stg_content.item_id
     from stg_content
     cross join windows_of_folds
     where
@@ -63,8 +62,7 @@ select
         as integer
     ) as item,
     coalesce(stg_items.title, cast(unfitted.item_id as varchar)) as title,
-    stg_items.* exclude (item_id, title, source_row), -- noqa: RF02
-    unfitted.listed_at
+    stg_items.* exclude (item_id, title, source_row) -- noqa: RF02
 from unfitted
 inner join fold_sizes on unfitted.fold = fold_sizes.fold
 left join stg_items on unfitted.item_id = stg_items.item_id

@@ -172,7 +172,7 @@ def test_a_refresh_of_other_descriptions_is_refused(own: Shop) -> None:
     change(own, "items", changed)
     ran = refresh(own)
     assert ran.code == 4
-    assert "content drift: of 108 fitted items 108 are described otherwise than in training" in ran.err
+    assert "content drift: of 108 fitted items 108 have other descriptions than in training" in ran.err
     assert releases.current(own.config.bundles) == before
     assert refresh(own, "--set", "gate.max_content_drift=1").code == 0
 

@@ -15,7 +15,7 @@ from pipelines.data.content import load_content
 from pipelines.data.folds import load_fold
 from pipelines.data.prepare import prepare
 from pipelines.training.judging import all_targets
-from tests.support.small_log import config_of, day, rows_of
+from tests.support.small_log import LOG, config_of, day, rows_of
 
 # of fold validation 10 to 12 are fitted (14 has no interaction), of fold test 10 to 13
 ITEMS: list[dict[str, Any]] = [
@@ -67,6 +67,31 @@ def test_new_items_of_a_fold_are_described_listed_and_not_fitted(tmp_path: Path)
     both = all_targets(fold)
     assert both.offsets.tolist() == [0, 1, 3]
     assert both.items.tolist() == [2, 1, 4]  # user 1 takes 12, user 2 also 11
+
+
+def test_what_too_few_had_to_fit_it_is_nothing_new_to_them(tmp_path: Path) -> None:
+    """Of a core of two users an item 13 is no part: user 2 has it and is not shown it, user 3 takes it."""
+    known = described(tmp_path).items
+    assert known is not None
+    rows = [*LOG, (1, 12, day(6), 1.0), (3, 13, day(21), 1.0), (2, 11, day(4), 1.0)]
+    config = config_of(
+        tmp_path, rows, items=known.model_dump(exclude_none=True), split={"min_users_per_item": 2}
+    )
+    prepare(config)
+    fold = load_fold(config, "test")
+    assert fold.new is not None
+    number = np.asarray(fold.new.item_ids).tolist().index(13) + fold.fit.n_items
+    users = np.asarray(fold.user_ids).tolist()
+    had = np.diff(fold.new.seen_offsets)
+    assert {users[user]: int(n) for user, n in enumerate(had)} == {1: 0, 2: 1, 3: 0}
+    assert fold.new.seen_items.tolist() == [number]
+    taken = np.diff(fold.new.target_offsets)
+    assert {users[user]: int(n) for user, n in enumerate(taken)} == {1: 1, 2: 0, 3: 1}
+    listed = catalogue(fold)
+    offsets, seen = listed.seen
+    of_second = seen[offsets[users.index(2)] : offsets[users.index(2) + 1]].tolist()
+    assert np.asarray(listed.item_ids).tolist().index(13) in of_second
+    assert of_second == sorted(of_second)
 
 
 def test_an_item_is_new_for_so_many_days(tmp_path: Path) -> None:
@@ -142,7 +167,9 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
     without = [row | {"title": str(row["item_id"])} for row in ITEMS]
     config = described(tmp_path, without, attributes=[])
     prepare(config)
-    with pytest.raises(DataError, match=r"items.place_new: texts of 4 items share no word"):
+    with pytest.raises(
+        DataError, match=r"items.text = title, of fitted items: texts of 4 items share no word"
+    ):
         load_content(config, "test", load_fold(config, "test"))
     for change, message in (
         ({"text": ["name"]}, "items.text = 'name': there is no such column"),

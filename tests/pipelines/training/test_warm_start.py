@@ -121,7 +121,7 @@ def test_rows_and_moments_follow_their_ids(shop_file: Callable[..., Path]) -> No
     saved |= {"users": torch.tensor(theirs_users), "items": torch.tensor(theirs_items)}
 
     fresh = start(config, sampling.to_device(fold.fit, CPU), config.settings(), "test")
-    warm_start.carry_over(fresh, fold, saved, "metric-1")
+    warm_start.carry_over(fresh, warm_start.RowIds(fold.user_ids, fold.item_ids), saved, "metric-1")
     after = fresh.state()
     kept_users = [row for row, one in enumerate(users) if one in theirs_users]
     kept_items = [row for row, one in enumerate(items) if one in theirs_items]
@@ -167,9 +167,11 @@ def test_a_graph_goes_on_from_its_rows_with_fresh_moments(shop_file: Callable[..
     saved["states"]["graph-1"]["weights"] = before["weights"] | {
         "tower.table": before["weights"]["tower.table"].flip(0)
     }
-    warm_start.carry_over(fresh, fold, saved, "graph-2")  # which the source has not
+    warm_start.carry_over(
+        fresh, warm_start.RowIds(fold.user_ids, fold.item_ids), saved, "graph-2"
+    )  # which the source has not
     assert not torch.equal(fresh.model.items, learned.model.items)
-    warm_start.carry_over(fresh, fold, saved, "graph-1")
+    warm_start.carry_over(fresh, warm_start.RowIds(fold.user_ids, fold.item_ids), saved, "graph-1")
     for name in ("tower.table", "items", "offset"):
         assert torch.equal(fresh.state()["weights"][name], before["weights"][name])
     assert (
