@@ -48,7 +48,7 @@ class Item(Message):
     item_id: int | str
     title: str | None
     score: float | None = Field(description="minus the distance; null for popular items")
-    is_new: bool = Field(description="nobody had it when the model was fitted; what is known placed it")
+    is_new: bool = Field(description="too few users had it to fit it; what is known about it placed it")
 
 
 class Recommendations(Message):

@@ -25,7 +25,7 @@ from serving.arguments import Id, as_list, boolean, parse_id, single_id, whole_n
 class Recommendation(NamedTuple):
     """An item: its external id, its title if the bundle has titles, and -distance as the score.
 
-    Popular items, which unknown users get, have none. Nobody had a new item when the model was fitted.
+    Popular items, which unknown users get, have none. Too few users had a new item to fit it.
     """
 
     item_id: Id
