@@ -1,7 +1,7 @@
 """A bundle: one release folder that is written whole, verified before it is read, and never changed.
 
 Its manifest is in manifest.py; which bundle is current, and which are kept, in releases.py.
-Axes: U users, I items, D coordinates, T seen (user, item) pairs.
+Axes: U users, I items, D coordinates, L directions of features, T seen (user, item) pairs.
 """
 
 import json
@@ -48,7 +48,8 @@ class BundleContent(NamedTuple):
     titles: Sequence[str] | None = None
     attributes: Mapping[str, Sequence[Sequence[str]]] | None = None  # (I,) values to filter by, each
     fold_in: NDArray[np.float32] | None = None  # (D + 1, D), see recsys/fold_in.py
-    new_items: NDArray[np.int32] | None = None  # ascending; nobody has them, what is known places them
+    new_items: NDArray[np.int32] | None = None  # ascending; too few have them, what is known places them
+    likeness: NDArray[np.float32] | None = None  # (I, L): by what is known about items
 
 
 class IndexPlan(NamedTuple):
@@ -80,6 +81,7 @@ class Bundle:
     fold_in: NDArray[np.float32] | None  # see recsys/fold_in.py
     search: Search
     new_items: NDArray[np.int32]  # ascending; of a bundle that does not say so none
+    likeness: NDArray[np.float32] | None  # (I, L)
 
     def seen(self, user: int) -> NDArray[np.int32]:
         """The items that a user took before, ascending."""
@@ -119,6 +121,7 @@ def write_bundle(folder: Path, content: BundleContent, plan: IndexPlan, info: di
                 "n_users": len(content.user_vectors),
                 "n_items": len(content.item_vectors),
                 "n_seen": len(content.seen[1]),
+                "n_likeness": 0 if content.likeness is None else content.likeness.shape[1],
                 "n_new": 0 if content.new_items is None else len(content.new_items),
                 "trees": plan.trees,
                 "search_k": plan.search_k,
@@ -149,6 +152,8 @@ def _save(folder: Path, content: BundleContent) -> None:
         arrays["fold_in"] = content.fold_in
     if content.new_items is not None and len(content.new_items):
         arrays["new_items"] = content.new_items
+    if content.likeness is not None:
+        arrays["likeness"] = content.likeness
     IdMap.of(content.user_ids).save(folder / "user_ids")
     IdMap.of(content.item_ids).save(folder / "item_ids")
     if content.titles is not None:
@@ -239,6 +244,7 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
     fold_in = _map(folder, "fold_in", np.float32, (dim + 1, dim)) if has_fold_in else None
     n_new = int(manifest.get("n_new", 0))
     new_items = _map(folder, "new_items", np.int32, (n_new,)) if n_new else np.empty(0, np.int32)
+    n_alike = int(manifest.get("n_likeness", 0))
     return Bundle(
         folder,
         version or folder.name,
@@ -249,6 +255,7 @@ def _open(folder: Path, manifest: Manifest, version: str | None = None) -> Bundl
         attributes=attributes,
         fold_in=fold_in,
         new_items=new_items,
+        likeness=_map(folder, "likeness", np.float32, (n_items, n_alike)) if n_alike else None,
         search=Search(arrays["item_vectors"], _index(folder, manifest), manifest["search_k"], scans_many),
         **arrays,
     )
@@ -315,6 +322,9 @@ def _check_values(bundle: Bundle) -> None:
         new = bundle.new_items
         if np.any(np.diff(new) <= 0) or np.any((new < 0) | (new >= n_items)):
             raise ValueError(f"expected 0..{n_items - 1}, ascending without repeats")
+    if bundle.likeness is not None:
+        with errors_name(bundle.folder / "likeness.npy"):
+            check_vectors("vectors", bundle.likeness)
     if bundle.fold_in is not None:
         with errors_name(bundle.folder / "fold_in.npy"):
             check_vectors("weights", bundle.fold_in)

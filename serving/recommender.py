@@ -2,6 +2,7 @@
 
 Axes: D coordinates, Q users of a batch, k items per answer.
 """
+# Long: half of it says what the public methods take.
 
 from __future__ import annotations
 
@@ -202,6 +203,8 @@ class Recommender:
     def similar_items(self, item_id: Id, k: int = 10) -> list[Recommendation]:
         """The k items nearest to an item, except itself. Raises UnknownId, and ValueError on k < 1."""
         k, item = whole_number("k", k), self._item(item_id)
+        if self._bundle.likeness is not None and self._is_new(item):
+            return self._alike(item, np.delete(np.arange(self.n_items, dtype=np.int32), item), k)
         vector, itself = self._bundle.item_vectors[item], np.array([item], np.int32)
         return self._described(*self._bundle.search.top_k(vector, k, itself))
 
@@ -210,11 +213,21 @@ class Recommender:
 
         Raises UnknownId, and ValueError on k < 1.
         """
-        k = whole_number("k", k)
-        vector = self._bundle.item_vectors[self._item(item_id)]
+        k, item = whole_number("k", k), self._item(item_id)
+        vector = self._bundle.item_vectors[item]
         own = self._bundle.seen(self._user(user_id))
         k = min(k, len(own))
+        if k and self._bundle.likeness is not None and self._is_new(item):
+            return self._alike(item, own, k)
         return self._described(*self._bundle.search.scan(vector, k, allowed=own)) if k else []
+
+    def _alike(self, item: int, others: NDArray[np.int32], k: int) -> list[Recommendation]:
+        """The k of the other items that are most like a new one, by what is known about them."""
+        assert self._bundle.likeness is not None
+        rows = self._bundle.likeness
+        d = np.linalg.norm(rows[others] - rows[item], axis=1)
+        best = np.argsort(d, kind="stable")[:k]
+        return self._described(others[best], d[best])
 
     def history(self, user_id: Id, k: int | None = None) -> list[Recommendation]:
         """Up to k of the user's items, without scores. Raises UnknownId, and ValueError on k < 1."""

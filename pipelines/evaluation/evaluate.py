@@ -118,7 +118,8 @@ def _about_new_items(
     if "test" not in found:
         return found
     weights = models.load_weights(run, torch.device("cpu"))
-    weights.pop(models.LIKENESS, None)  # it weighs nothing
+    for untrained in (models.LIKENESS, models.SIMILAR):
+        weights.pop(untrained, None)
     return found | {"shares_of_features": new_items.shares_of_features(content, weights)}
 
 

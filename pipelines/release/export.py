@@ -1,6 +1,6 @@
 """export: write a run's model as a bundle with a tuned index; promotion makes it current.
 
-Axes: U users, I items, C new items, D dimensions.
+Axes: U users, I items, C new items, D dimensions, L directions of features.
 """
 
 import logging
@@ -10,17 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import folds
-from pipelines.data.catalogue import catalogue
+from pipelines.data.catalogue import Catalogue, catalogue
+from pipelines.data.content import load_content
 from pipelines.data.prepared import read_prepared
 from pipelines.release.index_search import tune_index
 from pipelines.training import model
 from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
+from recsys.content import place
 from recsys.manifest import BundleError
 from recsys.spaces import Vectors
 
@@ -56,14 +59,14 @@ def stage(config: Config, run: Path) -> Path:
     fold, (_, served) = run_fold(config, run), model.load(run, torch.device("cpu"))
     try:
         config.bundles.mkdir(parents=True, exist_ok=True)
-        _write(config, run.name, folder, fold, served)
+        _write(config, run, folder, fold, served)
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     LOGGER.info(f"export: wrote {folder}")
     return folder
 
 
-def _write(config: Config, run_name: str, folder: Path, fold: folds.Fold, served: Vectors) -> None:
+def _write(config: Config, run: Path, folder: Path, fold: folds.Fold, served: Vectors) -> None:
     """Tune the index and write the bundle. Raises OSError."""
     listed = catalogue(fold)
     users, items = served[0].numpy(), served[1].numpy()[listed.order]  # (U, D), (I + C, D)
@@ -82,13 +85,24 @@ def _write(config: Config, run_name: str, folder: Path, fold: folds.Fold, served
         attributes=listed.attributes,
         fold_in=fold_in.fit(users, items, listed.seen),
         new_items=listed.new,
+        likeness=_likeness(config, run, fold, listed),
     )
     info = {
-        "run": run_name,
+        "run": run.name,
         "data_fingerprint": read_prepared(config).fingerprint,
         "fitted_until": _fitted_until(config),
     }
     bundle.write_bundle(folder, content, plan, info=info)
+
+
+def _likeness(config: Config, run: Path, fold: folds.Fold, listed: Catalogue) -> NDArray[np.float32] | None:
+    """(I + C, L) points of all items by what is known about them; None where nothing places new items."""
+    known = load_content(config, "test", fold)
+    weight = model.load_weights(run, torch.device("cpu")).get(model.SIMILAR)
+    if known is None or weight is None:
+        return None
+    rows = [place(features, weight).numpy() for features in (known.fitted, known.new) if features is not None]
+    return np.concatenate(rows)[listed.order]
 
 
 def _fitted_until(config: Config) -> str | None:

@@ -192,6 +192,7 @@ def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today
             attributes=todays_items.attributes(config, bundle, today, items),
             fold_in=bundle.fold_in,
             new_items=items.new,
+            likeness=items.likeness,
         )
         write_bundle(folder, found, plan, info=_info(bundle, run, today))
     except OSError as error:

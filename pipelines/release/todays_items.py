@@ -1,6 +1,7 @@
 """The items of a refreshed release: those that the model was fitted on, and those that are offered today.
 
-Axes: I items of the bundle that training wrote, N of the release, S coordinates.
+Axes: I items of the bundle that training wrote, N of the release, C new ones, S coordinates,
+L directions of features.
 """
 
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.data.content import Described
 from pipelines.data.today import Today
 from pipelines.training import model, placement
 from recsys.bundle import Bundle
+from recsys.content import place
 
 Ids = list[Any]
 
@@ -29,6 +31,7 @@ class TodaysItems(NamedTuple):
     vectors: NDArray[np.float32]  # (N, S)
     known: NDArray[np.int64]  # (N,): their number in the champion's bundle, -1 for those it lacks
     new: NDArray[np.int32]  # those that the model was not fitted on
+    likeness: NDArray[np.float32] | None  # (N, L)
 
 
 def todays_items(config: Config, run: Path, bundle: Bundle, today: Today) -> TodaysItems:
@@ -39,21 +42,35 @@ def todays_items(config: Config, run: Path, bundle: Bundle, today: Today) -> Tod
     fitted = {item_id for item_id, new in zip(old, is_new.tolist(), strict=True) if not new}
     offered = today.items.filter(pl.col("is_offered") & ~pl.col("item_id").is_in(list(fitted)))
     number = {item_id: at for at, item_id in enumerate(old)}
-    if offered.is_empty():
-        placed = np.empty((0, bundle.item_vectors.shape[1]), np.float32)
-    else:
-        features = content.encode(content.load(run), described(config, offered))
-        weights = model.load_weights(run, torch.device("cpu"))
-        placed = placement.vectors(placement.load(run), weights, features)
+    placed, alike = _place(config, run, bundle, offered)
     if placed.shape[1] != bundle.item_vectors.shape[1]:
         raise InputError(f"run '{run}' and bundle '{bundle.version}' have other coordinates: run retrain")
-    added = offered["item_id"].to_list()
-    rows = dict(zip(added, placed, strict=True))
+    added = {item_id: at for at, item_id in enumerate(offered["item_id"].to_list())}
     ids = sorted([*fitted, *added])
-    vectors = np.stack([rows[one] if one in rows else bundle.item_vectors[number[one]] for one in ids])
-    known = np.array([number.get(one, -1) for one in ids], np.int64)
-    new = np.array([at for at, one in enumerate(ids) if one in rows], np.int32)
-    return TodaysItems(ids, vectors, known, new)
+
+    def joined(of_new: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.stack([of_new[added[one]] if one in added else before[number[one]] for one in ids])
+
+    return TodaysItems(
+        ids,
+        joined(placed, bundle.item_vectors),
+        np.array([number.get(one, -1) for one in ids], np.int64),
+        np.array([at for at, one in enumerate(ids) if one in added], np.int32),
+        None if bundle.likeness is None else joined(alike, bundle.likeness),
+    )
+
+
+def _place(
+    config: Config, run: Path, bundle: Bundle, offered: pl.DataFrame
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(C, S) and (C, L) of the offered items that the model was not fitted on."""
+    n_alike = 0 if bundle.likeness is None else bundle.likeness.shape[1]
+    if offered.is_empty():
+        return np.empty((0, bundle.item_vectors.shape[1]), np.float32), np.empty((0, n_alike), np.float32)
+    features = content.encode(content.load(run), described(config, offered))
+    weights = model.load_weights(run, torch.device("cpu"))
+    placed = placement.vectors(placement.load(run), weights, features)
+    return placed, place(features, weights[model.SIMILAR]).numpy()
 
 
 def described(config: Config, rows: pl.DataFrame) -> Described:
@@ -64,9 +81,9 @@ def described(config: Config, rows: pl.DataFrame) -> Described:
 
 def popular(bundle: Bundle, items: TodaysItems) -> NDArray[np.int32]:
     """(N,): the champion's order, new items last."""
-    place = np.full(len(bundle.items), len(bundle.items), np.int64)  # (I,)
-    place[bundle.popular] = np.arange(len(bundle.items))
-    ranks = np.where(items.known < 0, len(bundle.items), place[items.known])
+    rank = np.full(len(bundle.items), len(bundle.items), np.int64)  # (I,)
+    rank[bundle.popular] = np.arange(len(bundle.items))
+    ranks = np.where(items.known < 0, len(bundle.items), rank[items.known])
     ranks[items.new] = len(bundle.items)
     return np.argsort(ranks, kind="stable").astype(np.int32)
 

@@ -37,6 +37,7 @@ from recsys.spaces import Space, Vectors
 from recsys.training import Spectrum, Training, TrainingProgress
 
 LOGGER = logging.getLogger("recsys")
+SIMILAR_DIM = 64  # directions of features by which items are alike
 CHECKPOINT = "checkpoint.pt"  # of a run that has not finished
 FOLDS: tuple[FoldName, ...] = ("validation", "test")
 
@@ -293,14 +294,14 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
 
 
 def _untrained_weights(run: Run, parts: Sequence[Part]) -> dict[str, Tensor]:
-    """(F, D) of the spaces that place new items without training."""
+    """(F, D) of the spaces that place new items without training, and of what is served as likeness."""
     content = run.content["test"]
+    if content is None:
+        return {}
     data = sampling.to_device(run.folds["test"].fit, run.device)
-    return {
-        part.name: likeness(content.fitted, data, part.settings["dim"], part.settings["seed"])[0]
-        for part in parts
-        if content is not None and part.kind == model.LIKENESS
-    }
+    wanted = {part.name: part.settings["dim"] for part in parts if part.kind == model.LIKENESS}
+    wanted[model.SIMILAR] = SIMILAR_DIM
+    return {name: likeness(content.fitted, data, dim, run.config.seed)[0] for name, dim in wanted.items()}
 
 
 def write_choice(folder: Path, chosen: Chosen, parts: Sequence[Part], selection: Selection) -> None:

@@ -30,6 +30,7 @@ SECONDS_PER_DAY = 86_400
 SPREAD_USERS = 100
 FEW = 30  # new items, whose own spread is chance
 TRAINED = ("graph", "metric")
+SIMILAR = "similar"  # name of the weights by which likeness of any two items is served
 NEW, LIKENESS = "new", "likeness"  # kinds that shift new items, and that rank them without training
 
 

@@ -35,13 +35,31 @@ def shop(tmp_path):
 
 def test_nearest_unseen_items_come_first_with_minus_distance_as_score(shop):
     assert shop.recommend("u0", k=2) == [Recommendation("b", "Käse", -1), Recommendation("ç", "", -3)]
-    assert shop.recommend("u2", k=2) == [("日", "寿司", 0), ("ç", "", -4)]
+    assert shop.recommend("u2", k=2) == [("日", "寿司", 0, False), ("ç", "", -4, False)]
     assert str(shop.recommend("u2", k=1)[0].score) == "0.0"  # never -0.0
 
 
 def test_seen_items_are_included_on_request(shop):
     assert [row.item_id for row in shop.recommend("u0", k=2, exclude_seen=False)] == ["a", "b"]
     assert [row.item_id for row in shop.recommend("u1", k=9, exclude_seen=False)] == ["ç", "b", "a", "日"]
+
+
+def test_new_items_are_compared_by_what_is_known_about_them(tmp_path):
+    """In the space all are apart; by what is known 2, which is new, is like 0, then 1, then 3."""
+    items, seen = [[0, 0], [1, 0], [3, 0], [7, 0]], [[0, 1, 3], []]
+    likeness = np.array([[1, 0], [0.8, 0.6], [1, 0], [0, 1]], np.float32)
+    new = {"new_items": np.array([2], np.int32), "likeness": likeness}
+    shop = Recommender.open(release(tmp_path / "v1", [[0, 0], [3, 0]], items, seen, **new))
+    assert [one.is_new for one in shop.recommend("u1", 4)] == [True, False, False, False]
+    assert [one.is_new for one in shop.recommend_many(["u1"], 2)[0]] == [True, False]
+    found = shop.similar_items(2, 5)
+    assert [one.item_id for one in found] == [0, 1, 3]
+    np.testing.assert_allclose([one.score for one in found], [0, -(0.4**0.5), -(2**0.5)], rtol=1e-6)
+    assert [one.item_id for one in shop.explain("u0", 2, 2)] == [0, 1]
+    assert shop.explain("u1", 2) == []
+    assert [one.item_id for one in shop.similar_items(3, 2)] == [2, 1]  # not new: by the space
+    with pytest.raises(BundleError, match=r"new_items.npy: expected 0\.\.3, ascending without repeats"):
+        release(tmp_path / "v2", [[0, 0]], items, [[]], new_items=np.array([2, 2], np.int32))
 
 
 def test_k_beyond_the_catalogue_gives_all_items(shop):
@@ -51,7 +69,7 @@ def test_k_beyond_the_catalogue_gives_all_items(shop):
 
 @pytest.mark.parametrize("unknown", ["u9", "", "日", 0, None, True])
 def test_unknown_users_get_the_popular_items_without_a_score(shop, unknown):
-    assert shop.recommend(unknown, k=2) == [("日", "寿司", None), ("ç", "", None)]
+    assert shop.recommend(unknown, k=2) == [("日", "寿司", None, False), ("ç", "", None, False)]
     assert len(shop.recommend(unknown, k=100)) == 4
 
 

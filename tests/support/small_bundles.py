@@ -32,7 +32,9 @@ def write(folder, seed):
     )
 
 
-def release(folder, user_vectors, item_vectors, seen, item_ids=None, titles=None, trees=4, search_k=10_000):
+def release(
+    folder, user_vectors, item_vectors, seen, item_ids=None, titles=None, trees=4, search_k=10_000, **more
+):
     """Write a bundle of these vectors; users are u0, u1 …, items 0, 1 …, the last item the most popular."""
     write_bundle(
         folder,
@@ -47,6 +49,7 @@ def release(folder, user_vectors, item_vectors, seen, item_ids=None, titles=None
             ),
             popular=np.arange(len(item_vectors), dtype=np.int32)[::-1].copy(),
             titles=titles,
+            **more,
         ),
         IndexPlan(trees, search_k),
         info={},

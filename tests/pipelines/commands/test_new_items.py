@@ -81,7 +81,10 @@ def test_new_products_are_ranked_and_served(opened: Shop) -> None:
     assert {int(str(item)) % 5000 // GROUP_SIZE for item in first} == {0}
     likewise = shop.similar_items(5000 + 28, 5)
     assert {int(str(one.item_id)) % 5000 // GROUP_SIZE for one in likewise} == {0}
-    assert shop.explain(1000, 5000 + 28, 3)
+    reasons = shop.explain(1000, 5000 + 28, 3)
+    assert {int(str(one.item_id)) % 5000 // GROUP_SIZE for one in reasons} == {0}
+    assert {one.item_id for one in reasons} <= {one.item_id for one in shop.history(1000)}
+    assert [one.score for one in reasons] == sorted((one.score for one in reasons), reverse=True)
     assert all(one.is_new for one in shop.recommend(None, 120)[-12:])
 
 
@@ -140,6 +143,8 @@ def test_a_refresh_places_todays_products_and_users(own: Shop) -> None:
     assert groups.count(2) >= 7
     of_new = [one.item_id for one in answer if one.is_new]
     assert 9000 in of_new[:4], "it is like the products of shelf 2"
+    likewise = shop.similar_items(9000, 10)
+    assert {int(str(one.item_id)) % 5000 // GROUP_SIZE for one in likewise} == {2}
     (found,) = (one for one in answer if one.item_id == 9000)
     assert found.title == "Product 9000 [shelf 2]"
     assert 9000 in [one.item_id for one in shop.recommend(7777, 200, where={"shelf": ["shelf 2"]})]
