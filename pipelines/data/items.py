@@ -119,7 +119,7 @@ def split_content(con: duckdb.DuckDBPyConnection) -> None:
     listed = ", ".join(
         f"{name if name in known else 'null'}::{type_} as {name}" for name, type_ in CONTENT.items()
     )
-    con.execute(f"create temp table source_content as select item_id, {listed} from source_items")
+    con.execute(f"create or replace temp table source_content as select item_id, {listed} from source_items")
     for name in CONTENT:
         if name in known:
             con.execute(f"alter table source_items drop column {name}")

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
@@ -144,7 +145,7 @@ def _drift(config: Config, run: Path, today: Today) -> Guardrail:
     most, encoders = config.gate.max_content_drift, content.load(run)
     if not encoders:
         return Guardrail("content drift", 0.0, None, True, "nothing places new items")
-    before = pl.read_parquet(run / content.DIGESTS)
+    before = files.read_table(run / content.DIGESTS)
     both = before.join(today.items, on="item_id", how="left")
     changed = _changed(config, encoders, both)
     share = changed / max(len(both), 1)

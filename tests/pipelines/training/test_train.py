@@ -41,7 +41,9 @@ def test_a_run_folder_holds_all_that_later_steps_read(shop: Shop) -> None:
     assert {"model.pt", "choice.json", "config.json", "history.parquet", "train.json"} <= names
     assert Config.model_validate_json((shop.run / "config.json").read_text()) == shop.config
     choice = json.loads((shop.run / "choice.json").read_text())
-    trained, spectral = choice["parts"]
+    trained, *untrained = choice["parts"]
+    (spectral,) = (part for part in untrained if part["kind"] == "spectral")
+    assert {part["kind"] for part in untrained} <= {"spectral", "trend"}
     assert (trained["name"], trained["kind"], trained["weight"], trained["scale"]) == (
         "metric-1",
         "metric",
