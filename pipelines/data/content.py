@@ -82,15 +82,15 @@ def read(config: Config, items: Items, fold: FoldName, rows: pl.DataFrame, table
 def fit(items: Items, known: Described) -> tuple[Encoder, ...]:
     """The encoders of the configuration, fitted on these items. Raises DataError: nothing to learn from."""
     found = []
-    try:
-        if items.text:
+    if items.text:
+        try:
             found.append(encoders.fit_text(known.texts))
-        found += [encoders.fit_attribute(name, labels) for name, labels in known.attributes.items()]
-        if items.vectors:
-            found.append(encoders.fit_vectors(_matrix(known.vectors)))
-    except ValueError as error:
-        columns = ", ".join(items.text)
-        raise DataError(f"items.text = {columns}, of fitted items: {error}") from None
+        except ValueError as error:
+            columns = ", ".join(items.text)
+            raise DataError(f"items.text = {columns}, of fitted items: {error}") from None
+    found += [encoders.fit_attribute(name, labels) for name, labels in known.attributes.items()]
+    if items.vectors:  # checks/bad_vectors has seen them
+        found.append(encoders.fit_vectors(_matrix(known.vectors)))
     return tuple(found)
 
 

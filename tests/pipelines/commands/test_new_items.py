@@ -216,3 +216,23 @@ def test_tune_searches_with_content(own: Shop, tmp_path: Path) -> None:
     ran = recsys("tune", "--config", own.config_file, "--space", space, "--trials", "2")
     assert ran.code == 0, ran.err
     assert "new items among themselves, validation ndcg@10" in ran.err
+
+
+@pytest.mark.parametrize("items", [{}, None])
+def test_a_champion_that_places_no_items_is_refreshed_with_todays_users(
+    shop_file: Callable[..., Path], items: dict[str, Any] | None
+) -> None:
+    path = shop_file(items=items)
+    assert recsys("retrain", "--config", path, "--set", "train.spaces=[]").code == 0
+    log = purchases()
+    visit = log.filter(pl.col("user_id") == 1002).with_columns(pl.lit(7777, pl.Int64).alias("user_id"))
+    pl.concat([log, visit]).write_parquet(path.parent / "log.parquet")
+    ran = recsys("refresh", "--config", path, "--set", "train.spaces=[]")
+    assert ran.code == 0, ran.err
+    config = load_config(path)
+    shop = Recommender.open(config.bundles / ran.out.strip())
+    assert shop.n_items == 120
+    bought = set(visit["item_id"].to_list())
+    assert {one.item_id for one in shop.history(7777)} == bought
+    assert not bought & {one.item_id for one in shop.recommend(7777, 120)}
+    assert shop.attributes == (() if items is None else ("shelf",))
