@@ -4,7 +4,7 @@ z(item) = length * unit(W' x) + kept * id: x are the item's features, W is learn
 Items without interactions have no id. In each step a share of the others goes without theirs, and without
 their edges, as if nobody had them yet: so W learns to place an item alone. (DropoutNet, Volkovs et al. 2017,
 drops the same inputs of a given factorisation.)
-Axes: I items, F features, L entries, D dimensions.
+Axes: I items, N of them, F features, L entries, D dimensions.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ class ContentSettings(NamedTuple):
 
     length: float = 0.1  # of an item's content row; its own row starts at 0
     cold_share: float = 0.2  # share of the items that go without their own row and edges in a step
-    dropout: float = 0.5  # share of the entries that are left out in a step
+    dropout: float = 0.5  # share of the features that are left out in a step
 
 
 class Content(NamedTuple):
@@ -44,10 +44,25 @@ class Content(NamedTuple):
     settings: ContentSettings = ContentSettings()
 
 
+class Drawn(NamedTuple):
+    """What takes part in a step of training."""
+
+    kept: Tensor  # (I,): 0 for items that go without their own row and their edges
+    features: Tensor | None = None  # (F, 1): 0 for those that are left out; None: none is
+
+
 class ContentRows(nn.Module):
     """Rows of items from their features and their own rows."""
 
-    def __init__(self, content: Content, data: DeviceInteractions, dim: int, seed: int = 0) -> None:
+    # Many arguments: all but the first two have a default.
+    def __init__(
+        self,
+        content: Content,
+        data: DeviceInteractions,
+        dim: int,
+        seed: int = 0,
+        learn_length: bool = False,
+    ) -> None:
         """W starts at the leading directions of the features of items with interactions.
 
         Raises ValueError: not as many rows as items, no feature of an item with interactions, a value that is
@@ -58,46 +73,66 @@ class ContentRows(nn.Module):
         _check(content, known.cpu().numpy())
         features, self.settings = content
         device = data.user.device
-        offsets = torch.from_numpy(features.offsets).to(device)
-        row = torch.arange(data.n_items, device=device).repeat_interleave(offsets.diff())  # (L,)
+        self._offsets = torch.from_numpy(features.offsets).to(device)
+        row = torch.arange(data.n_items, device=device).repeat_interleave(self._offsets.diff())  # (L,)
         column = torch.from_numpy(features.columns).to(device, torch.int64)
         value = torch.from_numpy(features.values).to(device)
         shape = data.n_items, features.n_features
         self._matrix = matrix(row, column, value, *shape)
-        self._order = column.sort(stable=True).indices  # (L,): from row by row to column by column
         self.known_items = known.nonzero()[:, 0]  # those that somebody has: candidates of a step
-        self._known = known.float()  # (I,)
+        self.everything = Drawn(known.float())  # outside training
+        self.length = nn.Parameter(
+            torch.full((1,), self.settings.length, device=device), requires_grad=learn_length
+        )
         mine = known[row]
         directions = _directions(matrix(row[mine], column[mine], value[mine], *shape), shape, dim, seed)
         self.weight = nn.Parameter(directions)  # (F, D)
 
-    def forward(self, items: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """(I, D) own rows -> (I, D) rows, and (I,): 1 for items with their own row and their edges, else 0.
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Which items go without their own row, and which features are left out, in a step of training."""
+        of_items, of_features = (
+            torch.rand(n, generator=generator, device=self.weight.device)
+            for n in (len(self.everything.kept), len(self.weight))
+        )
+        kept = self.everything.kept * (of_items >= self.settings.cold_share)
+        return Drawn(kept, (of_features >= self.settings.dropout).float()[:, None])
 
-        With a generator some of them go without, and some features are left out: a step of training.
-        """
-        kept, bags = self._known, self._matrix
-        if generator is not None:
-            of_items, of_features = (
-                torch.rand(n, generator=generator, device=items.device) for n in (len(kept), len(self._order))
-            )
-            kept = kept * (of_items >= self.settings.cold_share)
-            some = (of_features >= self.settings.dropout).float()  # rows are made equally long below
-            rows, columns = bags
-            bags = Matrix(
-                rows._replace(value=rows.value * some),
-                columns._replace(value=columns.value * some[self._order]),
-            )
-        content = self.settings.length * unit_rows(multiply(bags, self.weight))  # (I, D)
-        return torch.addcmul(content, kept[:, None], items), kept
+    def forward(self, items: Tensor, drawn: Drawn) -> Tensor:
+        """(I, D) own rows -> (I, D) rows of all items."""
+        weight = self.weight if drawn.features is None else self.weight * drawn.features
+        content = self.length * unit_rows(multiply(self._matrix, weight))  # (I, D)
+        return torch.addcmul(content, drawn.kept[:, None], items)
+
+    def some(self, own: Tensor, numbers: Tensor, drawn: Drawn) -> Tensor:
+        """(N, D) own rows, (N,) different item numbers -> (N, D): their rows alone."""
+        start, count = self._offsets[numbers], self._offsets.diff()[numbers]  # (N,)
+        ends = nn.functional.pad(count.cumsum(0), (1, 0))  # (N + 1,)
+        place = torch.arange(int(ends[-1]), device=numbers.device)
+        place += (start - ends[:-1]).repeat_interleave(count)
+        bags = self._matrix.rows
+        column, value = bags.column[place].long(), bags.value[place]
+        if drawn.features is not None:
+            value = value * drawn.features[column, 0]
+        sums = nn.functional.embedding_bag(
+            column, self.weight, ends, None, 2.0, False, "sum", True, value, include_last_offset=True
+        )
+        return torch.addcmul(self.length * unit_rows(sums), drawn.kept[numbers, None], own)
+
+
+class ContentMap(NamedTuple):
+    """Where a space has an item that is known by its features x alone: unit(x W) A."""
+
+    weight: Tensor  # W (F, D)
+    axes: Tensor  # A (D, E): the identity under cosine, else as long as content rows are
 
 
 @torch.no_grad()
-def place(features: Features, weight: Tensor) -> Tensor:
-    """Features (C, F) and W (F, D) -> (C, D) points of length 1, of 0 where no feature is known.
+def place(features: Features, by: ContentMap) -> Tensor:
+    """Features (C, F) -> (C, E) points, at the origin where no feature is known.
 
-    Where the rows of a trained space put items that nobody has. Raises ValueError: other features than W has.
+    Where a trained space puts items that nobody has. Raises ValueError: other features than W has.
     """
+    weight = by.weight
     if features.n_features != len(weight):
         raise ValueError(f"features have {features.n_features} columns, allowed {len(weight)}, as W has rows")
     columns, offsets, values = (
@@ -111,11 +146,13 @@ def place(features: Features, weight: Tensor) -> Tensor:
     sums = nn.functional.embedding_bag(
         columns, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
-    return unit_rows(sums)
+    return unit_rows(sums) @ by.axes
 
 
-def likeness(features: Features, data: DeviceInteractions, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """W (F, D) and users (U, D) of a space without training: a user is near to what is like their items.
+def likeness(
+    features: Features, data: DeviceInteractions, dim: int, seed: int = 0
+) -> tuple[ContentMap, Tensor]:
+    """The map and users (U, D) of a space without training: a user is near to what is like their items.
 
     Features are those of the data's items, (I, F), alone; W are their leading directions, so that cosines of
     rows are nearly those of features. A user is the mean of their items' rows, of length 1.
@@ -125,12 +162,12 @@ def likeness(features: Features, data: DeviceInteractions, dim: int, seed: int =
     column = torch.from_numpy(features.columns).to(device, torch.int64)
     shape = data.n_items, features.n_features
     bags = matrix(row, column, torch.from_numpy(features.values).to(device), *shape)
-    weight = _directions(bags, shape, dim, seed)
-    items = place(features, weight)  # (I, D)
+    found = ContentMap(_directions(bags, shape, dim, seed), torch.eye(dim, device=device))
+    items = place(features, found)  # (I, D)
     sums = nn.functional.embedding_bag(
         data.item.long(), items, data.offsets, mode="sum", include_last_offset=True
     )
-    return weight, unit_rows(sums)
+    return found, unit_rows(sums)
 
 
 def _check(content: Content, known: NDArray[np.bool_]) -> None:

@@ -162,10 +162,11 @@ def _learn(
     training: Training, objective: Objective, batch: UserBatch | Batch, importance: Tensor
 ) -> tuple[Tensor, int]:
     """Learn from a batch; the sums of it (3,), and its interactions."""
-    if isinstance(batch, UserBatch):
-        return _history_step(training, objective, batch), batch.total
-    with training.model.shared_sums(training.generator):
-        return _step(training, objective, batch, importance), len(batch.users)
+    with training.model.step(training.generator):
+        if isinstance(batch, UserBatch):
+            return _history_step(training, objective, batch), batch.total
+        with training.model.shared_sums():
+            return _step(training, objective, batch, importance), len(batch.users)
 
 
 def _batches(training: Training, orders: torch.Generator) -> Iterator[UserBatch | Batch]:

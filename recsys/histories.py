@@ -152,10 +152,10 @@ def _unit_points(
     """(B, D) users and (I, D) items, each of length 1: once an item, not once a pair."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
-        placed, kept = model.item_rows(training.generator)
+        placed, kept = model.item_rows()
         users, items = model.tower.sums_of(placed, batch.users, row, own, kept)
     else:
-        users, items = rows(model.tower.table, batch.users), model.items  # type: ignore[arg-type]
+        users, (items, _) = rows(model.tower.table, batch.users), model.item_rows()  # type: ignore[arg-type]
     return unit_rows(users), unit_rows(items)
 
 
@@ -165,7 +165,7 @@ def _points(
     """(B, D) users, (C, D) candidates, (H, D) own items."""
     model, (row, own) = training.model, history
     if isinstance(model.tower, GraphSums):
-        placed, kept = model.item_rows(training.generator)
+        placed, kept = model.item_rows()
         users, items = model.tower.sums_of(placed, batch.users, row, own, kept)  # (B, D), (I, D)
         users, items = users.to(model.items.dtype), items.to(model.items.dtype)
         return users, rows(items, candidates), rows(items, own)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
 from recsys import baselines, losses
-from recsys.content import ContentRows
+from recsys.content import ContentMap, ContentRows, Drawn
 from recsys.distances import Distance, pairs, squared_euclidean
 from recsys.graph import Matrix, adjacency, edge_weights, keep, matrix, multiply, propagate
 from recsys.sampling import DeviceInteractions
@@ -65,18 +65,23 @@ class HistoryMean(nn.Module):
         self.drawn = drawn
 
     def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
-        """(I, D), (B,) users, (B,) items left out -> (B, D): means over H items drawn with replacement.
+        """(I, D), (B,) users, (B,) items left out -> (B, D): means over H drawn items.
 
         Drawing keeps the work and the shapes the same for every user, however long the history.
         """
+        drawn, share = self.draw(users, left_out, generator)
+        share = share.to(items.dtype)
+        return embedding_bag(drawn, items, mode="sum", per_sample_weights=share, sparse=items.is_leaf)
+
+    def draw(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(B,) users, (B,) items left out -> (B, H) items drawn with replacement, and the share of each."""
         start = self.data.offsets[users][:, None]  # (B, 1)
         length = self.data.offsets[users + 1][:, None] - start  # (B, 1)
         random = torch.rand(len(users), self.drawn, generator=generator, device=users.device)
         place = start + (random * length).long().clamp_max(length - 1)  # (B, H)
         drawn = self.data.item[place].long()  # (B, H)
-        kept = ((drawn != left_out[:, None]) & (length > 0)).to(items.dtype)  # (B, H)
-        share = kept / kept.sum(1, keepdim=True).clamp_min(1)  # (B, H)
-        return embedding_bag(drawn, items, mode="sum", per_sample_weights=share, sparse=items.is_leaf)
+        kept = ((drawn != left_out[:, None]) & (length > 0)).float()  # (B, H)
+        return drawn, kept / kept.sum(1, keepdim=True).clamp_min(1)
 
     def all_users(self, items: Tensor) -> Tensor:
         """(I, D) -> (U, D): means over whole histories."""
@@ -153,37 +158,58 @@ class MetricSpace(nn.Module):
         self.distance, self._to_space = geometry
         self._in_unit_ball = in_unit_ball
         self._sums: tuple[Tensor, Tensor] | None = None  # of the graph, inside shared_sums
+        self._drawn: Drawn | None = None  # what takes part, inside a step
 
     @contextlib.contextmanager
-    def shared_sums(self, generator: torch.Generator | None = None) -> Iterator[None]:
-        """Sum over the graph once for all that is read inside the block; other towers have nothing to sum.
+    def step(self, generator: torch.Generator) -> Iterator[None]:
+        """Draw which items go without their own row and edges inside the block; without content none does."""
+        self._drawn = None if self.content is None else self.content.draw(generator)
+        try:
+            yield
+        finally:
+            self._drawn = None
 
-        With a generator the block is a step of training: see item_rows.
-        """
+    @contextlib.contextmanager
+    def shared_sums(self) -> Iterator[None]:
+        """Sum over the graph once for all that is read inside the block; other towers have nothing to sum."""
         if isinstance(self.tower, GraphSums):
-            self._sums = self.tower.sums(*self.item_rows(generator))
+            self._sums = self.tower.sums(*self.item_rows())
         try:
             yield
         finally:
             self._sums = None
 
-    def item_rows(self, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """(I, D) rows before any sum over a graph, and (I,) 0 for items without edges; None: all have theirs.
+    def item_rows(self) -> tuple[Tensor, Tensor | None]:
+        """(I, D) rows before any sum over a graph, and (I,) 0 for items without edges; None: none is."""
+        if self.content is None:
+            return self.items, None
+        drawn = self._drawn or self.content.everything
+        return self.content(self.items, drawn), drawn.kept
 
-        With content a generator draws which items go without their own row and edges in a step of training.
-        """
-        return (self.items, None) if self.content is None else self.content(self.items, generator)
+    def _rows(self, numbers: Tensor) -> Tensor:
+        """(N,) item numbers -> (N, D) rows, where no graph sums them."""
+        if self.content is None:
+            return rows(self.items, numbers)
+        different, place = torch.unique(numbers, return_inverse=True)
+        drawn = self._drawn or self.content.everything
+        table = self.content.some(rows(self.items, different), different, drawn)
+        return embedding(place, table)
 
     def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
         """(B,) users, (B,) their positive items, which a mean leaves out -> (B, D)."""
         if isinstance(self.tower, GraphSums):
             return rows(self._graph_sums(self.tower)[0], users)
+        if self.content is not None and isinstance(self.tower, HistoryMean):
+            drawn, share = self.tower.draw(users, left_out, generator)
+            different, place = torch.unique(drawn, return_inverse=True)  # (N,), (B, H)
+            return embedding_bag(place, self._rows(different), mode="sum", per_sample_weights=share)
         return self.tower(self.items, users, left_out, generator)  # type: ignore[no-any-return]
 
     def points(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """(C,) numbers -> (C, D) and offsets (C,)."""
-        table = self._graph_sums(self.tower)[1] if isinstance(self.tower, GraphSums) else self.items
-        return rows(table, items), rows(self.offset, items)
+        if isinstance(self.tower, GraphSums):
+            return rows(self._graph_sums(self.tower)[1], items), rows(self.offset, items)
+        return self._rows(items), rows(self.offset, items)
 
     def _graph_sums(self, tower: GraphSums) -> tuple[Tensor, Tensor]:
         return tower.sums(*self.item_rows()) if self._sums is None else self._sums
@@ -222,8 +248,11 @@ class MetricSpace(nn.Module):
     def _other_groups(self, tables: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Groups of what is no table of points: a map of the distance, and learned offsets."""
         known = {id(part) for part in (*tables, self.offset)}
+        lengths = [] if self.content is None else [self.content.length]
+        known |= {id(part) for part in lengths}
         others = [part for part in self.parameters() if id(part) not in known]
         groups: list[dict[str, Any]] = [{"params": others, "project": None}]
+        groups += [{"params": [part], "project": _at_least_0} for part in lengths if part.requires_grad]
         if self.offset.requires_grad:
             groups.append({"params": [self.offset], "project": _at_least_0})
         return groups
@@ -233,7 +262,17 @@ class MetricSpace(nn.Module):
         """The space as an index can search it."""
         if isinstance(self.tower, GraphSums):
             return self._to_space(*self.tower.sums(*self.item_rows()), self.offset)
-        return self._to_space(self.tower.all_users(self.items), self.items, self.offset)
+        items, _ = self.item_rows()
+        return self._to_space(self.tower.all_users(items), items, self.offset)
+
+    @torch.no_grad()
+    def content_map(self) -> ContentMap:
+        """Where an item is that is known by its features alone. Raises ValueError without content."""
+        if self.content is None:
+            raise ValueError("content = None, allowed: a space that learned from features")
+        weight = self.content.weight.detach().clone()
+        axes = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device) * self.content.length
+        return ContentMap(weight, self._to_space(axes[:1], axes, torch.zeros_like(axes[0])).items)
 
 
 def fold_in(items: Tensor, history: Tensor, offsets: Tensor) -> Tensor:

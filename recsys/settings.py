@@ -107,8 +107,8 @@ NAMES: dict[str, Any] = {
 def conflicts(settings: Settings) -> Iterator[str]:
     """What does not go together, with {key} in place of each key's name."""
     s = settings
-    if s.start == "content" and (s.tower != "graph" or s.distance != "cosine"):
-        yield "{start} = 'content' needs {tower} = 'graph' and {distance} = 'cosine'"
+    if s.start == "content" and s.tower == "graph" and s.distance != "cosine":
+        yield "{start} = 'content' with {tower} = 'graph' needs {distance} = 'cosine'"
     if s.mines_triplets and s.miner == "distance_weighted" and s.distance != "cosine":
         yield (
             "{miner} = 'distance_weighted' needs {distance} = 'cosine': it uses the density of distances on "

@@ -145,9 +145,10 @@ def start_training(
     """Put a training together, before its first step.
 
     Triplets (T, 3) are for the miner `offline`; `spectrum`, if it is known already, for a spectral start.
-    With `content` the rows of users and items start at 0, whatever settings.start says: what is known about
-    the items is where they start. Raises ValueError: start = 'content' without content; content without a
-    graph, under another distance than cosine, or as ContentRows.
+    With `content` the items' own rows start at 0, whatever settings.start says: what is known about the items
+    is where they start, and a user starts at the mean of theirs; on a graph at 0, as its sums do the same.
+    Raises ValueError: start = 'content' without content; content on a graph under another distance than
+    cosine, or as ContentRows.
     """
     if settings.start == "content" and content is None:
         raise ValueError("start = 'content' without content, allowed: features of the items")
@@ -207,19 +208,22 @@ def _start_space(
     content: Content | None,
 ) -> MetricSpace:
     """The space before its first step: its points, its tower and its distance."""
-    for name, allowed in (("tower", "graph"), ("distance", "cosine")):
-        if content is not None and getattr(settings, name) != allowed:
-            raise ValueError(
-                f"{name} = '{getattr(settings, name)}' with content of items, allowed: {allowed}"
-            )
     on_content = None
     if content is None:
         users, items, offset = _start_points(data, settings, generator, spectrum)
     else:
-        on_content = ContentRows(content, data, settings.dim, settings.seed)
+        on_graph = settings.tower == "graph"
+        if on_graph and settings.distance != "cosine":
+            raise ValueError(f"distance = '{settings.distance}' of a graph with content, allowed: cosine")
+        on_content = ContentRows(content, data, settings.dim, settings.seed, learn_length=not on_graph)
         users, items = (
             torch.zeros(n, settings.dim, device=data.user.device) for n in (data.n_users, data.n_items)
         )
+        if not on_graph:
+            with torch.no_grad():
+                users = models.fold_in(
+                    on_content(items, on_content.everything), data.item.long(), data.offsets
+                )
         offset = _popular(data, settings)
     if settings.offset == "none":
         offset = torch.zeros_like(offset)

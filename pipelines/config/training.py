@@ -217,12 +217,6 @@ class TrainedSpace(Section):
     )
     loss: LossName | None = Field(None, description="another loss than its section's")
 
-    @model_validator(mode="after")
-    def _content_is_on_a_graph(self) -> "TrainedSpace":
-        if self.kind == "metric" and self.start == "content":
-            raise ValueError("kind = 'metric' with start = 'content', allowed: kind = 'graph'")
-        return self
-
     sharper: PositiveFloat = Field(1.0, description="divides the temperature, and a margin that follows it")
     more_hops: int = Field(0, description="added to the hops, which stay at least 1")
 

@@ -117,10 +117,10 @@ def _about_new_items(
         return None
     if "test" not in found:
         return found
-    weights = models.load_weights(run, torch.device("cpu"))
+    maps = models.load_maps(run, torch.device("cpu"))
     for untrained in (models.LIKENESS, models.SIMILAR):
-        weights.pop(untrained, None)
-    return found | {"shares_of_features": new_items.shares_of_features(content, weights)}
+        maps.pop(untrained, None)
+    return found | {"shares_of_features": new_items.shares_of_features(content, maps)}
 
 
 def _rank(

@@ -22,8 +22,8 @@ from pipelines.data.content import ItemContent
 from pipelines.data.folds import Fold, as_list, item_attributes
 from pipelines.evaluation.statistics import bootstrap_intervals
 from pipelines.training.judging import all_targets, judge_targets, judges_of_new_items
-from pipelines.training.model import load_weights, popularity_vectors
-from recsys.content import Features, place
+from pipelines.training.model import load_maps, popularity_vectors
+from recsys.content import ContentMap, Features, place
 from recsys.judge import Judge, Values
 from recsys.metrics import item_coverage
 from recsys.spaces import Space, Vectors, euclidean_vectors
@@ -124,10 +124,10 @@ def differing(run: Path, n_items: int, made: dict[str, Space], known: ItemConten
         for other, right in zip(used, known.encoders, strict=True)
         if other != right
     ]
-    weights = {} if wrong or known.new is None else load_weights(run, torch.device("cpu"))
-    for name, weight in weights.items():
+    maps = {} if wrong or known.new is None else load_maps(run, torch.device("cpu"))
+    for name, by in maps.items():
         if name in made and known.new is not None:
-            points = place(known.new, weight)  # (C, D)
+            points = place(known.new, by)  # (C, D)
             placed = (points != 0).any(1)
             moved = (made[name].items[n_items:].cpu() - points)[placed].abs()
             if moved.numel() and float(moved.max()) > CLOSE:
@@ -156,20 +156,20 @@ def most_shown(fold: Fold, users: NDArray[np.int64], lists: NDArray[np.int32]) -
     return found
 
 
-def shares_of_features(content: ItemContent, weights: dict[str, Tensor]) -> dict[str, float]:
+def shares_of_features(content: ItemContent, maps: dict[str, ContentMap]) -> dict[str, float]:
     """How much of a fitted item's place each kind of feature decides: mean squared lengths, of sum 1.
 
     Over the spaces that learned from features, each part of W' x by itself (content.py).
     """
-    if not weights:
+    if not maps:
         return {}
     matrix, found, first = _matrix(content.fitted), dict[str, float](), 0
     for encoder in content.encoders:
         width = len(encoder.columns)
         part = matrix[:, first : first + width]
         lengths = [
-            np.square(part @ weight[first : first + width].cpu().numpy()).sum(axis=1).mean()
-            for weight in weights.values()
+            np.square(part @ by.weight[first : first + width].cpu().numpy()).sum(axis=1).mean()
+            for by in maps.values()
         ]
         found[encoder.name] = float(np.sum(lengths))
         first += width

@@ -98,10 +98,10 @@ def _write(config: Config, run: Path, folder: Path, fold: folds.Fold, served: Ve
 def _likeness(config: Config, run: Path, fold: folds.Fold, listed: Catalogue) -> NDArray[np.float32] | None:
     """(I + C, L) points of all items by what is known about them; None where nothing places new items."""
     known = load_content(config, "test", fold)
-    weight = model.load_weights(run, torch.device("cpu")).get(model.SIMILAR)
-    if known is None or weight is None:
+    by = model.load_maps(run, torch.device("cpu")).get(model.SIMILAR)
+    if known is None or by is None:
         return None
-    rows = [place(features, weight).numpy() for features in (known.fitted, known.new) if features is not None]
+    rows = [place(features, by).numpy() for features in (known.fitted, known.new) if features is not None]
     return np.concatenate(rows)[listed.order]
 
 

@@ -68,9 +68,9 @@ def _place(
     if offered.is_empty():
         return np.empty((0, bundle.item_vectors.shape[1]), np.float32), np.empty((0, n_alike), np.float32)
     features = content.encode(content.load(run), described(config, offered))
-    weights = model.load_weights(run, torch.device("cpu"))
-    placed = placement.vectors(placement.load(run), weights, features)
-    return placed, place(features, weights[model.SIMILAR]).numpy()
+    maps = model.load_maps(run, torch.device("cpu"))
+    placed = placement.vectors(placement.load(run), maps, features)
+    return placed, place(features, maps[model.SIMILAR]).numpy()
 
 
 def described(config: Config, rows: pl.DataFrame) -> Described:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 import torch
-from torch import Tensor
 
 from pipelines.config import files
 from pipelines.config.config import Config
@@ -29,7 +28,7 @@ from pipelines.training.start import start
 from pipelines.training.together import Chosen
 from pipelines.training.warm_start import RowIds
 from recsys import sampling, spaces
-from recsys.content import likeness
+from recsys.content import ContentMap, likeness
 from recsys.files import write_text
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -265,9 +264,9 @@ def _by_name(fitted: Fitted) -> dict[str, Space]:
 def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     """Write the run's files; return what train.json says of the weights and of what they were fitted on."""
     config, folder, source = run.config, run.folder, run.source
-    weights = {name: one.weight for name, one in fitted.done.items() if one.weight is not None}
-    weights |= _untrained_weights(run, fitted.parts)
-    digest = model.save(folder, fitted.parts, fitted.made, fitted.served, weights)
+    maps = {name: one.by_content for name, one in fitted.done.items() if one.by_content is not None}
+    maps |= _untrained_maps(run, fitted.parts)
+    digest = model.save(folder, fitted.parts, fitted.made, fitted.served, maps)
     known: dict[str, Any] = {"weights_sha256": digest}
     if (content := run.content["test"]) is not None:
         item_content.save(folder, content.encoders)
@@ -293,8 +292,8 @@ def _write(run: Run, fitted: Fitted) -> dict[str, Any]:
     return known
 
 
-def _untrained_weights(run: Run, parts: Sequence[Part]) -> dict[str, Tensor]:
-    """(F, D) of the spaces that place new items without training, and of what is served as likeness."""
+def _untrained_maps(run: Run, parts: Sequence[Part]) -> dict[str, ContentMap]:
+    """Maps of the spaces that place new items without training, and of what is served as likeness."""
     content = run.content["test"]
     if content is None:
         return {}

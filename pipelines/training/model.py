@@ -17,7 +17,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import InputError
 from pipelines.data.content import ItemContent
 from recsys import baselines, spaces
-from recsys.content import likeness, place
+from recsys.content import ContentMap, likeness, place
 from recsys.distances import squared_euclidean
 from recsys.files import sha256
 from recsys.sampling import DeviceInteractions
@@ -25,7 +25,7 @@ from recsys.spaces import Space, Vectors
 from recsys.training import Spectrum, Training
 
 WEIGHTS, CHOICE = "model.pt", "choice.json"
-WEIGHT = "content"  # ending of a tensor's name
+WEIGHT, AXES = "content", "axes"  # endings of the names of a content map's tensors
 SECONDS_PER_DAY = 86_400
 SPREAD_USERS = 100
 FEW = 30  # new items, whose own spread is chance
@@ -80,8 +80,7 @@ def trained_space(training: Training, content: ItemContent | None = None) -> Spa
     space = training.model.space()
     if content is None or content.new is None:
         return space
-    rows = training.model.content
-    points = None if rows is None else place(content.new, rows.weight.detach())
+    points = None if training.model.content is None else place(content.new, training.model.content_map())
     return spaces.with_new_items(space, content.n_new, points)
 
 
@@ -132,10 +131,10 @@ def untrained_space(
 
 def _likeness_space(part: Part, data: DeviceInteractions, content: ItemContent) -> Space:
     """New items by the cosine of their features with those of what a user has; nothing about fitted ones."""
-    weight, users = likeness(content.fitted, data, part.settings["dim"], part.settings["seed"])
-    items = weight.new_zeros(data.n_items + content.n_new, weight.shape[1])
+    by, users = likeness(content.fitted, data, part.settings["dim"], part.settings["seed"])
+    items = users.new_zeros(data.n_items + content.n_new, users.shape[1])
     if content.new is not None:
-        items[data.n_items :] = place(content.new, weight)
+        items[data.n_items :] = place(content.new, by)
     return Space(users, items, (items == 0).all(1).to(items.dtype))
 
 
@@ -222,11 +221,11 @@ def save(
     parts: Sequence[Part],
     made: Sequence[Space],
     served: Vectors,
-    weights: Mapping[str, Tensor] = MappingProxyType({}),
+    maps: Mapping[str, ContentMap] = MappingProxyType({}),
 ) -> str:
     """Write the trained spaces and the served vectors to the run's folder; the file's SHA-256.
 
-    `weights` (F, D) by which features place items, by the part's name.
+    `maps` by which features place items, by the part's name.
     """
     tensors = {
         f"{part.name}.{name}": tensor
@@ -234,7 +233,8 @@ def save(
         if part.is_trained
         for name, tensor in space._asdict().items()
     }
-    tensors |= {f"{name}.{WEIGHT}": weight for name, weight in weights.items()}
+    for name, by in maps.items():
+        tensors |= {f"{name}.{WEIGHT}": by.weight, f"{name}.{AXES}": by.axes}
     tensors |= {"user_vectors": served[0], "item_vectors": served[1]}
     buffer = io.BytesIO()  # torch would not report a full disk
     torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
@@ -251,11 +251,15 @@ def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]
     return made, served
 
 
-def load_weights(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """(F, D) by which features place items, by the part's name. Raises InputError: a damaged file."""
-    tensors = _read(folder, device)
-    ending = f".{WEIGHT}"
-    return {name.removesuffix(ending): one for name, one in tensors.items() if name.endswith(ending)}
+def load_maps(folder: Path, device: torch.device) -> dict[str, ContentMap]:
+    """The maps by which features place items, by the part's name. Raises InputError: a damaged file."""
+    tensors, found = _read(folder, device), dict[str, ContentMap]()
+    for key, weight in tensors.items():
+        name, _, ending = key.rpartition(".")
+        if ending == WEIGHT:  # runs of earlier versions have cosines alone, whose axes are the identity
+            axes = tensors.get(f"{name}.{AXES}", torch.eye(weight.shape[1], device=device))
+            found[name] = ContentMap(weight, axes)
+    return found
 
 
 def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:

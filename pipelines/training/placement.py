@@ -17,7 +17,7 @@ from torch import Tensor
 from pipelines.config.errors import InputError
 from pipelines.training.model import NEW, Part, add_up
 from recsys import spaces
-from recsys.content import Features, place
+from recsys.content import ContentMap, Features, place
 from recsys.files import write_text
 from recsys.spaces import Nowhere, Space
 
@@ -54,8 +54,8 @@ def of(parts: Sequence[Part], made: Sequence[Space], n_items: int) -> Placement:
     return Placement(tuple(found), float(add_up(parts, made).offset.min()))
 
 
-def vectors(placement: Placement, weights: Mapping[str, Tensor], features: Features) -> NDArray[np.float32]:
-    """Features (C, F) -> (C, S) as served, by the weights (F, D) of the spaces that learned from features.
+def vectors(placement: Placement, maps: Mapping[str, ContentMap], features: Features) -> NDArray[np.float32]:
+    """Features (C, F) -> (C, S) as served, by the maps of the spaces that learned from features.
 
     An item without a known feature is nowhere in all of them. A model fitted without new items may serve one
     as near as its nearest offset at most.
@@ -63,7 +63,7 @@ def vectors(placement: Placement, weights: Mapping[str, Tensor], features: Featu
     n = len(features.offsets) - 1
     total, coordinates = torch.zeros(n), list[Tensor]()
     for part in placement.parts:
-        points = place(features, weights[part.name]) if part.name in weights else None
+        points = place(features, maps[part.name]) if part.name in maps else None
         items, offset = spaces.place(points, n, part.unknown)
         coordinates.append(part.scale**0.5 * items)
         total += part.scale * offset

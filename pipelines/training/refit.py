@@ -4,14 +4,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from pipelines.data.content import ItemContent
 from pipelines.training import model
 from pipelines.training.budget import Clock, StepTimer
 from pipelines.training.cycles import OnEpoch, figures, now_ms
 from pipelines.training.model import Part
 from recsys import baselines
+from recsys.content import ContentMap
 from recsys.epochs import epochs
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -29,7 +28,7 @@ class Done(NamedTuple):
     space: Space
     hardest_until: int | None  # epochs before semi_hard replaced a miner that collapsed
     state: dict[str, Any] | None  # of the training, where a later run may start there
-    weight: Tensor | None = None  # (F, D) by which features place an item, where it learned from them
+    by_content: ContentMap | None = None  # where it learned from features
 
 
 class FinalFit(NamedTuple):
@@ -121,10 +120,9 @@ def _fit_part(part: Part, fit: FinalFit, spectrum: Spectrum | None, share: float
         fit.on_epoch({f"fit.{name}": value for name, value in row.items()}, len(fit.rows))
         timer.pause()
     state = training.state() if fit.keep_states else None
-    content = training.model.content
     return Done(
         model.trained_space(training, fit.content),
         training.progress.hardest_until,
         state,
-        None if content is None else content.weight.detach().clone(),
+        None if training.model.content is None else training.model.content_map(),
     )

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.functional import embedding_bag
 
 from pipelines.config import files
@@ -207,9 +208,16 @@ def _carry_moments(part: Tensor, known: dict[str, Any], match: Match | None) -> 
 
 
 def _fold_in(weights: dict[str, Tensor], training: Training, users: Match, items: Match) -> None:
-    """Put new points at the means of their known users or items; shift new offsets as the learned ones."""
-    data, start = training.data, training.model.offset.detach()
-    if "tower.table" in weights:
+    """Put new points at the means of their known users or items; shift new offsets as the learned ones.
+
+    With content the items' own rows stay at 0, and so do a graph's users, whose sums do the same.
+    """
+    data, start, content = training.data, training.model.offset.detach(), training.model.content
+    if content is not None and training.settings.tower == "two_tables":
+        learned = {name: weights[f"content.{name}"] for name, _ in content.named_parameters()}
+        rows = functional_call(content, learned, (weights["items"], content.everything))  # (I, D)
+        _means(weights["tower.table"], users, rows, items, data.item.long(), data.offsets)
+    elif content is None and "tower.table" in weights:
         table = weights["tower.table"]
         order = data.item.argsort(stable=True)
         by_item = torch.searchsorted(data.item[order], torch.arange(data.n_items + 1, device=table.device))

@@ -6,7 +6,7 @@ import torch
 from tastes import AXES, CPU, ITEMS, KINDS, TASTES, USERS, planted
 
 from recsys import graph, histories
-from recsys.content import Content, ContentRows, ContentSettings, Features
+from recsys.content import Content, ContentRows, ContentSettings, Features, place
 from recsys.epochs import epochs, train_epoch
 from recsys.fitting import graph_settings
 from recsys.interactions import Interactions
@@ -50,7 +50,7 @@ def test_rows_are_the_content_and_the_own_row_of_items_with_interactions() -> No
     dense, data = dense_features(), warm_data()
     rows = ContentRows(Content(features(dense), ContentSettings(length=0.3)), data, DIM)
     own = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(1))
-    found, kept = rows(own)
+    found, kept = rows(own, rows.everything), rows.everything.kept
     known = torch.bincount(data.item, minlength=ITEMS) > 0
     expected = 0.3 * unit(torch.from_numpy(dense) @ rows.weight) + known[:, None] * own
     torch.testing.assert_close(found, expected)
@@ -62,7 +62,7 @@ def test_the_gradient_is_that_of_the_dense_product() -> None:
     dense, weight = dense_features(), torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(2))
     rows = ContentRows(Content(features(dense)), warm_data(), DIM)
     own = torch.zeros(ITEMS, DIM)
-    (found,) = torch.autograd.grad((rows(own)[0] * weight).sum(), rows.weight)
+    (found,) = torch.autograd.grad((rows(own, rows.everything) * weight).sum(), rows.weight)
     content = torch.from_numpy(dense) @ rows.weight
     length = content.norm(dim=1, keepdim=True)
     expected = 0.1 * content / torch.where(length > 0, length, 1)
@@ -91,14 +91,15 @@ def test_a_step_leaves_out_items_and_features_by_chance() -> None:
     dense, data = np.abs(dense_features(n_features=64)), warm_data()
     settings = ContentSettings(cold_share=0.3, dropout=0.5)
     rows = ContentRows(Content(features(dense), settings), data, DIM)
-    own, draws = torch.ones(ITEMS, DIM), [torch.Generator().manual_seed(seed) for seed in (0, 0, 1)]
-    (first, kept), (again, _), (other, _) = (rows(own, draw) for draw in draws)
+    own = torch.ones(ITEMS, DIM)
+    drawn = [rows.draw(torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    (first, again, other), kept = (rows(own, one) for one in drawn), drawn[0].kept
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     known = torch.bincount(data.item, minlength=ITEMS) > 0
     assert not kept[~known].any()
     draw = torch.Generator().manual_seed(2)
-    share = torch.stack([rows(own, draw)[1][known].mean() for _ in range(200)]).mean()
+    share = torch.stack([rows.draw(draw).kept[known].mean() for _ in range(200)]).mean()
     assert 0.67 < share < 0.73
     lengths = (first - kept[:, None] * own).norm(dim=1)
     has_any = lengths > 0  # a few have lost all their features
@@ -160,7 +161,7 @@ def test_new_items_are_found_by_what_they_are(loss: str) -> None:
         return float(np.mean([len(set(a) & set(b)) / 2 for a, b in zip(mine, nearest, strict=True)]))
 
     before = found()
-    for _ in epochs(training, 2):
+    for _ in epochs(training, 4):
         pass
     assert found() > before + 0.05
     assert found() > 2 * 2 / len(new)
@@ -221,11 +222,80 @@ def test_parts_of_features_have_to_agree() -> None:
             ContentRows(Content(bad), warm_data(), DIM)
 
 
-def test_content_needs_a_graph_and_cosines() -> None:
-    with pytest.raises(ValueError, match="tower = 'two_tables' with content of items, allowed: graph"):
-        start_training(warm_data(), Settings(), content=kinds())
+def test_rows_of_some_items_are_those_of_all_with_the_same_gradients() -> None:
+    dense, data = dense_features(), warm_data()
+    rows = ContentRows(Content(features(dense), ContentSettings(0.4)), data, DIM, learn_length=True)
+    own = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    upstream = torch.randn(ITEMS, DIM, generator=torch.Generator().manual_seed(2))
+    some = torch.tensor([7, 2, ITEMS - 1, 30])  # of the last one nothing is known
+    for drawn in (rows.everything, rows.draw(torch.Generator().manual_seed(3))):
+        gradients = []
+        for found in (rows(own, drawn)[some], rows.some(own[some], some, drawn)):
+            parts = torch.autograd.grad((found * upstream[some]).sum(), [rows.weight, rows.length, own])
+            gradients.append([found, *(part.to_dense() if part.is_sparse else part for part in parts)])
+        for whole, alone in zip(*gradients, strict=True):
+            torch.testing.assert_close(alone, whole)
+
+
+DISTANCES = "squared_euclidean", "euclidean", "cosine", "inner_product", "mahalanobis"
+
+
+def metric_settings(tower: str, distance: str, loss: str) -> Settings:
+    return Settings(
+        dim=AXES,
+        tower=tower,  # type: ignore[arg-type]
+        distance=distance,  # type: ignore[arg-type]
+        start="content",
+        loss=loss,  # type: ignore[arg-type]
+        batch_size=256,
+        in_batch_items=40,
+        uniform_items=40,
+        learning_rate=0.03,
+    )
+
+
+@pytest.mark.parametrize("tower", ["two_tables", "siamese"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_metric_spaces_place_new_items_by_what_they_are(tower: str, distance: str) -> None:
+    """Any tower, distance and loss: an item that nobody has is nearer to those who would take it."""
+    data, new = warm_data(), np.flatnonzero(~KNOWN)
+    liked = ((TASTES[:, None] - KINDS[None, new]) ** 2).sum(2)  # (U, C)
+    training = start_training(data, metric_settings(tower, distance, "warp"), content=kinds())
+    training.with_health = False
+
+    def agreement() -> float:
+        """Mean rank correlation of a user's distances with what they like."""
+        space = training.model.space()
+        d = (torch.cdist(space.users, space.items).square() + space.offset)[:, new].numpy()
+        ranks = [np.argsort(np.argsort(part, axis=1), axis=1).astype(float) for part in (d, liked)]
+        return float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*ranks, strict=True)]))
+
+    before = agreement()
+    for _ in epochs(training, 8):
+        pass
+    assert agreement() > before + 0.04
+    by, space = training.model.content_map(), training.model.space()
+    torch.testing.assert_close(place(kinds().features, by)[new], space.items[new], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", ["contrastive", "margin", "sampled_softmax", "history_softmax", "history_hinge"]
+)
+def test_other_losses_move_the_map_and_its_length(loss: str) -> None:
+    data = warm_data()
+    settings = metric_settings("two_tables", "squared_euclidean", loss)
+    settings = settings._replace(batch_users=60, offset="fixed" if loss.startswith("history") else "learned")
+    training = start_training(data, settings, content=kinds())
+    before = training.model.content_map()
+    train_epoch(training, "random")
+    after = training.model.content_map()
+    assert (after.weight - before.weight).abs().max() > 1e-3
+    assert (after.axes - before.axes).abs().max() > 1e-4
+
+
+def test_a_graph_with_content_needs_cosines() -> None:
     euclidean = small_settings(warm_data(), distance="squared_euclidean", loss="warp")
     with pytest.raises(
-        ValueError, match="distance = 'squared_euclidean' with content of items, allowed: cosine"
+        ValueError, match="distance = 'squared_euclidean' of a graph with content, allowed: cosine"
     ):
         start_training(warm_data(), euclidean, content=kinds())

@@ -13,7 +13,7 @@ from pipelines.data.content import ItemContent
 from pipelines.training import model, placement
 from pipelines.training.model import Part
 from recsys import sampling, spaces
-from recsys.content import Content, Features, likeness
+from recsys.content import Content, ContentMap, Features, likeness
 from recsys.epochs import epochs
 from recsys.settings import Settings
 from recsys.training import start_training
@@ -51,22 +51,27 @@ SETTINGS = Settings(
     learning_rate=0.01,
     batch_users=16,
 )
+METRIC = Settings(
+    dim=4, start="content", batch_size=64, in_batch_items=20, uniform_items=20, learning_rate=0.03
+)
 PARTS = (
     Part("graph-1", "graph", 1.0, SETTINGS._asdict()),
     Part("spectral", "spectral", 0.5, {"dim": 3, "item_exponent": 0.3, "seed": 0}),
     Part("rarity", "rarity", 0.1, {}),
+    Part("metric-1", "metric", 0.3, METRIC._replace(distance="mahalanobis", mahalanobis="full")._asdict()),
     Part("graph-2", "graph", 0.7, SETTINGS._replace(seed=1)._asdict(), for_new=True),
+    Part("metric-2", "metric", 0.4, METRIC._replace(tower="siamese")._asdict(), for_new=True),
     Part("likeness", "likeness", 0.6, {"dim": 2, "seed": 0}, for_new=True),
     Part("new items farther", "new", 0.4, {"nearer": False}),
 )
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]]:
+def fitted() -> tuple[list[Part], list[spaces.Space], dict[str, ContentMap]]:
     """All kinds of parts with their scale, their spaces, and the weights of those that learned."""
-    made, weights = list[spaces.Space](), dict[str, torch.Tensor]()
+    made, weights = list[spaces.Space](), dict[str, ContentMap]()
     for part in PARTS:
-        if part.kind != "graph":
+        if not part.is_trained:
             made.append(model.untrained_space(part, DATA, content=CONTENT))
             continue
         training = start_training(DATA, Settings(**part.settings), content=Content(CONTENT.fitted))
@@ -74,8 +79,7 @@ def fitted() -> tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]]:
             pass
         space = model.trained_space(training, CONTENT)
         made.append(model.for_new_alone(space, N_ITEMS) if part.for_new else space)
-        assert training.model.content is not None
-        weights[part.name] = training.model.content.weight.detach()
+        weights[part.name] = training.model.content_map()
     weights["likeness"] = likeness(CONTENT.fitted, DATA, 2, 0)[0]
     return model.side_by_side(PARTS, made, N_ITEMS)[0], made, weights
 
@@ -86,7 +90,7 @@ def vectors(parts: list[Part], made: list[spaces.Space]) -> tuple[NDArray[np.flo
 
 
 def test_new_items_are_placed_as_in_training(
-    fitted: tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]], tmp_path: Path
+    fitted: tuple[list[Part], list[spaces.Space], dict[str, ContentMap]], tmp_path: Path
 ) -> None:
     parts, made, weights = fitted
     placement.save(tmp_path, placement.of(parts, made, N_ITEMS))
@@ -96,7 +100,7 @@ def test_new_items_are_placed_as_in_training(
 
 
 def test_new_items_suit_the_users_of_their_cluster(
-    fitted: tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]],
+    fitted: tuple[list[Part], list[spaces.Space], dict[str, ContentMap]],
 ) -> None:
     parts, made, _ = fitted
     users, items = vectors(parts, made)
@@ -107,22 +111,22 @@ def test_new_items_suit_the_users_of_their_cluster(
 
 
 def test_an_unknown_new_item_is_no_nearer_to_one_user_than_to_another(
-    fitted: tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]],
+    fitted: tuple[list[Part], list[spaces.Space], dict[str, ContentMap]],
 ) -> None:
     """At each user's mean distance from the items, in spaces of fitted items."""
     _, made, _ = fitted
-    for space in made[:3]:
+    for space in made[:4]:
         d = torch.cdist(space.users, space.items).square() + space.offset  # (U, I + C)
         torch.testing.assert_close(d[:, -1], d[:, :N_ITEMS].mean(1), rtol=1e-4, atol=1e-5)
 
 
 def test_spaces_for_new_items_leave_the_order_of_fitted_ones(
-    fitted: tuple[list[Part], list[spaces.Space], dict[str, torch.Tensor]],
+    fitted: tuple[list[Part], list[spaces.Space], dict[str, ContentMap]],
 ) -> None:
     parts, made, _ = fitted
     whole, alone = (
         np.square(users[:, None] - items[None, :N_ITEMS]).sum(2)
-        for users, items in (vectors(parts, made), vectors(parts[:3], made[:3]))
+        for users, items in (vectors(parts, made), vectors(parts[:4], made[:4]))
     )
     difference = whole - alone
     np.testing.assert_allclose(difference - difference.mean(1, keepdims=True), 0, atol=1e-5)
