@@ -42,6 +42,7 @@ class Content(NamedTuple):
 
     features: Features
     settings: ContentSettings = ContentSettings()
+    values: slice = slice(None)  # columns of words or values that items share, for attribute_loss
 
 
 class Drawn(NamedTuple):
@@ -71,7 +72,7 @@ class ContentRows(nn.Module):
         super().__init__()
         known = baselines.popularity(data) > 0  # (I,)
         _check(content, known.cpu().numpy())
-        features, self.settings = content
+        features, self.settings, values = content
         device = data.user.device
         self._offsets = torch.from_numpy(features.offsets).to(device)
         row = torch.arange(data.n_items, device=device).repeat_interleave(self._offsets.diff())  # (L,)
@@ -85,6 +86,10 @@ class ContentRows(nn.Module):
             torch.full((1,), self.settings.length, device=device), requires_grad=learn_length
         )
         mine = known[row]
+        low, high, _ = values.indices(features.n_features)
+        valued = mine & (column >= low) & (column < high)
+        by_value = column[valued].sort(stable=True)
+        self._entries_of_values = by_value.values, row[valued][by_value.indices]  # (E,) columns, their items
         directions = _directions(matrix(row[mine], column[mine], value[mine], *shape), shape, dim, seed)
         self.weight = nn.Parameter(directions)  # (F, D)
 
@@ -102,6 +107,20 @@ class ContentRows(nn.Module):
         weight = self.weight if drawn.features is None else self.weight * drawn.features
         content = self.length * unit_rows(multiply(self._matrix, weight))  # (I, D)
         return torch.addcmul(content, drawn.kept[:, None], items)
+
+    def items_of_a_value(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) items, (N,) others that share a value with each, (N,) random items; N <= n, all with users.
+
+        Of an item's values each is as likely, and so is each of the items that have it.
+        """
+        entry, item = self._entries_of_values  # (E,), (E,)
+        draw = torch.rand(3, n, generator=generator, device=item.device)
+        first = (draw[0] * len(item)).long()  # (n,)
+        lows, highs = (torch.searchsorted(entry, entry[first], right=right) for right in (False, True))
+        second = lows + (draw[1] * (highs - lows)).long()
+        other = self.known_items[(draw[2] * len(self.known_items)).long()]
+        kept = item[first] != item[second]
+        return item[first][kept], item[second][kept], other[kept]
 
     def some(self, own: Tensor, numbers: Tensor, drawn: Drawn) -> Tensor:
         """(N, D) own rows, (N,) different item numbers -> (N, D): their rows alone."""
@@ -171,7 +190,7 @@ def likeness(
 
 
 def _check(content: Content, known: NDArray[np.bool_]) -> None:
-    features, settings = content
+    features, settings, _ = content
     offsets, columns, values, n_features = features
     if len(offsets) != len(known) + 1:
         raise ValueError(f"features have {len(offsets) - 1} rows, allowed {len(known)}: one an item")

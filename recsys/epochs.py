@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys import health, histories, miners, precision, sampling
+from recsys.auxiliary import item_losses
 from recsys.candidates import (
     CandidateDistances,
     Mined,
@@ -182,11 +183,15 @@ def _history_step(training: Training, objective: Objective, batch: UserBatch) ->
     """Learn from a batch of histories; (3,): its loss, and its interactions as lists, summed."""
     loss, regularizer = histories.history_loss(training, batch, objective.regularize)
     training.optimizer.zero_grad()
-    torch.autograd.backward(loss if regularizer is None else loss + regularizer)
+    torch.autograd.backward(_added(_added(loss, regularizer), item_losses(training)))
     training.optimizer.step()
     with torch.no_grad():
         n = torch.full_like(loss, batch.total)
         return torch.stack([loss * n, n, n]).double()
+
+
+def _added(loss: Tensor, other: Tensor | None) -> Tensor:
+    return loss if other is None else loss + other
 
 
 def _step(training: Training, objective: Objective, batch: Batch, importance: Tensor) -> Tensor:
@@ -218,7 +223,7 @@ def _step(training: Training, objective: Objective, batch: Batch, importance: Te
     if objective.regularize is not None:
         mean = mean + objective.regularize(anchor, model.points(batch.items)[0])
     training.optimizer.zero_grad()
-    torch.autograd.backward(mean)
+    torch.autograd.backward(_added(mean, item_losses(training)))
     training.optimizer.step()
     with torch.no_grad():
         found = torch.full_like(loss, len(each)) if real is None else real.sum()

@@ -1,6 +1,7 @@
 """Batches of users with all that they have: their distances to it and to candidates, and the loss of a step.
 
-Axes: U users, I items, B users of a batch, H their interactions, C candidates, D dimensions, Q known pairs.
+Axes: U users, I items, B users of a batch, H their interactions, C candidates, D dimensions, Q known pairs,
+M mixed items.
 """
 
 from __future__ import annotations
@@ -129,21 +130,53 @@ def history_loss(
     row, own = history = sampling.histories(data, batch.users, batch.total)  # (H,)
     candidates, log_q = _candidates(training)
     of_own, of_candidates = rows(model.offset, own), rows(model.offset, candidates)  # (H,), (C,)
+    mix = None if settings.synthetic_items == 0 else _mix(training, len(own), len(candidates))
     added = None
     if model.distance is cosine and regularize is None and settings.loss == "history_softmax":
-        return _fused_softmax(training, batch, history, (candidates, log_q)), None
+        return _fused_softmax(training, batch, history, (candidates, log_q), mix), None
     if model.distance is cosine and regularize is None and isinstance(model.tower, GraphSums):
         users, items = _unit_points(training, batch, history)  # (B, D), (I, D)
         d_own = 1 - pair_products(users, items, row, own) + of_own  # (H,)
-        far = (1 + of_candidates).to(users.dtype)  # (C,)
-        d = torch.addmm(far, users, rows(items, candidates).T, alpha=-1)  # (B, C)
+        far, points = (1 + of_candidates).to(users.dtype), rows(items, candidates)  # (C,), (C, D)
+        d = torch.addmm(far, users, points.T, alpha=-1)  # (B, C)
+        taken = None if mix is None else rows(items, own[mix.own])  # (M, D)
     else:
         users, points, own_points = _points(training, batch, history, candidates)
         d = model.distance(users, points, of_candidates)  # (B, C)
         d_own = pairs(model.distance, rows(users, row), own_points, of_own)  # (H,)
         added = None if regularize is None else regularize(users, own_points)
-    found = HistoryDistances(d_own, row, _without_own(data, batch, candidates, d), log_q)
+        taken = None if mix is None else rows(own_points, mix.own)
+    d = _without_own(data, batch, candidates, d)
+    if mix is not None and taken is not None:
+        offset, other = mix.of(of_own[mix.own], of_candidates[mix.other]), rows(points, mix.other)
+        if model.distance is cosine:  # whose points are directions
+            taken, other = unit_rows(taken), unit_rows(other)
+        d = torch.cat([d, model.distance(users, mix.of(taken, other), offset)], 1)
+        log_q = torch.cat([log_q, log_q[mix.other]])
+    found = HistoryDistances(d_own, row, d, log_q)
     return HISTORY_LOSSES[settings.loss](settings, data.n_items, found).mean(), added
+
+
+class Mix(NamedTuple):
+    """Negatives that are no item: between one that somebody of the batch has and a candidate.
+
+    MixGCF (Huang et al. 2021), eq. 6, with one mixture for all users of a batch: harder than its candidate.
+    """
+
+    own: Tensor  # (M,) numbers of the batch's interactions
+    other: Tensor  # (M,) numbers of candidates
+    share: Tensor  # (M,) of the own item
+
+    def of(self, own: Tensor, other: Tensor) -> Tensor:
+        """(M, D) or (M,) each -> the mixtures."""
+        share = self.share.to(own.dtype).view(-1, *[1] * (own.dim() - 1))
+        return share * own + (1 - share) * other
+
+
+def _mix(training: Training, n_own: int, n_candidates: int) -> Mix:
+    size, device = (3, training.settings.synthetic_items), training.data.user.device
+    draw = torch.rand(size, generator=training.generator, device=device)
+    return Mix((draw[0] * n_own).long(), (draw[1] * n_candidates).long(), draw[2])
 
 
 def _unit_points(
@@ -187,7 +220,11 @@ def _candidates(training: Training) -> tuple[Tensor, Tensor]:
 
 
 def _fused_softmax(
-    training: Training, batch: UserBatch, history: tuple[Tensor, Tensor], candidates: tuple[Tensor, Tensor]
+    training: Training,
+    batch: UserBatch,
+    history: tuple[Tensor, Tensor],
+    candidates: tuple[Tensor, Tensor],
+    mix: Mix | None,
 ) -> Tensor:
     """The mean of history_losses.softmax under cosine."""
     model, data, t = training.model, training.data, training.settings.temperature
@@ -199,4 +236,8 @@ def _fused_softmax(
     among = softmax.Candidates(
         items.index_select(0, chosen), bias[chosen] - log_q, _own_places(data, batch, chosen)
     )
+    if mix is not None:
+        taken, other = own[mix.own], chosen[mix.other]  # (M,)
+        points = unit_rows(mix.of(items.index_select(0, taken), items.index_select(0, other)))
+        among = softmax.with_more(among, points, mix.of(bias[taken], bias[other]) - log_q[mix.other])
     return softmax.softmax(users, l_own, count, among, t) / batch.total

@@ -183,16 +183,20 @@ class MetricSpace(nn.Module):
         """(I, D) rows before any sum over a graph, and (I,) 0 for items without edges; None: none is."""
         if self.content is None:
             return self.items, None
-        drawn = self._drawn or self.content.everything
-        return self.content(self.items, drawn), drawn.kept
+        return self.content(self.items, self.drawn()), self.drawn().kept
+
+    def drawn(self) -> Drawn:
+        """What takes part: in a step what was drawn, else everything. Raises ValueError without content."""
+        if self.content is None:
+            raise ValueError("content = None, allowed: a space that learned from features")
+        return self._drawn or self.content.everything
 
     def _rows(self, numbers: Tensor) -> Tensor:
         """(N,) item numbers -> (N, D) rows, where no graph sums them."""
         if self.content is None:
             return rows(self.items, numbers)
         different, place = torch.unique(numbers, return_inverse=True)
-        drawn = self._drawn or self.content.everything
-        table = self.content.some(rows(self.items, different), different, drawn)
+        table = self.content.some(rows(self.items, different), different, self.drawn())
         return embedding(place, table)
 
     def anchors(self, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:

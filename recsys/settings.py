@@ -55,6 +55,9 @@ class Settings(NamedTuple):
     top_k: int = 20
     uniformity: float = 2.0
     covariance: float = 0.0
+    attribute_weight: float = 0.0
+    attribute_margin: float = 0.1
+    view_weight: float = 0.0
     l2: float = 0.0
 
     miner: MinerName = "semi_hard"
@@ -65,6 +68,7 @@ class Settings(NamedTuple):
     popular_items: int = 0
     popularity_power: float = 0.75
     memory_items: int = 0
+    synthetic_items: int = 0
     availability: AvailabilityName = "first"
     user_balance: float = 0.0
     item_balance: float = 0.0
@@ -150,12 +154,20 @@ def check_settings(settings: Settings) -> None:
             raise ValueError(f"{key} = {getattr(settings, key)}, allowed >= {least}")
     if not 0 <= settings.hardest_left_out < 1:
         raise ValueError(f"hardest_left_out = {settings.hardest_left_out}, allowed 0 <= hardest_left_out < 1")
-    for key in ("margin", "learning_rate", "temperature"):
+    for key in ("attribute_weight", "view_weight", "synthetic_items"):
+        if not getattr(settings, key) >= 0:
+            raise ValueError(f"{key} = {getattr(settings, key)}, allowed >= 0")
+    for key in ("margin", "learning_rate", "temperature", "attribute_margin"):
         if not getattr(settings, key) > 0:
             raise ValueError(f"{key} = {getattr(settings, key)}, allowed > 0")
     for key, names in NAMES.items():
         value = getattr(settings, key)
         if value not in get_args(names):
             raise ValueError(f"{key} = {value!r}, allowed: {', '.join(get_args(names))}")
+    if settings.synthetic_items > 0 and not settings.takes_histories:
+        raise ValueError(
+            f"synthetic_items = {settings.synthetic_items} with loss = '{settings.loss}', allowed: 0, or a "
+            f"loss of whole histories: {', '.join(HISTORY_LOSSES)}"
+        )
     for conflict in conflicts(settings):
         raise ValueError(conflict.format(**{key: key for key in Settings._fields}))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from recsys.sampling import is_asynchronous
@@ -26,6 +26,16 @@ class Candidates(NamedTuple):
     rows: Tensor  # (C, D) of unit length
     bias: Tensor  # (C,)
     left_out: Tensor
+
+
+def with_more(among: Candidates, rows: Tensor, bias: Tensor) -> Candidates:
+    """The candidates with (M, D) rows and (M,) biases more, which are left out for nobody."""
+    left_out, before, more = among.left_out, len(among.rows), len(rows)
+    if left_out.is_floating_point():
+        left_out = nn.functional.pad(left_out, (0, more), value=1.0)
+    else:
+        left_out = left_out + left_out // before * more  # rows are that much longer
+    return Candidates(torch.cat([among.rows, rows]), torch.cat([among.bias, bias]), left_out)
 
 
 class _Softmax(torch.autograd.Function):

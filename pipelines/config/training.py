@@ -112,6 +112,20 @@ class Loss(Section):
     )
     top_k: int = Field(DEFAULT.top_k, ge=1, description="sl_at_k: places of a list that count")
     covariance: float = Field(DEFAULT.covariance, ge=0, description="weight of the covariance regularizer")
+    attribute_weight: float = Field(
+        DEFAULT.attribute_weight,
+        ge=0,
+        description="start = content: weight of the hinge that holds items of one attribute value together",
+    )
+    attribute_margin: float = Field(
+        DEFAULT.attribute_margin, gt=0, description="its margin, of cosines: smaller than that of taste"
+    )
+    view_weight: float = Field(
+        DEFAULT.view_weight,
+        ge=0,
+        description="start = content: weight of the softmax that finds an item's other view, each without "
+        "a share of its features",
+    )
     l2: float = Field(
         DEFAULT.l2, ge=0, description="weight of the mean squared length of vectors as a regularizer"
     )
@@ -147,6 +161,12 @@ class Mining(Section):
     )
     memory_items: int = Field(
         DEFAULT.memory_items, ge=0, description="candidates kept from recent batches (cross-batch memory)"
+    )
+    synthetic_items: int = Field(
+        DEFAULT.synthetic_items,
+        ge=0,
+        description="losses of whole histories: negatives mixed from an item that somebody of the batch has "
+        "and a candidate",
     )
     availability: AvailabilityName = Field(
         DEFAULT.availability,

@@ -3,20 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from tastes import AXES, CPU, ITEMS, KINDS, TASTES, USERS, planted
+from described import DIM, KNOWN, features, kinds, small_settings, warm_data
+from tastes import AXES, ITEMS, KINDS, TASTES, USERS
 
 from recsys import graph, histories
-from recsys.content import Content, ContentRows, ContentSettings, Features, place
+from recsys.content import Content, ContentRows, ContentSettings, place
 from recsys.epochs import epochs, train_epoch
-from recsys.fitting import graph_settings
-from recsys.interactions import Interactions
 from recsys.models import GraphSums
-from recsys.sampling import DeviceInteractions, to_device
 from recsys.settings import Settings
 from recsys.training import start_training
-
-DIM = 5
-KNOWN = np.arange(ITEMS) % 4 > 0  # the others are new: nobody has them
 
 
 def dense_features(seed: int = 0, n_features: int = 9) -> np.ndarray:
@@ -25,20 +20,6 @@ def dense_features(seed: int = 0, n_features: int = 9) -> np.ndarray:
     rows = rng.normal(size=(ITEMS, n_features)) * (rng.random((ITEMS, n_features)) < 0.5)
     rows[-1] = 0
     return rows.astype(np.float32)
-
-
-def features(dense: np.ndarray) -> Features:
-    row, column = np.nonzero(dense)
-    offsets = np.searchsorted(row, np.arange(len(dense) + 1)).astype(np.int64)
-    return Features(offsets, column.astype(np.int32), dense[row, column], dense.shape[1])
-
-
-def warm_data() -> DeviceInteractions:
-    """The planted log without the pairs of new items."""
-    data = planted().data
-    kept = KNOWN[data.item.numpy()]
-    parts = (part.numpy()[kept] for part in (data.user, data.item, data.weight, data.time))
-    return to_device(Interactions(*parts, USERS, ITEMS), CPU)
 
 
 def unit(rows: torch.Tensor) -> torch.Tensor:
@@ -132,17 +113,6 @@ def test_items_that_are_not_kept_have_no_edges(hops: int) -> None:
     of_some, every = tower.sums_of(items, some, row, own, kept)
     torch.testing.assert_close(of_some, user[some])
     torch.testing.assert_close(every, item)
-
-
-def small_settings(data: DeviceInteractions, **changes: object) -> Settings:
-    base = graph_settings(data)._replace(dim=AXES, batch_users=60, cycle_steps=60, learning_rate=0.01)
-    return base._replace(**changes)  # type: ignore[arg-type]
-
-
-def kinds() -> Content:
-    """What the planted users go by, each item's place among the tastes, beside numbers that mean nothing."""
-    noise = np.random.default_rng(7).normal(size=(ITEMS, AXES))
-    return Content(features(np.hstack([KINDS, noise]).astype(np.float32)), ContentSettings(dropout=0.2))
 
 
 @pytest.mark.parametrize("loss", ["history_softmax", "history_psl", "warp"])

@@ -225,9 +225,14 @@ def test_sums_are_rounded_where_the_processor_computes_with_bfloat16(monkeypatch
 
 @pytest.mark.parametrize("tower", TOWERS)
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_fused_softmax_equals_the_other_in_value_and_gradient(tower, whole):
+@pytest.mark.parametrize("mixed", [0, 13])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_the_fused_softmax_equals_the_other_in_value_and_gradient(tower, whole, mixed, ahead, monkeypatch):
     """What has a regularizer, here one of 0, is not fused."""
-    changes = {"uniform_items": N_ITEMS, "popular_items": 0} if whole else {}
+    for module in (sampling, softmax, history_losses) if ahead else ():
+        monkeypatch.setattr(module, "is_asynchronous", lambda device: True)
+    changes = {"synthetic_items": mixed}
+    changes |= {"uniform_items": N_ITEMS, "popular_items": 0} if whole else {}
     ours, twin = (started(tower=tower, **changes) for _ in range(2))
     fused, _ = history_loss(ours, some_batch())
     plain, nothing = history_loss(twin, some_batch(), lambda users, items: 0 * users.sum())
@@ -235,6 +240,43 @@ def test_the_fused_softmax_equals_the_other_in_value_and_gradient(tower, whole):
     torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
     for one, other in zip(gradients(ours, fused), gradients(twin, plain), strict=True):
         torch.testing.assert_close(one.to_dense(), other.to_dense(), rtol=2e-4, atol=1e-6)
+
+
+def test_a_mixture_is_between_its_items_and_nobody_is_spared_of_it():
+    """Of the softmax of all items, by torch: MixGCF's mixtures as candidates more."""
+    changes = {"tower": "two_tables", "uniform_items": N_ITEMS, "popular_items": 0, "synthetic_items": 40}
+    ours, twin = (started(**changes) for _ in range(2))
+    loss, _ = history_loss(ours, some_batch())
+    row, own = sampling.histories(data(), some_batch().users, some_batch().total)
+    draw = torch.rand(3, 40, generator=twin.generator)
+    taken, other, share = own[(draw[0] * len(own)).long()], (draw[1] * N_ITEMS).long(), draw[2][:, None]
+    unit = torch.nn.functional.normalize
+    users, items = unit(ours.model.tower.table[some_batch().users]), unit(ours.model.items)
+    mixed = unit(share * items[taken] + (1 - share) * items[other])
+    offset = ours.model.offset
+    of_mixed = share[:, 0] * offset[taken] + (1 - share[:, 0]) * offset[other]
+    points, offsets = torch.cat([items, mixed]), torch.cat([offset, of_mixed])
+    logits = -(1 - users @ points.T + offsets) / T  # (B, I + M)
+    seen = torch.zeros_like(logits, dtype=torch.bool)
+    seen[row, own] = True
+    rest = logits.masked_fill(seen, -math.inf)[row]  # (H, I + M)
+    expected = torch.nn.functional.cross_entropy(
+        torch.cat([logits[row, own][:, None], rest], 1), torch.zeros(len(own), dtype=torch.long)
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", HISTORY_LOSSES)
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_mixtures_make_a_harder_loss_that_is_learned(distance, loss):
+    changes = {"distance": distance, "loss": loss}
+    plain, mixed = (
+        history_loss(started(tower="two_tables", synthetic_items=n, **changes), some_batch())[0]
+        for n in (0, 64)
+    )
+    assert mixed > plain or loss in ("history_hinge", "history_sl_at_k")  # these are means over candidates
+    _, stats = trained(2, synthetic_items=16, **changes)
+    assert stats[1].loss < stats[0].loss
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
