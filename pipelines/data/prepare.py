@@ -17,6 +17,7 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import ColumnError, DataError
 from pipelines.data.database import scratch_database
+from pipelines.data.items import doubts
 from pipelines.data.prepared import Prepared, data_settings, find_prepared, read_counts
 from pipelines.data.source import read_log
 from pipelines.data.steps import MARTS, STAGING, run_step
@@ -41,6 +42,8 @@ def prepare(config: Config, examine: Callable[[duckdb.DuckDBPyConnection], objec
             source_query, notes = read_log(con, config.source, config.items)
         for note in notes:
             LOGGER.info(f"prepare: {note}")
+        for doubt in doubts(con, config.items):
+            LOGGER.warning(f"prepare: WARNING: {doubt}")
         if config.source.missing_ids == "drop":
             dropped = con.execute(ROWS_WITHOUT_ID).fetchall()[0][0]
             LOGGER.info(f"prepare: {dropped:,} rows without a user or an item are left out")

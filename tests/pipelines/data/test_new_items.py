@@ -181,6 +181,39 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
             prepare(described(tmp_path, **change))
 
 
+def test_a_time_of_listing_that_no_item_has_is_warned_of(tmp_path: Path, said: list[str]) -> None:
+    prepare(described(tmp_path, [row | {"listed": None} for row in ITEMS]))
+    (warning,) = (line for line in said if "WARNING" in line)
+    assert warning == (
+        "prepare: WARNING: items.listed = 'listed' is NULL for all 7 items, so that none of them can be "
+        "bought yet and no new item is recommended: fill the column, or leave items.listed out"
+    )
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_an_attribute_whose_values_no_items_share_is_warned_of(
+    tmp_path: Path, said: list[str], as_lists: bool
+) -> None:
+    config = described(tmp_path, attributes=["kind", "Code"])
+    codes = [f"code {row['item_id']}" if row["item_id"] != 14 else None for row in ITEMS]
+    frame = pl.DataFrame({"code": [[code, code] if as_lists else code for code in codes]})
+    path = tmp_path / "items.parquet"
+    known = pl.read_parquet(path)
+    pl.concat([known, frame], how="horizontal").write_parquet(path)
+    prepare(config)
+    (warning,) = (line for line in said if "WARNING" in line)
+    assert warning.startswith(
+        "prepare: WARNING: attribute 'Code' has 6 values for 6 items, of which 0 share one with another: it "
+        "says almost nothing about new items. Leave it out of items.attributes"
+    )
+    said.clear()
+    shared = pl.DataFrame({"code": [["a", code] if as_lists else "a" for code in codes]})
+    pl.concat([known, shared], how="horizontal").write_parquet(path)
+    prepare(config)
+    prepare(described(tmp_path))
+    assert not any("WARNING" in line for line in said)
+
+
 def test_keys_that_need_each_other_are_refused(tmp_path: Path) -> None:
     for change, message in (
         (
