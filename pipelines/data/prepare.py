@@ -95,6 +95,7 @@ def _drop_staged(con: duckdb.DuckDBPyConnection, config: Config) -> None:
     con.execute(f"drop {net_events} temp.net_events")
     con.execute("drop view temp.split_events; drop view temp.stg_interactions")
     con.execute("drop view temp.source_log; drop table temp.source_rows")
+    con.execute("drop table temp.source_vectors")
     con.execute("alter table temp.part_pairs drop column events")  # profile_users has counted them
 
 
@@ -104,7 +105,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         con.execute(
             f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
         ).fetchall()[0]
-        for table in ("source_rows", "source_items", "source_content")
+        for table in ("source_rows", "source_items", "source_content", "source_vectors")
     ]
     return rows[0][0], sha256(repr(rows).encode())
 

@@ -122,7 +122,7 @@ def _check_encoders(config: Config, run: Path) -> None:
     named = set()
     if items is not None:
         named |= set(items.attributes) | ({"text"} if items.text else set())
-        named |= {"vectors"} if items.vectors else set()
+        named |= {"vectors"} if items.has_vectors else set()
     if used != named:
         raise InputError(
             f"run '{run.name}' learned from {', '.join(sorted(used)) or 'no content'}, [items] now has "
