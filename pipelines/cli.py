@@ -249,8 +249,7 @@ def refresh(
     log.to_standard_error(as_json=log_json)
     done = refresh(load_config(config, set_))
     if not done.holds:
-        broken = "; ".join(f"{rail.name}: {rail.words}" for rail in done.guardrails if not rail.holds)
-        stop(f"not promoted: {broken}; the champion stays", NOT_PROMOTED)
+        stop(f"{done.why}; the champion stays", NOT_PROMOTED)
     print(done.version)
 
 
@@ -294,7 +293,7 @@ def history(
     measures: Annotated[bool, Option("--measures", help="also show what the contracts measured")] = False,
     set_: Overrides = None,
 ) -> None:
-    """Show the last runs, newest first: events, metric, and how each ended."""
+    """Show the last retrains and refreshes, newest first: events, metric, new items, and how each ended."""
     from rich.console import Console
 
     from pipelines.data.history import print_history

@@ -63,12 +63,11 @@ def retrain(config: Config) -> Outcome:
         try:
             outcome, stages = _chain(config, number, known)
         except BaseException as error:
-            known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
-            _record(config, number, _status(error), known)
+            record_error(config, number, error, known)
             if "run" in known:
                 live_run.end_run(config, config.runs / known["run"], "FAILED")
             raise
-        _record(config, number, STATUS[outcome.verdict.verdict], known)
+        record_end(config, number, STATUS[outcome.verdict.verdict], known)
         try:
             write_text(outcome.run / STAGES, json.dumps(_merged(outcome.run, stages), indent=1))
             page.write(outcome.run)
@@ -80,18 +79,20 @@ def retrain(config: Config) -> Outcome:
     return outcome
 
 
-def _record(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
-    """Record the run's end in the history; if that fails, only warn: the release stands."""
+def record_end(config: Config, number: int, status: history.Status, known: dict[str, Any]) -> None:
+    """Record how a run of any kind ended in the history; if that fails, only warn: the release stands."""
     try:
         history.finish_run(config, number, status, **known)
     except InputError as error:
-        LOGGER.warning(f"retrain: WARNING: {error}; the run ended as {status}")
+        LOGGER.warning(f"history: WARNING: {error}; the run ended as {status}")
 
 
-def _status(error: BaseException) -> history.Status:
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    return "bad_data" if isinstance(error, DataError) else "failed"
+def record_error(config: Config, number: int, error: BaseException, known: dict[str, Any]) -> None:
+    """Record that an error ended the run; its first line becomes the detail of `known`."""
+    known["detail"] = mask_secrets((str(error).splitlines() or [type(error).__name__])[0])
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status: history.Status = "bad_data" if isinstance(error, DataError) else "failed"
+    record_end(config, number, "interrupted" if interrupted else status, known)
 
 
 def dry_run(config: Config) -> contracts.Report:

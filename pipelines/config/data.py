@@ -116,6 +116,13 @@ class Items(Relation):
     vectors: str | None = Field(
         None, description="column: the shop's own vector of the item, a list of numbers, for place_new"
     )
+    vectors_file: Place | None = Field(
+        None,
+        description="instead of vectors: a .npy file of floats, a row an item; relative as in files",
+    )
+    vectors_ids: Place | None = Field(
+        None, description="a .npy file with the item id of each row of vectors_file, as in the column item"
+    )
     place_new: bool = Field(
         False,
         description="learn from attributes, text and vectors where an item belongs, and recommend described "
@@ -131,13 +138,31 @@ class Items(Relation):
 
     @model_validator(mode="after")
     def _place_new_needs_content(self) -> "Items":
-        known = [key for key in ("attributes", "text", "vectors") if getattr(self, key)]
+        known = [key for key in ("attributes", "text", "has_vectors") if getattr(self, key)]
         if self.place_new and not known:
-            raise ValueError("place_new = true needs attributes, text or vectors, to place new items by")
-        unused = [key for key in ("text", "vectors", "listed") if getattr(self, key)]
+            raise ValueError(
+                "place_new = true needs attributes, text or vectors (or vectors_file), to place new items by"
+            )
+        keys = ("text", "vectors", "vectors_file", "vectors_ids", "listed")
+        unused = [key for key in keys if getattr(self, key)]
         if unused and not self.place_new:
             raise ValueError(f"{', '.join(unused)} without place_new = true, allowed: with it")
         return self
+
+    @model_validator(mode="after")
+    def _one_source_of_vectors(self) -> "Items":
+        if self.vectors is not None and self.vectors_file is not None:
+            raise ValueError(
+                f"vectors = '{self.vectors}' and vectors_file = '{self.vectors_file}', allowed: one of them"
+            )
+        if (self.vectors_file is None) != (self.vectors_ids is None):
+            raise ValueError("vectors_file and vectors_ids go together: the id of each row")
+        return self
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether items have vectors, of a column or a file."""
+        return self.vectors is not None or self.vectors_file is not None
 
 
 class Split(Section):

@@ -89,7 +89,7 @@ def fit(items: Items, known: Described) -> tuple[Encoder, ...]:
             columns = ", ".join(items.text)
             raise DataError(f"items.text = {columns}, of fitted items: {error}") from None
     found += [encoders.fit_attribute(name, labels) for name, labels in known.attributes.items()]
-    if items.vectors:  # checks/bad_vectors has seen them
+    if items.has_vectors:  # checks/bad_vectors has seen them
         found.append(encoders.fit_vectors(_matrix(known.vectors)))
     return tuple(found)
 

@@ -1,4 +1,5 @@
-"""The history of runs: one DuckDB file under root with a row for every retrain, and the measures of its log.
+"""The history of runs: one DuckDB file under root with a row for every retrain and refresh, and the
+measures of the logs of retrains.
 
 Runs are ordered by number, not by time, as a clock may be set back.
 """
@@ -20,13 +21,14 @@ from pipelines.config.errors import InputError
 
 LOCK_SECONDS = 5.0  # how long to wait for another process's write, which takes milliseconds
 
+Kind = Literal["retrain", "refresh"]
 Status = Literal[
     "running", "promoted", "unchanged", "not_promoted", "bad_data", "failed", "interrupted", "killed"
 ]
 
 
 class Run(NamedTuple):
-    """One retrain; None where it ended before that step. Its metric is of the test window."""
+    """One retrain or refresh; None where it ended before that step. Its metric is of the test window."""
 
     number: int
     started_at: datetime | None  # UTC
@@ -44,6 +46,10 @@ class Run(NamedTuple):
     low: float | None  # lower confidence bound of challenger - champion
     detail: str | None
     revision: str | None  # of the code
+    kind: str | None = None  # None: a retrain, of a version that knew no other
+    started_from: str | None = None  # the champion that a refresh found
+    new_items: int | None = None  # that a refresh placed
+    new_users: int | None = None
 
 
 class PastMeasure(NamedTuple):
@@ -58,7 +64,7 @@ class PastMeasure(NamedTuple):
 
 
 TYPES = {
-    **dict.fromkeys(("number", "events"), "bigint"),
+    **dict.fromkeys(("number", "events", "new_items", "new_users"), "bigint"),
     **dict.fromkeys(("started_at", "ended_at"), "timestamp"),
     **dict.fromkeys(("champion", "challenger", "low", "value", "least", "most"), "double"),
     "accepted": "boolean",
@@ -66,8 +72,8 @@ TYPES = {
 TABLES = {"runs": Run._fields, "measures": PastMeasure._fields}
 
 
-def start_run(config: Config, revision: str | None = None) -> int:
-    """Record that a run starts, with code of that revision; its number.
+def start_run(config: Config, revision: str | None = None, kind: Kind = "retrain") -> int:
+    """Record that a run of that kind starts, with code of that revision; its number.
 
     A run that is still "running" was killed, and is now marked so. Raises InputError, as every function here:
     the file is locked, damaged, of something else, or cannot be written.
@@ -79,7 +85,7 @@ def start_run(config: Config, revision: str | None = None) -> int:
     with _transaction(config) as con:
         con.execute("update runs set status = 'killed' where status = 'running'")
         number = int(con.execute("select coalesce(max(number), 0) + 1 from runs").fetchall()[0][0])
-        _update_run(con, number, {"started_at": _now(), "revision": revision})
+        _update_run(con, number, {"started_at": _now(), "revision": revision, "kind": kind})
     return number
 
 
@@ -153,7 +159,7 @@ def print_history(config: Config, limit: int, measures: bool, console: Console) 
 def runs_table(runs: list[Run]) -> Table:
     """One line per run, newest first; changes are relative to the last older run with a value."""
     table = Table(title=f"Last {len(runs)} runs", title_justify="left")
-    for name in ("run", "started (UTC)", "status", "events", "metric", "champion", "challenger"):
+    for name in ("run", "kind", "started (UTC)", "status", "events", "metric", "champion", "challenger"):
         right = name in ("run", "events", "champion", "challenger")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     table.add_column("bundle, or reason for none", overflow="fold")
@@ -163,15 +169,25 @@ def runs_table(runs: list[Run]) -> Table:
         scores = (past.challenger for past in older if past.metric == run.metric)
         table.add_row(
             str(run.number),
+            run.kind or "retrain",
             f"{run.started_at:%Y-%m-%d %H:%M}" if run.started_at else "",
             run.status,
             _with_change(run.events, events, ","),
             run.metric,
             "" if run.champion is None else f"{run.champion:.4f}",
             _with_change(run.challenger, next((score for score in scores if score), None), ".4f"),
-            escape((run.detail or run.bundle or "").partition("\n")[0]),
+            escape(_outcome(run)),
         )
     return table
+
+
+def _outcome(run: Run) -> str:
+    """The bundle, or the reason for none; of a refresh first what it placed, and of which champion."""
+    ended = (run.detail or run.bundle or "").partition("\n")[0]
+    if run.started_from is None:
+        return ended
+    placed = "" if run.new_items is None else f"{run.new_items:,} new items, {run.new_users:,} new users, "
+    return f"{placed}of {run.started_from}" + (f": {ended}" if ended else "")
 
 
 def measures_table(numbers: list[int], measures: list[PastMeasure]) -> Table:

@@ -9,13 +9,14 @@ from pipelines.config.errors import ColumnError, InputError
 from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.relation import JSON_VALUE, OpenRelation, open_relation
+from pipelines.data.sql import identifier
 
 # columns of tables stg_items and items that are not attributes
 ITEM_COLUMNS = {"fold", "item_id", "item", "title", "user_count", "first_at", "last_at", "source_row"}
 NEW_ITEM_COLUMNS = {"words", "vector", "listed_at", "is_offered", "digest"}  # with place_new
 
-
 MOST_CHARACTERS = 100_000  # of an item's text that are read
+LEAST_SHARED = 0.05  # of the items with a value of an attribute: those whose value another item has too
 CONTENT = {"words": "varchar", "vector": "float[]", "listed_at": "timestamp"}  # columns of source_content
 
 
@@ -123,6 +124,45 @@ def split_content(con: duckdb.DuckDBPyConnection) -> None:
     for name in CONTENT:
         if name in known:
             con.execute(f"alter table source_items drop column {name}")
+
+
+def doubts(con: duckdb.DuckDBPyConnection, items: Items | None) -> list[str]:
+    """Warnings about content that places no new item, and what to do; read after split_content."""
+    if items is None or not items.place_new:
+        return []
+    lines = list[str]()
+    if items.listed:
+        rows, listed = con.execute("select count(*), count(listed_at) from source_content").fetchall()[0]
+        if rows and not listed:
+            lines.append(
+                f"items.listed = '{items.listed}' is NULL for all {rows:,} items, so that none of them can "
+                "be bought yet and no new item is recommended: fill the column, or leave items.listed out"
+            )
+    for name in items.attributes:
+        n_items, n_shared, n_values = _sharing(con, name)
+        if n_items > 1 and n_shared < LEAST_SHARED * n_items:
+            lines.append(
+                f"attribute '{name}' has {n_values:,} values for {n_items:,} items, of which {n_shared:,} "
+                "share one with another: it says almost nothing about new items. Leave it out of "
+                "items.attributes, name it in items.text if it is words, or group its values in items.query"
+            )
+    return lines
+
+
+def _sharing(con: duckdb.DuckDBPyConnection, name: str) -> tuple[int, int, int]:
+    """Items with a value of an attribute, those that share one with another item, and the distinct values."""
+    table = con.table("source_items")
+    column = next(one for one in table.columns if one.lower() == name.lower())
+    is_list = table.types[table.columns.index(column)].id == "list"
+    values = identifier(column) if is_list else f"[{identifier(column)}]"
+    (found,) = con.execute(
+        f"with given as (select distinct item_id, unnest({values}) as given_value from source_items), "
+        "counted as (select *, count(*) over (partition by given_value) as carriers from given "
+        "where given_value is not null) "
+        "select count(distinct item_id), count(distinct item_id) filter (where carriers > 1), "
+        "count(distinct given_value) from counted"
+    ).fetchall()
+    return found
 
 
 def match_id_types(con: duckdb.DuckDBPyConnection, described: ItemIds, log: Column) -> None:

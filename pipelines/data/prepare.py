@@ -17,6 +17,7 @@ from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import ColumnError, DataError
 from pipelines.data.database import scratch_database
+from pipelines.data.items import doubts
 from pipelines.data.prepared import Prepared, data_settings, find_prepared, read_counts
 from pipelines.data.source import read_log
 from pipelines.data.steps import MARTS, STAGING, run_step
@@ -41,6 +42,8 @@ def prepare(config: Config, examine: Callable[[duckdb.DuckDBPyConnection], objec
             source_query, notes = read_log(con, config.source, config.items)
         for note in notes:
             LOGGER.info(f"prepare: {note}")
+        for doubt in doubts(con, config.items):
+            LOGGER.warning(f"prepare: WARNING: {doubt}")
         if config.source.missing_ids == "drop":
             dropped = con.execute(ROWS_WITHOUT_ID).fetchall()[0][0]
             LOGGER.info(f"prepare: {dropped:,} rows without a user or an item are left out")
@@ -92,6 +95,7 @@ def _drop_staged(con: duckdb.DuckDBPyConnection, config: Config) -> None:
     con.execute(f"drop {net_events} temp.net_events")
     con.execute("drop view temp.split_events; drop view temp.stg_interactions")
     con.execute("drop view temp.source_log; drop table temp.source_rows")
+    con.execute("drop table temp.source_vectors")
     con.execute("alter table temp.part_pairs drop column events")  # profile_users has counted them
 
 
@@ -101,7 +105,7 @@ def _fingerprint(con: duckdb.DuckDBPyConnection) -> tuple[int, str]:
         con.execute(
             f"select count(*), sum(hash(whole_row)), bit_xor(hash(whole_row)) from {table} as whole_row"
         ).fetchall()[0]
-        for table in ("source_rows", "source_items", "source_content")
+        for table in ("source_rows", "source_items", "source_content", "source_vectors")
     ]
     return rows[0][0], sha256(repr(rows).encode())
 

@@ -10,6 +10,7 @@ from pipelines.data import columns, times
 from pipelines.data.columns import NO_ID, NO_INTEGER, Column
 from pipelines.data.items import make_titles_from_log, match_id_types, read_items, split_content
 from pipelines.data.relation import OpenRelation, open_relation
+from pipelines.data.vectors import read_vectors
 
 IDS = ("user_id", "item_id")
 KEYS = ("user", "item", "time", "weight", "event", "split", "title")  # keys in [source] that name columns
@@ -29,8 +30,8 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
     The log is read only once, so that the tables are made from the rows of the fingerprint. Temp table
     source_rows holds its configured columns, with ids in four bytes if they fit, and source_columns their
     types. source_items (item_id, title, attributes) is empty without metadata; titles may come from the
-    log. Raises InputError: no such file, table or column, a column of the wrong type, a query that is no
-    SELECT, guesses types or fails.
+    log. source_content and source_vectors have what places new items. Raises InputError: no such file, table
+    or column, a column of the wrong type, a query that is no SELECT, guesses types or fails.
     """
     con.execute("create temp table source_columns (column_name varchar, read_as varchar)")
     notes = list[str]()
@@ -52,6 +53,7 @@ def read_log(con: duckdb.DuckDBPyConnection, source: Source, items: Items | None
     if described is not None:
         match_id_types(con, described, reader.found["item_id"])
     split_content(con)
+    read_vectors(con, items, notes)
     con.execute("create temp table source_event_weights (event varchar, weight double)")
     for kind in source.event_weights.items():
         con.execute("insert into source_event_weights values (?, ?)", kind)

@@ -20,6 +20,7 @@ from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
 from pipelines.data import content
 from pipelines.data.encoders import Encoder
+from pipelines.data.history import Status
 from pipelines.data.today import Today, read_today
 from pipelines.release import guardrails, promotion, todays_items
 from pipelines.release.bundles import current
@@ -47,6 +48,7 @@ class Refreshed(NamedTuple):
 
     version: str
     champion: str  # before
+    run: str  # whose model it is
     new_items: int  # placed
     new_users: int  # folded in
     guardrails: list[Guardrail]
@@ -55,14 +57,26 @@ class Refreshed(NamedTuple):
     def holds(self) -> bool:
         return all(rail.holds for rail in self.guardrails)
 
+    @property
+    def status(self) -> Status:
+        """How it ended, as the history says."""
+        if not self.holds:
+            return "not_promoted"
+        return "unchanged" if self.version == self.champion else "promoted"
+
+    @property
+    def why(self) -> str:
+        """The guardrails that do not hold, in words."""
+        broken = "; ".join(f"{rail.name}: {rail.words}" for rail in self.guardrails if not rail.holds)
+        return f"not promoted: {broken}"
+
 
 def refresh(config: Config) -> Refreshed:
     """Write the release, compare it with the champion, and make it current unless it is damaged.
 
-    The caller holds the retrain's lock. Raises InputError: no champion, its run is gone or places no items;
-    DataError: the log breaks a check or a contract.
+    The caller holds the retrain's lock and has finished an interrupted promotion. Raises InputError: no
+    champion, its run is gone or places no items; DataError: the log breaks a check or a contract.
     """
-    promotion.finish(config)
     champion, run, bundle = _champion(config)
     LOGGER.info(f"refresh: of {bundle.version}")
     _check_encoders(config, run)
@@ -74,7 +88,7 @@ def refresh(config: Config) -> Refreshed:
     n_users = _stage(config, run, folder, bundle, today, items)
     upload.upload_run(config, run)  # registers it
     rails = [drift, *_compare(config, folder, config.bundles / champion), _not_withdrawn(config, folder.name)]
-    result = Refreshed(folder.name, champion, int((items.known < 0).sum()), n_users, rails)
+    result = Refreshed(folder.name, champion, run.name, len(items.new), n_users, rails)
     for rail in rails:
         LOGGER.info(f"refresh: {rail.name}: {rail.words}")
     if result.holds and folder.name != champion:
@@ -108,7 +122,7 @@ def _check_encoders(config: Config, run: Path) -> None:
     named = set()
     if items is not None:
         named |= set(items.attributes) | ({"text"} if items.text else set())
-        named |= {"vectors"} if items.vectors else set()
+        named |= {"vectors"} if items.has_vectors else set()
     if used != named:
         raise InputError(
             f"run '{run.name}' learned from {', '.join(sorted(used)) or 'no content'}, [items] now has "

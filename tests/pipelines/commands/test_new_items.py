@@ -13,7 +13,7 @@ from shop import DAYS, GRAPH, GROUP_SIZE, START, WINDOW, Ran, Shop, products, pu
 
 from pipelines.commands.runs import find_run
 from pipelines.config.loading import load_config
-from pipelines.data import content
+from pipelines.data import content, history
 from recsys import releases
 from recsys.bundle import open_bundle
 from serving.recommender import Recommender
@@ -156,6 +156,12 @@ def test_a_refresh_places_todays_products_and_users(own: Shop) -> None:
     again = refresh(own)
     assert again.code == 0, again.err
     assert "is valid: reused" in again.err
+    second, first, _ = history.past_runs(own.config, 5)
+    assert (first.kind, first.status, first.bundle) == ("refresh", "promoted", after)
+    assert (first.started_from, first.run, first.new_items, first.new_users) == (before, own.run.name, 13, 1)
+    assert first.started_at is not None
+    assert first.ended_at is not None
+    assert (second.kind, second.status, second.started_from) == ("refresh", "unchanged", after)
     assert releases.current(own.config.bundles) == after
     following = recsys("retrain", "--config", own.config_file)  # trains on today's log and catalogue
     assert following.code in (0, 4), following.err
@@ -177,9 +183,19 @@ def test_a_refresh_of_other_descriptions_is_refused(own: Shop) -> None:
     change(own, "items", changed)
     ran = refresh(own)
     assert ran.code == 4
-    assert "content drift: of 108 fitted items 108 have other descriptions than in training" in ran.err
+    drift = "content drift: of 108 fitted items 108 have other descriptions than in training"
+    assert drift in ran.err
     assert releases.current(own.config.bundles) == before
     assert refresh(own, "--set", "gate.max_content_drift=1").code == 0
+    shown = recsys("history", "--config", own.config_file).out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
+    assert [(row[1], row[3]) for row in rows] == [
+        ("refresh", "promoted"),
+        ("refresh", "not_promoted"),
+        ("retrain", "promoted"),
+    ]
+    assert rows[0][-1].startswith(f"12 new items, 0 new users, of {before}: {own.run.name}-refresh-")
+    assert rows[1][-1].startswith(f"12 new items, 0 new users, of {before}: not promoted: {drift}")
 
 
 def test_a_refresh_without_a_champion_is_refused(shop_file: Callable[..., Path]) -> None:
@@ -187,6 +203,9 @@ def test_a_refresh_without_a_champion_is_refused(shop_file: Callable[..., Path])
     ran = recsys("refresh", "--config", path)
     assert ran.code == 2
     assert "has no champion to refresh: run retrain first" in ran.err
+    (row,) = history.past_runs(load_config(path), 5)
+    assert (row.kind, row.status, row.started_from) == ("refresh", "failed", None)
+    assert "has no champion to refresh" in str(row.detail)
 
 
 def test_a_broken_contract_stops_a_refresh(own: Shop) -> None:
@@ -196,6 +215,9 @@ def test_a_broken_contract_stops_a_refresh(own: Shop) -> None:
     assert ran.code == 3
     assert "data contracts are broken" in ran.err
     assert releases.current(own.config.bundles) == before
+    row = history.past_runs(own.config, 1)[0]
+    assert (row.kind, row.status, row.started_from, row.new_items) == ("refresh", "bad_data", before, None)
+    assert "data contracts are broken" in str(row.detail)
 
 
 def test_spaces_and_content_go_together(shop_file: Callable[..., Path]) -> None:

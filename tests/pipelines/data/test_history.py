@@ -194,6 +194,20 @@ def test_missing_columns_are_added_and_unknown_ones_are_kept(tmp_path: Path) -> 
         assert con.execute("select mood from runs").fetchall() == [("good",), ("good",)]
 
 
+def test_a_refresh_does_not_count_as_a_log_of_the_past(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    accepted(config, history.start_run(config), "f", 15)
+    number = history.start_run(config, kind="refresh")
+    history.finish_run(
+        config, number, "promoted", started_from="b1", new_items=1200, new_users=3, bundle="b2"
+    )
+    assert history.past_volumes(config, 5) == [(1, 15)]
+    (run, _) = history.past_runs(config, 5)
+    assert (run.kind, run.started_from, run.new_items, run.new_users) == ("refresh", "b1", 1200, 3)
+    (cell,) = (column for column in history.runs_table([run]).columns[-1:])
+    assert list(cell.cells) == ["1,200 new items, 3 new users, of b1: b2"]
+
+
 def test_a_retrain_records_the_revision_of_its_code(shop: Shop) -> None:
     (run,) = history.past_runs(shop.config, 1)
     assert re.fullmatch(r"unknown|[0-9a-f]{40}(-dirty)?", str(run.revision))
@@ -247,13 +261,14 @@ def test_history_shows_trends(tmp_path: Path) -> None:
     ran = recsys("history", "--config", path)
     assert (ran.code, ran.err) == (0, "")
     shown = [[cell.strip() for cell in line.split("│")[1:-1]] for line in ran.out.splitlines() if "│" in line]
-    assert [(row[0], *row[2:]) for row in shown] == [
+    assert {row[1] for row in shown} == {"retrain"}
+    assert [(row[0], *row[3:]) for row in shown] == [
         ("4", "running", "", "", "", "", ""),
         ("3", "bad_data", "550 (-50.0%)", "", "", "", "data [are] bad"),
         ("2", "promoted", "1,100 (+10.0%)", "ndcg@10", "", "0.2100 (+5.0%)", "b2"),
         ("1", "promoted", "1,000", "ndcg@10", "", "0.2000", "b1"),
     ]
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[1]) for row in shown)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[2]) for row in shown)
     last = recsys("history", "--config", path, "--last", "2", "--measures")
     assert "Last 2 runs" in last.out
     assert re.search(r"churn +│ gone_users │ +│ 0\.5 ! │", last.out), last.out

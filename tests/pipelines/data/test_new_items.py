@@ -1,5 +1,6 @@
 """Items that nobody has: which ones a fold offers, their targets, and what is known about them."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
-from pipelines.data import content, encoders
+from pipelines.data import content, encoders, vectors
 from pipelines.data.catalogue import catalogue
 from pipelines.data.content import load_content
 from pipelines.data.folds import load_fold
@@ -181,6 +182,164 @@ def test_bad_items_are_named(tmp_path: Path) -> None:
             prepare(described(tmp_path, **change))
 
 
+def test_a_time_of_listing_that_no_item_has_is_warned_of(tmp_path: Path, said: list[str]) -> None:
+    prepare(described(tmp_path, [row | {"listed": None} for row in ITEMS]))
+    (warning,) = (line for line in said if "WARNING" in line)
+    assert warning == (
+        "prepare: WARNING: items.listed = 'listed' is NULL for all 7 items, so that none of them can be "
+        "bought yet and no new item is recommended: fill the column, or leave items.listed out"
+    )
+
+
+@pytest.mark.parametrize("as_lists", [False, True])
+def test_an_attribute_whose_values_no_items_share_is_warned_of(
+    tmp_path: Path, said: list[str], as_lists: bool
+) -> None:
+    config = described(tmp_path, attributes=["kind", "Code"])
+    codes = [f"code {row['item_id']}" if row["item_id"] != 14 else None for row in ITEMS]
+    frame = pl.DataFrame({"code": [[code, code] if as_lists else code for code in codes]})
+    path = tmp_path / "items.parquet"
+    known = pl.read_parquet(path)
+    pl.concat([known, frame], how="horizontal").write_parquet(path)
+    prepare(config)
+    (warning,) = (line for line in said if "WARNING" in line)
+    assert warning.startswith(
+        "prepare: WARNING: attribute 'Code' has 6 values for 6 items, of which 0 share one with another: it "
+        "says almost nothing about new items. Leave it out of items.attributes"
+    )
+    said.clear()
+    shared = pl.DataFrame({"code": [["a", code] if as_lists else "a" for code in codes]})
+    pl.concat([known, shared], how="horizontal").write_parquet(path)
+    prepare(config)
+    prepare(described(tmp_path))
+    assert not any("WARNING" in line for line in said)
+
+
+def by_files(folder: Path, numbers: Any = None, ids: Any = None, **changes: Any) -> Config:
+    """The described items with their vectors in two files; NULL vectors have no row there."""
+    given = [row for row in ITEMS if row["vector"] is not None]
+    rows = np.array([row["vector"] for row in given]) if numbers is None else numbers
+    np.save(folder / "vectors.npy", rows)
+    np.save(folder / "ids.npy", np.array([row["item_id"] for row in given]) if ids is None else ids)
+    files = {"vectors_file": str(folder / "vectors.npy"), "vectors_ids": str(folder / "ids.npy")}
+    return described(folder, **({"vectors": None} | files | changes))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 4_000_000])
+def test_vectors_of_files_are_those_of_a_column(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(vectors, "BATCH", batch)
+    query = "select item_id, vector from stg_content order by item_id"
+    prepare(described(tmp_path))
+    expected = rows_of(described(tmp_path), query)
+    stranger = [*(row["item_id"] for row in reversed(ITEMS) if row["vector"]), 999]
+    rows = [*(row["vector"] for row in reversed(ITEMS) if row["vector"]), [7.0, 7.0]]
+    config = by_files(tmp_path, np.asfortranarray(np.array(rows, ">f8")), np.array(stranger, np.uint16))
+    prepare(config)
+    assert rows_of(config, query) == expected
+    assert "prepare: items.vectors_file has vectors of 6 of 7 items" in said
+    known = load_content(config, "test", load_fold(config, "test"))
+    assert known is not None
+    assert known.columns[-2:] == ["number 0 of the vector", "number 1 of the vector"]
+
+
+def test_ids_of_vectors_may_be_text_and_paths_start_where_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = by_files(tmp_path, ids=np.array([f"{row['item_id']}" for row in ITEMS if row["vector"]]))
+    frame = pl.read_parquet(tmp_path / "items.parquet")
+    frame.with_columns(pl.col("item_id").cast(pl.String)).write_parquet(tmp_path / "items.parquet")
+    assert known.items is not None
+    items = known.items.model_dump(exclude_none=True)
+    items |= {"vectors_file": "vectors.npy", "vectors_ids": "ids.npy"}
+    config = config_of(tmp_path, [(user, str(item), *rest) for user, item, *rest in LOG], items=items)
+    prepare(config)
+    rows = rows_of(config, "select item_id from stg_content where vector is not null order by item_id")
+    assert rows == [("10",), ("11",), ("13",), ("14",), ("15",), ("9",)]
+
+
+def test_another_file_of_vectors_is_prepared_again(tmp_path: Path) -> None:
+    first = prepare(by_files(tmp_path))
+    again = prepare(by_files(tmp_path))
+    assert (again.reused, again.fingerprint) == (True, first.fingerprint)
+    other = prepare(by_files(tmp_path, np.full((6, 2), 0.5, np.float16)))
+    assert not other.reused
+    assert other.fingerprint != first.fingerprint
+    rows = rows_of(by_files(tmp_path), "select distinct vector from stg_content where vector is not null")
+    assert rows == [([0.5, 0.5],)]
+
+
+FINE = np.ones((6, 2), np.float32)
+BAD_FILES: dict[str, tuple[Any, Any, str]] = {
+    "one axis": (np.ones(6), None, r"vectors.npy' has shape \(6,\) of float64, allowed: two axes"),
+    "no numbers": (np.ones((6, 0)), None, r"vectors.npy' has shape \(6, 0\) of float64, allowed: two axes"),
+    "whole numbers": (np.ones((6, 2), int), None, r"has shape \(6, 2\) of int64, allowed: .* of floats"),
+    "fewer ids": (
+        FINE,
+        np.arange(9, 14),
+        r"ids.npy' has shape \(5,\), allowed: \(6,\), an id a row of .*vectors.npy'",
+    ),
+    "ids of two axes": (
+        FINE,
+        np.ones((6, 1), int),
+        r"ids.npy' has shape \(6, 1\), allowed: \(6,\), an id a row",
+    ),
+    "text": (FINE, np.array(list("abcdef")), "ids.npy' holds <U1, allowed: whole numbers, as items.item is"),
+    "fractions": (FINE, np.arange(6.0), "ids.npy' holds float64, allowed: whole numbers"),
+    "bytes": (FINE, np.array([b"a"] * 6), r"ids.npy' holds \|S1, allowed: whole numbers"),
+    "a large id": (
+        FINE,
+        np.array([9, 10, 11, 12, 13, 2**63], np.uint64),
+        "holds 9223372036854775808, allowed <= 9223372036854775807",
+    ),
+    "an id twice": (
+        FINE,
+        np.array([9, 10, 10, 11, 11, 11]),
+        "ids.npy': 2 ids occur more than once, the first 10 2 times, allowed: once",
+    ),
+    "no item": (FINE, np.arange(6), "none of its 6 ids is the id of an item, allowed: ids as in items.item"),
+    "no row": (np.ones((0, 2)), np.empty(0, int), "none of its 0 ids is the id of an item"),
+    "NaN": (np.full((6, 2), np.nan), None, "bad_vectors failed. Allowed: .*not_finite = 2"),
+    "too large": (np.full((6, 2), 1e300), None, "bad_vectors failed. Allowed: .*not_finite = 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_of_vectors_are_named(tmp_path: Path, case: str) -> None:
+    rows, ids, message = BAD_FILES[case]
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        prepare(by_files(tmp_path, rows, ids))
+
+
+def test_files_that_are_no_arrays_are_named(tmp_path: Path) -> None:
+    config, path = by_files(tmp_path), tmp_path / "vectors.npy"
+    whole = path.read_bytes()
+    np.savez(tmp_path / "many.npz", FINE)
+    np.save(tmp_path / "objects.npy", np.array([None, {}], object), allow_pickle=True)
+    for held in (
+        whole[:-1],
+        whole[:20],
+        b"",
+        b"no array",
+        pickle.dumps(FINE),
+        (tmp_path / "many.npz").read_bytes(),
+        (tmp_path / "objects.npy").read_bytes(),
+    ):
+        path.write_bytes(held)
+        with pytest.raises(
+            InputError, match=r"items.vectors_file = '.*vectors.npy' is cut off or no array, al"
+        ):
+            prepare(config)
+    path.unlink()
+    with pytest.raises(InputError, match=r"items.vectors_file = '.*vectors.npy': there is no such file"):
+        prepare(config)
+    path.mkdir()
+    with pytest.raises(InputError, match=r"items.vectors_file = '.*vectors.npy' cannot be read: "):
+        prepare(config)
+
+
 def test_keys_that_need_each_other_are_refused(tmp_path: Path) -> None:
     for change, message in (
         (
@@ -188,6 +347,16 @@ def test_keys_that_need_each_other_are_refused(tmp_path: Path) -> None:
             "place_new = true needs attributes, text or vectors",
         ),
         ({"place_new": False}, "text, vectors, listed without place_new = true"),
+        (
+            {"place_new": False, "vectors": None, "vectors_file": "a.npy", "vectors_ids": "b.npy"},
+            "text, vectors_file, vectors_ids, listed without place_new = true",
+        ),
+        (
+            {"vectors_file": "a.npy", "vectors_ids": "b.npy"},
+            "vectors = 'vector' and vectors_file = 'a.npy', allowed: one of them",
+        ),
+        ({"vectors": None, "vectors_file": "a.npy"}, "vectors_file and vectors_ids go together"),
+        ({"vectors_ids": "b.npy"}, "vectors_file and vectors_ids go together"),
     ):
         with pytest.raises(ValueError, match=message):
             described(tmp_path, **change)
