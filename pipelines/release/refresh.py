@@ -18,7 +18,7 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import content
+from pipelines.data import content, folds
 from pipelines.data.encoders import Encoder
 from pipelines.data.today import Today, read_today
 from pipelines.release import guardrails, promotion, todays_items
@@ -160,13 +160,13 @@ def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) 
     if both.is_empty():
         return 0
     now = content.digests(content.encode(encoders, todays_items.described(config, both)))
-    return sum(one != other for one, other in zip(now, both["digest"].to_list(), strict=True))
+    return int((pl.Series(now) != both["digest"]).sum())
 
 
 # Many arguments: what the bundle is made of.
 def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: TodaysItems) -> int:
     """Write the bundle unless it is there and whole; the number of users that were folded in."""
-    histories = _histories(today.pairs, {item_id: at for at, item_id in enumerate(items.ids)})
+    histories = _histories(today.pairs, items.ids)
     points, n_added = _users(bundle, items, histories)
     if folder.exists():
         try:
@@ -186,7 +186,7 @@ def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today
             user_vectors=vectors,
             item_vectors=items.vectors,
             user_ids=_typed(ids),
-            item_ids=_typed(items.ids),
+            item_ids=folds.as_ids(items.ids),
             seen=seen,
             popular=todays_items.popular(bundle, items),
             titles=todays_items.titles(bundle, today, items),
@@ -229,17 +229,14 @@ def _info(bundle: Bundle, run: Path, today: Today) -> dict[str, Any]:
     }
 
 
-def _histories(pairs: pl.DataFrame, number: dict[Any, int]) -> dict[Any, NDArray[np.int32]]:
+def _histories(pairs: pl.DataFrame, item_ids: pl.Series) -> dict[Any, NDArray[np.int32]]:
     """{user id: items that are in the release, ascending}, of users who have one."""
-    numbers = pl.DataFrame(
-        {"item_id": list(number), "item": list(number.values())}, schema_overrides={"item": pl.Int32}
-    )
+    numbers = item_ids.to_frame("item_id").with_row_index("item")
     joined = pairs.join(numbers, on="item_id", how="inner").sort("user_id", "item")
-    grouped = joined.group_by("user_id", maintain_order=True).agg(pl.col("item"))
-    return {
-        user: np.array(items, np.int32)
-        for user, items in zip(grouped["user_id"].to_list(), grouped["item"].to_list(), strict=True)
-    }
+    sizes = joined.group_by("user_id", maintain_order=True).len()
+    items = np.array(joined["item"], np.int32)
+    histories = np.split(items, np.cumsum(sizes["len"])[:-1])  # views, one a user
+    return dict(zip(sizes["user_id"].to_list(), histories, strict=False))  # without pairs there is one view
 
 
 def _seen(ids: Ids, histories: dict[Any, NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
