@@ -66,20 +66,28 @@ def refresh(config: Config) -> Refreshed:
     champion, run, bundle = _champion(config)
     LOGGER.info(f"refresh: of {bundle.version}")
     _check_encoders(config, run)
+    result = _write(config, run, bundle, champion)
+    del bundle  # its memory, as what is compared and promoted is mapped too
+    folder = config.bundles / result.version
+    upload.upload_run(config, run)  # registers it
+    rails = _compare(config, folder, config.bundles / champion)
+    result.guardrails.extend([*rails, _not_withdrawn(config, folder.name)])
+    for rail in result.guardrails:
+        LOGGER.info(f"refresh: {rail.name}: {rail.words}")
+    if result.holds and folder.name != champion:
+        promotion.promote_version(config, folder.name, run.name)
+    return result
+
+
+def _write(config: Config, run: Path, bundle: Bundle, champion: str) -> Refreshed:
+    """Write the release of today's log and items; of the guardrails that of the descriptions is there."""
     today = read_today(config)
     _check_ids(bundle, today)
     folder = config.bundles / _name(config, run, bundle, today)
     items = todays_items.todays_items(config, run, bundle, today)
     drift = _drift(config, run, today)
     n_users = _stage(config, run, folder, bundle, today, items)
-    upload.upload_run(config, run)  # registers it
-    rails = [drift, *_compare(config, folder, config.bundles / champion), _not_withdrawn(config, folder.name)]
-    result = Refreshed(folder.name, champion, int((items.known < 0).sum()), n_users, rails)
-    for rail in rails:
-        LOGGER.info(f"refresh: {rail.name}: {rail.words}")
-    if result.holds and folder.name != champion:
-        promotion.promote_version(config, folder.name, run.name)
-    return result
+    return Refreshed(folder.name, champion, int((items.known < 0).sum()), n_users, [drift])
 
 
 def _champion(config: Config) -> tuple[str, Path, Bundle]:
