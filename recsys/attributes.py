@@ -25,12 +25,13 @@ class Attribute:
     @classmethod
     def of(cls, labels: Sequence[Sequence[str]]) -> Attribute:
         """Build from each item's values, (I,). Raises ValueError if no item has any."""
-        pairs = sorted({(value, item) for item, values in enumerate(labels) for value in values})  # (L,)
-        values = sorted({value for value, _ in pairs})  # (V,)
+        values = sorted({value for row in labels for value in row})  # (V,)
         number = {value: at for at, value in enumerate(values)}
-        counts = np.bincount([number[value] for value, _ in pairs], minlength=len(values))
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(IdMap.of(values), offsets, np.array([item for _, item in pairs], np.int32))
+        value = np.fromiter((number[value] for row in labels for value in row), np.int64)  # (L,)
+        item = np.repeat(np.arange(len(labels)), np.fromiter(map(len, labels), np.int64))  # (L,)
+        value, item = np.divmod(np.unique(value * len(labels) + item), max(len(labels), 1))
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(value, minlength=len(values)))]).astype(np.int64)
+        return cls(IdMap.of(values), offsets, item.astype(np.int32))
 
     def carriers(self, value: str) -> NDArray[np.int32]:
         """The items that carry the value, ascending; none for a value that no item carries."""

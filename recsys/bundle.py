@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,7 @@ class BundleContent(NamedTuple):
     item_ids: Ids
     seen: tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets (U + 1,), items (T,)
     popular: NDArray[np.int32]  # (I,), all items from most to least popular
-    titles: Sequence[str] | None = None
+    titles: Iterable[str] | None = None  # (I,)
     attributes: Mapping[str, Sequence[Sequence[str]]] | None = None  # (I,) values to filter by, each
     fold_in: NDArray[np.float32] | None = None  # (D + 1, D), see recsys/fold_in.py
     new_items: NDArray[np.int32] | None = None  # ascending; too few have them, what is known places them

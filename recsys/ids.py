@@ -5,7 +5,7 @@ Axes: N ids or strings, B bytes of UTF-8.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ class Strings:
     offsets: NDArray[np.int64]  # (N + 1,)
 
     @classmethod
-    def pack(cls, values: Sequence[str]) -> Strings:
+    def pack(cls, values: Iterable[str]) -> Strings:
         """Raises ValueError on a string that has no UTF-8 form (half a surrogate pair)."""
         encoded = [_utf8(value) for value in values]
         offsets = np.zeros(len(encoded) + 1, dtype=np.int64)

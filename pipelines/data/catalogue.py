@@ -6,6 +6,7 @@ Axes: U users, I fitted items, C new items, N interactions.
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from pipelines.data import folds
@@ -18,7 +19,7 @@ class Catalogue(NamedTuple):
 
     order: NDArray[np.int64]  # (I + C,): their numbers in the fold, where new items come last
     item_ids: Ids  # (I + C,), ascending
-    titles: list[str]  # (I + C,)
+    titles: pl.Series  # (I + C,)
     attributes: dict[str, list[list[str]]]  # (I + C,) values of each
     seen: tuple[NDArray[np.int64], NDArray[np.int32]]  # offsets (U + 1,), items (N,)
     popular: NDArray[np.int32]  # (I + C,), from most to least popular, new items last
@@ -32,18 +33,17 @@ def catalogue(fold: Fold) -> Catalogue:
         return Catalogue(
             np.arange(fold.fit.n_items),
             fold.item_ids,
-            fold.titles,
+            fold.item_table["title"],
             folds.item_attributes(fold.item_table),
             seen,
             popularity_order(fold.fit.item_counts()),
             np.empty(0, np.int32),
         )
-    ids = folds.as_list(fold.item_ids) + folds.as_list(fold.new.item_ids)
-    order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)  # code points sort as UTF-8 does
+    ids = pl.concat([fold.item_table["item_id"], fold.new.item_table["item_id"]])  # (I + C,)
+    order = np.array(ids.arg_sort(), np.int64)  # strings by their UTF-8 bytes, as a bundle has them
     place = np.empty(len(ids), np.int32)  # (I + C,): from a number of the fold to one of the bundle
     place[order] = np.arange(len(ids))
     counts = np.concatenate([fold.fit.item_counts(), np.zeros(len(fold.new.titles), np.int64)])
-    titles = fold.titles + fold.new.titles
     known, new = (folds.item_attributes(table) for table in (fold.item_table, fold.new.item_table))
     joined = {
         name: known.get(name, [[]] * len(fold.titles)) + new.get(name, [[]] * len(fold.new.titles))
@@ -51,8 +51,8 @@ def catalogue(fold: Fold) -> Catalogue:
     }
     return Catalogue(
         order,
-        np.array(ids, np.int64)[order] if isinstance(fold.item_ids, np.ndarray) else [ids[i] for i in order],
-        [titles[item] for item in order],
+        folds.as_ids(ids.gather(order)),
+        pl.concat([fold.item_table["title"], fold.new.item_table["title"]]).gather(order),
         {name: [labels[item] for item in order] for name, labels in joined.items()},
         _joined(seen, (fold.new.seen_offsets, fold.new.seen_items), place),
         popularity_order(counts[order]),

@@ -55,7 +55,7 @@ class Described(NamedTuple):
     """What is known about some items, as read."""
 
     attributes: dict[str, list[list[str]]]  # (I,) values of each
-    texts: Sequence[str | None]  # (I,)
+    texts: pl.Series  # (I,) or NULL
     vectors: pl.Series  # (I,) lists of numbers, or NULL
 
 
@@ -76,7 +76,7 @@ def read(config: Config, items: Items, fold: FoldName, rows: pl.DataFrame, table
     with open_database(config) as con:
         found = con.sql(KNOWN.format(table=table), params={"fold": fold}).pl()
     attributes = {name: folds.label_lists(rows[name]) for name in items.attributes}
-    return Described(attributes, found["words"].to_list(), found["vector"])
+    return Described(attributes, found["words"], found["vector"])
 
 
 def fit(items: Items, known: Described) -> tuple[Encoder, ...]:

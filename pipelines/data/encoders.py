@@ -6,10 +6,11 @@ Axes: I items, F features, E numbers of a vector.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import polars as pl
 import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfTransformer, TfidfVectorizer
@@ -17,6 +18,7 @@ from sklearn.preprocessing import normalize
 
 from recsys.content import Features
 
+Texts = Sequence[str | None] | pl.Series
 Rows = Any  # a sparse matrix of scipy, row by row
 MOST_WORDS, LEAST_TEXTS = 50_000, 2  # of a vocabulary; of texts with a word, and of items with a value
 MOST_CHARACTERS = 100_000  # of a text that are read
@@ -56,7 +58,7 @@ class Encoder(NamedTuple):
         return [f"number {place} of the vector" for place in range(len(self.weights))]
 
 
-def fit_text(texts: Sequence[str | None]) -> Encoder:
+def fit_text(texts: Texts) -> Encoder:
     """TF-IDF with sublinear counts, of words in two texts or more. Raises ValueError: no such word."""
     vectorizer = _vectorizer(min_df=LEAST_TEXTS, max_features=MOST_WORDS)
     try:
@@ -86,7 +88,7 @@ def fit_vectors(rows: NDArray[np.float32]) -> Encoder:
     return Encoder("vectors", "vectors", (), tuple(mean.tolist()))
 
 
-def encode_text(encoder: Encoder, texts: Sequence[str | None]) -> Rows:
+def encode_text(encoder: Encoder, texts: Texts) -> Rows:
     """(I,) texts -> (I, F)."""
     vectorizer = _vectorizer(vocabulary=list(encoder.vocabulary))
     vectorizer.idf_ = np.array(encoder.weights, np.float32)
@@ -158,8 +160,8 @@ def _vectorizer(**settings: Any) -> TfidfVectorizer:
     return TfidfVectorizer(sublinear_tf=True, strip_accents="unicode", dtype=np.float32, **settings)
 
 
-def _read(texts: Sequence[str | None]) -> list[str]:
-    return [(text or "")[:MOST_CHARACTERS] for text in texts]
+def _read(texts: Texts) -> Iterator[str]:
+    return ((text or "")[:MOST_CHARACTERS] for text in texts)
 
 
 def _of_fitted(rows: Sequence[Any], fitted: NDArray[np.bool_]) -> list[Any]:
@@ -168,11 +170,12 @@ def _of_fitted(rows: Sequence[Any], fitted: NDArray[np.bool_]) -> list[Any]:
 
 def _one_hot(known: Sequence[str], labels: Sequence[Sequence[str]]) -> Rows:
     """(I,) values -> (I, F + 1): 1 where an item has a known value, in the last column for other values."""
-    number = {value: at for at, value in enumerate(known)}
-    entries = [(i, number.get(value, len(known))) for i, row in enumerate(labels) for value in set(row)]
-    row, column = np.array(sorted(set(entries)), np.int64).reshape(-1, 2).T
+    number, width = {value: at for at, value in enumerate(known)}, len(known) + 1
+    column = np.fromiter((number.get(value, len(known)) for row in labels for value in row), np.int64)  # (L,)
+    row = np.repeat(np.arange(len(labels)), np.fromiter(map(len, labels), np.int64))  # (L,)
+    row, column = np.divmod(np.unique(row * width + column), width)
     ones = np.ones(len(row), np.float32)
-    return scipy.sparse.csr_matrix((ones, (row, column)), (len(labels), len(known) + 1))
+    return scipy.sparse.csr_matrix((ones, (row, column)), (len(labels), width))
 
 
 def _check_finite(rows: NDArray[np.float32]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.config.config import Config
 from pipelines.data.database import open_database
+from recsys.ids import Strings
 from recsys.interactions import Interactions
 
 FoldName = Literal["validation", "test"]
@@ -43,7 +44,7 @@ class NewItems(NamedTuple):
     """Items of a fold that nobody has yet; their numbers go on after those of its items, and ids ascend."""
 
     item_ids: Ids  # (C,)
-    titles: list[str]  # (C,)
+    titles: Strings  # (C,)
     item_table: pl.DataFrame  # (C, columns): item_id, title, attributes
     target_offsets: NDArray[np.int64]  # (U + 1,)
     target_items: NDArray[np.int32]  # (T,): numbers from I on, ascending within a user
@@ -59,7 +60,7 @@ class Fold(NamedTuple):
     target_items: NDArray[np.int32]  # (T,), ascending within a user
     user_ids: Ids  # (U,)
     item_ids: Ids  # (I,)
-    titles: list[str]  # (I,)
+    titles: Strings  # (I,)
     item_table: pl.DataFrame  # (I, columns): item_id, title, attributes, user_count, first_at, last_at
     target_times: NDArray[np.int64] | None = None  # (T,): of the last event in the window
     new: NewItems | None = None  # where items.place_new asks for them, and there are some
@@ -95,12 +96,12 @@ def load_fold(config: Config, name: FoldName, exclude_seen: bool = True) -> Fold
         target_items=np.array(targets["item"], np.int32),
         user_ids=as_ids(users),
         item_ids=as_ids(items["item_id"]),
-        titles=items["title"].to_list(),
+        titles=Strings.pack(items["title"]),
         item_table=items,
         target_times=_seconds(targets["event_at"]),
         new=NewItems(
             item_ids=as_ids(added["item_id"]),
-            titles=added["title"].to_list(),
+            titles=Strings.pack(added["title"]),
             item_table=added,
             target_offsets=_offsets(held_out, len(users)),
             target_items=np.array(held_out["item"], np.int32),
@@ -129,9 +130,15 @@ def item_attributes(items: pl.DataFrame) -> dict[str, list[list[str]]]:
 
 
 def label_lists(column: pl.Series) -> list[list[str]]:
-    """(I,) values, or lists of them, as lists of text; NULL is no value."""
-    rows = (value if isinstance(value, list) else [value] for value in column.to_list())
-    return [[str(value) for value in row if value is not None] for row in rows]
+    """(I,) values, or lists of them, as lists of text; NULL is no value. Equal rows are one list."""
+    known = dict[Any, list[str]]()
+    return [_labels(known, tuple(one) if isinstance(one, pl.Series) else (one,)) for one in column]
+
+
+def _labels(known: dict[Any, list[str]], values: tuple[Any, ...]) -> list[str]:
+    if values not in known:
+        known[values] = [str(value) for value in values if value is not None]
+    return known[values]
 
 
 def to_interactions(triples: pl.DataFrame, n_users: int, spans: pl.DataFrame) -> Interactions:

@@ -14,6 +14,7 @@ from pipelines.config import files
 from pipelines.config.bench import Validation
 from pipelines.config.errors import InputError
 from pipelines.data.folds import Fold, Ids, as_ids
+from recsys.ids import Strings
 from recsys.interactions import Interactions
 
 COLUMNS = ("user_id", "item_id")
@@ -40,7 +41,7 @@ class PublishedSplit(NamedTuple):
             n_items=len(self.item_ids),
         )
         offsets = np.searchsorted(targets[:, 0], np.arange(n_users + 1)).astype(np.int64)
-        titles = [""] * len(self.item_ids)
+        titles = Strings.pack([""] * len(self.item_ids))
         return Fold(fit, offsets, targets[:, 1].copy(), self.user_ids, self.item_ids, titles, pl.DataFrame())
 
 

@@ -25,7 +25,6 @@ from pipelines.training.train import run_fold
 from recsys import bundle, fold_in
 from recsys.content import place
 from recsys.manifest import BundleError
-from recsys.spaces import Vectors
 
 LOGGER = logging.getLogger("recsys")
 
@@ -56,20 +55,21 @@ def stage(config: Config, run: Path) -> Path:
         else:
             LOGGER.info(f"export: {folder} is valid: reused")
             return folder
-    fold, (_, served) = run_fold(config, run), model.load(run, torch.device("cpu"))
+    fold = run_fold(config, run)
     try:
         config.bundles.mkdir(parents=True, exist_ok=True)
-        _write(config, run, folder, fold, served)
+        _write(config, run, folder, fold)
     except OSError as error:
         raise InputError(f"bundle '{folder}' cannot be written: {error}") from None
     LOGGER.info(f"export: wrote {folder}")
     return folder
 
 
-def _write(config: Config, run: Path, folder: Path, fold: folds.Fold, served: Vectors) -> None:
+def _write(config: Config, run: Path, folder: Path, fold: folds.Fold) -> None:
     """Tune the index and write the bundle. Raises OSError."""
     listed = catalogue(fold)
-    users, items = served[0].numpy(), served[1].numpy()[listed.order]  # (U, D), (I + C, D)
+    likeness = _likeness(config, run, fold, listed)  # first: its features are gone when the index is made
+    users, items = _vectors(run, listed)
     nothing = np.zeros(len(users) + 1, np.int64), np.empty(0, np.int32)
     hidden = listed.seen if config.evaluate.exclude_seen else nothing
     held_out = np.flatnonzero(np.diff(fold.target_offsets))
@@ -85,7 +85,7 @@ def _write(config: Config, run: Path, folder: Path, fold: folds.Fold, served: Ve
         attributes=listed.attributes,
         fold_in=fold_in.fit(users, items, listed.seen),
         new_items=listed.new,
-        likeness=_likeness(config, run, fold, listed),
+        likeness=likeness,
     )
     info = {
         "run": run.name,
@@ -95,14 +95,24 @@ def _write(config: Config, run: Path, folder: Path, fold: folds.Fold, served: Ve
     bundle.write_bundle(folder, content, plan, info=info)
 
 
+def _vectors(run: Path, listed: Catalogue) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(U, D) and (I + C, D) as the bundle has them."""
+    _, (users, items) = model.load(run, torch.device("cpu"))
+    return users.numpy(), items.numpy()[listed.order]
+
+
 def _likeness(config: Config, run: Path, fold: folds.Fold, listed: Catalogue) -> NDArray[np.float32] | None:
     """(I + C, L) points of all items by what is known about them; None where nothing places new items."""
     known = load_content(config, "test", fold)
     by = model.load_maps(run, torch.device("cpu")).get(model.SIMILAR)
     if known is None or by is None:
         return None
-    rows = [place(features, by).numpy() for features in (known.fitted, known.new) if features is not None]
-    return np.concatenate(rows)[listed.order]
+    rows = np.empty((len(listed.order), by.axes.shape[1]), np.float32)
+    is_new = listed.order >= len(fold.item_ids)
+    rows[~is_new] = place(known.fitted, by).numpy()[listed.order[~is_new]]
+    if known.new is not None:
+        rows[is_new] = place(known.new, by).numpy()[listed.order[is_new] - len(fold.item_ids)]
+    return rows
 
 
 def _fitted_until(config: Config) -> str | None:

@@ -18,7 +18,7 @@ from pipelines.config import files
 from pipelines.config.config import Config
 from pipelines.config.digests import code_digest
 from pipelines.config.errors import InputError
-from pipelines.data import content
+from pipelines.data import content, folds
 from pipelines.data.encoders import Encoder
 from pipelines.data.history import Status
 from pipelines.data.today import Today, read_today
@@ -80,20 +80,28 @@ def refresh(config: Config) -> Refreshed:
     champion, run, bundle = _champion(config)
     LOGGER.info(f"refresh: of {bundle.version}")
     _check_encoders(config, run)
+    result = _write(config, run, bundle, champion)
+    del bundle  # its memory, as what is compared and promoted is mapped too
+    folder = config.bundles / result.version
+    upload.upload_run(config, run)  # registers it
+    rails = _compare(config, folder, config.bundles / champion)
+    result.guardrails.extend([*rails, _not_withdrawn(config, folder.name)])
+    for rail in result.guardrails:
+        LOGGER.info(f"refresh: {rail.name}: {rail.words}")
+    if result.holds and folder.name != champion:
+        promotion.promote_version(config, folder.name, run.name)
+    return result
+
+
+def _write(config: Config, run: Path, bundle: Bundle, champion: str) -> Refreshed:
+    """Write the release of today's log and items; of the guardrails that of the descriptions is there."""
     today = read_today(config)
     _check_ids(bundle, today)
     folder = config.bundles / _name(config, run, bundle, today)
     items = todays_items.todays_items(config, run, bundle, today)
     drift = _drift(config, run, today)
     n_users = _stage(config, run, folder, bundle, today, items)
-    upload.upload_run(config, run)  # registers it
-    rails = [drift, *_compare(config, folder, config.bundles / champion), _not_withdrawn(config, folder.name)]
-    result = Refreshed(folder.name, champion, run.name, len(items.new), n_users, rails)
-    for rail in rails:
-        LOGGER.info(f"refresh: {rail.name}: {rail.words}")
-    if result.holds and folder.name != champion:
-        promotion.promote_version(config, folder.name, run.name)
-    return result
+    return Refreshed(folder.name, champion, run.name, len(items.new), n_users, [drift])
 
 
 def _champion(config: Config) -> tuple[str, Path, Bundle]:
@@ -174,13 +182,13 @@ def _changed(config: Config, encoders: tuple[Encoder, ...], both: pl.DataFrame) 
     if both.is_empty():
         return 0
     now = content.digests(content.encode(encoders, todays_items.described(config, both)))
-    return sum(one != other for one, other in zip(now, both["digest"].to_list(), strict=True))
+    return int((pl.Series(now) != both["digest"]).sum())
 
 
 # Many arguments: what the bundle is made of.
 def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today, items: TodaysItems) -> int:
     """Write the bundle unless it is there and whole; the number of users that were folded in."""
-    histories = _histories(today.pairs, {item_id: at for at, item_id in enumerate(items.ids)})
+    histories = _histories(today.pairs, items.ids)
     points, n_added = _users(bundle, items, histories)
     if folder.exists():
         try:
@@ -200,7 +208,7 @@ def _stage(config: Config, run: Path, folder: Path, bundle: Bundle, today: Today
             user_vectors=vectors,
             item_vectors=items.vectors,
             user_ids=_typed(ids),
-            item_ids=_typed(items.ids),
+            item_ids=folds.as_ids(items.ids),
             seen=seen,
             popular=todays_items.popular(bundle, items),
             titles=todays_items.titles(bundle, today, items),
@@ -243,17 +251,14 @@ def _info(bundle: Bundle, run: Path, today: Today) -> dict[str, Any]:
     }
 
 
-def _histories(pairs: pl.DataFrame, number: dict[Any, int]) -> dict[Any, NDArray[np.int32]]:
+def _histories(pairs: pl.DataFrame, item_ids: pl.Series) -> dict[Any, NDArray[np.int32]]:
     """{user id: items that are in the release, ascending}, of users who have one."""
-    numbers = pl.DataFrame(
-        {"item_id": list(number), "item": list(number.values())}, schema_overrides={"item": pl.Int32}
-    )
+    numbers = item_ids.to_frame("item_id").with_row_index("item")
     joined = pairs.join(numbers, on="item_id", how="inner").sort("user_id", "item")
-    grouped = joined.group_by("user_id", maintain_order=True).agg(pl.col("item"))
-    return {
-        user: np.array(items, np.int32)
-        for user, items in zip(grouped["user_id"].to_list(), grouped["item"].to_list(), strict=True)
-    }
+    sizes = joined.group_by("user_id", maintain_order=True).len()
+    items = np.array(joined["item"], np.int32)
+    histories = np.split(items, np.cumsum(sizes["len"])[:-1])  # views, one a user
+    return dict(zip(sizes["user_id"].to_list(), histories, strict=False))  # without pairs there is one view
 
 
 def _seen(ids: Ids, histories: dict[Any, NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

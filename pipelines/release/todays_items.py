@@ -5,7 +5,7 @@ L directions of features.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -20,14 +20,13 @@ from pipelines.data.today import Today
 from pipelines.training import model, placement
 from recsys.bundle import Bundle
 from recsys.content import place
-
-Ids = list[Any]
+from recsys.ids import IdMap, Strings
 
 
 class TodaysItems(NamedTuple):
     """The items of a release."""
 
-    ids: Ids  # (N,), ascending
+    ids: pl.Series  # (N,), ascending
     vectors: NDArray[np.float32]  # (N, S)
     known: NDArray[np.int64]  # (N,): their number in the champion's bundle, -1 for those it lacks
     new: NDArray[np.int32]  # those that the model was not fitted on
@@ -36,28 +35,39 @@ class TodaysItems(NamedTuple):
 
 def todays_items(config: Config, run: Path, bundle: Bundle, today: Today) -> TodaysItems:
     """The items that the model was fitted on, and those that are offered today."""
-    old = [bundle.items.external(number) for number in range(len(bundle.items))]
-    is_new = np.zeros(len(old), bool)
-    is_new[bundle.new_items] = True
-    fitted = {item_id for item_id, new in zip(old, is_new.tolist(), strict=True) if not new}
-    offered = today.items.filter(pl.col("is_offered") & ~pl.col("item_id").is_in(list(fitted)))
-    number = {item_id: at for at, item_id in enumerate(old)}
+    old = external_ids(bundle.items).to_frame("item_id").with_row_index("known")
+    fitted = old.filter(~pl.col("known").is_in(pl.Series(bundle.new_items, dtype=pl.UInt32)))
+    offered = today.items.cast({"item_id": old.schema["item_id"]}).filter(pl.col("is_offered"))
+    offered = offered.join(fitted, on="item_id", how="anti", maintain_order="left")
     placed, alike = _place(config, run, bundle, offered)
     if placed.shape[1] != bundle.item_vectors.shape[1]:
         raise InputError(f"run '{run}' and bundle '{bundle.version}' have other coordinates: run retrain")
-    added = {item_id: at for at, item_id in enumerate(offered["item_id"].to_list())}
-    ids = sorted([*fitted, *added])
+    both = pl.concat(
+        [fitted.select("item_id"), offered.select("item_id").with_row_index("added")], how="diagonal"
+    )
+    both = both.join(old, on="item_id", how="left").sort("item_id")  # strings by their UTF-8 bytes
+    known, added = (np.array(both[name].cast(pl.Int64).fill_null(-1)) for name in ("known", "added"))  # (N,)
+    is_added = added >= 0
 
     def joined(of_new: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack([of_new[added[one]] if one in added else before[number[one]] for one in ids])
+        rows = np.empty((len(added), before.shape[1]), np.float32)
+        rows[is_added], rows[~is_added] = of_new[added[is_added]], before[known[~is_added]]
+        return rows
 
     return TodaysItems(
-        ids,
+        both["item_id"],
         joined(placed, bundle.item_vectors),
-        np.array([number.get(one, -1) for one in ids], np.int64),
-        np.array([at for at, one in enumerate(ids) if one in added], np.int32),
+        known,
+        np.flatnonzero(is_added).astype(np.int32),
         None if bundle.likeness is None else joined(alike, bundle.likeness),
     )
+
+
+def external_ids(ids: IdMap) -> pl.Series:
+    """(N,) in their order."""
+    if isinstance(ids.ids, Strings):
+        return pl.Series([ids.ids[number] for number in range(len(ids))], dtype=pl.String)
+    return pl.Series(ids.ids)
 
 
 def _place(
@@ -76,7 +86,7 @@ def _place(
 def described(config: Config, rows: pl.DataFrame) -> Described:
     assert config.items is not None
     attributes = {name: folds.label_lists(rows[name]) for name in config.items.attributes}
-    return Described(attributes, rows["words"].to_list(), rows["vector"])
+    return Described(attributes, rows["words"], rows["vector"])
 
 
 def popular(bundle: Bundle, items: TodaysItems) -> NDArray[np.int32]:
@@ -92,9 +102,11 @@ def titles(bundle: Bundle, today: Today, items: TodaysItems) -> list[str] | None
     """(N,): today's titles; the champion's where an item is no longer described."""
     if bundle.titles is None:
         return None
-    now = dict(zip(today.items["item_id"].to_list(), today.items["title"].to_list(), strict=True))
-    before = (bundle.titles[number] if number >= 0 else None for number in items.known.tolist())
-    return [now.get(item) or old or str(item) for item, old in zip(items.ids, before, strict=True)]
+    now = _of_today(today, items, "title")["title"]
+    rows = zip(now, items.known.tolist(), items.ids, strict=True)
+    return [
+        title or (bundle.titles[number] if number >= 0 else None) or str(item) for title, number, item in rows
+    ]
 
 
 def attributes(
@@ -104,20 +116,32 @@ def attributes(
     found = dict[str, list[list[str]]]()
     names = () if config.items is None or today.items.is_empty() else config.items.attributes
     for name in dict.fromkeys([*bundle.attributes, *names]):
-        old: list[list[str]] = [[] for _ in range(len(bundle.items))]
-        attribute = bundle.attributes.get(name)
-        if attribute is not None:
-            for place in range(len(attribute.values)):
-                value = str(attribute.values.external(place))
-                for item in attribute.carriers(value).tolist():
-                    old[item].append(value)
-        now = {}
+        rows, asked = list[list[str]]([[]] * len(items.ids)), np.arange(len(items.ids))
         if name in names:
-            now = dict(zip(today.items["item_id"], folds.label_lists(today.items[name]), strict=True))
-        rows = [
-            now.get(item, old[number] if number >= 0 else [])
-            for item, number in zip(items.ids, items.known.tolist(), strict=True)
-        ]
+            now = _of_today(today, items, name)
+            rows, asked = folds.label_lists(now[name]), np.flatnonzero(now["is_gone"])
+        old = _labels_before(bundle, name, items.known[asked])
+        for at, labels in zip(asked.tolist(), old, strict=True):
+            rows[at] = labels
         if any(rows):
             found[name] = rows
     return found
+
+
+def _of_today(today: Today, items: TodaysItems, name: str) -> pl.DataFrame:
+    """(N, 2): today's values of a column, and is_gone where an item is no longer described."""
+    now = today.items.select(pl.col("item_id").cast(items.ids.dtype), name, is_gone=False)
+    found = items.ids.to_frame("item_id").join(now, on="item_id", how="left", maintain_order="left")
+    return found.select(name, pl.col("is_gone").fill_null(True))
+
+
+def _labels_before(bundle: Bundle, name: str, known: NDArray[np.int64]) -> list[list[str]]:
+    """(M,) values of an attribute of items with these numbers in the bundle; none for -1."""
+    if len(known) == 0 or name not in bundle.attributes:
+        return [[] for _ in known]
+    attribute, found = bundle.attributes[name], {number: list[str]() for number in known.tolist()}
+    value = np.repeat(np.arange(len(attribute.values)), np.diff(attribute.offsets))  # (L,)
+    carried = np.isin(attribute.items, known)
+    for item, of in zip(attribute.items[carried].tolist(), value[carried].tolist(), strict=True):
+        found[item].append(str(attribute.values.external(of)))
+    return [found[number] for number in known.tolist()]

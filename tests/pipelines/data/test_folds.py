@@ -67,7 +67,7 @@ def test_unicode_ids_titles_and_attributes(tmp_path: Path) -> None:
     fold = load_fold(config, "test")
     assert fold.user_ids == sorted(users, key=lambda name: name.encode())
     assert fold.item_ids == ["b;--", "c", "å"]
-    assert fold.titles == ["Bread 🍞", "c", "å"]
+    assert list(fold.titles) == ["Bread 🍞", "c", "å"]
     assert fold.item_table["colour of it"].to_list() == [None, None, "red"]
 
 

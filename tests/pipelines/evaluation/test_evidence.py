@@ -123,5 +123,5 @@ def test_examples_are_of_the_runs_own_bundle_whatever_is_current(shop: Shop) -> 
         assert {item.item_id for item in example.taken_later} == set(fold.item_ids[later].tolist())
         scores = [item.score for item in example.recommended]
         assert scores == sorted(scores, reverse=True)
-        counts = fold.fit.item_counts()[[fold.titles.index(item.title) for item in example.taken_later]]
+        counts = fold.fit.item_counts()[[list(fold.titles).index(item.title) for item in example.taken_later]]
         assert counts.tolist() == sorted(counts.tolist(), reverse=True)

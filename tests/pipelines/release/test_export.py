@@ -44,7 +44,7 @@ def test_the_bundle_holds_the_fold(shop: Shop) -> None:
     counts = fold.fit.item_counts()[bundle.popular].tolist()
     assert counts == sorted(counts, reverse=True)
     assert bundle.titles is not None
-    assert list(bundle.titles) == fold.titles
+    assert list(bundle.titles) == list(fold.titles)
 
 
 @pytest.mark.parametrize(
