@@ -142,7 +142,7 @@ class ContentMap(NamedTuple):
     """Where a space has an item that is known by its features x alone: unit(x W) A."""
 
     weight: Tensor  # W (F, D)
-    axes: Tensor  # A (D, E): the identity under cosine, else as long as content rows are
+    axes: Tensor | None = None  # A (D, E), as long as content rows are; None: the identity, as under cosine
 
 
 @torch.no_grad()
@@ -165,7 +165,8 @@ def place(features: Features, by: ContentMap) -> Tensor:
     sums = nn.functional.embedding_bag(
         columns, weight, offsets, mode="sum", per_sample_weights=values, include_last_offset=True
     )
-    return unit_rows(sums) @ by.axes
+    rows = unit_rows(sums)
+    return rows if by.axes is None else rows @ by.axes
 
 
 def likeness(
@@ -173,20 +174,27 @@ def likeness(
 ) -> tuple[ContentMap, Tensor]:
     """The map and users (U, D) of a space without training: a user is near to what is like their items.
 
-    Features are those of the data's items, (I, F), alone; W are their leading directions, so that cosines of
-    rows are nearly those of features. A user is the mean of their items' rows, of length 1.
+    A user is the mean of their items' rows, of length 1.
+    """
+    found = likeness_map(features, data, dim, seed)
+    items = place(features, found)  # (I, D)
+    sums = nn.functional.embedding_bag(
+        data.item.long(), items, data.offsets, mode="sum", include_last_offset=True
+    )
+    return found, unit_rows(sums)
+
+
+def likeness_map(features: Features, data: DeviceInteractions, dim: int, seed: int = 0) -> ContentMap:
+    """The map of features of the data's items (I, F) whose rows have nearly the features' cosines.
+
+    Its W are their leading directions.
     """
     device = data.user.device
     row = torch.from_numpy(np.repeat(np.arange(data.n_items), np.diff(features.offsets))).to(device)
     column = torch.from_numpy(features.columns).to(device, torch.int64)
     shape = data.n_items, features.n_features
     bags = matrix(row, column, torch.from_numpy(features.values).to(device), *shape)
-    found = ContentMap(_directions(bags, shape, dim, seed), torch.eye(dim, device=device))
-    items = place(features, found)  # (I, D)
-    sums = nn.functional.embedding_bag(
-        data.item.long(), items, data.offsets, mode="sum", include_last_offset=True
-    )
-    return found, unit_rows(sums)
+    return ContentMap(_directions(bags, shape, dim, seed))
 
 
 def _check(content: Content, known: NDArray[np.bool_]) -> None:

@@ -13,7 +13,7 @@ from torch.nn.functional import embedding, embedding_bag
 
 from recsys import baselines, losses
 from recsys.content import ContentMap, ContentRows, Drawn
-from recsys.distances import Distance, pairs, squared_euclidean
+from recsys.distances import Distance, cosine, pairs, squared_euclidean
 from recsys.graph import Matrix, adjacency, edge_weights, keep, matrix, multiply, propagate
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, euclidean_space
@@ -275,6 +275,8 @@ class MetricSpace(nn.Module):
         if self.content is None:
             raise ValueError("content = None, allowed: a space that learned from features")
         weight = self.content.weight.detach().clone()
+        if self.distance is cosine:
+            return ContentMap(weight)
         axes = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device) * self.content.length
         return ContentMap(weight, self._to_space(axes[:1], axes, torch.zeros_like(axes[0])).items)
 

@@ -14,6 +14,7 @@ from recsys import precision
 from recsys.sampling import DeviceInteractions, histories
 
 SCORES_AT_ONCE = 2**22  # 16 MiB, near the size of a CPU's cache
+ITEMS_AT_ONCE = 2**16  # whose squares are made
 USERS_AT_ONCE = 256  # at least: fewer read all items again and again
 
 
@@ -35,7 +36,8 @@ def top_k(
     """
     if k < 1:
         raise ValueError(f"k = {k}, allowed >= 1")
-    half_squares = 0.5 * item_vectors.square().sum(1)  # (I,)
+    parts = torch.split(item_vectors, ITEMS_AT_ONCE)
+    half_squares = 0.5 * torch.cat([part.square().sum(1) for part in parts])  # (I,)
     for name, vectors in (("user vectors", user_vectors), ("item vectors", half_squares)):
         if not torch.isfinite(vectors).all():
             raise ValueError(f"{name} hold NaN or Inf, allowed finite values")

@@ -107,7 +107,7 @@ def _likeness(config: Config, run: Path, fold: folds.Fold, listed: Catalogue) ->
     by = model.load_maps(run, torch.device("cpu")).get(model.SIMILAR)
     if known is None or by is None:
         return None
-    rows = np.empty((len(listed.order), by.axes.shape[1]), np.float32)
+    rows = np.empty((len(listed.order), by.weight.shape[1]), np.float32)
     is_new = listed.order >= len(fold.item_ids)
     rows[~is_new] = place(known.fitted, by).numpy()[listed.order[~is_new]]
     if known.new is not None:

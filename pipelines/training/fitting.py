@@ -21,6 +21,7 @@ from pipelines.tracking import live_run
 from pipelines.training import model, placement, refit, warm_start
 from pipelines.training.budget import Clock
 from pipelines.training.checkpoints import Checkpoint
+from pipelines.training.devices import keep_freed_memory
 from pipelines.training.judging import judge_fold, judges_of_new_items
 from pipelines.training.model import Part
 from pipelines.training.selection import Chooser, Hooks, Selection
@@ -28,7 +29,7 @@ from pipelines.training.start import start
 from pipelines.training.together import Chosen
 from pipelines.training.warm_start import RowIds
 from recsys import sampling, spaces
-from recsys.content import ContentMap, likeness
+from recsys.content import ContentMap, likeness_map
 from recsys.files import write_text
 from recsys.sampling import DeviceInteractions
 from recsys.settings import Settings
@@ -74,6 +75,7 @@ class Run:
         about = self.checkpoint.about
         if state is not None and {name: state.get(name) for name in about} != about:
             state = None  # of another device, whose random numbers differ, or of a start that was rejected
+        keep_freed_memory()  # what loading needed is given back before
         if state is not None:
             LOGGER.info(f"train: going on from the checkpoint in '{folder}'")
         self.checkpoint_state = state or {}
@@ -196,7 +198,7 @@ def _final_fit(
     data = sampling.to_device(run.folds["test"].fit, run.device)
     state, rows = run.checkpoint_state, list[dict[str, Any]](run.checkpoint_state.get("rows", []))
     known = state.get("done", {}).items()
-    done = {name: refit.Done(Space(*space), *rest) for name, (space, *rest) in known}
+    done = {name: refit.Done.of(plain) for name, plain in known}
 
     def watch(training: Training, name: str) -> None:
         if seeds:
@@ -210,7 +212,7 @@ def _final_fit(
             score=chosen.score,
             alone=chosen.alone,
             rows=rows,
-            done=lambda: {name: (tuple(one.space), *one[1:]) for name, one in done.items()},
+            done=lambda: {name: one.plain() for name, one in done.items()},
         )
 
     ids = run.ids("test"), run.ids("validation")
@@ -300,7 +302,7 @@ def _untrained_maps(run: Run, parts: Sequence[Part]) -> dict[str, ContentMap]:
     data = sampling.to_device(run.folds["test"].fit, run.device)
     wanted = {part.name: part.settings["dim"] for part in parts if part.kind == model.LIKENESS}
     wanted[model.SIMILAR] = SIMILAR_DIM
-    return {name: likeness(content.fitted, data, dim, run.config.seed)[0] for name, dim in wanted.items()}
+    return {name: likeness_map(content.fitted, data, dim, run.config.seed) for name, dim in wanted.items()}
 
 
 def write_choice(folder: Path, chosen: Chosen, parts: Sequence[Part], selection: Selection) -> None:

@@ -3,12 +3,13 @@
 Axes: U users, I items, D dimensions.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from recsys.training import Spectrum, Training
 WEIGHTS, CHOICE = "model.pt", "choice.json"
 WEIGHT, AXES = "content", "axes"  # endings of the names of a content map's tensors
 SECONDS_PER_DAY = 86_400
-SPREAD_USERS = 100
+SPREAD_USERS, SPREAD_ITEMS = 100, 100_000  # at most twice as many, taken evenly
 FEW = 30  # new items, whose own spread is chance
 TRAINED = ("graph", "metric")
 SIMILAR = "similar"  # name of the weights by which likeness of any two items is served
@@ -162,10 +163,12 @@ def spectral_space(
 
 
 def spread(space: Space, items: slice = slice(None)) -> Tensor:
-    """(): standard deviation of the items' distances from a user, averaged over SPREAD_USERS users."""
-    n = len(space.users)
-    some = torch.arange(0, n, max(1, n // SPREAD_USERS), device=space.users.device)
-    return squared_euclidean(space.users[some], space.items[items], space.offset[items]).std(1).mean()
+    """(): standard deviation of the items' distances from a user, averaged over some SPREAD_USERS users."""
+    n, device = len(space.users), space.users.device
+    some = torch.arange(0, n, max(1, n // SPREAD_USERS), device=device)
+    first, last, _ = items.indices(len(space.items))
+    among = torch.arange(first, last, max(1, (last - first) // SPREAD_ITEMS), device=device)
+    return squared_euclidean(space.users[some], space.items[among], space.offset[among]).std(1).mean()
 
 
 def side_by_side(
@@ -192,11 +195,15 @@ def side_by_side(
 
 def add_up(parts: Sequence[Part], made: Sequence[Space]) -> Space:
     """One space of all coordinates, each part's squared distances times its scale."""
-    n_users = len(made[0].users)
-    whole = spaces.same_for_all(torch.zeros_like(made[0].offset), n_users)
+    lengths = [part.scale**0.5 for part in parts]
+    offset = torch.zeros_like(made[0].offset)
     for part, space in zip(parts, made, strict=True):
-        whole = spaces.add_distances(whole, space, part.scale)
-    return whole
+        offset = offset + part.scale * space.offset
+    return Space(
+        torch.cat([length * space.users for length, space in zip(lengths, made, strict=True)], 1),
+        torch.cat([length * space.items for length, space in zip(lengths, made, strict=True)], 1),
+        offset,
+    )
 
 
 def popularity_vectors(data: DeviceInteractions) -> Vectors:
@@ -234,12 +241,35 @@ def save(
         for name, tensor in space._asdict().items()
     }
     for name, by in maps.items():
-        tensors |= {f"{name}.{WEIGHT}": by.weight, f"{name}.{AXES}": by.axes}
+        tensors[f"{name}.{WEIGHT}"] = by.weight
+        if by.axes is not None:
+            tensors[f"{name}.{AXES}"] = by.axes
     tensors |= {"user_vectors": served[0], "item_vectors": served[1]}
-    buffer = io.BytesIO()  # torch would not report a full disk
-    torch.save({name: tensor.cpu().clone() for name, tensor in tensors.items()}, buffer)
-    (folder / WEIGHTS).write_bytes(buffer.getbuffer())
-    return sha256(buffer.getbuffer())
+    with (folder / WEIGHTS).open("wb") as file:
+        written = _Digested(file)
+        torch.save({name: _whole(tensor) for name, tensor in tensors.items()}, written)  # type: ignore[arg-type]
+    return written.digest.hexdigest()
+
+
+class _Digested(io.RawIOBase):
+    """A file that torch writes to piece by piece, which reports a full disk, as torch by a path does not."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.digest = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        if not self.file.closed:
+            self.file.flush()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor on CPU; torch saves what it is a view of, so that a view is copied."""
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def load(folder: Path, device: torch.device) -> tuple[dict[str, Space], Vectors]:
@@ -256,9 +286,8 @@ def load_maps(folder: Path, device: torch.device) -> dict[str, ContentMap]:
     tensors, found = _read(folder, device), dict[str, ContentMap]()
     for key, weight in tensors.items():
         name, _, ending = key.rpartition(".")
-        if ending == WEIGHT:  # runs of earlier versions have cosines alone, whose axes are the identity
-            axes = tensors.get(f"{name}.{AXES}", torch.eye(weight.shape[1], device=device))
-            found[name] = ContentMap(weight, axes)
+        if ending == WEIGHT:
+            found[name] = ContentMap(weight, tensors.get(f"{name}.{AXES}"))
     return found
 
 

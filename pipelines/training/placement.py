@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.config.errors import InputError
-from pipelines.training.model import NEW, Part, add_up
+from pipelines.training.model import NEW, Part
 from recsys import spaces
 from recsys.content import ContentMap, Features, place
 from recsys.files import write_text
@@ -51,7 +51,8 @@ def of(parts: Sequence[Part], made: Sequence[Space], n_items: int) -> Placement:
         elif part.for_new:  # at a right angle to all, unless something is known
             unknown = Nowhere(torch.zeros_like(unknown.point), 1.0, 0.0)
         found.append(PlacedPart(part.name, part.scale, unknown))
-    return Placement(tuple(found), float(add_up(parts, made).offset.min()))
+    offset = sum((part.scale * space.offset for part, space in zip(parts, made, strict=True)), start=0.0)
+    return Placement(tuple(found), float(torch.as_tensor(offset).min()))
 
 
 def vectors(placement: Placement, maps: Mapping[str, ContentMap], features: Features) -> NDArray[np.float32]:

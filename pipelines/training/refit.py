@@ -30,6 +30,17 @@ class Done(NamedTuple):
     state: dict[str, Any] | None  # of the training, where a later run may start there
     by_content: ContentMap | None = None  # where it learned from features
 
+    def plain(self) -> dict[str, Any]:
+        """Convert to plain numbers and tensors, which torch.save takes."""
+        by = self.by_content
+        return self._asdict() | {"space": tuple(self.space), "by_content": by and tuple(by)}
+
+    @staticmethod
+    def of(plain: dict[str, Any]) -> "Done":
+        """Convert back from `plain`."""
+        by = plain["by_content"]
+        return Done(**(plain | {"space": Space(*plain["space"]), "by_content": by and ContentMap(*by)}))
+
 
 class FinalFit(NamedTuple):
     """What the caller of a final fit does as it goes on."""

@@ -25,7 +25,7 @@ from pipelines.data.folds import Fold
 from pipelines.data.prepared import Prepared, read_prepared
 from pipelines.tracking import live_run, store
 from pipelines.training import warm_start
-from pipelines.training.devices import choose_device, keep_freed_memory
+from pipelines.training.devices import choose_device
 from pipelines.training.fitting import CHECKPOINT, train_run
 from recsys.files import write_text
 
@@ -49,7 +49,6 @@ def train(config: Config) -> Path:
         LOGGER.info(f"train: {found} has this data, settings and code: reused")
         return found
     device = choose_device(config.train.device)
-    keep_freed_memory()
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     source = warm_start.find_source(config, prepared)

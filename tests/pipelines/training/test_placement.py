@@ -12,6 +12,7 @@ from pipelines.config.errors import InputError
 from pipelines.data.content import ItemContent
 from pipelines.training import model, placement
 from pipelines.training.model import Part
+from pipelines.training.refit import Done
 from recsys import sampling, spaces
 from recsys.content import Content, ContentMap, Features, likeness
 from recsys.epochs import epochs
@@ -130,6 +131,22 @@ def test_spaces_for_new_items_leave_the_order_of_fitted_ones(
     )
     difference = whole - alone
     np.testing.assert_allclose(difference - difference.mean(1, keepdims=True), 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, METRIC])
+def test_a_finished_part_survives_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
+    """Of plain numbers and tensors alone, which is all that is read from a checkpoint."""
+    training = start_training(DATA, settings, content=Content(CONTENT.fitted))
+    by = training.model.content_map()
+    done = Done(model.trained_space(training, CONTENT), None, None, by)
+    torch.save({"done": {"graph-1": done.plain()}}, tmp_path / "checkpoint.pt")
+    held = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["done"]["graph-1"]
+    again = Done.of(held)
+    assert again.by_content is not None
+    for one, other in zip((*done.space, by.weight), (*again.space, again.by_content.weight), strict=True):
+        assert torch.equal(one, other)
+    assert (by.axes is None) == (again.by_content.axes is None) == (settings is SETTINGS)
+    assert Done.of(done._replace(by_content=None).plain()).by_content is None
 
 
 def test_a_run_without_a_placement_is_named(tmp_path: Path) -> None:
