@@ -108,6 +108,11 @@ class ContentRows(nn.Module):
         content = self.length * unit_rows(multiply(self._matrix, weight))  # (I, D)
         return torch.addcmul(content, drawn.kept[:, None], items)
 
+    @property
+    def has_values(self) -> bool:
+        """Whether an item with users has a value that others may share."""
+        return len(self._entries_of_values[0]) > 0
+
     def items_of_a_value(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) items, (N,) others that share a value with each, (N,) random items; N <= n, all with users.
 

@@ -216,6 +216,10 @@ def _start_space(
         if on_graph and settings.distance != "cosine":
             raise ValueError(f"distance = '{settings.distance}' of a graph with content, allowed: cosine")
         on_content = ContentRows(content, data, settings.dim, settings.seed, learn_length=not on_graph)
+        if settings.attribute_weight > 0 and not on_content.has_values:
+            raise ValueError(
+                f"attribute_weight = {settings.attribute_weight} without a value of an item, allowed: 0"
+            )
         users, items = (
             torch.zeros(n, settings.dim, device=data.user.device) for n in (data.n_users, data.n_items)
         )

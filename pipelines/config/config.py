@@ -126,6 +126,13 @@ class Config(Learning):
                 "items.place_new = true needs a space with start = 'content' in train.spaces, which learns "
                 "where new items belong"
             )
+        if self.loss.attribute_weight > 0 and not (
+            self.items is not None and self.places_new and (self.items.attributes or self.items.text)
+        ):
+            raise ValueError(
+                f"loss.attribute_weight = {self.loss.attribute_weight:g} needs items.place_new = true and "
+                "items.attributes or items.text: what items share"
+            )
         return self
 
     @model_validator(mode="after")

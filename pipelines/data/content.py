@@ -50,6 +50,19 @@ class ItemContent(NamedTuple):
         """(F,) a name for each feature."""
         return [name for encoder in self.encoders for name in encoder.columns]
 
+    @property
+    def values(self) -> slice:
+        """Columns of what items share: attributes, else words; none of them where there are vectors alone."""
+        first = 0
+        found = {"text": slice(0), "attribute": slice(0)}
+        for encoder in self.encoders:
+            last = first + len(encoder.columns)
+            if encoder.kind in found:
+                start = found[encoder.kind].start
+                found[encoder.kind] = slice(first if start is None else start, last)
+            first = last
+        return found["attribute"] if found["attribute"].stop else found["text"]
+
 
 class Described(NamedTuple):
     """What is known about some items, as read."""

@@ -76,11 +76,12 @@ def score(
         else judge_targets(fold, all_targets(fold), model[1].device, config.evaluate)
     )
     lists = judge.rank(model)
-    listed = lists[lists >= 0]
+    shares = {k: _share_of_new(lists[:, :k], fold.fit.n_items) for k in config.evaluate.ks}
     about: dict[str, Any] = {
         "items": len(fold.new.titles),
         "targets": len(fold.new.target_items),
-        "share_of_lists": float((listed >= fold.fit.n_items).mean()),
+        "share_of_lists": _share_of_new(lists, fold.fit.n_items),
+        "shares_of_lists": {str(k): share for k, share in shares.items()},  # of their first k
         "shown": [one._asdict() for one in most_shown(fold, judge.users, lists)],
     }
     if judges is None:
@@ -109,6 +110,10 @@ def score(
             for among, of in values.items()
         },
     }
+
+
+def _share_of_new(lists: NDArray[np.int32], n_items: int) -> float:
+    return float((lists[lists >= 0] >= n_items).mean())
 
 
 def differing(run: Path, n_items: int, made: dict[str, Space], known: ItemContent) -> list[dict[str, Any]]:

@@ -219,8 +219,9 @@ def _new_rails(config: Config, run: Path) -> list[Guardrail]:
     known = (read_results(run) or {}).get("new_items")
     if known is None:
         return []
-    gate = config.gate
-    return [guardrails.new_share(known["share_of_lists"], gate.min_new_share, gate.max_new_share)]
+    gate, shares = config.gate, known.get("shares_of_lists", {})  # earlier evaluations have one of all ks
+    share = shares.get(str(_k(config)), known["share_of_lists"])
+    return [guardrails.new_share(share, gate.min_new_share, gate.max_new_share)]
 
 
 def _guardrails(config: Config, fold: Fold, judge: Judge, ours: Answers, theirs: Answers) -> list[Guardrail]:

@@ -21,5 +21,7 @@ def start(
 ) -> Training:
     """The training of a fold's interactions before its first step."""
     offline = folds.load_mined_triplets(config, fold) if settings.miner == "offline" else None
-    known = Content(content.fitted) if content is not None and settings.start == "content" else None
+    known = None
+    if content is not None and settings.start == "content":
+        known = Content(content.fitted, values=content.values)
     return start_training(data, settings, offline, spectrum, known)

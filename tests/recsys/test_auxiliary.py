@@ -72,6 +72,11 @@ def test_without_weights_or_content_there_is_no_loss() -> None:
     assert item_losses(start_training(data, plain)) is None
 
 
+def test_without_a_value_the_attribute_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"attribute_weight = 1\.0 without a value of an item, allowed: 0"):
+        started(labelled()._replace(values=slice(0, 0)), attribute_weight=1.0)
+
+
 def test_weights_add_up() -> None:
     both = started(labelled(), attribute_weight=0.5, view_weight=2.0)
     content = both.model.content

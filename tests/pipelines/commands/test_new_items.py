@@ -113,6 +113,36 @@ def test_a_planted_leak_is_caught(own: Shop) -> None:
     assert "encoder = text" in ran.err
 
 
+def test_a_metric_space_and_all_losses_of_items_are_on_the_road(
+    tmp_path: Path, mlflow_template: Path
+) -> None:
+    """A siamese tower under Mahalanobis, then a graph: chosen, certified, exported, placed by a refresh."""
+    metric = {
+        "spaces": [{"kind": "metric", "start": "content"}, {"kind": "graph", "start": "content"}],
+        "max_epochs": 3,
+        "new_items_price": 0.1,
+    }
+    settings = SETTINGS | {
+        "train": metric,
+        "space": {"tower": "siamese", "distance": "mahalanobis", "dim": 8},
+        "loss": {"attribute_weight": 0.1, "view_weight": 0.1},
+        "mining": {"synthetic_items": 32},
+    }
+    path = write_config(tmp_path / "shop", late_log(), mlflow_template, **settings)
+    ran = recsys("retrain", "--config", path)
+    assert ran.code == 0, ran.err
+    config = load_config(path)
+    run = find_run(config, None)
+    known = json.loads((run / "metrics.json").read_text())["new_items"]["test"]["new"]
+    assert known["model"]["ndcg@10"] > 1.5 * known["popular kinds"]["ndcg@10"]
+    added = pl.DataFrame({"item_id": [9000], "name": ["Product 9000 [shelf 2]"], "shelf": ["shelf 2"]})
+    pl.concat([products(), added]).write_parquet(path.parent / "items.parquet")
+    again = recsys("refresh", "--config", path)
+    assert again.code == 0, again.err
+    bundle = open_bundle(config.bundles / str(releases.current(config.bundles)))
+    assert 9000 in {bundle.items.external(item) for item in bundle.new_items.tolist()}
+
+
 def refresh(shop: Shop, *options: str) -> Ran:
     return recsys("refresh", "--config", shop.config_file, *options)
 
