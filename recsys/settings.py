@@ -57,7 +57,7 @@ class Settings(NamedTuple):
     covariance: float = 0.0
     attribute_weight: float = 0.0
     attribute_margin: float = 0.1
-    view_weight: float = 0.0
+    view_weight: float = 0.1
     l2: float = 0.0
 
     miner: MinerName = "semi_hard"
