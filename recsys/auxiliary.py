@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys import losses, models
-from recsys.content import ContentRows, Drawn
+from recsys.content import ContentRows
 from recsys.distances import cosine
 from recsys.spaces import unit_rows
 
@@ -40,28 +40,23 @@ def attribute_loss(training: Training, content: ContentRows) -> Tensor:
     Attribute-guided metric learning: items that share a value are nearer to each other than to others by
     attribute_margin, which is to be smaller than the margin of taste.
     """
-    anchor, same, other = content.items_of_a_value(ITEMS, training.generator)  # (N,)
-    number, place = torch.unique(torch.cat([anchor, same, other]), return_inverse=True)
+    items, counts = content.items_of_a_value(ITEMS, training.generator)  # (3, N), (N,)
+    number = items.flatten()
     own = models.rows(training.model.items, number)
-    rows = unit_rows(content.some(own, number, training.model.drawn()))
-    of_anchor, of_same, of_other = (models.rows(rows, part) for part in place.view(3, -1))  # (N, D)
-    near, far = ((1 - (of_anchor * of_item).sum(1)) for of_item in (of_same, of_other))  # (N,)
-    return losses.triplet_margin(near, far, training.settings.attribute_margin).mean()
+    anchor, same, other = unit_rows(content.some(own, number, training.model.drawn())).view(*items.shape, -1)
+    near, far = ((1 - (anchor * part).sum(1)) for part in (same, other))  # (N,)
+    hinge = losses.triplet_margin(near, far, training.settings.attribute_margin)
+    return (hinge * counts).sum() / counts.sum().clamp_min(1)
 
 
 def view_loss(training: Training, content: ContentRows) -> Tensor:
     """(): InfoNCE of two views of an item, each without a share of the features, among N items.
 
     Yao et al. 2021 (Self-supervised Learning for Large-scale Item Recommendations), eq. 1, with features left
-    out at random. Rows are of content alone.
+    out at random. Rows are of content alone; the temperature is that of the main loss.
     """
     known, generator = content.known_items, training.generator
     some = known[torch.randperm(len(known), generator=generator, device=known.device)[:ITEMS]]  # (N,)
-    nothing = content.weight.new_zeros(len(some), content.weight.shape[1])  # own rows
-    views = [
-        content.some(nothing, some, Drawn(content.everything.kept, content.draw(generator).features))
-        for _ in range(2)
-    ]
-    d = cosine(views[0], views[1])  # (N, N)
+    d = cosine(content.view(some, generator), content.view(some, generator))  # (N, N)
     same = torch.eye(len(some), dtype=torch.bool, device=d.device)
     return losses.sampled_softmax(d, same, ~same, training.settings.temperature).mean()

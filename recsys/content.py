@@ -1,10 +1,10 @@
 """What is known about items beside who took them, and the rows that place an item by it.
 
 z(item) = length * unit(W' x) + kept * id: x are the item's features, W is learned, id is the item's own row.
-Items without interactions have no id. In each step a share of the others goes without theirs, and without
-their edges, as if nobody had them yet: so W learns to place an item alone. (DropoutNet, Volkovs et al. 2017,
-drops the same inputs of a given factorisation.)
-Axes: I items, N of them, F features, L entries, D dimensions.
+Items without interactions have no id. In each step a share of the others goes without theirs, and on a graph
+without their edges, as if nobody had them yet: so W learns to place an item alone. (DropoutNet, Volkovs et
+al. 2017, drops the same inputs of a given factorisation.)
+Axes: I items, N of them, F features, L entries, V of them values that items share, D and E dimensions.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recsys import baselines
 from recsys.graph import Matrix, matrix, multiply
-from recsys.sampling import DeviceInteractions
+from recsys.sampling import DeviceInteractions, is_asynchronous
 from recsys.spaces import unit_rows
 
 
@@ -42,7 +42,7 @@ class Content(NamedTuple):
 
     features: Features
     settings: ContentSettings = ContentSettings()
-    values: slice = slice(None)  # columns of words or values that items share, for attribute_loss
+    values: NDArray[np.bool_] | None = None  # (F,) columns that items share, for attribute_loss; None: all
 
 
 class Drawn(NamedTuple):
@@ -86,10 +86,9 @@ class ContentRows(nn.Module):
             torch.full((1,), self.settings.length, device=device), requires_grad=learn_length
         )
         mine = known[row]
-        low, high, _ = values.indices(features.n_features)
-        valued = mine & (column >= low) & (column < high)
+        valued = mine if values is None else mine & torch.from_numpy(values).to(device)[column]
         by_value = column[valued].sort(stable=True)
-        self._entries_of_values = by_value.values, row[valued][by_value.indices]  # (E,) columns, their items
+        self._values = by_value.values, row[valued][by_value.indices]  # (V,) columns, items; both ascending
         directions = _directions(matrix(row[mine], column[mine], value[mine], *shape), shape, dim, seed)
         self.weight = nn.Parameter(directions)  # (F, D)
 
@@ -100,7 +99,16 @@ class ContentRows(nn.Module):
             for n in (len(self.everything.kept), len(self.weight))
         )
         kept = self.everything.kept * (of_items >= self.settings.cold_share)
-        return Drawn(kept, (of_features >= self.settings.dropout).float()[:, None])
+        return Drawn(kept, self._some_features(of_features))
+
+    def view(self, numbers: Tensor, generator: torch.Generator) -> Tensor:
+        """(N,) item numbers -> (N, D): rows of content alone, without a share of the features."""
+        of_features = torch.rand(len(self.weight), generator=generator, device=self.weight.device)
+        drawn = Drawn(self.everything.kept, self._some_features(of_features))
+        return self.some(self.weight.new_zeros(len(numbers), self.weight.shape[1]), numbers, drawn)
+
+    def _some_features(self, draw: Tensor) -> Tensor:
+        return (draw >= self.settings.dropout).float()[:, None]  # (F, 1)
 
     def forward(self, items: Tensor, drawn: Drawn) -> Tensor:
         """(I, D) own rows -> (I, D) rows of all items."""
@@ -110,25 +118,33 @@ class ContentRows(nn.Module):
 
     @property
     def has_values(self) -> bool:
-        """Whether an item with users has a value that others may share."""
-        return len(self._entries_of_values[0]) > 0
+        """Whether two items with users share a value."""
+        value = self._values[0]
+        return bool((value[1:] == value[:-1]).any())
 
-    def items_of_a_value(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """(N,) items, (N,) others that share a value with each, (N,) random items; N <= n, all with users.
+    def items_of_a_value(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(3, N) items and (N,) 1 or 0: whether the second shares a value with the first, and the third not.
 
-        Of an item's values each is as likely, and so is each of the items that have it.
+        All have users. Of an item's values each is as likely, and so is each of the items that have it.
         """
-        entry, item = self._entries_of_values  # (E,), (E,)
-        draw = torch.rand(3, n, generator=generator, device=item.device)
-        first = (draw[0] * len(item)).long()  # (n,)
-        lows, highs = (torch.searchsorted(entry, entry[first], right=right) for right in (False, True))
+        value, item = self._values  # (V,), (V,)
+        draw = torch.rand(3, n, generator=generator, device=item.device, dtype=torch.float64)
+        first = (draw[0] * len(item)).long()  # (N,)
+        lows, highs = (torch.searchsorted(value, value[first], right=right) for right in (False, True))
         second = lows + (draw[1] * (highs - lows)).long()
         other = self.known_items[(draw[2] * len(self.known_items)).long()]
-        kept = item[first] != item[second]
-        return item[first][kept], item[second][kept], other[kept]
+        n_items = len(self._offsets) - 1
+        places, wanted = value * n_items + item, value[first] * n_items + other
+        at = torch.searchsorted(places, wanted).clamp_max(len(places) - 1)
+        found = torch.stack([item[first], item[second], other])
+        return found, ((found[0] != found[1]) & (places[at] != wanted)).float()
 
     def some(self, own: Tensor, numbers: Tensor, drawn: Drawn) -> Tensor:
-        """(N, D) own rows, (N,) different item numbers -> (N, D): their rows alone."""
+        """(N, D) own rows, (N,) item numbers -> (N, D): their rows alone."""
+        if is_asynchronous(numbers.device):  # which would wait for the number of their entries
+            nothing = self.weight.new_zeros(len(self._offsets) - 1, self.weight.shape[1])
+            of_some = self.forward(nothing, drawn).index_select(0, numbers)
+            return torch.addcmul(of_some, drawn.kept[numbers, None], own)
         start, count = self._offsets[numbers], self._offsets.diff()[numbers]  # (N,)
         ends = nn.functional.pad(count.cumsum(0), (1, 0))  # (N + 1,)
         place = torch.arange(int(ends[-1]), device=numbers.device)
@@ -138,7 +154,13 @@ class ContentRows(nn.Module):
         if drawn.features is not None:
             value = value * drawn.features[column, 0]
         sums = nn.functional.embedding_bag(
-            column, self.weight, ends, None, 2.0, False, "sum", True, value, include_last_offset=True
+            column,
+            self.weight,
+            ends,
+            mode="sum",
+            sparse=True,
+            per_sample_weights=value,
+            include_last_offset=True,
         )
         return torch.addcmul(self.length * unit_rows(sums), drawn.kept[numbers, None], own)
 
@@ -147,7 +169,7 @@ class ContentMap(NamedTuple):
     """Where a space has an item that is known by its features x alone: unit(x W) A."""
 
     weight: Tensor  # W (F, D)
-    axes: Tensor | None = None  # A (D, E), as long as content rows are; None: the identity, as under cosine
+    axes: Tensor | None = None  # A (D, E): row d is where unit vector d goes; None: the identity, of cosines
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from recsys.distances import cosine, pairs
 from recsys.graph import pair_products
 from recsys.models import GraphSums, rows
 from recsys.sampling import DeviceInteractions
-from recsys.settings import Settings
+from recsys.settings import MIXING_LOSSES, Settings
 from recsys.spaces import unit_rows
 
 if TYPE_CHECKING:
@@ -130,7 +130,9 @@ def history_loss(
     row, own = history = sampling.histories(data, batch.users, batch.total)  # (H,)
     candidates, log_q = _candidates(training)
     of_own, of_candidates = rows(model.offset, own), rows(model.offset, candidates)  # (H,), (C,)
-    mix = None if settings.synthetic_items == 0 else _mix(training, len(own), len(candidates))
+    mix = None
+    if settings.synthetic_items > 0 and settings.loss in MIXING_LOSSES:
+        mix = _mix(training, len(own), len(candidates))
     added = None
     if model.distance is cosine and regularize is None and settings.loss == "history_softmax":
         return _fused_softmax(training, batch, history, (candidates, log_q), mix), None
@@ -151,7 +153,8 @@ def history_loss(
         offset, other = mix.of(of_own[mix.own], of_candidates[mix.other]), rows(points, mix.other)
         if model.distance is cosine:  # whose points are directions
             taken, other = unit_rows(taken), unit_rows(other)
-        d = torch.cat([d, model.distance(users, mix.of(taken, other), offset)], 1)
+        mixed = model.distance(users, mix.of(taken, other), offset)  # (B, M)
+        d = torch.cat([d, mixed.to(d.dtype)], 1)
         log_q = torch.cat([log_q, log_q[mix.other]])
     found = HistoryDistances(d_own, row, d, log_q)
     return HISTORY_LOSSES[settings.loss](settings, data.n_items, found).mean(), added

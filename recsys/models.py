@@ -5,13 +5,14 @@ Axes: U users, I items, D dimensions, A anchors, B batch, C candidates, H items 
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
-from recsys import baselines, losses
+from recsys import baselines, losses, sampling
 from recsys.content import ContentMap, ContentRows, Drawn
 from recsys.distances import Distance, cosine, pairs, squared_euclidean
 from recsys.graph import Matrix, adjacency, edge_weights, keep, matrix, multiply, propagate
@@ -65,7 +66,7 @@ class HistoryMean(nn.Module):
         self.drawn = drawn
 
     def forward(self, items: Tensor, users: Tensor, left_out: Tensor, generator: torch.Generator) -> Tensor:
-        """(I, D), (B,) users, (B,) items left out -> (B, D): means over H drawn items.
+        """(I, D), (B,) users, (B,) items left out -> (B, D): means over H drawn items, with replacement.
 
         Drawing keeps the work and the shapes the same for every user, however long the history.
         """
@@ -162,7 +163,10 @@ class MetricSpace(nn.Module):
 
     @contextlib.contextmanager
     def step(self, generator: torch.Generator) -> Iterator[None]:
-        """Draw which items go without their own row and edges inside the block; without content none does."""
+        """Draw which items go without their own row, on a graph without their edges, inside the block.
+
+        Without content none does.
+        """
         self._drawn = None if self.content is None else self.content.draw(generator)
         try:
             yield
@@ -195,6 +199,8 @@ class MetricSpace(nn.Module):
         """(N,) item numbers -> (N, D) rows, where no graph sums them."""
         if self.content is None:
             return rows(self.items, numbers)
+        if sampling.is_asynchronous(numbers.device):
+            return rows(self.item_rows()[0], numbers)
         different, place = torch.unique(numbers, return_inverse=True)
         table = self.content.some(rows(self.items, different), different, self.drawn())
         return embedding(place, table)
@@ -205,6 +211,9 @@ class MetricSpace(nn.Module):
             return rows(self._graph_sums(self.tower)[0], users)
         if self.content is not None and isinstance(self.tower, HistoryMean):
             drawn, share = self.tower.draw(users, left_out, generator)
+            if sampling.is_asynchronous(users.device):
+                items = self.item_rows()[0]
+                return embedding_bag(drawn, items, mode="sum", per_sample_weights=share)
             different, place = torch.unique(drawn, return_inverse=True)  # (N,), (B, H)
             return embedding_bag(place, self._rows(different), mode="sum", per_sample_weights=share)
         return self.tower(self.items, users, left_out, generator)  # type: ignore[no-any-return]
@@ -256,7 +265,9 @@ class MetricSpace(nn.Module):
         known |= {id(part) for part in lengths}
         others = [part for part in self.parameters() if id(part) not in known]
         groups: list[dict[str, Any]] = [{"params": others, "project": None}]
-        groups += [{"params": [part], "project": _at_least_0} for part in lengths if part.requires_grad]
+        most = 1.0 if self._in_unit_ball else float("inf")
+        within = partial(torch.clamp, min=0.0, max=most)
+        groups += [{"params": [part], "project": within} for part in lengths if part.requires_grad]
         if self.offset.requires_grad:
             groups.append({"params": [self.offset], "project": _at_least_0})
         return groups

@@ -20,6 +20,7 @@ AvailabilityName = Literal["first_and_last", "first", "none"]
 TRIPLET_LOSSES: tuple[str, ...] = get_args(TripletLossName)  # of mined triplets
 LIST_LOSSES: tuple[str, ...] = get_args(ListLossName)  # of every candidate of a row
 HISTORY_LOSSES: tuple[str, ...] = get_args(HistoryLossName)  # of users with all that they have
+MIXING_LOSSES = "history_softmax", "history_psl"  # no rank or border of theirs counts negatives as items
 
 
 CONTENT_LEARNING_RATE = 0.004  # of graph spaces with content: faster, features fit their items too closely
@@ -164,10 +165,10 @@ def check_settings(settings: Settings) -> None:
         value = getattr(settings, key)
         if value not in get_args(names):
             raise ValueError(f"{key} = {value!r}, allowed: {', '.join(get_args(names))}")
-    if settings.synthetic_items > 0 and not settings.takes_histories:
+    if settings.synthetic_items > 0 and settings.loss not in MIXING_LOSSES:
         raise ValueError(
-            f"synthetic_items = {settings.synthetic_items} with loss = '{settings.loss}', allowed: 0, or a "
-            f"loss of whole histories: {', '.join(HISTORY_LOSSES)}"
+            f"synthetic_items = {settings.synthetic_items} with loss = '{settings.loss}', allowed: 0, or "
+            f"loss = {' or '.join(MIXING_LOSSES)}"
         )
     for conflict in conflicts(settings):
         raise ValueError(conflict.format(**{key: key for key in Settings._fields}))

@@ -218,12 +218,12 @@ def _start_space(
         on_content = ContentRows(content, data, settings.dim, settings.seed, learn_length=not on_graph)
         if settings.attribute_weight > 0 and not on_content.has_values:
             raise ValueError(
-                f"attribute_weight = {settings.attribute_weight} without a value of an item, allowed: 0"
+                f"attribute_weight = {settings.attribute_weight}, but no two items share a value, allowed: 0"
             )
         users, items = (
             torch.zeros(n, settings.dim, device=data.user.device) for n in (data.n_users, data.n_items)
         )
-        if not on_graph:
+        if settings.tower == "two_tables":
             with torch.no_grad():
                 users = models.fold_in(
                     on_content(items, on_content.everything), data.item.long(), data.offsets

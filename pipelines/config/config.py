@@ -19,9 +19,10 @@ from pipelines.config.training import (
     Space,
     Spectral,
     Train,
+    TrainedSpace,
     Warm,
 )
-from recsys.settings import Settings, conflicts
+from recsys.settings import MIXING_LOSSES, Settings, conflicts
 
 # The keys that messages of the library name, as a config file writes them.
 KEYS = {
@@ -29,6 +30,7 @@ KEYS = {
     "distance": "space.distance",
     "dim": "space.dim",
     "tower": "space.tower",
+    "start": "space.start",
     "offset": "space.offset",
     "loss": "loss.name",
     "log_q": "loss.log_q",
@@ -55,10 +57,17 @@ class Learning(Section):
         for conflict in conflicts(settings):
             raise ValueError(conflict.format(**KEYS))
         for number, space in enumerate(self.train.spaces, 1):
-            if space.kind == "metric" and space.loss is not None:
-                for conflict in conflicts(settings._replace(loss=space.loss)):
-                    keys = KEYS | {"loss": f"train.spaces, number {number}: loss"}
-                    raise ValueError(conflict.format(**keys))
+            if space.kind == "metric":
+                loss, start = space.loss or settings.loss, space.start or settings.start
+                for conflict in conflicts(settings._replace(loss=loss, start=start)):
+                    given = [name for name in ("loss", "start") if getattr(space, name) is not None]
+                    keys = {name: f"train.spaces, number {number}: {name}" for name in given}
+                    raise ValueError(conflict.format(**(KEYS | keys)))
+        if mining.synthetic_items > 0 and not any(loss in MIXING_LOSSES for loss in self._losses):
+            raise ValueError(
+                f"mining.synthetic_items = {mining.synthetic_items} without a space of a loss that takes "
+                f"them, allowed: {', '.join(MIXING_LOSSES)}"
+            )
         own = min(mining.in_batch_items, self.train.batch_size)
         candidates = own + mining.uniform_items + mining.popular_items + mining.memory_items
         triplets = self.train.batch_size * candidates
@@ -68,6 +77,16 @@ class Learning(Section):
                 f"{candidates} candidates, allowed <= {MOST_TRIPLETS} triplets"
             )
         return self
+
+    @property
+    def _losses(self) -> list[str]:
+        """The loss of each planned space."""
+        sections = {"graph": self.graph.loss, "metric": self.loss.name}
+        return [space.loss or sections[space.kind] for space in self.train.spaces]
+
+    def start_of(self, space: TrainedSpace) -> str:
+        """Where a planned space starts."""
+        return space.start or (self.space.start if space.kind == "metric" else "spectral")
 
     def settings(self, item_exponent: float = 0.4) -> Settings:
         """The settings of the library; item_exponent is of a spectral start."""
@@ -118,7 +137,7 @@ class Config(Learning):
 
     @model_validator(mode="after")
     def _require_content(self) -> "Config":
-        has_content = any(space.start == "content" for space in self.train.spaces)
+        has_content = any(self.start_of(space) == "content" for space in self.train.spaces)
         if has_content and not self.places_new:
             raise ValueError("train.spaces with start = 'content' needs items.place_new = true")
         if self.places_new and not has_content:

@@ -61,7 +61,9 @@ class Space(Section):
         DEFAULT.offset_scale, gt=0, description="start of the offset: distance per unit of log popularity"
     )
     unit_ball: bool = Field(
-        DEFAULT.unit_ball, description="regularizer: pull vectors back into the unit ball"
+        DEFAULT.unit_ball,
+        description="regularizer: pull vectors back into the unit ball; with content an item's own row, and "
+        "the length of its content",
     )
 
     @model_validator(mode="after")
@@ -124,7 +126,7 @@ class Loss(Section):
         DEFAULT.view_weight,
         ge=0,
         description="start = content: weight of the softmax that finds an item's other view, each without "
-        "a share of its features",
+        "a share of its features, at the temperature of the main loss",
     )
     l2: float = Field(
         DEFAULT.l2, ge=0, description="weight of the mean squared length of vectors as a regularizer"
@@ -165,8 +167,8 @@ class Mining(Section):
     synthetic_items: int = Field(
         DEFAULT.synthetic_items,
         ge=0,
-        description="losses of whole histories: negatives mixed from an item that somebody of the batch has "
-        "and a candidate",
+        description="history_softmax, history_psl: negatives mixed from an item that somebody of the batch "
+        "has and a candidate",
     )
     availability: AvailabilityName = Field(
         DEFAULT.availability,

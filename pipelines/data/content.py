@@ -51,17 +51,15 @@ class ItemContent(NamedTuple):
         return [name for encoder in self.encoders for name in encoder.columns]
 
     @property
-    def values(self) -> slice:
-        """Columns of what items share: attributes, else words; none of them where there are vectors alone."""
-        first = 0
-        found = {"text": slice(0), "attribute": slice(0)}
+    def values(self) -> NDArray[np.bool_]:
+        """(F,) columns of values that fitted items share: of attributes, or of words where there is none."""
+        found: dict[str, list[bool]] = {"attribute": [], "text": []}
         for encoder in self.encoders:
-            last = first + len(encoder.columns)
-            if encoder.kind in found:
-                start = found[encoder.kind].start
-                found[encoder.kind] = slice(first if start is None else start, last)
-            first = last
-        return found["attribute"] if found["attribute"].stop else found["text"]
+            of_values = len(encoder.vocabulary)  # then comes a column of all other values, which differ
+            for kind, columns in found.items():
+                own = encoder.kind == kind
+                columns += [own and at < of_values for at in range(len(encoder.columns))]
+        return np.array(found["attribute"] if any(found["attribute"]) else found["text"], bool)
 
 
 class Described(NamedTuple):

@@ -3,6 +3,8 @@
 Axes: N rows of the files, E numbers of a vector, B rows of a batch.
 """
 
+import tokenize
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,8 @@ def _open(key: str, path: Path) -> NDArray[Any]:
         raise InputError(f"{key} = '{path}': there is no such file") from None
     except OSError as error:
         raise InputError(f"{key} = '{path}' cannot be read: {error}") from None
-    except (ValueError, EOFError):
-        found = None
+    except (ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile):
+        found = None  # SyntaxError, TokenError: of a header that is no Python
     if isinstance(found, np.ndarray):
         return found
     if found is not None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -86,15 +86,17 @@ def trained_space(training: Training, content: ItemContent | None = None) -> Spa
 
 
 def for_new_alone(space: Space, n_items: int) -> Space:
-    """A space of cosines in which fitted items, and new ones without a point, are at a right angle to all.
+    """A space in which fitted items, and new ones without a point, are at a right angle to all users.
 
-    So it ranks new items, and leaves the order of all others as it is.
+    So it ranks new items, and leaves the order of all others as it is: d = |u|^2 + l for these, and
+    |u|^2 + |p|^2 - 2 u.p for the others, whose points p have the mean squared length l; 1 under cosine.
     """
-    items, offset = torch.zeros_like(space.items), torch.ones_like(space.offset)
     points = space.items[n_items:]
     known = space.offset[n_items:] == space.offset[:n_items].max()  # those that are placed, not nowhere
+    length = points[known].square().sum(1).mean() if known.any() else space.offset.new_ones(())
+    items, offset = torch.zeros_like(space.items), length.expand(len(space.items)).clone()
     items[n_items:] = torch.where(known[:, None], points, 0.0)
-    offset[n_items:] = torch.where(known, 0.0, 1.0)
+    offset[n_items:] = torch.where(known, 0.0, length)
     return Space(space.users, items, offset)
 
 
@@ -247,7 +249,12 @@ def save(
     tensors |= {"user_vectors": served[0], "item_vectors": served[1]}
     with (folder / WEIGHTS).open("wb") as file:
         written = _Digested(file)
-        torch.save({name: _whole(tensor) for name, tensor in tensors.items()}, written)  # type: ignore[arg-type]
+        try:
+            torch.save({name: _whole(tensor) for name, tensor in tensors.items()}, written)  # type: ignore[arg-type]
+        except RuntimeError:  # what torch says of a write that failed
+            if written.error is not None:
+                raise written.error from None
+            raise
     return written.digest.hexdigest()
 
 
@@ -255,11 +262,15 @@ class _Digested(io.RawIOBase):
     """A file that torch writes to piece by piece, which reports a full disk, as torch by a path does not."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
+        self.file, self.digest, self.error = file, hashlib.sha256(), cast(OSError | None, None)
 
     def write(self, content: Any) -> int:
         self.digest.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         if not self.file.closed:

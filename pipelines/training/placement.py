@@ -48,8 +48,8 @@ def of(parts: Sequence[Part], made: Sequence[Space], n_items: int) -> Placement:
         if part.kind == NEW:  # the same for all new items, and 0 for fitted ones
             away = -1.0 if part.settings["nearer"] else 1.0
             unknown = unknown._replace(offset=away, farthest=away)
-        elif part.for_new:  # at a right angle to all, unless something is known
-            unknown = Nowhere(torch.zeros_like(unknown.point), 1.0, 0.0)
+        elif part.for_new:  # at a right angle to all, as fitted items are, unless something is known
+            unknown = Nowhere(torch.zeros_like(unknown.point), float(space.offset[0]), 0.0)
         found.append(PlacedPart(part.name, part.scale, unknown))
     offset = sum((part.scale * space.offset for part, space in zip(parts, made, strict=True)), start=0.0)
     return Placement(tuple(found), float(torch.as_tensor(offset).min()))

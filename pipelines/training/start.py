@@ -1,6 +1,7 @@
 """A training by the settings of the configuration, with the offline triplets and the content of its fold."""
 
 from pipelines.config.config import Config
+from pipelines.config.errors import InputError
 from pipelines.data import folds
 from pipelines.data.content import ItemContent
 from pipelines.data.folds import FoldName
@@ -24,4 +25,9 @@ def start(
     known = None
     if content is not None and settings.start == "content":
         known = Content(content.fitted, values=content.values)
+        if settings.attribute_weight > 0 and not content.values.any():
+            raise InputError(
+                f"loss.attribute_weight = {settings.attribute_weight:g}, but no two fitted items share a "
+                "value of an attribute, or a word, allowed: 0"
+            )
     return start_training(data, settings, offline, spectrum, known)

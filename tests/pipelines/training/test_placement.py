@@ -133,6 +133,23 @@ def test_spaces_for_new_items_leave_the_order_of_fitted_ones(
     np.testing.assert_allclose(difference - difference.mean(1, keepdims=True), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "distance", ["squared_euclidean", "euclidean", "cosine", "inner_product", "mahalanobis"]
+)
+def test_new_items_alone_are_on_average_as_far_as_fitted_ones(distance: str) -> None:
+    """Else a space of short points would put all new items first, however far they are shifted."""
+    settings = METRIC._replace(distance=distance)  # type: ignore[arg-type]
+    training = start_training(DATA, settings, content=Content(CONTENT.fitted))
+    for _ in epochs(training, 3):
+        pass
+    space = model.for_new_alone(model.trained_space(training, CONTENT), N_ITEMS)
+    d = torch.cdist(space.users, space.items).square() + space.offset  # (U, I + C)
+    ahead = d[:, :1] - d[:, N_ITEMS:-1]  # (U, C - 1)
+    inner = 2 * space.users @ space.items[N_ITEMS:-1].T
+    torch.testing.assert_close(ahead.mean(), inner.mean(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(d[:, -1], d[:, 0])  # unknown
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, METRIC])
 def test_a_finished_part_survives_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
     """Of plain numbers and tensors alone, which is all that is read from a checkpoint."""
