@@ -4,7 +4,6 @@ Axes: N rows of the files, E numbers of a vector, B rows of a batch.
 """
 
 import tokenize
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipelines.config.data import Items
 from pipelines.config.errors import InputError
 
 BATCH = 4_000_000  # numbers that are in memory at once
+MAGIC = b"\x93NUMPY"
 LARGEST_ID = 2**63 - 1
 REPEATED = (
     "select item_id, count(*) from source_vectors group by item_id having count(*) > 1 order by item_id"
@@ -57,17 +57,18 @@ def read_vectors(con: duckdb.DuckDBPyConnection, items: Items | None, notes: lis
 def _open(key: str, path: Path) -> NDArray[Any]:
     """The array of a .npy file, memory-mapped. Raises InputError: no such file, no array, Python objects."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            is_array = file.read(len(MAGIC)) == MAGIC  # an archive or a pickle is not even opened
+        if is_array:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            if isinstance(found, np.ndarray):
+                return found
     except FileNotFoundError:
         raise InputError(f"{key} = '{path}': there is no such file") from None
     except OSError as error:
         raise InputError(f"{key} = '{path}' cannot be read: {error}") from None
-    except (ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile):
-        found = None  # SyntaxError, TokenError: of a header that is no Python
-    if isinstance(found, np.ndarray):
-        return found
-    if found is not None:
-        found.close()  # an archive
+    except (ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError):
+        pass  # the last two: of a header that is no Python
     raise InputError(
         f"{key} = '{path}' is cut off or no array, allowed: one whole array of numbers or text (no Python "
         "objects), as np.save writes it"

@@ -313,6 +313,10 @@ def test_bad_files_of_vectors_are_named(tmp_path: Path, case: str) -> None:
         prepare(by_files(tmp_path, rows, ids))
 
 
+def np_header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
 def test_files_that_are_no_arrays_are_named(tmp_path: Path) -> None:
     config, path = by_files(tmp_path), tmp_path / "vectors.npy"
     whole = path.read_bytes()
@@ -323,6 +327,10 @@ def test_files_that_are_no_arrays_are_named(tmp_path: Path) -> None:
         whole[:20],
         b"",
         b"no array",
+        b"PK\x03\x04 no archive",
+        np_header("{'descr': '<f4', 'fortran_order': False, 'shape': (4"),
+        np_header("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999, 4)}"),
+        np_header("  1 +"),
         pickle.dumps(FINE),
         (tmp_path / "many.npz").read_bytes(),
         (tmp_path / "objects.npy").read_bytes(),

@@ -1,6 +1,7 @@
 """Spaces side by side: what is served adds up, and what is saved comes back."""
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipelines.data.folds import load_fold
 from pipelines.training import model
 from pipelines.training.model import Part
 from recsys import baselines, sampling
+from recsys.content import ContentMap
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, euclidean_vectors
 
@@ -100,6 +102,41 @@ def test_popularity_ranks_by_users_then_number(data: DeviceInteractions) -> None
     counts = np.bincount(data.item, minlength=data.n_items)
     by_hand = sorted(range(data.n_items), key=lambda item: (-counts[item], item))
     assert squared(model.popularity_vectors(data))[0].argsort().tolist() == by_hand
+
+
+@pytest.mark.parametrize("room", [900, 3_000, 30_000, 70_000])
+def test_a_full_disk_is_told_by_the_system_s_error(tmp_path: Path, room: int) -> None:
+    """Whichever piece of the file it hits: torch would say `unexpected pos`."""
+    part, space = Part("graph-1", "graph", 1.0, {}), random_space(500, 700, 8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            model.save(tmp_path, [part], [space], euclidean_vectors(space))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path: Path) -> None:
+    part, space = Part("graph-1", "graph", 1.0, {}), random_space(5, 7)
+    wide = torch.zeros(7, 10_000)
+    model.save(tmp_path, [part], [space._replace(items=wide[:, :2])], (wide[:5, 2:3], wide[:, 5:6]))
+    assert (tmp_path / model.WEIGHTS).stat().st_size < 10_000
+
+
+def test_maps_of_content_come_back(tmp_path: Path) -> None:
+    part, space = Part("graph-1", "graph", 1.0, {}), random_space(5, 7)
+    maps = {
+        "graph-1": ContentMap(torch.ones(4, 2)),
+        "metric-2": ContentMap(torch.ones(4, 2), torch.eye(2) * 3),
+    }
+    digest = model.save(tmp_path, [part], [space], euclidean_vectors(space), maps)
+    (tmp_path / "train.json").write_text(json.dumps({"weights_sha256": digest}))
+    found = model.load_maps(tmp_path, CPU)
+    assert found.keys() == maps.keys()
+    assert found["graph-1"].axes is None
+    assert torch.equal(found["metric-2"].axes, 3 * torch.eye(2))  # type: ignore[arg-type]
+    assert all(torch.equal(found[name].weight, weight) for name in maps)
 
 
 def test_spaces_come_back_and_damage_is_named(tmp_path: Path) -> None:

@@ -22,10 +22,41 @@ from pipelines.training import model, plans, warm_start
 from pipelines.training.start import start
 from pipelines.training.train import run_key, train
 from recsys import releases, sampling
+from recsys.content import Content, Features
 from recsys.epochs import train_epoch
+from recsys.interactions import Interactions
+from recsys.settings import Settings
 from recsys.spaces import euclidean_vectors
+from recsys.training import Training, start_training
 
 CPU = torch.device("cpu")
+
+
+def test_a_new_user_of_two_tables_with_content_is_the_mean_of_their_items() -> None:
+    """Of the rows that features and own rows make, by the weights that are carried over."""
+    columns = ("a", "b", "c")
+    dense = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    known = Content(Features(np.arange(7) * 3, np.tile(np.arange(3, dtype=np.int32), 6), dense.ravel(), 3))
+    settings = Settings(dim=2, start="content", batch_size=4, in_batch_items=4, uniform_items=4)
+
+    def training(users: list[list[int]]) -> tuple[Training, warm_start.RowIds]:
+        user = np.repeat(np.arange(len(users), dtype=np.int32), [len(one) for one in users])
+        item = np.concatenate(users).astype(np.int32)
+        rest = np.ones(len(user), np.float32), np.zeros(len(user), np.int64)
+        data = sampling.to_device(Interactions(user, item, *rest, len(users), 6), CPU)
+        ids = warm_start.RowIds(np.arange(len(users)), np.arange(6), columns)
+        return start_training(data, settings, content=known), ids
+
+    before, ids = training([[0, 1], [2, 3], [4, 5]])
+    train_epoch(before, "random")
+    now, more = training([[0, 1], [2, 3], [4, 5], [1, 3, 5]])
+    warm_start.continue_from(now, more, ids, before.state(), "metric-1")
+    rows, _ = before.model.item_rows()
+    assert before.model.items.abs().sum() > 0
+    torch.testing.assert_close(now.model.item_rows()[0], rows)
+    table = now.model.tower.table
+    torch.testing.assert_close(table[:3], before.model.tower.table[:3])
+    torch.testing.assert_close(table[3], rows[[1, 3, 5]].mean(0))
 
 
 def released(config: Config) -> Path:
