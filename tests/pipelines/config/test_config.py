@@ -23,6 +23,14 @@ mined_negatives = 3
 """
 
 
+DESCRIBED = (
+    "items.files=i.parquet",
+    "items.item=i",
+    "items.attributes=['a']",
+    "items.place_new=true",
+)
+
+
 def written(folder: Path, text: str = GOOD) -> Path:
     path = folder / "config.toml"
     path.write_text(text, encoding="utf-8")
@@ -102,6 +110,37 @@ def test_overrides_are_toml_or_plain_text(tmp_path: Path) -> None:
         (["source.time_format=epoch"], r"'source.time_format' = 'epoch': allowed: iso, epoch_s, .*%d.%m.%Y"),
         (["source.encoding=ebcdic"], r"'source.encoding' = 'ebcdic': .*'utf-8', 'utf-16' or 'latin-1'"),
         (["source.title=name", "items.files=i.csv"], r"source.title is for a log without \[items\]"),
+        (
+            [
+                "items.files=i.parquet",
+                "items.item=i",
+                "items.attributes=['a']",
+                "items.place_new=true",
+                'train.spaces=[{kind = "metric", start = "content"}]',
+                "space.tower=graph",
+            ],
+            r"train.spaces, number 1: start = 'content' with space.tower = 'graph' needs space.distance",
+        ),
+        (
+            [
+                "items.files=i.parquet",
+                "items.item=i",
+                "items.attributes=['a']",
+                "items.place_new=true",
+                "space.start=content",
+                "space.tower=graph",
+            ],
+            r"space.start = 'content' with space.tower = 'graph' needs space.distance = 'cosine'",
+        ),
+        (
+            ["space.start=content", 'train.spaces=[{kind = "metric"}]'],
+            r"train.spaces with start = 'content' needs items.place_new = true",
+        ),
+        (
+            ["mining.synthetic_items=9", 'train.spaces=[{kind = "metric"}]'],
+            r"mining.synthetic_items = 9 without a space of a loss that takes them, allowed: history_softmax",
+        ),
+        (["loss.attribute_weight=0.5"], r"loss.attribute_weight = 0.5 needs items.place_new = true and"),
         (["contracts.max_missing_ids=1.5"], r"'contracts.max_missing_ids' = 1.5: .*less than or equal to 1"),
         (["tracking.experiment=a/b"], r"'tracking.experiment' = 'a/b': allowed: 1 to 250 characters, no /"),
         (["tracking.experiment=a:b"], r"'tracking.experiment' = 'a:b': "),

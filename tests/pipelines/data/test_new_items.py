@@ -12,7 +12,7 @@ from pipelines.config.config import Config
 from pipelines.config.errors import DataError, InputError
 from pipelines.data import content, encoders, vectors
 from pipelines.data.catalogue import catalogue
-from pipelines.data.content import load_content
+from pipelines.data.content import ItemContent, load_content
 from pipelines.data.folds import load_fold
 from pipelines.data.prepare import prepare
 from pipelines.training.judging import all_targets
@@ -311,6 +311,24 @@ def test_bad_files_of_vectors_are_named(tmp_path: Path, case: str) -> None:
     rows, ids, message = BAD_FILES[case]
     with pytest.raises(InputError, match=f"(?s){message}"):
         prepare(by_files(tmp_path, rows, ids))
+
+
+def test_columns_that_items_share_are_values_of_attributes_else_words() -> None:
+    """The column of all other values is none of them: those differ."""
+    words = encoders.fit_text(["red shoe", "red hat", "blue hat"])
+    brand = encoders.fit_attribute("brand", [["a"], ["a"], ["x"], ["y"]])
+    numbers = encoders.fit_vectors(np.ones((2, 3), np.float32))
+    some = Features(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), 0)
+
+    def shared(*fitted: encoders.Encoder) -> list[str]:
+        known = ItemContent(fitted, some, None)
+        return [name for name, is_one in zip(known.columns, known.values, strict=True) if is_one]
+
+    assert shared(words, brand, numbers) == ["brand = a"]
+    assert shared(words, numbers) == ["word hat", "word red"]
+    unique = encoders.fit_attribute("sku", [["1"], ["2"]])
+    assert shared(words, unique) == ["word hat", "word red"]
+    assert shared(numbers, unique) == []
 
 
 def np_header(text: str) -> bytes:

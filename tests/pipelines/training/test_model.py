@@ -126,10 +126,8 @@ def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path: Path) -> None:
 
 def test_maps_of_content_come_back(tmp_path: Path) -> None:
     part, space = Part("graph-1", "graph", 1.0, {}), random_space(5, 7)
-    maps = {
-        "graph-1": ContentMap(torch.ones(4, 2)),
-        "metric-2": ContentMap(torch.ones(4, 2), torch.eye(2) * 3),
-    }
+    weight = torch.ones(4, 2)
+    maps = {"graph-1": ContentMap(weight), "metric-2": ContentMap(weight, 3 * torch.eye(2))}
     digest = model.save(tmp_path, [part], [space], euclidean_vectors(space), maps)
     (tmp_path / "train.json").write_text(json.dumps({"weights_sha256": digest}))
     found = model.load_maps(tmp_path, CPU)
