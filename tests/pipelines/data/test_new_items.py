@@ -16,6 +16,7 @@ from pipelines.data.content import ItemContent, load_content
 from pipelines.data.folds import load_fold
 from pipelines.data.prepare import prepare
 from pipelines.training.judging import all_targets
+from recsys.content import Features
 from tests.support.small_log import LOG, config_of, day, rows_of
 
 # of fold validation 10 to 12 are fitted (14 has no interaction), of fold test 10 to 13
