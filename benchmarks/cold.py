@@ -1,13 +1,14 @@
 """New items: how well the users of items that were held out are found by the items' words.
 
-    python benchmarks/cold.py CITEULIKE_T [--final] [--warm-share 0.1] [--seed 0] [--out FILE]
+    python benchmarks/cold.py CITEULIKE_T [--final] [--warm-share 0.1] [--seed 0] [--set dim=64] [--out FILE]
 
 CITEULIKE_T is the folder with interactions.parquet and item_words.parquet. A fifth of the items is for the
 test, drawn at random with seed 0, a fifth of the others for validation. Nothing of either is among the fitted
 pairs, nor are words weighted by them. Each user with held-out items gets a ranking of all of these.
 Beside the model: words alone (TF-IDF, cosine with the sum of the user's items), and both in equal parts. Warm
 items: --warm-share of the pairs of known items is held out too, and found by the same model and by the model
-without content. Without --final validation is scored, with it test, once.
+without content. --set gives a setting of the training another value. Without --final validation is scored,
+with it test, once.
 """
 
 import argparse
@@ -64,9 +65,11 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=CONTENT_LEARNING_RATE)
     parser.add_argument("--warm-share", type=float, default=0.1)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     log.to_standard_error()
+    changes = {name: json.loads(value) for name, value in (one.split("=", 1) for one in args.set)}
     task = read(args.folder, args.final, args.warm_share)
     settings = fitting.graph_settings(task.cold_judge.data)._replace(
         dim=args.dim,
@@ -74,6 +77,7 @@ def main() -> None:
         learning_rate=args.learning_rate,
         batch_users=BATCH_USERS,
         cycle_steps=args.steps,
+        **changes,
     )
     rows = {"words": {"cold": of_cold(task, words_of_users(task) @ task.words[task.cold].T)}}
     started = time.perf_counter()

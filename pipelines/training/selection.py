@@ -118,7 +118,7 @@ class Chooser:
         clock.settle_threads()
         self.spectrum = self._spectrum(judge.data)
         self.judge = self._judge(judge)
-        self.judges = self._judges_of_new_items()
+        self.judges = self._judges_of_new_items(len(judge.users))
         self.together = Together(self.judge, self.select, config.train, clock)
 
     def _spectrum(self, data: DeviceInteractions) -> Spectrum:
@@ -142,12 +142,12 @@ class Chooser:
         self.selection.judged = len(found.users)
         return found
 
-    def _judges_of_new_items(self) -> NewItemJudges | None:
-        """The judges of new items, of as many users as the judge has."""
-        given = self.hooks.judges
-        if given is None:
-            return None
-        return NewItemJudges(*(one.sample(len(self.judge.users), self.config.seed) for one in given))
+    def _judges_of_new_items(self, before: int) -> NewItemJudges | None:
+        """The judges of new items; of as many users as the judge has, if it had `before` more of them."""
+        given, left = self.hooks.judges, len(self.judge.users)
+        if given is None or left == before:
+            return given
+        return NewItemJudges(*(one.sample(left, self.config.seed) for one in given))
 
     def choose(self) -> Chosen:
         """Choose all of it; the parts of the model in the order in which they joined."""
