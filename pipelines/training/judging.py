@@ -72,7 +72,7 @@ def judges_of_new_items(
     )
 
 
-def affordable(judge: Judge, space: Space, clock: Clock, seed: int) -> Judge:
+def affordable(judge: Judge, space: Space, clock: Clock, seed: int, share: float = SHARE) -> Judge:
     """The judge of as many users as are judged, on a space as wide as this, in a share of the clock's budget.
 
     A log of many items takes seconds for a few hundred users, and each setting and epoch is judged.
@@ -84,7 +84,7 @@ def affordable(judge: Judge, space: Space, clock: Clock, seed: int) -> Judge:
     started = clock.now()
     few.rank(vectors)
     seconds = (clock.now() - started) / len(few.users)  # a user
-    most = max(LEAST_USERS, int(SHARE * clock.budget / seconds)) if seconds > 0 else len(judge.users)
+    most = max(LEAST_USERS, int(share * clock.budget / seconds)) if seconds > 0 else len(judge.users)
     if most >= len(judge.users):
         return judge
     LOGGER.info(

@@ -20,7 +20,7 @@ from pipelines.data.content import ItemContent
 from recsys import baselines, spaces
 from recsys.content import ContentMap, likeness, place
 from recsys.distances import squared_euclidean
-from recsys.files import file_sha256
+from recsys.files import sha256
 from recsys.sampling import DeviceInteractions
 from recsys.spaces import Space, Vectors
 from recsys.training import Spectrum, Training
@@ -303,15 +303,15 @@ def load_maps(folder: Path, device: torch.device) -> dict[str, ContentMap]:
 
 
 def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """The tensors, mapped: what is not looked at takes no memory."""
     path = folder / WEIGHTS
     try:
-        digest = file_sha256(path)
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"weights '{path}' cannot be read: {error}") from None
-    if digest != json.loads((folder / "train.json").read_text())["weights_sha256"]:
+    written = json.loads((folder / "train.json").read_text())["weights_sha256"]
+    if sha256(content) != written:
         raise InputError(f"weights '{path}' are damaged: they are not what train wrote")
-    return dict(torch.load(path, map_location=device, weights_only=True, mmap=True))
+    return dict(torch.load(io.BytesIO(content), map_location=device, weights_only=True))
 
 
 def learned_space(parts: Sequence[Part], made: dict[str, Space]) -> Space | None:

@@ -17,6 +17,7 @@ LOGGER = logging.getLogger("recsys")
 LEAST_USERS = 30  # who take new items; with fewer there is no choice among spaces
 SHIFTS = (0.0, 0.5, 1.0, 2.0, -0.5, -1.0, -2.0)  # nearer by so many spreads of the first space, or farther
 NEAREST, BISECTIONS = 4.0, 6
+JUDGINGS = len(SHIFTS) + BISECTIONS
 
 
 # Long: a search in one loop.

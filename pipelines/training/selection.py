@@ -136,11 +136,15 @@ class Chooser:
         """The judge, of fewer users where the budget is short for so many items."""
         if self.selection.judged is not None:
             return judge.sample(self.selection.judged, self.config.seed)
-        settings = model.spectral_settings(self.spectrum[1].shape[1], 0.0, self.config.seed)
-        space = model.spectral_space(judge.data, settings, self.spectrum)
-        found = judging.affordable(judge, space, self.clock, self.config.seed)
+        found = self._affordable(judge, judging.SHARE)
         self.selection.judged = len(found.users)
         return found
+
+    def _affordable(self, judge: Judge, share: float) -> Judge:
+        """The judge of so many users that the widest spectrum is judged in a share of the budget."""
+        settings = model.spectral_settings(self.spectrum[1].shape[1], 0.0, self.config.seed)
+        space = model.spectral_space(judge.data, settings, self.spectrum)
+        return judging.affordable(judge, space, self.clock, self.config.seed, share)
 
     def _judges_of_new_items(self, before: int) -> NewItemJudges | None:
         """The judges of new items; of as many users as the judge has, if it had `before` more of them."""
@@ -179,8 +183,9 @@ class Chooser:
             candidates += self._ranking_new_items()
             chosen = new_items.add(self.together, chosen, candidates, self.judges, deadline)
             if self.judges is not None:
-                shifts = self._shifts()
-                chosen = new_items.shift(self.together, chosen, candidates, shifts, self.judges)
+                among_all = self._affordable(self.judges.together, TOGETHER / new_items.JUDGINGS)
+                judges = self.judges._replace(together=among_all)
+                chosen = new_items.shift(self.together, chosen, candidates, self._shifts(), judges)
         self.clock_in()
         self.selection.points.append({"seconds": self.clock.now(), "of": "model", self.select: chosen.score})
         return chosen
