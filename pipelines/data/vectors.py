@@ -36,7 +36,7 @@ def read_vectors(con: duckdb.DuckDBPyConnection, items: Items | None, notes: lis
     file, not (N, E) and (N,), ids of another kind than those of the items, an id twice, no id of an item.
     """
     kind = str(con.table("source_content").types[0])
-    con.execute(f"create temp table source_vectors (item_id {kind}, vector float[])")
+    con.execute(f"create or replace temp table source_vectors (item_id {kind}, vector float[])")
     if items is None or items.vectors_file is None or items.vectors_ids is None:
         return
     vectors = _open("items.vectors_file", items.vectors_file)  # (N, E)

@@ -131,7 +131,7 @@ def test_new_items_are_found_by_what_they_are(loss: str) -> None:
         return float(np.mean([len(set(a) & set(b)) / 2 for a, b in zip(mine, nearest, strict=True)]))
 
     before = found()
-    for _ in epochs(training, 4):
+    for _ in epochs(training, 6):
         pass
     assert found() > before + 0.05
     assert found() > 2 * 2 / len(new)
