@@ -184,7 +184,7 @@ class MetricSpace(nn.Module):
             self._sums = None
 
     def item_rows(self) -> tuple[Tensor, Tensor | None]:
-        """(I, D) rows before any sum over a graph, and (I,) 0 for items without edges; None: none is."""
+        """(I, D) rows before any sum over a graph, and (I,): 0 for items without edges, None if none is."""
         if self.content is None:
             return self.items, None
         return self.content(self.items, self.drawn()), self.drawn().kept

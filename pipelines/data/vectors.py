@@ -68,7 +68,7 @@ def _open(key: str, path: Path) -> NDArray[Any]:
     except OSError as error:
         raise InputError(f"{key} = '{path}' cannot be read: {error}") from None
     except (ValueError, EOFError, OverflowError, SyntaxError, tokenize.TokenError):
-        pass  # the last two: of a header that is no Python
+        pass  # no whole array, as said below; the last two are of a header that is no Python
     raise InputError(
         f"{key} = '{path}' is cut off or no array, allowed: one whole array of numbers or text (no Python "
         "objects), as np.save writes it"

@@ -94,7 +94,7 @@ def refresh(config: Config) -> Refreshed:
 
 
 def _write(config: Config, run: Path, bundle: Bundle, champion: str) -> Refreshed:
-    """Write the release of today's log and items; of the guardrails that of the descriptions is there."""
+    """Write the release of today's log and items; its first guardrail is the drift of descriptions."""
     today = read_today(config)
     _check_ids(bundle, today)
     folder = config.bundles / _name(config, run, bundle, today)
